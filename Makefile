@@ -1,0 +1,45 @@
+# Two commands do all the set-up: `make walkthrough` and `make test`.
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+
+.PHONY: walkthrough test test-fast lint format bench clean
+
+walkthrough: $(VENV)/.installed        ## the seed's training step, by hand, on one device and on two
+	$(BIN)/shardproof walkthrough
+
+test: $(VENV)/.installed-test lint     ## linters, type checker and every test
+	$(BIN)/python -m pytest -n auto
+
+test-fast: $(VENV)/.installed-test     ## what an edit should not break
+	$(BIN)/python -m pytest -n auto -m "not slow and not processes"
+
+lint: $(VENV)/.installed-test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(VENV)/.installed-test
+	$(BIN)/ruff check --fix-only .
+	$(BIN)/ruff format .
+
+bench: $(VENV)/.installed-test         ## every benchmark, one table, benchmarks/results.json
+	$(BIN)/python -m benchmarks
+
+$(VENV)/bin/python:
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "shardproof needs Python 3.11 or newer; this is " + sys.version.split()[0] + ". Set PYTHON=...")'
+	$(PYTHON) -m venv $(VENV)
+
+# torch comes first and by its exact version: a range would let the package index choose a build with a GPU runtime.
+$(VENV)/.installed: pyproject.toml constraints.txt | $(VENV)/bin/python
+	$(PIP) "$$(grep '^torch==' constraints.txt)"
+	$(PIP) -e .
+	touch $@
+
+$(VENV)/.installed-test: $(VENV)/.installed
+	$(PIP) -e '.[test,lint]'
+	touch $@
+
+clean:
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,0 +1,5 @@
+"""`python -m shardproof`, which is what torchrun starts."""
+
+from shardproof.cli.app import main
+
+main()

@@ -1,0 +1,60 @@
+"""What one rank may ask of the others: the collectives a sharded step is written with.
+
+The per-rank code takes a `Communicator` as an argument and never finds one in the air, so the same function runs in a
+simulated, a spawned and a launched world.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+class Communicator(Protocol):
+    """One rank's view of its world: its place in it, and collectives that every rank calls in the same order."""
+
+    @property
+    def rank(self) -> int:
+        """This rank's position, 0 <= rank < size."""
+
+    @property
+    def size(self) -> int:
+        """How many ranks there are."""
+
+    def all_gather(self, shard: Tensor, *, dim: int, total: int, name: str) -> Tensor:
+        """Concatenate every rank's shard along `dim`; every rank gets the whole.
+
+        Args:
+            shard: this rank's part: `shard_sizes(total, size)[rank]` long along `dim`, alike in the other dims.
+            dim: the tensor dimension that is split.
+            total: the length of the whole along `dim`.
+            name: what is gathered, for the ledger and for error messages.
+        """
+
+    def reduce_scatter(self, partial: Tensor, *, dim: int, name: str) -> Tensor:
+        """Sum every rank's `partial`, then keep this rank's shard of the sum along `dim` (see `shard_sizes`)."""
+
+    def all_reduce(self, partial: Tensor, *, name: str) -> Tensor:
+        """Sum every rank's `partial`; every rank gets the sum. The argument is left as it is."""
+
+
+def shard_sizes(total: int, size: int) -> tuple[int, ...]:
+    """How long each rank's shard of `total` is: as even as can be, the first `total % size` ranks one longer.
+
+    >>> shard_sizes(7, 3)
+    (3, 2, 2)
+    """
+    return tuple(total // size + (rank < total % size) for rank in range(size))
+
+
+def shard_range(total: int, rank: int, size: int) -> tuple[int, int]:
+    """The half-open interval of `range(total)` that `rank` of `size` holds.
+
+    >>> [shard_range(7, rank, 3) for rank in range(3)]
+    [(0, 3), (3, 5), (5, 7)]
+    """
+    base, longer = divmod(total, size)
+    start = rank * base + min(rank, longer)
+    return start, start + base + (rank < longer)
