@@ -1,0 +1,37 @@
+"""The notebook's random data set and its batches (section 1.1)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Batch:
+    """Some samples: x [B, I], and y [B, O] (or [B], class indices, where the loss wants classes)."""
+
+    x: Tensor
+    y: Tensor
+
+
+def draw_samples(*, samples: int, in_features: int, out_features: int, seed: int) -> Batch:
+    """Draw all samples, x and y of one after x and y of the other: the digits `RandomTensorDataset` draws.
+
+    A generator of its own gives the digits that `torch.manual_seed` gives, and leaves the global one alone.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    pairs = [
+        (torch.randn(in_features, generator=generator), torch.randn(out_features, generator=generator))
+        for _ in range(samples)
+    ]
+    return Batch(x=torch.stack([x for x, _ in pairs]), y=torch.stack([y for _, y in pairs]))
+
+
+def split_batches(data: Batch, batch_size: int) -> list[Batch]:
+    """Batches in order, without shuffling; the last one is smaller where the size does not divide the samples."""
+    return [Batch(x=x, y=y) for x, y in zip(data.x.split(batch_size), data.y.split(batch_size), strict=True)]

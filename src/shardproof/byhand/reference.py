@@ -1,0 +1,73 @@
+"""PyTorch's own step: nn.Linear, loss.backward() and SGD (section 2). The one file in byhand/ that may use autograd."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import nn
+from torch.optim.sgd import sgd
+
+from shardproof.byhand.model import Layer
+from shardproof.byhand.step import Step
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from shardproof.byhand.data import Batch
+
+ACTIVATION_MODULES: dict[str, type[nn.Module]] = {"none": nn.Identity, "relu": nn.ReLU, "gelu": nn.GELU}
+LOSS_MODULES: dict[str, type[nn.Module]] = {"mse": nn.MSELoss, "cross-entropy": nn.CrossEntropyLoss}
+
+
+def build_model(widths: Sequence[int], *, activation: str, seed: int, dtype: torch.dtype) -> nn.Sequential:
+    """Build the notebook's model at any depth: `torch.manual_seed`, then one nn.Linear after the other."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        linears = [nn.Linear(i, o) for i, o in zip(widths, widths[1:], strict=False)]
+    modules: list[nn.Module] = [linears[0]]
+    for linear in linears[1:]:
+        modules += [ACTIVATION_MODULES[activation](), linear]
+    return nn.Sequential(*modules).to(dtype)
+
+
+def read_layers(model: nn.Sequential) -> tuple[Layer, ...]:
+    """Copy the parameters out, layer by layer."""
+    return tuple(Layer(W=linear.weight.detach().clone(), b=linear.bias.detach().clone()) for linear in _linears(model))
+
+
+def take_step(model: nn.Sequential, batch: Batch, *, loss: str, lr: float) -> Step:
+    """Forward, `loss.backward()` and SGD's update, in place on the model.
+
+    `sgd` is the function that `torch.optim.SGD.step` calls. Making the optimizer object instead would import
+    `torch._dynamo`, which takes longer than all the rest of a small run; a test holds the two to the same bits.
+    """
+    parameters = [parameter for linear in _linears(model) for parameter in (linear.weight, linear.bias)]
+    for parameter in parameters:
+        parameter.grad = None
+    out = model(batch.x)
+    loss_value = LOSS_MODULES[loss]()(out, batch.y)
+    loss_value.backward()
+    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+    with torch.no_grad():
+        sgd(
+            parameters,
+            gradients,
+            [None] * len(parameters),
+            weight_decay=0.0,
+            momentum=0.0,
+            lr=lr,
+            dampening=0.0,
+            nesterov=False,
+            maximize=False,
+        )
+    return Step(
+        out=out.detach(),
+        loss=loss_value.detach(),
+        gradients=tuple(Layer(W=W, b=b) for W, b in zip(gradients[::2], gradients[1::2], strict=True)),
+        updated=read_layers(model),
+    )
+
+
+def _linears(model: nn.Sequential) -> list[nn.Linear]:
+    return [module for module in model if isinstance(module, nn.Linear)]

@@ -1,0 +1,149 @@
+"""What a walkthrough is asked to do, checked before anything is computed."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+
+from shardproof.byhand.functions import ACTIVATIONS, LOSSES
+from shardproof.byhand.sharding import SPLITS, Split
+from shardproof.errors import CannotRunError
+
+DTYPES = {
+    "float32": torch.float32,
+    "float64": torch.float64,
+    "bfloat16": torch.bfloat16,
+    "float16": torch.float16,
+}
+MOST_DEVICES = 64
+LARGEST_SEED = 2**64 - 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """The size, the arithmetic and the split of a walkthrough. The defaults are the notebook's.
+
+    `steps` counts updates. Each takes the next batch, from the first again after the last. `splits` has one entry a
+    layer.
+
+    Raises:
+        CannotRunError: a value is out of its range; the message says which and what is allowed.
+    """
+
+    widths: tuple[int, ...] = (6, 4, 2)
+    samples: int = 32
+    batch_size: int = 32
+    activation: str = "none"
+    loss: str = "mse"
+    lr: float = 0.01
+    steps: int = 1
+    seed: int = 12345
+    dtype: torch.dtype = torch.float32
+    devices: int = 2
+    splits: tuple[Split, ...] = ("column", "column")
+
+    def __post_init__(self) -> None:
+        _check_sizes(self)
+        _check_choices(self)
+        _check_splits(self)
+
+    @property
+    def dtype_name(self) -> str:
+        """`float32`, without the `torch.`."""
+        return str(self.dtype).removeprefix("torch.")
+
+
+def count_epoch(samples: int, batch_size: int) -> int:
+    """How many batches an epoch has, the smaller last one included."""
+    return -(-samples // batch_size)
+
+
+def read_widths(text: str) -> tuple[int, ...]:
+    """Read `6,4,2`.
+
+    Raises:
+        CannotRunError: not whole numbers with commas between them.
+    """
+    try:
+        return tuple(int(part) for part in text.split(","))
+    except ValueError:
+        raise CannotRunError(f"--widths {text!r}: give whole numbers with commas between them, such as 6,4,2") from None
+
+
+def read_splits(text: str, layers: int) -> tuple[Split, ...]:
+    """Read `column`, `row` or `column-row` (in turns), the same for any depth, or one entry a layer: `column,row,row`.
+
+    Raises:
+        CannotRunError: another word, or not as many as there are layers.
+    """
+    given = text.split(",")
+    if len(given) == 1:
+        given = [part for _, part in zip(range(layers), text.split("-") * layers, strict=False)]
+        if text not in {"column", "row", "column-row"}:
+            raise CannotRunError(
+                f"--split {text!r}: give column, row, column-row, or one of column and row for each layer, "
+                "with commas between them"
+            )
+    if len(given) != layers:
+        raise CannotRunError(f"--split {text!r}: {len(given)} splits for {layers} layers; give one for each layer")
+    for part in given:
+        if part not in SPLITS:
+            raise CannotRunError(f"--split {text!r}: {part!r} is no split of a layer; give column or row for each")
+    return tuple("column" if part == "column" else "row" for part in given)
+
+
+def read_dtype(text: str) -> torch.dtype:
+    """Read `float32`.
+
+    Raises:
+        CannotRunError: not a floating dtype that the step can be computed in.
+    """
+    if text not in DTYPES:
+        raise CannotRunError(f"--dtype {text!r}: the step needs a floating dtype; give one of {', '.join(DTYPES)}")
+    return DTYPES[text]
+
+
+def _check_sizes(settings: Settings) -> None:
+    widths = ",".join(str(width) for width in settings.widths)
+    if len(settings.widths) < 2:
+        raise CannotRunError(f"--widths {widths}: a layer needs an input and an output width; give at least two")
+    if min(settings.widths) < 1:
+        raise CannotRunError(f"--widths {widths}: a width of {min(settings.widths)}; give widths of 1 or more")
+    if settings.samples < 1:
+        raise CannotRunError(f"--samples {settings.samples}: give 1 or more")
+    if not 1 <= settings.batch_size <= settings.samples:
+        raise CannotRunError(
+            f"--batch-size {settings.batch_size}: {settings.samples} samples make batches of 1 to {settings.samples}"
+        )
+    if settings.steps < 1:
+        raise CannotRunError(f"--steps {settings.steps}: give 1 or more")
+    if not (math.isfinite(settings.lr) and settings.lr >= 0):
+        raise CannotRunError(f"--lr {settings.lr}: give a finite number, 0 or more")
+    if not 0 <= settings.seed <= LARGEST_SEED:
+        raise CannotRunError(f"--seed {settings.seed}: give a whole number from 0 to {LARGEST_SEED}")
+    if not 1 <= settings.devices <= MOST_DEVICES:
+        raise CannotRunError(f"--devices {settings.devices}: give 1 to {MOST_DEVICES}")
+
+
+def _check_choices(settings: Settings) -> None:
+    if settings.activation not in ACTIVATIONS:
+        raise CannotRunError(f"--activation {settings.activation!r}: give one of {', '.join(ACTIVATIONS)}")
+    if settings.loss not in LOSSES:
+        raise CannotRunError(f"--loss {settings.loss!r}: give one of {', '.join(LOSSES)}")
+    if settings.dtype not in DTYPES.values():
+        raise CannotRunError(f"--dtype {settings.dtype_name}: give one of {', '.join(DTYPES)}")
+
+
+def _check_splits(settings: Settings) -> None:
+    layers = len(settings.widths) - 1
+    if len(settings.splits) != layers:
+        raise CannotRunError(f"--split: {len(settings.splits)} splits for {layers} layers; give one for each layer")
+    for l, split in enumerate(settings.splits):
+        side, width = ("output", settings.widths[l + 1]) if split == "column" else ("input", settings.widths[l])
+        if width < settings.devices:
+            raise CannotRunError(
+                f"--devices {settings.devices}: layer {l + 1} is split by {split} over its {width} {side} features; "
+                f"give at most {width} devices, a larger width or another --split"
+            )
