@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import torch
+
 from shardproof.worlds.communicator import shard_sizes
 
 if TYPE_CHECKING:
@@ -59,6 +61,11 @@ def call_reduce_scatter(partial: Tensor, *, dim: int, name: str) -> Call:
 def call_all_reduce(partial: Tensor, *, name: str) -> Call:
     """What this rank's all-reduce says to the others."""
     return Call(collective="all_reduce", name=name, dim=None, shape=tuple(partial.shape), dtype=partial.dtype)
+
+
+def copy_alone(tensor: Tensor) -> Tensor:
+    """What any collective returns in a world of one rank: the values as they are, in memory of their own."""
+    return tensor.detach().clone(memory_format=torch.contiguous_format)
 
 
 def _count_from_front(tensor: Tensor, dim: int, where: str) -> int:

@@ -13,10 +13,10 @@ class Entry:
     """One collective of one section.
 
     `bytes_per_rank` is what goes through the busiest rank in one direction, at the least possible for the collective:
-    whoever holds the shortest shard must receive the rest of an all-gather and send the rest of a reduce-scatter. So each
-    counts the whole less the shortest shard, which is (N-1)/N of the whole when it divides evenly, and an all-reduce,
-    one of each, counts twice that. A ring reaches it; a library may move more, as ours does when it pads uneven shards.
-    A world of one rank communicates nothing.
+    whoever holds the shortest shard must receive the rest of an all-gather and send the rest of a reduce-scatter. So
+    each counts the whole less the shortest shard, which is (N-1)/N of the whole when it divides evenly, and an
+    all-reduce, one of each, counts twice that. A ring reaches it; a library may move more, as ours does when it pads
+    uneven shards. A world of one rank communicates nothing.
     """
 
     section: str

@@ -17,8 +17,9 @@ import torch
 from greenlet import GreenletExit, getcurrent, greenlet  # type: ignore[import-untyped]  # ships no types
 
 from shardproof.errors import CannotRunError
-from shardproof.worlds.call import Call, call_all_gather, call_all_reduce, call_reduce_scatter
+from shardproof.worlds.call import Call, call_all_gather, call_all_reduce, call_reduce_scatter, copy_alone
 from shardproof.worlds.communicator import shard_range
+from shardproof.worlds.verdict import name_ranks, say_parted, say_waiting
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -33,8 +34,8 @@ if TYPE_CHECKING:
 class SimulatedWorld:
     """All ranks in this process; see `World`.
 
-    The ranks share the arguments, and the memory of what a collective returns; a rank that writes into a result in
-    place is found and named. Dispatch modes are entered around `run`, never inside `fn` across a collective.
+    The ranks share the arguments, and the one tensor that an all-gather or all-reduce returns; a rank that writes into
+    it in place is found and named. Dispatch modes are entered around `run`, never inside `fn` across a collective.
     """
 
     size: int
@@ -89,7 +90,7 @@ class _Meeting:
         if self.whole is None:
             self.whole = partial
         elif self.arrived == 1:
-            self.whole = self.whole + partial
+            self.whole = (self.whole + partial).contiguous()
         else:
             self.whole += partial
         self.arrived += 1
@@ -133,8 +134,7 @@ class _Table:
         if self.meeting is None:
             self.meeting = _Meeting(call=call)
         elif self.meeting.call != call:
-            others = f"{_name_ranks(range(rank))} call{'s' if rank == 1 else ''}"
-            self.hub.throw(_EndRunError(f"the ranks part: {others} {self.meeting.call}, rank {rank} calls {call}"))
+            self.hub.throw(_EndRunError(say_parted(range(rank), self.meeting.call, rank, call)))
         return self.meeting
 
     def wait(self, meeting: _Meeting) -> Tensor:
@@ -177,8 +177,7 @@ class _Table:
         gone = set(ended)
         if self.meeting is not None and gone:
             waiting = [other for other in range(rank + 1) if other not in gone]
-            wait = f"{_name_ranks(waiting)} wait{'s' if len(waiting) == 1 else ''}"
-            raise CannotRunError(f"{_name_ranks(gone)} ended while {wait} in {self.meeting.call}")
+            raise CannotRunError(f"{name_ranks(gone)} ended while {say_waiting(waiting, self.meeting.call)}")
 
 
 class _EndRunError(Exception):
@@ -199,7 +198,7 @@ class _SimulatedCommunicator:
     def all_gather(self, shard: Tensor, *, dim: int, total: int, name: str) -> Tensor:
         call = call_all_gather(shard, dim=dim, total=total, name=name, rank=self.rank, size=self.size)
         if self.size == 1:
-            return shard.detach().clone()
+            return copy_alone(shard)
         meeting = self.table.meet(self.rank, call)
         with torch.no_grad():
             meeting.place(shard, shard_range(total, self.rank, self.size)[0])
@@ -209,18 +208,19 @@ class _SimulatedCommunicator:
     def reduce_scatter(self, partial: Tensor, *, dim: int, name: str) -> Tensor:
         call = call_reduce_scatter(partial, dim=dim, name=name)
         if self.size == 1:
-            return partial.detach().clone()
+            return copy_alone(partial)
         start, stop = shard_range(partial.shape[dim], self.rank, self.size)
         meeting = self.table.meet(self.rank, call)
         with torch.no_grad():
             meeting.add(partial)
         del partial
-        return self.table.wait(meeting).narrow(dim, start, stop - start)
+        # A contiguous copy, as the other worlds give: kernels may round otherwise on other strides.
+        return self.table.wait(meeting).narrow(dim, start, stop - start).clone(memory_format=torch.contiguous_format)
 
     def all_reduce(self, partial: Tensor, *, name: str) -> Tensor:
         call = call_all_reduce(partial, name=name)
         if self.size == 1:
-            return partial.detach().clone()
+            return copy_alone(partial)
         meeting = self.table.meet(self.rank, call)
         with torch.no_grad():
             meeting.add(partial)
@@ -234,10 +234,3 @@ def _kill(ranks: Iterable[greenlet]) -> None:
         while not one.dead:
             with contextlib.suppress(Exception):
                 one.throw()
-
-
-def _name_ranks(ranks: Iterable[int]) -> str:
-    """`rank 1`, `ranks 0, 2, 3`; at most eight are named."""
-    known = sorted(ranks)
-    named = ", ".join(str(rank) for rank in known[:8]) + (f" and {len(known) - 8} more" if len(known) > 8 else "")
-    return f"rank {named}" if len(known) == 1 else f"ranks {named}"

@@ -1,0 +1,126 @@
+"""A communicator over a `torch.distributed` process group, by the collectives that the ledger and CommDebugMode name.
+
+With gloo, all-gathers are bitwise those of the simulated world, and so is every sum over two ranks, as a + b = b + a.
+Over three and more ranks gloo's ring adds in another order: `bound_reordering` bounds how far apart two orders can lie.
+"""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+import torch.distributed as dist
+
+from shardproof.errors import CannotRunError
+from shardproof.worlds.call import Call, call_all_gather, call_all_reduce, call_reduce_scatter, copy_alone
+from shardproof.worlds.communicator import shard_range, shard_sizes
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from torch import Tensor
+
+
+class CollectiveFailedError(CannotRunError):
+    """A collective broke off, most often because another rank is gone: what follows from an error, rarely its cause."""
+
+
+def say_nothing(call: Call | None) -> None:
+    """Announce collectives to nobody."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProcessGroupCommunicator:
+    """See `Communicator`; `group` carries the tensors, so its backend is one for their device (gloo, or nccl for CUDA).
+
+    `announce` is told of each collective before it begins, and `None` after it.
+    """
+
+    group: dist.ProcessGroup
+    announce: Callable[[Call | None], None] = say_nothing
+
+    @property
+    def rank(self) -> int:
+        return self.group.rank()
+
+    @property
+    def size(self) -> int:
+        return self.group.size()
+
+    @torch.no_grad()
+    def all_gather(self, shard: Tensor, *, dim: int, total: int, name: str) -> Tensor:
+        size = self.size
+        call = call_all_gather(shard, dim=dim, total=total, name=name, rank=self.rank, size=size)
+        if size == 1:
+            return copy_alone(shard)
+        # Every rank sends as much as the longest shard: gloo and nccl gather equal parts only.
+        lengths = shard_sizes(total, size)
+        part = _resize(call.shape, dim, max(lengths))
+        if shard.shape[dim] < max(lengths):
+            padded = shard.new_zeros(part)
+            padded.narrow(dim, 0, shard.shape[dim]).copy_(shard)
+            shard = padded
+        parts = shard.new_empty((size, *part))
+        with self._announced(call):
+            dist.all_gather_single(parts.view(-1), shard.contiguous().view(-1), group=self.group)
+        if dim % len(part) == 0 and min(lengths) == max(lengths):
+            return parts.view(call.shape)
+        return torch.cat([parts[rank].narrow(dim, 0, length) for rank, length in enumerate(lengths)], dim)
+
+    @torch.no_grad()
+    def reduce_scatter(self, partial: Tensor, *, dim: int, name: str) -> Tensor:
+        size = self.size
+        call = call_reduce_scatter(partial, dim=dim, name=name)
+        if size == 1:
+            return copy_alone(partial)
+        lengths = shard_sizes(partial.shape[dim], size)
+        part = _resize(call.shape, dim, max(lengths))
+        if dim % len(part) == 0 and min(lengths) == max(lengths):
+            parts = partial.contiguous()
+        else:
+            parts = partial.new_zeros((size, *part))
+            for rank, length in enumerate(lengths):
+                start, _ = shard_range(partial.shape[dim], rank, size)
+                parts[rank].narrow(dim, 0, length).copy_(partial.narrow(dim, start, length))
+        shard = partial.new_empty(part)
+        with self._announced(call):
+            dist.reduce_scatter_single(shard.view(-1), parts.view(-1), group=self.group)
+        return shard.narrow(dim, 0, lengths[self.rank]).contiguous()
+
+    @torch.no_grad()
+    def all_reduce(self, partial: Tensor, *, name: str) -> Tensor:
+        call = call_all_reduce(partial, name=name)
+        total = copy_alone(partial)
+        if self.size > 1:
+            with self._announced(call):
+                dist.all_reduce(total, group=self.group)
+        return total
+
+    @contextmanager
+    def _announced(self, call: Call) -> Iterator[None]:
+        self.announce(call)
+        try:
+            yield
+        except RuntimeError as error:
+            reason = str(error).strip().splitlines() or [type(error).__name__]
+            raise CollectiveFailedError(f"{call}: {reason[0]}") from error
+        self.announce(None)
+
+
+def bound_reordering(parts: list[Tensor]) -> Tensor:
+    """How far apart, element by element in float64, two sums of the same parts in different orders can lie.
+
+    Each sum of N numbers is within (N-1) u / (1 - (N-1) u) of the exact one, times the sum of magnitudes, where u is
+    half the distance from 1 to the next number of the dtype (Higham, Accuracy and Stability of Numerical Algorithms,
+    section 4.2).
+    """
+    steps = (len(parts) - 1) * torch.finfo(parts[0].dtype).eps / 2
+    magnitudes = torch.stack([part.double().abs() for part in parts]).sum(0)
+    return 2 * steps / (1 - steps) * magnitudes
+
+
+def _resize(shape: tuple[int, ...], dim: int, length: int) -> tuple[int, ...]:
+    dim %= len(shape)
+    return (*shape[:dim], length, *shape[dim + 1 :])

@@ -1,0 +1,118 @@
+"""Values as bytes between our own processes: pickle, with tensors as plain bytes and functions found by file.
+
+PyTorch's own way between processes puts tensors into shared-memory files, which stay behind when a process is killed.
+Only for processes that started one another: pickle trusts its sender.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import io
+import pickle
+import sys
+from pathlib import Path
+from types import FunctionType
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from shardproof.errors import CannotRunError
+
+if TYPE_CHECKING:
+    from types import ModuleType
+
+    from torch import Tensor
+
+
+def pack(value: object) -> bytes:
+    """Turn a value into bytes: strides are kept where they are dense, gradients and the rest of a storage are not.
+
+    Raises:
+        CannotRunError: the value holds something that another process could not find or build.
+    """
+    buffer = io.BytesIO()
+    pickler = _Pickler(buffer)
+    try:
+        pickler.dump(value)
+    except (pickle.PicklingError, AttributeError, TypeError, RecursionError) as error:
+        raise CannotRunError(
+            f"cannot send a value to another process: {error}: use functions and classes at the top of a module"
+        ) from error
+    return pickle.dumps((pickler.files, buffer.getvalue()))
+
+
+def unpack(packed: bytes) -> Any:
+    """The value that `pack` turned into bytes."""
+    files, content = pickle.loads(packed)  # noqa: S301 - from a process of this very run
+    return _Unpickler(io.BytesIO(content), files).load()
+
+
+class _Pickler(pickle.Pickler):
+    """Notes the file of each module it names, for a process in which the module's name means nothing."""
+
+    def __init__(self, buffer: io.BytesIO) -> None:
+        super().__init__(buffer, protocol=5)
+        self.files: dict[str, str] = {}
+
+    def reducer_override(self, value: Any) -> Any:
+        if isinstance(value, FunctionType | type):
+            self._note_module(value.__module__, value.__qualname__)
+        elif type(value) in (torch.Tensor, torch.nn.Parameter):
+            return _split_tensor(value.detach())
+        return NotImplemented
+
+    def _note_module(self, name: str, wanted: str) -> None:
+        module = sys.modules.get(name)
+        file = getattr(module, "__file__", None)
+        if file is not None and Path(file).is_file():
+            self.files[name] = str(Path(file).resolve())
+        elif name == "__main__":
+            raise CannotRunError(
+                f"{wanted} is defined on the command line or on stdin, where another process cannot find it: "
+                "put it into a module"
+            )
+
+
+class _Unpickler(pickle.Unpickler):
+    def __init__(self, buffer: io.BytesIO, files: dict[str, str]) -> None:
+        super().__init__(buffer)
+        self.files = files
+
+    def find_class(self, module: str, name: str) -> Any:
+        if module in self.files and module not in sys.modules:
+            try:
+                importlib.import_module(module)
+            except ModuleNotFoundError:
+                _load_file(module, self.files[module])
+        elif module == "__main__" and module in self.files:
+            # As `multiprocessing` does it: the script runs again under a name for which its `__main__` part is skipped.
+            _load_file("__mp_main__", self.files[module])
+            return super().find_class("__mp_main__", name)
+        return super().find_class(module, name)
+
+
+def _load_file(name: str, file: str) -> ModuleType:
+    if name in sys.modules:
+        return sys.modules[name]
+    spec = importlib.util.spec_from_file_location(name, file)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+def _split_tensor(tensor: Tensor) -> tuple[Any, ...]:
+    dense = torch.empty_like(tensor, device="cpu", memory_format=torch.preserve_format)
+    content = bytearray(tensor.cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+    return _build_tensor, (content, tensor.dtype, tuple(tensor.shape), dense.stride())
+
+
+def _build_tensor(content: bytearray, dtype: torch.dtype, shape: tuple[int, ...], stride: tuple[int, ...]) -> Tensor:
+    # Into memory that PyTorch has aligned: a kernel may take another path, and round otherwise, on unaligned memory.
+    tensor = torch.empty_strided(shape, stride, dtype=dtype)
+    if content:
+        tensor.copy_(torch.frombuffer(content, dtype=dtype).view(shape))
+    return tensor
