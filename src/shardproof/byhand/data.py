@@ -34,4 +34,6 @@ def draw_samples(*, samples: int, in_features: int, out_features: int, seed: int
 
 def split_batches(data: Batch, batch_size: int) -> list[Batch]:
     """Batches in order, without shuffling; the last one is smaller where the size does not divide the samples."""
-    return [Batch(x=x, y=y) for x, y in zip(data.x.split(batch_size), data.y.split(batch_size), strict=True)]
+    return [
+        Batch(x=x, y=y) for x, y in zip(torch.split(data.x, batch_size), torch.split(data.y, batch_size), strict=True)
+    ]

@@ -1,8 +1,8 @@
 """The functions a step is made of: one forward and one backward each, on plain tensors, without autograd.
 
-`dz` is short for dL/dz, as in the notebook. B is the batch, I and O are a layer's input and output features. Each backward
-takes what its forward was given, never what some hook saved. `tests/byhand/test_functions.py` checks every pair with
-`torch.autograd.gradcheck`.
+`dz` is short for dL/dz, as in the notebook. B is the batch, I and O are a layer's input and output features. Each
+backward takes what its forward was given, never what some hook saved. `tests/byhand/test_functions.py` checks every
+pair with `torch.autograd.gradcheck`.
 """
 
 from __future__ import annotations

@@ -29,8 +29,8 @@ if TYPE_CHECKING:
 
     from shardproof.byhand.data import Batch
     from shardproof.byhand.functions import Activation, LossBackward
-    from shardproof.byhand.sharding import Placement
     from shardproof.byhand.settings import Settings
+    from shardproof.byhand.sharding import Placement
     from shardproof.worlds.communicator import Communicator
     from shardproof.worlds.ledger import Entry
 
@@ -51,7 +51,6 @@ def forward(
     comm: Communicator,
     shards: Sequence[Layer],
     placements: Sequence[Placement],
-    widths: Sequence[int],
     x: Tensor,
     activation: Activation,
 ) -> Forward:
@@ -61,13 +60,12 @@ def forward(
         comm: this rank's communicator.
         shards: this rank's shard of every layer.
         placements: how each layer is split.
-        widths: features of the whole model, input first.
         x: [B, I], the whole batch.
         activation: between the layers, on whatever part of z the rank holds.
     """
-    own = [own_slice(width, comm.rank, comm.size) for width in widths]
+    own_in = own_slice(placements[0].in_features, comm.rank, comm.size)
+    h = [x if placements[0].split == "column" else x[:, own_in]]
     last = len(shards) - 1
-    h = [x if placements[0].split == "column" else x[:, own[0]]]
     z: list[Tensor] = []
     for l, (layer, placement) in enumerate(zip(shards, placements, strict=True)):
         name = "out" if l == last else f"z{l + 1}"
@@ -82,7 +80,7 @@ def forward(
         h.append(z[l] if l == last else activation.forward(z[l]))
         if placement.split == "column" and placement.needed == "full":
             name = "out" if l == last else f"h{l + 1}"
-            h[-1] = comm.all_gather(h[-1], dim=1, total=widths[l + 1], name=name)  # [B, O]
+            h[-1] = comm.all_gather(h[-1], dim=1, total=placement.out_features, name=name)  # [B, O]
     return Forward(h=tuple(h[:-1]), z=tuple(z), out=h[-1])
 
 
@@ -92,6 +90,7 @@ def backward(
     placements: Sequence[Placement],
     passed: Forward,
     dout: Tensor,
+    *,
     activation: Activation,
 ) -> tuple[Layer, ...]:
     """Compute this rank's slices of every dW and db from dout; backward of `forward`, collective for collective.
@@ -123,8 +122,7 @@ def backward(
             dh = comm.all_reduce(linear_backward_input(dz, shards[l].W), name=f"dh{l}")  # [B, I]
         dz = db_of = activation.backward(dh, passed.z[l - 1])
         if below.split == "row" and below.needed == "shard":
-            total = shards[l - 1].W.shape[0]
-            dz = comm.all_gather(dz, dim=1, total=total, name=f"dz{l}")  # [B, O] of the layer below
+            dz = comm.all_gather(dz, dim=1, total=below.out_features, name=f"dz{l}")  # [B, O] of the layer below
     return tuple(reversed(gradients))
 
 
@@ -144,8 +142,8 @@ def backward_of_loss(
 class RankStep:
     """What one rank computed in one step, all that a process has to send home.
 
-    `tensors` holds out [B, O], whole, and the rank's slices dW1, db1, nW1, nb1 and so on, n for the updated ones.
-    `entries` is what the step communicated.
+    `tensors` holds out [B, O], whole, and for each layer the rank's slices of z1 (not of the last layer), dW1, db1, nW1
+    and nb1, n for the updated ones. `entries` is what the step communicated.
     """
 
     tensors: dict[str, Tensor]
@@ -163,18 +161,18 @@ def train_on_rank(
         layers: the whole model before the first step; the rank cuts its shards out of it.
         batches: whole batches, the same on every rank.
     """
-    placements = place_layers(settings.splits)
+    placements = place_layers(settings.widths, settings.splits)
     activation, loss = ACTIVATIONS[settings.activation], LOSSES[settings.loss]
     shards = shard_layers(layers, placements, rank=comm.rank, size=comm.size)
     steps = []
     for batch in batches:
         ledgered = LedgeredCommunicator(inner=comm, section="3.1.2")
-        passed = forward(ledgered, shards, placements, settings.widths, batch.x, activation)
+        passed = forward(ledgered, shards, placements, batch.x, activation)
         ledgered.section = "3.2.2"
         dout = backward_of_loss(ledgered, placements, loss.backward, passed.out, batch.y)
-        gradients = backward(ledgered, shards, placements, passed, dout, activation)
+        gradients = backward(ledgered, shards, placements, passed, dout, activation=activation)
         shards = update(shards, gradients, settings.lr)
-        tensors = {"out": passed.out}
+        tensors = {"out": passed.out} | {f"z{l}": z for l, z in enumerate(passed.z[:-1], start=1)}
         for l, (gradient, shard) in enumerate(zip(gradients, shards, strict=True), start=1):
             tensors |= {f"dW{l}": gradient.W, f"db{l}": gradient.b, f"nW{l}": shard.W, f"nb{l}": shard.b}
         steps.append(RankStep(tensors=tensors, entries=tuple(ledgered.ledger.entries)))

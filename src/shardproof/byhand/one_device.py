@@ -76,6 +76,7 @@ def take_step(layers: Sequence[Layer], batch: Batch, *, activation: Activation, 
     dout = loss.backward(passed.out, batch.y)
     gradients = backward(layers, passed, dout, activation)
     return Step(
+        z=passed.z,
         out=passed.out,
         loss=loss.forward(passed.out, batch.y),
         gradients=gradients,

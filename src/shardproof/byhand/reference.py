@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import torch
@@ -24,7 +25,7 @@ def build_model(widths: Sequence[int], *, activation: str, seed: int, dtype: tor
     """Build the notebook's model at any depth: `torch.manual_seed`, then one nn.Linear after the other."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        linears = [nn.Linear(i, o) for i, o in zip(widths, widths[1:], strict=False)]
+        linears = [nn.Linear(i, o) for i, o in pairwise(widths)]
     modules: list[nn.Module] = [linears[0]]
     for linear in linears[1:]:
         modules += [ACTIVATION_MODULES[activation](), linear]
@@ -45,7 +46,11 @@ def take_step(model: nn.Sequential, batch: Batch, *, loss: str, lr: float) -> St
     parameters = [parameter for linear in _linears(model) for parameter in (linear.weight, linear.bias)]
     for parameter in parameters:
         parameter.grad = None
-    out = model(batch.x)
+    z, out = [], batch.x
+    for module in model:
+        out = module(out)
+        if isinstance(module, nn.Linear):
+            z.append(out.detach())
     loss_value = LOSS_MODULES[loss]()(out, batch.y)
     loss_value.backward()
     gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
@@ -62,6 +67,7 @@ def take_step(model: nn.Sequential, batch: Batch, *, loss: str, lr: float) -> St
             maximize=False,
         )
     return Step(
+        z=tuple(z[:-1]),
         out=out.detach(),
         loss=loss_value.detach(),
         gradients=tuple(Layer(W=W, b=b) for W, b in zip(gradients[::2], gradients[1::2], strict=True)),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from itertools import cycle, islice
 
 import torch
 
@@ -17,6 +18,7 @@ DTYPES = {
     "bfloat16": torch.bfloat16,
     "float16": torch.float16,
 }
+PATTERNS: dict[str, tuple[Split, ...]] = {"column": ("column",), "row": ("row",), "column-row": ("column", "row")}
 MOST_DEVICES = 64
 LARGEST_SEED = 2**64 - 1
 
@@ -78,20 +80,18 @@ def read_splits(text: str, layers: int) -> tuple[Split, ...]:
     Raises:
         CannotRunError: another word, or not as many as there are layers.
     """
-    given = text.split(",")
-    if len(given) == 1:
-        given = [part for _, part in zip(range(layers), text.split("-") * layers, strict=False)]
-        if text not in {"column", "row", "column-row"}:
+    if text in PATTERNS:
+        return tuple(islice(cycle(PATTERNS[text]), layers))
+    given: list[Split] = []
+    for part in text.split(","):
+        if part not in SPLITS:
             raise CannotRunError(
-                f"--split {text!r}: give column, row, column-row, or one of column and row for each layer, "
-                "with commas between them"
+                f"--split {text!r}: give {', '.join(PATTERNS)}, or one of column and row for each layer, with commas"
             )
+        given.append("column" if part == "column" else "row")
     if len(given) != layers:
         raise CannotRunError(f"--split {text!r}: {len(given)} splits for {layers} layers; give one for each layer")
-    for part in given:
-        if part not in SPLITS:
-            raise CannotRunError(f"--split {text!r}: {part!r} is no split of a layer; give column or row for each")
-    return tuple("column" if part == "column" else "row" for part in given)
+    return tuple(given)
 
 
 def read_dtype(text: str) -> torch.dtype:

@@ -1,7 +1,7 @@
 """Which slice of each layer a device holds, and what that asks of the devices between the layers (section 3.1.2).
 
-A layer split by `column` shards the rows of W, its output features: it needs its whole input and produces a shard of its
-output. (The word is of W^T, as in `x @ W.T`; Megatron-LM says column-parallel.) A layer split by `row` shards the
+A layer split by `column` shards the rows of W, its output features: it needs its whole input and produces a shard of
+its output. (The word is of W^T, as in `x @ W.T`; Megatron-LM says column-parallel.) A layer split by `row` shards the
 columns of W, its input features: it needs a shard of its input and produces a partial sum of its whole output.
 
 What must happen between two layers follows from what the first produces and what the second needs:
@@ -19,6 +19,7 @@ Source: Shoeybi et al., "Megatron-LM" (arXiv:1909.08053), section 3, for the col
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING, Literal
 
 import torch
@@ -39,20 +40,26 @@ SPLITS: tuple[Split, ...] = ("column", "row")
 class Placement:
     """How one layer is split, and whether whoever reads its output (a layer, or the loss) needs `full` or a `shard`."""
 
+    in_features: int
+    out_features: int
     split: Split
     needed: Literal["full", "shard"]
 
     @property
-    def bias_is_sharded(self) -> bool:
-        """A bias lies where it is added: on the shard of a column split, on what is left after a row split's sum."""
+    def z_is_sharded(self) -> bool:
+        """Whether a rank has a shard of z = x W^T + b, and so of b, or (where False) the whole on every rank.
+
+        A column split makes shards; a row split's partial sums are summed to whatever the reader needs.
+        """
         return self.split == "column" or self.needed == "shard"
 
 
-def place_layers(splits: Sequence[Split]) -> tuple[Placement, ...]:
+def place_layers(widths: Sequence[int], splits: Sequence[Split]) -> tuple[Placement, ...]:
     """Look one layer ahead: a column split reads a full input, a row split a shard; the loss reads all."""
+    readers = (*splits[1:], "loss")
     return tuple(
-        Placement(split=split, needed="shard" if reader == "row" else "full")
-        for split, reader in zip(splits, (*splits[1:], "loss"), strict=True)
+        Placement(in_features=i, out_features=o, split=split, needed="shard" if reader == "row" else "full")
+        for (i, o), split, reader in zip(pairwise(widths), splits, readers, strict=True)
     )
 
 
@@ -63,11 +70,10 @@ def own_slice(total: int, rank: int, size: int) -> slice:
 
 def shard_layer(layer: Layer, placement: Placement, *, rank: int, size: int) -> Layer:
     """Cut one rank's shard out of a layer, in memory of its own, as a real device would have it."""
-    out_features, in_features = layer.W.shape
-    own_out = own_slice(out_features, rank, size)
-    own_in = own_slice(in_features, rank, size)
+    own_out = own_slice(placement.out_features, rank, size)
+    own_in = own_slice(placement.in_features, rank, size)
     W = layer.W[own_out] if placement.split == "column" else layer.W[:, own_in]
-    b = layer.b[own_out] if placement.bias_is_sharded else layer.b
+    b = layer.b[own_out] if placement.z_is_sharded else layer.b
     return Layer(W=W.clone(memory_format=torch.contiguous_format), b=b.clone())
 
 
@@ -85,6 +91,6 @@ def gather_weight(shards: Sequence[Tensor], placement: Placement) -> Tensor:
     return torch.cat(list(shards), dim=0 if placement.split == "column" else 1)
 
 
-def gather_bias(shards: Sequence[Tensor], placement: Placement) -> Tensor:
-    """Put b [O] together from every rank's shard; of a replicated bias, take the first rank's."""
-    return torch.cat(list(shards)) if placement.bias_is_sharded else shards[0]
+def gather_output(shards: Sequence[Tensor], placement: Placement) -> Tensor:
+    """Put b [O] or z [B, O] together from every rank's shard; where it is replicated, take the first rank's."""
+    return torch.cat(list(shards), dim=-1) if placement.z_is_sharded else shards[0]

@@ -13,8 +13,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Step:
-    """The output [B, O], the loss, and layer by layer the gradients and the parameters after the update."""
+    """The hidden layers' z [B, O], the output [B, O], the loss, each layer's gradients and its updated parameters."""
 
+    z: tuple[Tensor, ...]
     out: Tensor
     loss: Tensor
     gradients: tuple[Layer, ...]

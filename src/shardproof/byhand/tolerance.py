@@ -1,0 +1,83 @@
+"""How far from the reference a correct step may land: an absolute tolerance for each tensor, from its own arithmetic.
+
+A fixed one will not do. The gradient of a mean over 2048 outputs is of the order of 1e-6, and with torch.testing's 1e-5
+even a gradient of zeros would pass; in bfloat16 a sum that cancels is off by far more than 1e-5 and is still right. So
+each tensor gets the root mean square that its elements would have if the terms of each sum were independent, and
+nothing else cancelled: its scale. Rounding errs by some epsilons of that, a wrong step by about the scale itself.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from torch import Tensor
+
+    from shardproof.byhand.data import Batch
+    from shardproof.byhand.model import Layer
+
+EPSILONS = 32
+"""Allowed difference, in machine epsilons of the scale."""
+RELATIVE_EPSILONS = 16
+"""Allowed difference, in machine epsilons of the expected element."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LayerScale:
+    """A size for W and one for b of a layer, or for their gradients."""
+
+    W: float
+    b: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scales:
+    """The scale of each tensor of a step: of z, the gradients and the updated parameters layer by layer."""
+
+    z: tuple[float, ...]
+    out: float
+    loss: float
+    gradients: tuple[LayerScale, ...]
+    updated: tuple[LayerScale, ...]
+
+
+def estimate_scales(layers: Sequence[Layer], batch: Batch, *, loss: str, lr: float) -> Scales:
+    """Carry root mean squares through the step: a sum of K independent terms is sqrt(K) times as large as one."""
+    tiny = torch.finfo(batch.x.dtype).tiny  # below it a format has fewer digits, not smaller errors
+    B = batch.x.shape[0]
+    h, z = [_rms(batch.x)], []
+    for layer in layers:
+        z.append(math.sqrt(layer.W.shape[1]) * _rms(layer.W) * h[-1] + _rms(layer.b))
+        h.append(z[-1])  # an activation hardly adds to it
+    out, O = z[-1], layers[-1].W.shape[0]
+    if loss == "mse":
+        distance = out + _rms(batch.y)
+        loss_scale, dz = distance**2, 2 / (B * O) * distance
+    else:
+        loss_scale, dz = out + math.log(O), (1 + out) / (B * math.sqrt(O))
+    gradients: list[LayerScale] = []
+    for layer, h_l in zip(reversed(layers), reversed(h[:-1]), strict=True):
+        dz = max(dz, tiny)
+        gradients.insert(0, LayerScale(W=math.sqrt(B) * dz * h_l, b=math.sqrt(B) * dz))
+        dz *= math.sqrt(layer.W.shape[0]) * _rms(layer.W)
+    return Scales(
+        z=tuple(z),
+        out=out,
+        loss=loss_scale,
+        gradients=tuple(gradients),
+        updated=tuple(
+            LayerScale(W=_rms(layer.W) + lr * gradient.W, b=_rms(layer.b) + lr * gradient.b)
+            for layer, gradient in zip(layers, gradients, strict=True)
+        ),
+    )
+
+
+def _rms(tensor: Tensor) -> float:
+    # In float32, because squares leave float16's range.
+    return float(tensor.float().square().mean().sqrt())
