@@ -46,7 +46,7 @@ def compare_forward(step: Step, measure: Measure) -> tuple[Comparison, ...]:
 
 def compare_gradients(step: Step, measure: Measure) -> tuple[Comparison, ...]:
     """Every dW and db of one device, the last layer first, as the backward pass goes."""
-    lines = []
+    lines: list[Comparison] = []
     for l, ours in reversed(list(enumerate(step.gradients))):
         lines += _compare_gradient(ours, measure.reference.gradients[l], measure, l)
     return tuple(lines)
@@ -54,7 +54,7 @@ def compare_gradients(step: Step, measure: Measure) -> tuple[Comparison, ...]:
 
 def compare_updates(step: Step, measure: Measure, *, prefix: str = "") -> tuple[Comparison, ...]:
     """Every updated W and b, the first layer first."""
-    lines = []
+    lines: list[Comparison] = []
     for l, (ours, theirs) in enumerate(zip(step.updated, measure.reference.updated, strict=True)):
         scale, kink = measure.scales.updated[l], measure.kinks.gradients[l]
         lines += [
@@ -77,7 +77,7 @@ def compare_gradients_of_ranks(
     ranks: Sequence[RankStep], placements: Sequence[Placement], measure: Measure
 ) -> tuple[Comparison, ...]:
     """Every rank's slice of dW and db beside the same slice of the reference's; a replicated db on every rank."""
-    lines = []
+    lines: list[Comparison] = []
     for l, placement in reversed(list(enumerate(placements))):
         for rank, step in enumerate(ranks):
             ours = Layer(W=step.tensors[f"dW{l + 1}"], b=step.tensors[f"db{l + 1}"])

@@ -1,8 +1,121 @@
-"""`shardproof walkthrough`."""
+"""`shardproof walkthrough`: the notebook's training step, at any size and on any number of devices."""
 
 from __future__ import annotations
 
+import os
+import sys
+from typing import TYPE_CHECKING, Annotated
 
-def walkthrough_command() -> None:
-    """Not written yet."""
-    raise NotImplementedError
+import typer
+
+from shardproof.errors import CannotRunError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from shardproof.byhand.settings import Settings
+    from shardproof.byhand.walkthrough import StepReport
+    from shardproof.worlds.world import World, WorldKind
+
+
+def walkthrough_command(
+    *,
+    widths: Annotated[str, typer.Option(help="Features between the layers, input first; two or more.")] = "6,4,2",
+    samples: Annotated[int, typer.Option(help="Samples in the data set.")] = 32,
+    batch_size: Annotated[int | None, typer.Option(help="Samples in a batch (32, or all where fewer).")] = None,
+    activation: Annotated[str, typer.Option(help="Between the layers: none, relu or gelu.")] = "none",
+    loss: Annotated[str, typer.Option(help="mse or cross-entropy.")] = "mse",
+    lr: Annotated[float, typer.Option(help="Learning rate.")] = 0.01,
+    steps: Annotated[int | None, typer.Option(help="Updates, one a batch (one epoch).")] = None,
+    seed: Annotated[int, typer.Option(help="Of the data and of the model.")] = 12345,
+    dtype: Annotated[str, typer.Option(help="float32, float64, bfloat16 or float16.")] = "float32",
+    devices: Annotated[int | None, typer.Option(help="1 to 64 (2; under torchrun, its processes).")] = None,
+    split: Annotated[
+        str, typer.Option(help="column, row, column-row in turns, or one a layer: column,row,row.")
+    ] = "column",
+    spawn: Annotated[
+        bool, typer.Option("--spawn", help="Run a gloo process for each device, on this machine.")
+    ] = False,
+    timeout: Annotated[float, typer.Option(help="Seconds without progress after which processes give up.")] = 60.0,
+    output: Annotated[str, typer.Option("--format", help="text or json.")] = "text",
+) -> None:
+    """Take a training step by hand, on one device and split over several, and compare every tensor with PyTorch's.
+
+    Exit code 0: every comparison is approximate. 1: one is not. 2: could not run.
+    """
+    # Here, and not at the top: `shardproof compare` and --help do without.
+    from shardproof.byhand.settings import Settings, count_epoch, read_dtype, read_splits, read_widths
+    from shardproof.byhand.walkthrough import take_steps
+    from shardproof.cli.walkthrough_json import write_json
+    from shardproof.cli.walkthrough_text import write_text
+
+    if output not in {"text", "json"}:
+        raise CannotRunError(f"--format {output!r}: give text or json")
+    sizes = read_widths(widths)
+    batch = min(32, samples) if batch_size is None else batch_size
+    launched = _count_launched()
+    settings = Settings(
+        widths=sizes,
+        samples=samples,
+        batch_size=batch,
+        activation=activation,
+        loss=loss,
+        lr=lr,
+        steps=count_epoch(samples, max(1, batch)) if steps is None else steps,
+        seed=seed,
+        dtype=read_dtype(dtype),
+        devices=devices if devices is not None else launched or 2,
+        splits=read_splits(split, len(sizes) - 1),
+    )
+    world, kind = _open_world(settings, launched=launched, spawn=spawn, timeout=timeout)
+    reports = take_steps(settings, world)
+    if not world.speaks:
+        sys.exit(any(True for _ in reports))  # runs its rank, and hears of nothing
+    write = write_text if output == "text" else write_json
+    sys.exit(0 if write(settings, kind, _show_progress(reports, settings.steps), sys.stdout) else 1)
+
+
+def _count_launched() -> int | None:
+    """How many processes torchrun has started; None where it did not start this one."""
+    if "WORLD_SIZE" not in os.environ:
+        return None
+    from shardproof.worlds.launched import LaunchedWorld, is_launched
+
+    return LaunchedWorld().size if is_launched() else None
+
+
+def _open_world(settings: Settings, *, launched: int | None, spawn: bool, timeout: float) -> tuple[World, WorldKind]:
+    if not timeout > 0:
+        raise CannotRunError(f"--timeout {timeout}: give a positive number of seconds")
+    if launched is not None:
+        from shardproof.worlds.launched import LaunchedWorld
+
+        if spawn:
+            raise CannotRunError("--spawn: torchrun has started the processes already; leave it out")
+        if launched != settings.devices:
+            raise CannotRunError(
+                f"--devices {settings.devices}: torchrun has started {launched} processes; leave --devices out"
+            )
+        return LaunchedWorld(timeout=timeout), "launched"
+    if spawn:
+        from shardproof.worlds.spawned import SpawnedWorld
+
+        return SpawnedWorld(size=settings.devices, timeout=timeout), "spawned"
+    from shardproof.worlds.simulated import SimulatedWorld
+
+    return SimulatedWorld(size=settings.devices), "simulated"
+
+
+def _show_progress(reports: Iterable[StepReport], steps: int) -> Iterator[StepReport]:
+    """Pass the reports on, and draw a bar on stderr meanwhile, where that is a terminal and there is more than one."""
+    shown = steps > 1 and sys.stderr.isatty()
+    for report in reports:
+        if shown:
+            sys.stderr.write("\r\x1b[K")  # before the report is printed: both may go to the same terminal
+        yield report
+        if shown:
+            done = 40 * report.step // steps
+            sys.stderr.write(f"[{'#' * done}{'.' * (40 - done)}] step {report.step} of {steps}")
+            sys.stderr.flush()
+    if shown:
+        sys.stderr.write("\r\x1b[K")
