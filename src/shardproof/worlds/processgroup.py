@@ -6,6 +6,7 @@ Over three and more ranks gloo's ring adds in another order: `bound_reordering` 
 
 from __future__ import annotations
 
+import re
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -25,6 +26,13 @@ if TYPE_CHECKING:
 
 class CollectiveFailedError(CannotRunError):
     """A collective broke off, most often because another rank is gone: what follows from an error, rarely its cause."""
+
+    def __init__(self, call: object, error: Exception) -> None:
+        # gloo's text begins with a place in its sources and ends with advice; what happened stands between.
+        lines = str(error).strip().splitlines() or [type(error).__name__]
+        reason = re.sub(r"^\[[^]]*\] *", "", lines[0]).split(". This is typically")[0]
+        super().__init__(f"{call}: {reason}")
+        self.call = str(call)
 
 
 def say_nothing(call: Call | None) -> None:
@@ -104,8 +112,7 @@ class ProcessGroupCommunicator:
         try:
             yield
         except RuntimeError as error:
-            reason = str(error).strip().splitlines() or [type(error).__name__]
-            raise CollectiveFailedError(f"{call}: {reason[0]}") from error
+            raise CollectiveFailedError(call, error) from error
         self.announce(None)
 
 

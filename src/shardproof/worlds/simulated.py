@@ -123,7 +123,12 @@ class _Table:
         except _EndRunError as end:
             raise CannotRunError(str(end)) from None
         except Exception as error:
-            raise CannotRunError(f"rank {rank}: {type(error).__name__}: {error}") from error
+            told = f"rank {rank}: " + (
+                str(error) if isinstance(error, CannotRunError) else f"{type(error).__name__}: {error}"
+            )
+            if self.meeting is not None and self.meeting.arrived:
+                told += f"; {say_waiting(range(self.meeting.arrived), self.meeting.call)}"
+            raise CannotRunError(told) from error
         self.check_unwritten(rank)
         return value
 

@@ -1,0 +1,127 @@
+"""The launched world: this process is one rank, started by torchrun or anything that sets the same environment.
+
+Every rank runs the same program; rank 0 gets the results and speaks. A rank that fails leaves its error in the
+rendezvous store before it goes, so that rank 0 can name it when its own collective breaks off.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import TYPE_CHECKING
+
+import torch
+import torch.distributed as dist
+from torch.distributed.rendezvous import rendezvous
+
+from shardproof.errors import CannotRunError
+from shardproof.worlds.gloo import use_loopback
+from shardproof.worlds.lastwords import leave_call, leave_error, tell
+from shardproof.worlds.processgroup import CollectiveFailedError, ProcessGroupCommunicator
+from shardproof.worlds.transport import pack, unpack
+from shardproof.worlds.world import DEFAULT_TIMEOUT
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from torch._C._distributed_c10d import Store
+
+    from shardproof.worlds.communicator import Communicator
+    from shardproof.worlds.world import R, Ts
+
+_NEEDED = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+
+
+def is_launched() -> bool:
+    """Whether torchrun, or something like it, has started this process as one rank of several."""
+    return all(name in os.environ for name in _NEEDED)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LaunchedWorld:
+    """The world that torchrun has laid out; see `World`.
+
+    `run` returns the results on rank 0 and the empty list elsewhere. A collective, and joining, may take `timeout`
+    seconds. Where another rank fails, rank 0 raises `CannotRunError`, and so does the failing rank, with its own error;
+    the others leave in silence, by `SystemExit(2)`.
+    """
+
+    timeout: float = DEFAULT_TIMEOUT
+
+    def __post_init__(self) -> None:
+        if missing := [name for name in _NEEDED if name not in os.environ]:
+            raise CannotRunError(
+                f"this process was not launched: {', '.join(missing)} not set in the environment; start it with "
+                "torchrun --nproc-per-node N -m shardproof ..., or spawn the ranks here"
+            )
+        if not self.timeout > 0:
+            raise CannotRunError(f"a timeout of {self.timeout} s was asked for; give a positive number of seconds")
+
+    @property
+    def rank(self) -> int:
+        """This process's rank."""
+        return int(os.environ["RANK"])
+
+    @property
+    def size(self) -> int:
+        return int(os.environ["WORLD_SIZE"])
+
+    @property
+    def speaks(self) -> bool:
+        return self.rank == 0
+
+    def run(self, fn: Callable[[Communicator, *Ts], R], *args: *Ts) -> list[R]:
+        if dist.is_initialized():
+            raise CannotRunError("torch.distributed is initialized already: use ProcessGroupCommunicator on its group")
+        store = self._join()
+        try:
+            return self._run_and_gather(store, fn, *args)
+        finally:
+            dist.destroy_process_group()
+
+    def _join(self) -> Store:
+        """Meet the other ranks at the address that the launcher gave."""
+        if os.environ.get("LOCAL_WORLD_SIZE") == os.environ["WORLD_SIZE"]:
+            use_loopback()
+        backend = "gloo"
+        if torch.cuda.is_available() and dist.is_nccl_available():
+            torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
+            backend = "cpu:gloo,cuda:nccl"
+        timeout = timedelta(seconds=self.timeout)
+        store: Store
+        try:
+            store, rank, size = next(rendezvous("env://", timeout=timeout))
+            dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=timeout)
+        except (RuntimeError, ValueError) as error:
+            raise CannotRunError(
+                f"rank {self.rank} could not join the other {self.size - 1} within {self.timeout:g} s: "
+                f"{_first_line(error)}"
+            ) from error
+        return store
+
+    def _run_and_gather(self, store: Store, fn: Callable[[Communicator, *Ts], R], *args: *Ts) -> list[R]:
+        group = dist.group.WORLD
+        assert group is not None
+        try:
+            result = fn(ProcessGroupCommunicator(group=group), *args)
+            packed: list[bytes] | None = [b""] * self.size if self.speaks else None
+            try:
+                dist.gather_object(pack(result), packed, dst=0, group=group)
+            except RuntimeError as error:
+                raise CollectiveFailedError("the gathering of results", error) from error
+        except CollectiveFailedError as error:
+            if not self.speaks:
+                leave_call(store, self.rank, error.call)
+                raise SystemExit(2) from error
+            raise CannotRunError(f"{tell(store, self.size, error.call)}; rank 0 was in {error}") from error
+        except Exception as error:
+            own = str(error) if isinstance(error, CannotRunError) else f"{type(error).__name__}: {error}"
+            message = f"rank {self.rank}: {own}"
+            leave_error(store, self.rank, message)
+            raise CannotRunError(message) from error
+        return [unpack(one) for one in packed] if packed is not None else []
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
