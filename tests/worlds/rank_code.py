@@ -95,7 +95,8 @@ def print_and_warn(comm):
 
     warnings.warn("mind the gap", stacklevel=1)
     print("to stderr", file=sys.stderr)
-    print(f"rank {comm.rank} says hello")
+    if comm.rank == 0:
+        print("rank 0 says hello")
     return torch.get_num_threads()
 
 

@@ -20,8 +20,6 @@ import torch
 from shardproof.errors import CannotRunError
 
 if TYPE_CHECKING:
-    from types import ModuleType
-
     from torch import Tensor
 
 
@@ -65,7 +63,10 @@ class _Pickler(pickle.Pickler):
     def _note_module(self, name: str, wanted: str) -> None:
         module = sys.modules.get(name)
         file = getattr(module, "__file__", None)
-        if file is not None and Path(file).is_file():
+        spec = getattr(module, "__spec__", None)
+        if name == "__main__" and spec is not None:
+            self.files[name] = spec.name  # run by `python -m`: a module that can be imported by its name
+        elif file is not None and Path(file).is_file():
             self.files[name] = str(Path(file).resolve())
         elif name == "__main__":
             raise CannotRunError(
@@ -80,28 +81,37 @@ class _Unpickler(pickle.Unpickler):
         self.files = files
 
     def find_class(self, module: str, name: str) -> Any:
-        if module in self.files and module not in sys.modules:
+        if module == "__main__" and module in self.files:
+            module = _load_main(self.files[module])
+        elif module in self.files and module not in sys.modules:
             try:
                 importlib.import_module(module)
             except ModuleNotFoundError:
                 _load_file(module, self.files[module])
-        elif module == "__main__" and module in self.files:
-            # As `multiprocessing` does it: the script runs again under a name for which its `__main__` part is skipped.
-            _load_file("__mp_main__", self.files[module])
-            return super().find_class("__mp_main__", name)
         return super().find_class(module, name)
 
 
-def _load_file(name: str, file: str) -> ModuleType:
-    if name in sys.modules:
-        return sys.modules[name]
+def _load_main(source: str) -> str:
+    """Load the module that another process ran as its main one, and return the name that it has here.
+
+    As `multiprocessing` does it: a script runs again under a name for which its `__main__` part is skipped, and which
+    means the script itself in the process that ran it.
+    """
+    if not Path(source).is_file():
+        importlib.import_module(source)
+        return source
+    if getattr(sys.modules.get("__mp_main__"), "__file__", None) != source:
+        _load_file("__mp_main__", source)
+    return "__mp_main__"
+
+
+def _load_file(name: str, file: str) -> None:
     spec = importlib.util.spec_from_file_location(name, file)
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
     spec.loader.exec_module(module)
-    return module
 
 
 def _split_tensor(tensor: Tensor) -> tuple[Any, ...]:

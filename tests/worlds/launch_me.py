@@ -1,0 +1,33 @@
+"""What torchrun starts in the tests: a function of `rank_code`, in a launched world, as a command would run it."""
+
+import sys
+import warnings
+
+import rank_code
+
+from shardproof.errors import CannotRunError
+from shardproof.worlds.simulated import SimulatedWorld
+from shardproof.worlds.world import make_world
+
+
+def main(name, *args):
+    warnings.simplefilter("error")
+    fn, values = getattr(rank_code, name), [int(value) for value in args]
+    world = make_world("launched", timeout=5)
+    try:
+        results = world.run(fn, *values)
+    except CannotRunError as error:
+        print(f"shardproof: error: {error}", file=sys.stderr)
+        sys.exit(2)
+    if not world.speaks:
+        assert results == []
+        return
+    expected = SimulatedWorld(size=world.size).run(fn, *values)
+    equal = all(
+        actual.keys() == wanted.keys() and all(actual[key].equal(wanted[key]) for key in wanted)
+        for actual, wanted in zip(results, expected, strict=True)
+    )
+    print(f"{len(results)} ranks, bitwise the simulated world's: {equal}")
+
+
+main(*sys.argv[1:])
