@@ -10,7 +10,7 @@ import torch
 
 from shardproof.byhand.model import Layer
 from shardproof.byhand.sharding import shard_layer
-from shardproof.byhand.tolerance import EPSILONS, RELATIVE_EPSILONS
+from shardproof.byhand.tolerance import RELATIVE_EPSILONS, count_epsilons
 from shardproof.compare import compare
 
 if TYPE_CHECKING:
@@ -127,7 +127,7 @@ def _compare_gradient(
 def _compare(actual: Tensor, expected: Tensor, *, name: str, scale: float, beside: float = 0.0) -> Comparison:
     """Compare within epsilons of the scale. `beside` comes on top: what a kink explains."""
     numbers = torch.finfo(expected.dtype)
-    atol = EPSILONS * numbers.eps * max(scale, numbers.tiny) + beside
+    atol = count_epsilons(expected.dtype) * numbers.eps * max(scale, numbers.tiny) + beside
     return compare(
         actual,
         expected,

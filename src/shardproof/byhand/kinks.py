@@ -15,7 +15,7 @@ import torch
 
 from shardproof.byhand.functions import ACTIVATIONS, LOSSES
 from shardproof.byhand.one_device import Forward, backward
-from shardproof.byhand.tolerance import EPSILONS, LayerScale
+from shardproof.byhand.tolerance import LayerScale, count_epsilons
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -53,7 +53,7 @@ def find_kinks(
     nothing = Kinks(count=0, gradients=(LayerScale(W=0.0, b=0.0),) * len(layers))
     if settings.activation != "relu":
         return nothing
-    noise = EPSILONS * torch.finfo(settings.dtype).eps
+    noise = count_epsilons(settings.dtype) * torch.finfo(settings.dtype).eps
     flips = [
         ((ours > 0) != (theirs > 0)) & (theirs.abs() <= noise * scale)
         for ours, theirs, scale in zip(step.z, reference.z, scales.z, strict=False)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, TextIO
 
 from shardproof.byhand.settings import count_epoch
 from shardproof.byhand.sharding import place_layers
-from shardproof.byhand.tolerance import EPSILONS, RELATIVE_EPSILONS
+from shardproof.byhand.tolerance import RELATIVE_EPSILONS, count_epsilons
 from shardproof.cli.walkthrough_prose import (
     describe_activation,
     describe_communication,
@@ -99,7 +99,7 @@ def tell_first_step(settings: Settings, world: WorldKind, report: StepReport) ->
     yield ""
     yield "# 3. Manual Computation"
     yield "Each line compares a tensor computed by hand with PyTorch's. They may differ by rounding: `approximate`"
-    yield f"allows {EPSILONS} machine epsilons of the size of the sums in it, and {RELATIVE_EPSILONS} of the element."
+    yield f"allows {count_epsilons(settings.dtype)} machine epsilons of the size of the sums in it, and {RELATIVE_EPSILONS} of the element."
     yield ""
     yield "## 3.1. Forward Pass"
     yield "### 3.1.1 On One Device"
