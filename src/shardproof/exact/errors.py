@@ -1,0 +1,57 @@
+"""How exact arithmetic refuses. Each says where: the op, the module, the user's line."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from types import FrameType
+
+
+class ExactArithmeticError(RuntimeError):
+    """Exact arithmetic cannot go on; nothing was computed in rounding arithmetic instead."""
+
+
+class UnsupportedOpError(ExactArithmeticError):
+    """An op on floating tensors has no exact rule."""
+
+
+class LeavingFieldError(ExactArithmeticError):
+    """A residue was about to become a Python number, a branch, an index or an array of another library."""
+
+
+class RandomDrawError(ExactArithmeticError):
+    """A random draw inside exact arithmetic."""
+
+
+class NotANumberError(ExactArithmeticError):
+    """NaN, or an infinity where no mask can hold one."""
+
+
+class SymbolError(ExactArithmeticError):
+    """-inf or finfo.min was used otherwise than as a mask."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Place:
+    """Where the program is: the module that runs, as a path from the outermost one, and the user's line."""
+
+    module: str
+    line: str
+
+    def __str__(self) -> str:
+        parts = [f"in module {self.module}"] if self.module else []
+        return ", ".join([*parts, f"at {self.line}"] if self.line else parts) or "at an unknown place"
+
+
+def user_line() -> str:
+    """`file:line in function` of the innermost frame outside torch and this package; empty if there is none."""
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None:
+        name = frame.f_globals.get("__name__", "")
+        if not name.startswith(("torch.", "shardproof.exact")) and name not in ("torch", "contextlib"):
+            return f"{frame.f_code.co_filename}:{frame.f_lineno} in {frame.f_code.co_name}"
+        frame = frame.f_back
+    return ""

@@ -1,0 +1,155 @@
+"""The field of integers modulo a prime, on float64 tensors.
+
+A residue is held by its balanced representative, an integer in [-(p-1)/2, (p-1)/2]. With p < 2**21.5 a product of two
+is below 2**41, so 2048 of them add up below 2**52, exactly, in whatever order a matrix product adds them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import TYPE_CHECKING, Final
+
+import torch
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from fractions import Fraction
+
+# Below this, x - p * round(x / p) is the balanced representative: p is odd, so x / p is at least 1/(2p) away from a
+# half, and the correctly rounded quotient is nearer to x / p than that. Beyond it the quotient can land on a half.
+EXACT_LIMIT: Final = 2.0**52
+
+# Blocks that stay in the second-level cache: the reduction makes three passes over its operand.
+_BLOCK: Final = 1 << 17
+
+# Square roots of these exist modulo every prime that `choose_prime` gives, so that 1/sqrt(d) has its square.
+ROOTED: Final = (2, 3, 5, 7, 11)
+_LOWEST, _HIGHEST = 1 << 21, 2965820
+
+
+def is_prime(number: int) -> bool:
+    """Whether `number` is prime, by trial division: numbers here have at most 23 bits."""
+    if number < 4:
+        return number > 1
+    return number % 2 != 0 and all(number % d for d in range(3, int(number**0.5) + 1, 2))
+
+
+def choose_prime(seed: int) -> int:
+    """A prime in [2**21, 2**21.5] modulo which 2, 3, 5, 7 and 11 have square roots; each seed its own choice."""
+    generator = torch.Generator().manual_seed(seed)
+    while True:
+        candidate = int(torch.randint(_LOWEST, _HIGHEST, (), generator=generator)) | 1
+        if is_prime(candidate) and all(pow(q, (candidate - 1) // 2, candidate) == 1 for q in ROOTED):
+            return candidate
+
+
+@dataclass(frozen=True, slots=True)
+class Field:
+    """Arithmetic modulo `prime`. Every argument and every result holds balanced representatives, unless it says not."""
+
+    prime: int
+
+    def __post_init__(self) -> None:
+        if not (3 <= self.prime < 2**23 and is_prime(self.prime)):
+            msg = f"prime is {self.prime}; needed is a prime from 3 to 2**23, where float64 products stay exact"
+            raise ValueError(msg)
+
+    @property
+    def half(self) -> int:
+        """The largest representative, (p-1)/2."""
+        return (self.prime - 1) // 2
+
+    @property
+    def longest_sum(self) -> int:
+        """How many products of two representatives add up to less than `EXACT_LIMIT` in magnitude."""
+        return max(1, int(EXACT_LIMIT / max(self.half, 1) ** 2) - 1)
+
+    def representative(self, number: int | Fraction) -> int:
+        """The balanced representative of an integer or fraction.
+
+        Raises:
+            ZeroDivisionError: the denominator is a multiple of the prime.
+        """
+        numerator, denominator = number.numerator % self.prime, number.denominator % self.prime
+        if denominator == 0:
+            raise ZeroDivisionError(number)
+        value = numerator * pow(denominator, -1, self.prime) % self.prime
+        return value - self.prime if value > self.half else value
+
+    def reduce_(self, x: Tensor) -> Tensor:
+        """Bring integers of magnitude below 2**52 to their representatives, in place."""
+        if x.numel() <= _BLOCK or not x.is_contiguous() or x.device.type != "cpu":
+            quotient = torch.div(x, self.prime)
+            return x.sub_(quotient.round_(), alpha=self.prime)
+        quotient = torch.empty(_BLOCK, dtype=x.dtype, device=x.device)
+        for block in x.view(-1).split(_BLOCK):
+            part = quotient[: block.numel()]
+            torch.div(block, self.prime, out=part)
+            block.sub_(part.round_(), alpha=self.prime)
+        return x
+
+    def multiply(self, a: Tensor, b: Tensor | int) -> Tensor:
+        """A * b, elementwise with broadcasting."""
+        return self.reduce_(torch.mul(a, b))
+
+    def add(self, a: Tensor, b: Tensor | int) -> Tensor:
+        """A + b, elementwise with broadcasting."""
+        return self.reduce_(torch.add(a, b))
+
+    def matmul(self, a: Tensor, b: Tensor) -> Tensor:
+        """A @ b for two matrices or two batches of matrices, (..., M, K) @ (..., K, N) -> (..., M, N).
+
+        The inner dimension goes in pieces whose sums stay exact; the sum is reduced after each.
+        """
+        inner, longest = a.shape[-1], self.longest_sum
+        if inner <= longest:
+            return self.reduce_(a @ b)
+        total = None
+        for start in range(0, inner, longest):
+            length = min(longest, inner - start)
+            piece = self.reduce_(a.narrow(-1, start, length) @ b.narrow(-2, start, length))
+            total = piece if total is None else self.reduce_(total.add_(piece))
+        assert total is not None
+        return total
+
+    def square_root(self, number: int) -> int | None:
+        """A residue whose square is `number` (Tonelli-Shanks), always the same one of the two; None if there is none."""
+        return _square_root(number % self.prime, self.prime)
+
+    def is_canonical(self, x: Tensor) -> bool:
+        """Whether every element is a balanced representative (NaN is not)."""
+        return bool(((x.abs() <= self.half) & (x == x.round())).all())
+
+
+@lru_cache(maxsize=4096)
+def _square_root(number: int, prime: int) -> int | None:
+    if number == 0:
+        return 0
+    if pow(number, (prime - 1) // 2, prime) != 1:
+        return None
+    odd, twos = prime - 1, 0
+    while odd % 2 == 0:
+        odd, twos = odd // 2, twos + 1
+    non_residue = next(n for n in range(2, prime) if pow(n, (prime - 1) // 2, prime) == prime - 1)
+    order, c, t, root = twos, pow(non_residue, odd, prime), pow(number, odd, prime), pow(number, (odd + 1) // 2, prime)
+    while t != 1:
+        least, square = 0, t
+        while square != 1:
+            square, least = square * square % prime, least + 1
+        b = pow(c, 1 << (order - least - 1), prime)
+        order, c, t, root = least, b * b % prime, t * b * b % prime, root * b % prime
+    return min(root, prime - root)
+
+
+@lru_cache(maxsize=64)
+def primitive_root(prime: int) -> int:
+    """The smallest generator of the multiplicative group modulo `prime`."""
+    order, factors, rest, d = prime - 1, set(), prime - 1, 2
+    while d * d <= rest:
+        while rest % d == 0:
+            factors.add(d)
+            rest //= d
+        d += 1
+    factors |= {rest} if rest > 1 else set()
+    return next(g for g in range(1, prime) if all(pow(g, order // f, prime) != 1 for f in factors))

@@ -1,0 +1,19 @@
+"""Leaving the field: where a residue would become a Python number, a branch or another library's array."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import torch
+from torch import Tensor
+
+# Python-level functions that read memory without an ATen op that the mode could see.
+READS_MEMORY: Final = frozenset(
+    {Tensor.numpy, Tensor.tolist, Tensor.__array__, Tensor.__dlpack__, torch.utils.dlpack.to_dlpack}
+)
+
+# These only show: the representatives are printed as they are.
+DISPLAYS: Final = frozenset({Tensor.__repr__, Tensor.__format__})
+
+# ATen ops whose result is a Python number or bool.
+READS_NUMBER: Final = frozenset({"_local_scalar_dense", "item", "equal", "is_nonzero", "allclose"})

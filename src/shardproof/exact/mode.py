@@ -1,0 +1,193 @@
+"""`ExactArithmetic`: the mode below autograd in which every ATen op on floating tensors computes modulo a prime."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack, contextmanager
+from typing import TYPE_CHECKING, Any, Literal, Self
+
+import torch
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
+
+from shardproof.exact.arithmetic import Arithmetic
+from shardproof.exact.bound import Bound, bound_of
+from shardproof.exact.dispatch import Dispatcher
+from shardproof.exact.entry import Entry
+from shardproof.exact.errors import ExactArithmeticError, user_line
+from shardproof.exact.field import Field, choose_prime
+from shardproof.exact.leaving import DISPLAYS, READS_MEMORY
+from shardproof.exact.lift import Lift
+from shardproof.exact.modules import ModuleStack
+from shardproof.exact.oracles import Oracles
+from shardproof.exact.tags import TagStore
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from types import TracebackType
+
+    from torch._ops import OpOverload
+
+_PLAIN = (Tensor, torch.nn.Parameter, torch.nn.Buffer)
+_active: list[ExactArithmetic] = []
+
+
+class ExactArithmetic:
+    """Inside it, ordinary PyTorch code computes modulo a prime, without rounding.
+
+    Two programs that compute the same function of the same tensors get the same digits; see docs/exact.md for which
+    identities hold, and what agreement proves. Tensors from outside become residues at first sight (in place: the
+    program keeps its own objects) and are put back bit for bit at the end.
+
+    Args:
+        seed: draws the prime, the key of the oracles and the residues of the inputs. The same seed gives the same digits
+            in every process and on every machine.
+        prime: instead of the drawn one; from 3 to 2**23.
+        random: 'refuse' random draws inside, or 'draw' them from PyTorch's generators as the program would.
+        leaving: 'refuse' `.item()` and branches on residues, or 'allow' them (the representative is what is seen).
+        record_selections: keep the operands of max, sort, topk and comparisons in `selections`.
+        check: verify after each op that every element is canonical. Slow; for finding a rule that is wrong.
+
+    Raises:
+        ExactArithmeticError: and its subclasses, from the op that cannot be carried out exactly.
+    """
+
+    def __init__(
+        self,
+        *,
+        seed: int = 0,
+        prime: int | None = None,
+        random: Literal["refuse", "draw"] = "refuse",
+        leaving: Literal["refuse", "allow"] = "refuse",
+        record_selections: bool = False,
+        check: bool = False,
+    ) -> None:
+        if random not in ("refuse", "draw") or leaving not in ("refuse", "allow"):
+            msg = f"random is {random!r}, leaving is {leaving!r}; needed: random 'refuse'|'draw', leaving 'refuse'|'allow'"
+            raise ValueError(msg)
+        field = Field(choose_prime(seed) if prime is None else prime)
+        self.arithmetic = Arithmetic(field=field, oracles=Oracles(field=field, key=seed), lift=Lift(field=field))
+        self.tags = TagStore()
+        self.modules = ModuleStack()
+        self.entry = Entry(arithmetic=self.arithmetic, tags=self.tags, key=seed)
+        self.dispatcher = Dispatcher(
+            arithmetic=self.arithmetic,
+            tags=self.tags,
+            entry=self.entry,
+            modules=self.modules,
+            random=random,
+            leaving=leaving,
+            record_selections=record_selections,
+            check=check,
+        )
+        self._seed = seed
+        self._modes = ExitStack()
+
+    def __enter__(self) -> Self:
+        if _active:
+            msg = f"exact arithmetic is entered inside exact arithmetic, at {user_line()}; leave the outer one first"
+            raise ExactArithmeticError(msg)
+        _active.append(self)
+        self.modules.start()
+        self._modes.enter_context(_Functions(self))
+        self._modes.enter_context(_Ops(self.dispatcher))
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        try:
+            self._modes.close()
+        finally:
+            self.modules.stop()
+            _active.remove(self)
+            self.entry.leave()
+
+    @property
+    def prime(self) -> int:
+        """The modulus."""
+        return self.arithmetic.field.prime
+
+    def bound(self, tensor: Tensor, *, trials: int = 1) -> Bound:
+        """How likely an element of a different program's tensor would equal this one's, or that no bound is known."""
+        tag = self.tags.get(tensor)
+        if tag is None or not tensor.dtype.is_floating_point:
+            msg = f"a bound is asked for a tensor of shape {tuple(tensor.shape)} that exact arithmetic has not computed"
+            raise ValueError(msg)
+        return bound_of(tag.degree, prime=self.prime, trials=trials, void=tag.void)
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Ordinary PyTorch for a few lines: to look at residues as the numbers they are held as."""
+        with ordinary_pytorch():
+            yield
+
+    def digits(self, tensor: Tensor) -> Tensor:
+        """A copy of the residues as int64, which outlives the mode. Wrapper subclasses are refused: pass local tensors."""
+        if type(tensor) not in _PLAIN:
+            msg = f"digits of a {type(tensor).__name__} are asked for; pass its local tensor"
+            raise ValueError(msg)
+        with ordinary_pytorch():
+            residues = self.dispatcher.residues_of(tensor.detach())
+            if not self.arithmetic.field.is_canonical(residues):
+                msg = f"a tensor of shape {tuple(tensor.shape)} holds elements that are no residues (a mask, or memory never written)"
+                raise ExactArithmeticError(msg)
+            return residues.to(torch.int64)
+
+
+@contextmanager
+def ordinary_pytorch() -> Iterator[None]:
+    """Both modes off: every op and function is PyTorch's own."""
+    with _disable_current_modes(), torch._C.DisableTorchFunction():
+        yield
+
+
+class _Ops(TorchDispatchMode):
+    """Below autograd: each op goes to the dispatcher."""
+
+    def __init__(self, dispatcher: Dispatcher) -> None:
+        super().__init__()
+        self._dispatcher = dispatcher
+
+    def __torch_dispatch__(
+        self, func: OpOverload, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        if not all(kind in _PLAIN for kind in types):
+            return NotImplemented  # DTensor, LocalTensor and fake tensors first; their inner ops come back here
+        return self._dispatcher.carry_out(func, args, kwargs or {}, reenter=self)
+
+
+class _Functions(TorchFunctionMode):
+    """Above autograd: tensors from outside are admitted before PyTorch sees them; reads of memory are refused."""
+
+    def __init__(self, exact: ExactArithmetic) -> None:
+        super().__init__()
+        self._exact = exact
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if func in DISPLAYS:
+            with ordinary_pytorch():
+                return func(*args, **kwargs)
+        for tensor in _tensors_in((args, tuple(kwargs.values()))):
+            if tensor.dtype.is_floating_point and not self._exact.dispatcher.is_known(tensor):
+                with ordinary_pytorch():
+                    self._exact.entry.admit(tensor)
+        if func in READS_MEMORY:
+            self._exact.dispatcher.refuse_reading(args[0], getattr(func, "__name__", str(func)))
+            with ordinary_pytorch():
+                return func(*args, **kwargs)
+        return func(*args, **kwargs)
+
+
+def _tensors_in(value: Any) -> Iterator[Tensor]:
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, list | tuple):
+        for item in value:
+            yield from _tensors_in(item)
+    elif isinstance(value, dict):
+        for item in value.values():
+            yield from _tensors_in(item)

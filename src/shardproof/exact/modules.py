@@ -1,0 +1,50 @@
+"""Which module is running: for error messages and records. A stack kept by PyTorch's global module hooks."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
+
+if TYPE_CHECKING:
+    from torch.nn import Module
+    from torch.utils.hooks import RemovableHandle
+
+
+@dataclass(slots=True)
+class ModuleStack:
+    """The modules whose forward is running, outermost first. Empty in the backward and in the optimizer."""
+
+    _stack: list[Module] = field(default_factory=list)
+    _handles: list[RemovableHandle] = field(default_factory=list)
+
+    def start(self) -> None:
+        """Begin to follow every module of the process."""
+        self._handles = [
+            register_module_forward_pre_hook(self._enter),
+            register_module_forward_hook(self._leave, always_call=True),
+        ]
+
+    def stop(self) -> None:
+        """Follow no longer."""
+        for handle in self._handles:
+            handle.remove()
+        self._handles.clear()
+        self._stack.clear()
+
+    @property
+    def path(self) -> str:
+        """The innermost running module as a path from the outermost: 'Decoder.layers.0.mlp'; '' outside any."""
+        if not self._stack:
+            return ""
+        root, innermost = self._stack[0], self._stack[-1]
+        name = next((name for name, module in root.named_modules() if module is innermost), type(innermost).__name__)
+        return f"{type(root).__name__}.{name}" if name else type(root).__name__
+
+    def _enter(self, module: Module, _inputs: Any) -> None:
+        self._stack.append(module)
+
+    def _leave(self, module: Module, _inputs: Any, _outputs: Any) -> None:
+        while self._stack and self._stack.pop() is not module:
+            pass

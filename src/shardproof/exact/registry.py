@@ -1,0 +1,95 @@
+"""The table of rules: which ATen op is carried out how. Everything that is not here is refused.
+
+A rule is one of three kinds.
+
+*move*: the op only moves, copies or selects elements by integers; PyTorch carries it out on the residues as it is.
+*sum*: the op adds elements up; PyTorch carries it out in float64 and the result is reduced.
+*formula*: a function on `Residue` values.
+
+In-place, `out=` and `_foreach_` forms follow from the functional op's rule (see variants.py).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from torch._ops import OpOverload
+
+Kind = Literal["move", "sum", "formula"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rule:
+    """How one op is carried out.
+
+    Attributes:
+        kind: see the module's docstring.
+        function: of a formula, `(arithmetic, *args, **kwargs) -> result`, with `Residue` in place of floating tensors;
+            of a sum, the count of summands from the op's arguments and its result; of a move, None.
+        symbols: whether operands may hold the symbols of masks; a formula then treats them itself.
+    """
+
+    kind: Kind
+    function: Callable[..., Any] | None = None
+    symbols: bool = False
+
+
+RULES: dict[OpOverload, Rule] = {}
+
+# Ops that choose elements by their order.
+SELECTIONS: set[OpOverload] = set()
+
+
+def find_op(name: str) -> OpOverload:
+    """The ATen overload called `name`, as PyTorch prints it: 'mul.Tensor', 'relu.default'; other namespaces 'ns::op.x'.
+
+    Raises:
+        ValueError: this version of torch has no such op.
+    """
+    namespace, _, rest = name.rpartition("::")
+    packet, _, overload = rest.partition(".")
+    try:
+        found: OpOverload = getattr(getattr(getattr(torch.ops, namespace or "aten"), packet), overload or "default")
+    except AttributeError as error:
+        msg = f"torch {torch.__version__} has no op {name!r}; give it as PyTorch prints it, like 'mul.Tensor'"
+        raise ValueError(msg) from error
+    return found
+
+
+def formula(*names: str, symbols: bool = False) -> Callable[[Callable[..., Any]], Any]:
+    """Decorator: the function below carries out these ops.
+
+    >>> @formula("square.default")
+    ... def square(m, x):
+    ...     return x * x
+    """
+
+    def register(function: Callable[..., Any]) -> Callable[..., Any]:
+        for name in names:
+            RULES[find_op(name)] = Rule(kind="formula", function=function, symbols=symbols)
+        return function
+
+    return register
+
+
+def moves(*names: str) -> None:
+    """These ops only move elements."""
+    for name in names:
+        RULES[find_op(name)] = Rule(kind="move", symbols=True)
+
+
+def sums(*names: str, count: Callable[..., int]) -> None:
+    """These ops add elements up; `count(result, *args, **kwargs)` bounds how many meet in one element of the result."""
+    for name in names:
+        RULES[find_op(name)] = Rule(kind="sum", function=count)
+
+
+def selects(*names: str) -> None:
+    """These ops choose by order: their operands are recorded for comparison where a caller asks for it."""
+    SELECTIONS.update(find_op(name) for name in names)

@@ -1,0 +1,76 @@
+"""Sums, means and what is made of them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from shardproof.exact.registry import formula, sums
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import torch
+    from torch import Tensor
+
+    from shardproof.exact.arithmetic import Arithmetic, Residue
+
+
+@formula("sum.default")
+def sum_all(_m: Arithmetic, x: Residue, *, dtype: torch.dtype | None = None) -> Residue:
+    """Over everything."""
+    del dtype
+    return x.sum()
+
+
+@formula("sum.dim_IntList")
+def sum_dims(
+    _m: Arithmetic, x: Residue, dims: Sequence[int] | None, keepdim: bool = False, *, dtype: torch.dtype | None = None
+) -> Residue:
+    """Over some dims."""
+    del dtype
+    return x.sum(dims, keepdim=keepdim)
+
+
+@formula("mean.default")
+def mean_all(_m: Arithmetic, x: Residue, *, dtype: torch.dtype | None = None) -> Residue:
+    """The sum times the inverse of the count."""
+    del dtype
+    return x.mean()
+
+
+@formula("mean.dim")
+def mean_dims(
+    _m: Arithmetic, x: Residue, dims: Sequence[int] | None, keepdim: bool = False, *, dtype: torch.dtype | None = None
+) -> Residue:
+    """The sum times the inverse of the count."""
+    del dtype
+    return x.mean(dims, keepdim=keepdim)
+
+
+@formula("linalg_vector_norm.default")
+def vector_norm(
+    m: Arithmetic,
+    x: Residue,
+    order: float = 2,
+    dims: Sequence[int] | None = None,
+    keepdim: bool = False,
+    *,
+    dtype: torch.dtype | None = None,
+) -> Residue:
+    """sqrt(sum(x**2)) for order 2; the norm of norms is the norm."""
+    del dtype
+    if order != 2:
+        msg = f"the vector norm of order {order} has no exact rule yet; order 2 has"
+        raise NotImplementedError(msg)
+    return x.square().sum(dims, keepdim=keepdim).sqrt()
+
+
+def _all_of(result: Tensor, x: Tensor, *_args: Any, **_kwargs: Any) -> int:
+    return x.numel() // max(result.numel(), 1)
+
+
+def _along(result: Tensor, x: Tensor, dim: int, **_kwargs: Any) -> int:
+    return x.shape[dim] if x.ndim else 1
+
+
+sums("cumsum.default", count=_along)

@@ -1,0 +1,87 @@
+"""Softmax and log-softmax in the stable form: less the maximum, exp, sum. A vocabulary-parallel loss meets the fused one."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from shardproof.exact.arithmetic import Residue
+from shardproof.exact.errors import NotANumberError
+from shardproof.exact.lift import LOWEST, NEGATIVE_INFINITY
+from shardproof.exact.registry import formula, selects
+
+if TYPE_CHECKING:
+    from shardproof.exact.arithmetic import Arithmetic
+
+
+def shifted_exp(m: Arithmetic, x: Residue, dim: int, *, symbols: bool) -> tuple[Residue, Residue]:
+    """X - max(x) and E of it. Masked elements give 0; a row of nothing but finfo.min counts as a row of equal numbers."""
+    if not symbols:
+        shift, _ = x.keyed_max(dim)
+        less = x - shift
+        return less, less.exp()
+    masked = x.tensor.abs() > m.field.half
+    whole_rows = masked.all(dim, keepdim=True)
+    if bool((whole_rows & (x.tensor == NEGATIVE_INFINITY).all(dim, keepdim=True)).any()):
+        raise NotANumberError("softmax of a row of nothing but -inf is NaN; mask with finfo.min, or leave one element")
+    uniform = whole_rows & (x.tensor == LOWEST)
+    kept = Residue(torch.where(masked, 0.0, x.tensor), x.degree, m)
+    rank = m.oracles.look_up(m.oracles.permutation("order"), kept.tensor).masked_fill(masked, float("-inf"))
+    shift = kept.moved(lambda t: t.gather(dim, rank.argmax(dim, keepdim=True)))
+    shift = Residue(shift.tensor, x.degree.selected_from(x.shape[dim]), m)
+    less = kept - shift
+    exp = Residue(
+        torch.where(masked & ~uniform, 0.0, torch.where(uniform, 1.0, less.exp().tensor)), less.exp().degree, m
+    )
+    return Residue(torch.where(masked & ~uniform, x.tensor, less.tensor), less.degree, m), exp
+
+
+@formula("_softmax.default", "_safe_softmax.default", symbols=True)
+def softmax(
+    m: Arithmetic, x: Residue, dim: int, _half_to_float: Any = None, *, symbols: bool, dtype: Any = None
+) -> Residue:
+    """E(x - max) / sum(E(x - max))."""
+    if x.ndim == 0:
+        return Residue(torch.ones_like(x.tensor), x.degree, m)
+    _, exp = shifted_exp(m, x, dim, symbols=symbols)
+    return exp * exp.sum(dim, keepdim=True).inverse()
+
+
+@formula("_log_softmax.default", symbols=True)
+def log_softmax(m: Arithmetic, x: Residue, dim: int, _half_to_float: Any = None, *, symbols: bool) -> Residue:
+    """(x - max) - log(sum(E(x - max))), which knows the softmax as its exponential (E alone is no homomorphism)."""
+    if x.ndim == 0:
+        return Residue(torch.zeros_like(x.tensor), x.degree, m)
+    less, exp = shifted_exp(m, x, dim, symbols=symbols)
+    total = exp.sum(dim, keepdim=True)
+    softmax = exp * total.inverse()
+    if not symbols:
+        result = less - total.log()
+        return Residue(result.tensor.contiguous(), result.degree, m, exponential=softmax.moved(Tensor.contiguous))
+    masked = less.tensor.abs() > m.field.half
+    result = less.masked(~masked) - total.log()
+    return Residue(
+        torch.where(masked, less.tensor, result.tensor).contiguous(),
+        result.degree,
+        m,
+        exponential=softmax.moved(Tensor.contiguous),
+    )
+
+
+@formula("_softmax_backward_data.default")
+def softmax_backward(_m: Arithmetic, grad: Residue, y: Residue, dim: int, _dtype: Any) -> Residue:
+    """Y * (grad - sum(grad * y))."""
+    product = grad * y
+    return product - y * product.sum(dim, keepdim=True)
+
+
+@formula("_log_softmax_backward_data.default", symbols=True)
+def log_softmax_backward(_m: Arithmetic, grad: Residue, y: Residue, dim: int, _dtype: Any, *, symbols: bool) -> Residue:
+    """Grad - exp(y) * sum(grad), y = log_softmax(x)."""
+    del symbols  # a masked element's exponential is zero, and known with the others'
+    return grad - y.exp() * grad.sum(dim, keepdim=True)
+
+
+selects("_softmax.default", "_log_softmax.default")

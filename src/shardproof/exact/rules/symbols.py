@@ -1,0 +1,57 @@
+"""The two symbols of masks, -inf and the lowest finite number, in the few ops that may meet them.
+
+0 times the lowest number is 0 and 1 times it is itself (a mask built as (1 - mask) * finfo.min); a residue plus a symbol
+is the symbol; any other use is refused. 0 times -inf is NaN in floating point and an error here.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from shardproof.exact.arithmetic import Residue
+from shardproof.exact.errors import NotANumberError, SymbolError
+from shardproof.exact.lift import LOWEST, NEGATIVE_INFINITY, is_symbol
+
+if TYPE_CHECKING:
+    from shardproof.exact.arithmetic import Arithmetic, Operand
+
+
+def split_symbols(m: Arithmetic, x: Operand) -> tuple[Residue, Tensor | float]:
+    """The residues with zeros in the symbols' places, and the symbols with zeros elsewhere."""
+    if not isinstance(x, Residue):
+        if is_symbol(x):
+            symbol = NEGATIVE_INFINITY if x == NEGATIVE_INFINITY else LOWEST
+            return m.residue(torch.zeros((), dtype=torch.float64)), symbol
+        return m.residue(torch.tensor(float(m.constant(x)), dtype=torch.float64)), 0.0
+    held = x.tensor.abs() > m.field.half
+    return x.masked(~held), torch.where(held, x.tensor, 0.0)
+
+
+def add_symbols(m: Arithmetic, x: Residue, y: Operand, alpha: float) -> Residue:
+    """X + alpha * y where some elements are symbols. Two lowest numbers overflow to -inf, as they do in floating point."""
+    if alpha != 1:
+        raise SymbolError(f"-inf or finfo.min is added with alpha = {alpha}; masks are added as they are")
+    (a, a_symbols), (b, b_symbols) = split_symbols(m, x), split_symbols(m, y)
+    total = a + (b if b.ndim or isinstance(y, Residue) else b)
+    symbols = torch.add(torch.as_tensor(a_symbols, dtype=torch.float64), b_symbols)  # lowest + lowest = -inf
+    return m.residue(torch.where(symbols != 0, symbols, total.tensor), total.degree)
+
+
+def multiply_symbols(m: Arithmetic, x: Residue, y: Operand) -> Residue:
+    """X * y where some elements are symbols and the other factor is 0 or 1."""
+    (a, a_symbols), (b, b_symbols) = split_symbols(m, x), split_symbols(m, y)
+    product = a * b
+    a_symbols, b_symbols = (torch.as_tensor(s, dtype=torch.float64) for s in (a_symbols, b_symbols))
+    symbols = torch.zeros_like(product.tensor)
+    for held, factor in ((a_symbols, b), (b_symbols, a)):
+        here = held.expand(symbols.shape) != 0
+        factors = factor.tensor.expand(symbols.shape)
+        if bool((here & (factors != 0) & (factors != 1)).any()) or bool(((a_symbols != 0) & (b_symbols != 0)).any()):
+            raise SymbolError("-inf or finfo.min is multiplied by something other than 0 or 1")
+        if bool((here & (factors == 0) & (held == NEGATIVE_INFINITY)).any()):
+            raise NotANumberError("0 * -inf is NaN: a mask is multiplied into -inf; add it, or use where")
+        symbols = torch.where(here & (factors == 1), held.expand(symbols.shape), symbols)
+    return m.residue(torch.where(symbols != 0, symbols, product.tensor), product.degree)
