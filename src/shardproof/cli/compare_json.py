@@ -1,0 +1,77 @@
+"""The result of `shardproof compare` as JSON."""
+
+from __future__ import annotations
+
+import json
+import math
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from shardproof.cli.compare import Row
+    from shardproof.compare import Comparison
+
+SCHEMA_VERSION = 1
+
+_STATISTICS = (
+    "exact",
+    "approximate",
+    "rtol",
+    "atol",
+    "maxdiff",
+    "max_ulp",
+    "ulp_limit",
+    "nan_actual",
+    "nan_expected",
+    "inf_actual",
+    "inf_expected",
+)
+
+
+def render_json(rows: list[Row], counts: dict[str, int], *, actual: Path, expected: Path, exit_code: int) -> str:
+    """One object. NaN and infinities are strings ("NaN", "Infinity", "-Infinity"), complex numbers pairs."""
+    document = {
+        "schema_version": SCHEMA_VERSION,
+        "command": "compare",
+        "actual": str(actual),
+        "expected": str(expected),
+        "exit_code": exit_code,
+        "counts": counts,
+        "tensors": [_describe_row(row) for row in rows],
+    }
+    return json.dumps(document, indent=2, allow_nan=False) + "\n"
+
+
+def _describe_row(row: Row) -> dict[str, Any]:
+    comparison = row.comparison
+    described: dict[str, Any] = {"name": row.name, "status": row.status, "reason": row.reason}
+    if comparison is None:
+        return described
+    described |= {
+        "outcome": comparison.outcome,
+        "reason": comparison.mismatch,
+        "shape": list(comparison.shape),
+        "dtype": str(comparison.dtype).removeprefix("torch."),
+    }
+    if comparison.mismatch is None and comparison.count:
+        described |= {key: _plain(getattr(comparison, key)) for key in _STATISTICS}
+        described["worst"] = _describe_worst(comparison)
+    return described
+
+
+def _describe_worst(comparison: Comparison) -> dict[str, Any] | None:
+    worst = comparison.worst
+    if worst is None:
+        return None
+    values = {"actual": _plain(worst.actual), "expected": _plain(worst.expected)}
+    return {"index": list(worst.index), **values, "ulp": worst.ulp}
+
+
+def _plain(value: Any) -> Any:
+    """JSON has no NaN, no infinity and no complex numbers."""
+    if isinstance(value, complex):
+        return [_plain(value.real), _plain(value.imag)]
+    if isinstance(value, float) and not math.isfinite(value):
+        return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
+    return value

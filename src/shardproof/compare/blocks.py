@@ -1,0 +1,82 @@
+"""Walking two tensors of one shape in contiguous blocks, in row-major order, without copying either as a whole."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+Place = tuple[int | slice, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Block:
+    """A run of elements, contiguous in row-major order: `start` is the position of the first in the flattened tensor.
+
+    `place` selects it from the (flattened, if both are contiguous) tensors.
+    """
+
+    start: int
+    place: Place
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BlockReader:
+    """Hands out [n] blocks of both tensors on one device: views where it can, else copies in two reused buffers."""
+
+    actual: torch.Tensor
+    expected: torch.Tensor
+    size: int
+    buffers: tuple[torch.Tensor, torch.Tensor] | None
+
+    def blocks(self) -> Iterator[Block]:
+        """All blocks, in row-major order."""
+        return _cut(tuple(self.actual.shape), self.size)
+
+    def read(self, block: Block) -> tuple[torch.Tensor, torch.Tensor]:
+        """Both sides of a block; valid until the next `read`."""
+        a, e = self.actual[block.place], self.expected[block.place]
+        if self.buffers is None:
+            return a, e
+        n = a.numel()
+        into_a, into_e = self.buffers[0][:n], self.buffers[1][:n]
+        into_a.view(a.shape).copy_(a)
+        into_e.view(e.shape).copy_(e)
+        return into_a, into_e
+
+
+def open_blocks(actual: torch.Tensor, expected: torch.Tensor, size: int) -> BlockReader:
+    """A reader of blocks of at most `size` elements. Tensors on different devices meet on that of `actual`."""
+    views = actual.device == expected.device and all(
+        t.is_contiguous() and not t.is_conj() and not t.is_neg() for t in (actual, expected)
+    )
+    if views:
+        return BlockReader(actual=actual.view(-1), expected=expected.view(-1), size=size, buffers=None)
+    room = min(size, actual.numel())
+    buffers = (
+        torch.empty(room, dtype=actual.dtype, device=actual.device),
+        torch.empty(room, dtype=actual.dtype, device=actual.device),
+    )
+    return BlockReader(actual=actual, expected=expected, size=size, buffers=buffers)
+
+
+def _cut(shape: tuple[int, ...], size: int) -> Iterator[Block]:
+    """Cuts along the first dimension below which everything fits in a block."""
+    if not shape:
+        yield Block(start=0, place=())
+        return
+    dim = next(d for d in range(len(shape)) if math.prod(shape[d + 1 :]) <= size)
+    inner = math.prod(shape[dim + 1 :])
+    step = max(1, size // max(1, inner))
+    start = 0
+    for leading in itertools.product(*(range(n) for n in shape[:dim])):
+        for first in range(0, shape[dim], step):
+            last = min(first + step, shape[dim])
+            yield Block(start=start, place=(*leading, slice(first, last)))
+            start += (last - first) * inner

@@ -1,0 +1,134 @@
+"""The compiled kernel: `kernel.cpp`, built once a process with the C++ compiler at hand, and called through ctypes.
+
+Plain C++ and not torch.compile, because it takes half a second to build instead of ten, is vectorized throughout, and
+needs neither torch._dynamo nor PyTorch's headers. It is built anew in each process: a cache of native code would have
+to be guarded against other users and other processors.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import shutil
+import subprocess
+import tempfile
+import warnings
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+
+from shardproof.compare.blocks import Block
+from shardproof.compare.elementwise import BlockStatistics
+from shardproof.compare.formats import FLOAT_FORMATS
+
+if TYPE_CHECKING:
+    from shardproof.compare.blocks import BlockReader
+    from shardproof.compare.elementwise import Tolerance
+    from shardproof.compare.tally import Tally
+
+_FUNCTIONS = {
+    torch.float32: "compare_float32",
+    torch.float64: "compare_float64",
+    torch.bfloat16: "compare_bfloat16",
+}
+# Contraction would round a * b + c once where PyTorch rounds twice.
+_FLAGS = ("-O3", "-march=native", "-mprefer-vector-width=512", "-ffp-contract=off", "-shared", "-fPIC", "-std=c++17")
+_PLAIN_FLAGS = tuple(flag for flag in _FLAGS if not flag.startswith("-m"))
+_RANGE_ELEMENTS = 1 << 21
+
+
+class _Statistics(ctypes.Structure):
+    """Mirrors `Statistics` in kernel.cpp."""
+
+    _fields_ = (
+        ("worst", ctypes.c_int64),
+        ("maxdiff", ctypes.c_double),
+        ("max_ulp", ctypes.c_uint64),
+        ("close", ctypes.c_int64),
+        ("nan_actual", ctypes.c_int64),
+        ("nan_expected", ctypes.c_int64),
+        ("inf_actual", ctypes.c_int64),
+        ("inf_expected", ctypes.c_int64),
+    )
+
+
+def stream_compiled(reader: BlockReader, tolerance: Tolerance, tally: Tally) -> bool:
+    """Add every block of the reader to the tally; False, and nothing added, where the kernel cannot do it.
+
+    It cannot without a compiler (then it warns), for other dtypes than its own, on other devices than the CPU, and for
+    tensors that are not contiguous.
+    """
+    if reader.buffers is not None or reader.actual.dtype not in _FUNCTIONS or reader.actual.device.type != "cpu":
+        return False
+    library = _build()
+    if library is None:
+        return False
+    function = library[_FUNCTIONS[reader.actual.dtype]]
+    addresses = (ctypes.c_void_p(reader.actual.data_ptr()), ctypes.c_void_p(reader.expected.data_ptr()))
+    few_ulp = _few_ulp(reader.actual.dtype, tolerance)
+
+    def take(begin: int) -> _Statistics:
+        out = _Statistics()
+        end = min(begin + _RANGE_ELEMENTS, count)
+        tolerances = (ctypes.c_double(tolerance.rtol), ctypes.c_double(tolerance.atol), int(tolerance.equal_nan))
+        span = (ctypes.c_int64(begin), ctypes.c_int64(end))
+        function(*addresses, *span, *tolerances, ctypes.c_uint64(few_ulp), ctypes.byref(out))
+        return out
+
+    count = reader.actual.numel()
+    begins = range(0, count, _RANGE_ELEMENTS)
+    if len(begins) == 1:
+        _add(take(0), tally)
+        return True
+    with ThreadPoolExecutor(torch.get_num_threads()) as threads:  # ctypes lets go of the interpreter lock
+        for out in threads.map(take, begins):
+            _add(out, tally)
+    return True
+
+
+def _add(out: _Statistics, tally: Tally) -> None:
+    statistics = BlockStatistics(
+        close=bool(out.close),
+        maxdiff=out.maxdiff,
+        max_ulp=out.max_ulp,
+        nan_actual=out.nan_actual,
+        nan_expected=out.nan_expected,
+        inf_actual=out.inf_actual,
+        inf_expected=out.inf_expected,
+    )
+    tally.add(statistics, Block(start=out.worst, place=(slice(out.worst, out.worst + 1),)))
+
+
+def _few_ulp(dtype: torch.dtype, tolerance: Tolerance) -> int:
+    """The number of ULP that is surely within tolerance for this dtype; see `FloatFormat.few_ulp`."""
+    return FLOAT_FORMATS[dtype].few_ulp(tolerance.rtol, tolerance.atol)
+
+
+@functools.cache
+def _build() -> ctypes.CDLL | None:
+    """The kernel, loaded; None and a warning where there is no compiler, or it fails."""
+    compiler = next(filter(None, map(shutil.which, ("c++", "g++", "clang++"))), None)
+    if compiler is None:
+        _warn("there is no C++ compiler (c++, g++ or clang++) on the PATH; install one")
+        return None
+    source = Path(__file__).with_name("kernel.cpp")
+    with tempfile.TemporaryDirectory(prefix="shardproof-") as folder:
+        library = Path(folder) / "kernel.so"
+        for flags in (_FLAGS, _PLAIN_FLAGS):
+            run = subprocess.run(  # noqa: S603 - the compiler the user has, our own source, no shell
+                [compiler, *flags, "-o", str(library), str(source)], capture_output=True, text=True, check=False
+            )
+            if run.returncode == 0:
+                return ctypes.CDLL(str(library))
+    _warn(f"{compiler} failed: {run.stderr.strip().splitlines()[-1:] or run.returncode}")
+    return None
+
+
+def _warn(why: str) -> None:
+    warnings.warn(
+        f"kernel='compiled': {why}, or give kernel='eager' to silence this. The eager kernel is used instead.",
+        RuntimeWarning,
+        stacklevel=6,
+    )
