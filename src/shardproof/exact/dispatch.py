@@ -242,8 +242,8 @@ class Dispatcher:
     # Constants -------------------------------------------------------------------------------------------------------
 
     def _create(self, op: OpOverload, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        if op in FACTORIES and "dtype" in {a.name for a in op._schema.arguments} and kwargs.get("dtype") is None:
-            pass
+        if op is torch.ops.aten._efficientzerotensor.default:  # autograd's zeros have no memory to hold residues
+            op = torch.ops.aten.zeros.default
         result = op(*args, **kwargs)
         for tensor in tree_flatten(result)[0]:
             if isinstance(tensor, Tensor) and tensor.is_floating_point() and not tensor.is_meta:
