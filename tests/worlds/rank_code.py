@@ -76,6 +76,13 @@ def hang_on(comm, rank):
     comm.all_reduce(torch.ones(2), name="second")
 
 
+def exit_while_others_compute(comm, rank, code):
+    comm.all_reduce(torch.ones(2), name="first")
+    if comm.rank == rank:
+        os._exit(code)
+    time.sleep(600)
+
+
 def return_on(comm, rank):
     comm.all_reduce(torch.ones(2), name="first")
     if comm.rank != rank:

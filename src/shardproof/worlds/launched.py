@@ -7,6 +7,7 @@ rendezvous store before it goes, so that rank 0 can name it when its own collect
 from __future__ import annotations
 
 import os
+from contextlib import nullcontext
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING
@@ -17,7 +18,7 @@ from torch.distributed.rendezvous import rendezvous
 
 from shardproof.errors import CannotRunError
 from shardproof.worlds.gloo import use_loopback
-from shardproof.worlds.lastwords import leave_call, leave_error, tell
+from shardproof.worlds.lastwords import TerminatedError, leave_call, leave_error, raise_when_terminated, tell
 from shardproof.worlds.processgroup import CollectiveFailedError, ProcessGroupCommunicator
 from shardproof.worlds.transport import pack, unpack
 from shardproof.worlds.world import DEFAULT_TIMEOUT
@@ -76,7 +77,11 @@ class LaunchedWorld:
             raise CannotRunError("torch.distributed is initialized already: use ProcessGroupCommunicator on its group")
         store = self._join()
         try:
-            return self._run_and_gather(store, fn, *args)
+            with raise_when_terminated() if self.speaks else nullcontext():
+                return self._run_and_gather(store, fn, *args)
+        except TerminatedError as error:
+            told = tell(store, self.size, call=None)
+            raise CannotRunError(f"{told}; the launcher ended rank 0") from error
         finally:
             dist.destroy_process_group()
 
