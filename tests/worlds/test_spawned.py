@@ -228,7 +228,14 @@ def test_module_run_by_name_spawns_its_own_function(script):
 
 def start_hanging(script):
     script.write_text(script.read_text().replace("return result", "import time; time.sleep(600)"))
-    parent = subprocess.Popen([sys.executable, script.name], cwd=script.parent, stderr=subprocess.PIPE, text=True)
+    (script.parent / "scratch").mkdir()
+    parent = subprocess.Popen(
+        [sys.executable, script.name],
+        cwd=script.parent,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "TMPDIR": str(script.parent / "scratch")},
+    )
     until = time.monotonic() + 60
     while len(children := list_children(parent.pid)) < 2 and time.monotonic() < until:
         time.sleep(0.05)
@@ -250,3 +257,4 @@ def test_ranks_end_with_their_parent(script, number):
     with parent:
         parent.wait(timeout=30)
     assert wait_for_end(children) == []
+    assert list((script.parent / "scratch").iterdir()) == []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import sys
 import threading
@@ -25,9 +26,9 @@ from shardproof.worlds.verdict import Failure
 
 
 def run_rank(*, rank: int, size: int, directory: str, channel: int, timeout: float, threads: int) -> None:
-    """Run one rank and report over `channel`; return never, but end with the parent or when it closes our stdin."""
+    """Run one rank and report over `channel`; return never, but end when the parent says so or is gone."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # an interrupt is the parent's to handle: it ends us
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    threading.Thread(target=_end_with_parent, args=(directory,), daemon=True).start()
     torch.set_num_threads(threads)
     spawned.forbid_spawning()
     report: bytes
@@ -40,7 +41,7 @@ def run_rank(*, rank: int, size: int, directory: str, channel: int, timeout: flo
     sys.stderr.flush()
     with Connection(channel, readable=False) as connection:
         connection.send_bytes(report)
-    # The others may still read from our sockets. The parent closes our stdin when all are done.
+    # The others may still read from our sockets. The parent dismisses us when all are done.
     threading.Event().wait()
 
 
@@ -63,8 +64,9 @@ def _explain(error: BaseException) -> Failure:
     return Failure(message=message, trace=trace, follows=isinstance(error, CollectiveFailedError))
 
 
-def _end_with_parent() -> None:
+def _end_with_parent(directory: str) -> None:
+    """End when the parent dismisses us with a word, or is gone without one: then its directory is ours to remove."""
     # By descriptor, not sys.stdin.buffer: its lock would be held here while another thread flushes at exit.
-    while os.read(0, 1024):
-        pass
+    if not os.read(0, 1):
+        shutil.rmtree(directory, ignore_errors=True)
     os._exit(0)

@@ -1,8 +1,8 @@
 """The spawned world: one gloo process a rank on this machine, which find one another through a file, without a port.
 
 The parent alone judges: it hears each rank's report over a private pipe, sees from the board which collective each is
-in, and ends every process when one rank fails or all fall silent. A rank whose parent dies sees its stdin close, and
-ends.
+in, and ends every process when one rank fails or all fall silent. A rank whose parent dies sees its stdin close,
+cleans up and ends.
 """
 
 from __future__ import annotations
@@ -179,7 +179,9 @@ def _dismiss(processes: list[_RankProcess]) -> None:
     """Let the ranks go, and give them a moment to do so."""
     for one in processes:
         assert one.process.stdin is not None
-        one.process.stdin.close()
+        with contextlib.suppress(BrokenPipeError):  # it is gone already
+            one.process.stdin.write(b".")
+            one.process.stdin.close()
     for one in processes:
         with contextlib.suppress(subprocess.TimeoutExpired):
             one.process.wait(timeout=_GRACE_SECONDS)
