@@ -55,7 +55,7 @@ def count_epsilons(dtype: torch.dtype) -> int:
     return EPSILONS_OF_16_BITS if dtype.itemsize == 2 else EPSILONS
 
 
-def estimate_scales(layers: Sequence[Layer], batch: Batch, *, loss: str, lr: float) -> Scales:
+def estimate_scales(layers: Sequence[Layer], batch: Batch, *, loss: str, lr: float, step: int = 1) -> Scales:
     """Carry root mean squares through the step: a sum of K independent terms is sqrt(K) times as large as one."""
     tiny = torch.finfo(batch.x.dtype).tiny  # below it a format has fewer digits, not smaller errors
     B = batch.x.shape[0]
@@ -74,13 +74,16 @@ def estimate_scales(layers: Sequence[Layer], batch: Batch, *, loss: str, lr: flo
         dz = max(dz, tiny)
         gradients.insert(0, LayerScale(W=math.sqrt(B) * dz * h_l, b=math.sqrt(B) * dz))
         dz *= math.sqrt(layer.W.shape[0]) * _rms(layer.W)
+    # Each update rounds W once: a few of the allowed epsilons cover that, and in all of them a wrong one could hide.
+    # Over several steps these roundings add up like a random walk.
+    rounded = math.sqrt(step) / 16
     return Scales(
         z=tuple(z),
         out=out,
         loss=loss_scale,
         gradients=tuple(gradients),
         updated=tuple(
-            LayerScale(W=_rms(layer.W) + lr * gradient.W, b=_rms(layer.b) + lr * gradient.b)
+            LayerScale(W=_rms(layer.W) * rounded + lr * gradient.W, b=_rms(layer.b) * rounded + lr * gradient.b)
             for layer, gradient in zip(layers, gradients, strict=True)
         ),
     )

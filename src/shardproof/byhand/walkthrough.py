@@ -89,7 +89,7 @@ def take_steps(settings: Settings, world: World) -> Iterator[StepReport]:
     )
     for index, (batch, ranks) in enumerate(zip(batches, _run_ranks(settings, world, layers, batches), strict=False)):
         before = reference.read_layers(model)
-        scales = estimate_scales(before, batch, loss=settings.loss, lr=settings.lr)
+        scales = estimate_scales(before, batch, loss=settings.loss, lr=settings.lr, step=index + 1)
         expected = reference.take_step(model, batch, loss=settings.loss, lr=settings.lr)
         by_hand = one_device.take_step(
             layers, batch, activation=ACTIVATIONS[settings.activation], loss=LOSSES[settings.loss], lr=settings.lr

@@ -98,8 +98,9 @@ def tell_first_step(settings: Settings, world: WorldKind, report: StepReport) ->
     yield f"out={report.out}"
     yield ""
     yield "# 3. Manual Computation"
+    epsilons = count_epsilons(settings.dtype)
     yield "Each line compares a tensor computed by hand with PyTorch's. They may differ by rounding: `approximate`"
-    yield f"allows {count_epsilons(settings.dtype)} machine epsilons of the size of the sums in it, and {RELATIVE_EPSILONS} of the element."
+    yield f"allows {epsilons} machine epsilons of the size of the sums in it, and {RELATIVE_EPSILONS} of the element."
     yield ""
     yield "## 3.1. Forward Pass"
     yield "### 3.1.1 On One Device"
