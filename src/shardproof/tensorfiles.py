@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 _LENGTH_BYTES = 8
 # safetensors' own limit; a larger number is a file of another kind.
 _LARGEST_HEADER = 100_000_000
+_ZIP = b"PK\x03\x04"
 _WANTED = "a safetensors file is needed; write one with safetensors.torch.save_file"
 
 
@@ -98,6 +99,8 @@ def _read_header(path: Path) -> tuple[TensorEntry, ...]:
         if isinstance(error, CannotRunError):
             raise
         raise CannotRunError(f"{shown} is no path: {error}") from error
+    if len(raw) < length and start.startswith(_ZIP):
+        raise CannotRunError(_explain_kind(shown, start, size))
     if len(raw) < length:
         raise CannotRunError(
             f"{shown} is cut short: its header should have {length} bytes and has {len(raw)}; copy the file again"
@@ -134,7 +137,7 @@ def _explain_kind(shown: str, start: bytes, size: int) -> str:
     """What a file that does not begin like safetensors may be."""
     if size == 0:
         return f"{shown} is empty; {_WANTED}"
-    if start.startswith(b"PK"):
+    if start.startswith(_ZIP):
         return f"{shown} is a zip archive, as torch.save writes (a pickle, which may run code when loaded); {_WANTED}"
     if start.startswith(b"\x80"):
         return f"{shown} is a pickle, which may run code when loaded, and is not read; {_WANTED}"

@@ -55,8 +55,8 @@ class Settings:
 
 
 def compare_command(
-    actual: Annotated[Path, typer.Argument(help="The candidate's tensors: a safetensors file.", show_default=False)],
-    expected: Annotated[Path, typer.Argument(help="The reference's tensors.", show_default=False)],
+    actual: Annotated[Path, typer.Argument(metavar="ACTUAL", help="The candidate's tensors: a safetensors file.")],
+    expected: Annotated[Path, typer.Argument(metavar="EXPECTED", help="The reference's tensors: another.")],
     *,
     output_format: Annotated[Format, typer.Option("--format", help="How to write the result.")] = Format.text,
     rtol: Annotated[float | None, typer.Option(help="Relative tolerance [torch.testing's for the dtype].")] = None,
@@ -180,6 +180,10 @@ def _render_text(rows: list[Row]) -> str:
 
 
 def _show_progress(done: int, total: int) -> None:
-    if sys.stderr.isatty():
+    if _on_terminal():
         end = "" if done < total else "\r\x1b[K"
         print(f"\rcompared {done} of {total} tensors", end=end, file=sys.stderr, flush=True)
+
+
+def _on_terminal() -> bool:
+    return sys.stderr.isatty()

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from shardproof.compare.elementwise import examine, find_max_ulp
-from shardproof.compare.formats import FLOAT_FORMATS, FloatFormat
+from shardproof.compare.formats import FLOAT8, FLOAT_FORMATS, INTEGERS, FloatFormat
 
 if TYPE_CHECKING:
     from shardproof.compare.blocks import Block, BlockReader
@@ -32,6 +32,7 @@ _CPU_BLOCK_BYTES = 1 << 20
 _DEVICE_BLOCK_BYTES = 1 << 23
 # `examine` makes up to ten int64 temporaries a block.
 _PLAIN_BLOCK_ELEMENTS = 1 << 16
+_SAME_SIZE = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
 def block_bytes(tensor: torch.Tensor) -> int:
@@ -46,7 +47,9 @@ def stream(reader: BlockReader, tolerance: Tolerance, tally: Tally) -> None:
     kind = FLOAT_FORMATS.get(reader.actual.dtype)
     if kind is None:
         for block in reader.blocks():
-            tally.add(examine(*reader.read(block), tolerance), block)
+            actual, expected = reader.read(block)
+            if not (_bits_equal(actual, expected) and _is_plain(expected)):
+                tally.add(examine(actual, expected, tolerance), block)
         return
     room = min(reader.size, reader.actual.numel())
     scratch = tuple(torch.empty(room, dtype=reader.actual.dtype, device=reader.actual.device) for _ in range(2))
@@ -142,5 +145,13 @@ class _FloatScan:
 def _bits_equal(actual: torch.Tensor, expected: torch.Tensor) -> bool:
     """Compared as 8-byte words where the block allows: twice as fast as element by element."""
     words = actual.nbytes % 8 == 0 and actual.data_ptr() % 8 == 0 and expected.data_ptr() % 8 == 0
-    kind = torch.int64 if words else FLOAT_FORMATS[actual.dtype].integer
+    kind = torch.int64 if words else _SAME_SIZE[min(actual.itemsize, 8)]
     return torch.equal(actual.view(kind), expected.view(kind))
+
+
+def _is_plain(values: torch.Tensor) -> bool:
+    """Whether equal bits are all there is to say: no NaN and no infinity, or integers. False may be a false alarm."""
+    if values.dtype in INTEGERS:
+        return True
+    total = values.float().sum() if values.dtype in FLOAT8 else values.sum()
+    return bool(total.isfinite())

@@ -43,7 +43,8 @@ class Tally:
             self.exact = False
 
     def add_ulp(self, steps: int) -> None:
-        """The largest ULP distance of a block."""
+        """The largest ULP distance of a block. Where denormals are flushed, it alone tells some elements apart."""
+        self.exact = self.exact and steps == 0
         self.max_ulp = max(self.max_ulp, steps if self.ulp_limit is None else min(steps, self.ulp_limit))
 
     def add(self, statistics: BlockStatistics, block: Block) -> None:
