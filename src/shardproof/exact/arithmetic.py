@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -29,6 +29,7 @@ class Arithmetic:
     oracles: Oracles
     lift: Lift
     zero_divisions: int = 0
+    _constants: dict[float | Fraction, int] = field(default_factory=dict)
 
     def residue(self, tensor: Tensor, degree: Degree = CONSTANT) -> Residue:
         """A value of this arithmetic from canonical residues."""
@@ -36,7 +37,10 @@ class Arithmetic:
 
     def constant(self, value: float | Fraction) -> int:
         """The residue of a Python number."""
-        return self.lift.number(value)
+        found = self._constants.get(value)
+        if found is None:
+            found = self._constants[value] = self.lift.number(value)
+        return found
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -68,6 +72,13 @@ class Residue:
         """As of the tensor."""
         return self.tensor.numel()
 
+    def is_same(self, other: Operand) -> bool:
+        """Whether the other is this very view of memory: then a product of the two is a square."""
+        if not isinstance(other, Residue):
+            return False
+        a, b = self.tensor, other.tensor
+        return a is b or (a.data_ptr() == b.data_ptr() and a.shape == b.shape and a.stride() == b.stride())
+
     def moved(self, move: Callable[[Tensor], Tensor]) -> Residue:
         """The residues after a movement of data (a view, a gather, a transposition): the same degree."""
         return Residue(move(self.tensor), self.degree, self.of, self.roots)
@@ -97,10 +108,21 @@ class Residue:
 
     def __sub__(self, other: Operand) -> Residue:
         tensor, degree = self._operand(other)
-        return self._new(self.of.field.reduce_(torch.sub(self.tensor, tensor)), self.degree + degree)
+        return self._new(self.of.field.add(self.tensor, tensor, times=-1), self.degree + degree)
 
     def __rsub__(self, other: Operand) -> Residue:
-        return -self + other
+        tensor, degree = self._operand(other)
+        return self._new(self.of.field.reduce_(torch.rsub(self.tensor, tensor)), self.degree + degree)
+
+    def plus(self, other: Residue, *, times: float | Fraction) -> Residue:
+        """Self + times * other, reduced once."""
+        tensor = self.of.field.add(self.tensor, other.tensor, times=self.of.constant(times))
+        return self._new(tensor, self.degree + other.degree)
+
+    def plus_product(self, a: Residue, b: Operand) -> Residue:
+        """Self + a * b, reduced once."""
+        tensor, degree = a._operand(b)
+        return self._new(self.of.field.multiply_and_add(self.tensor, a.tensor, tensor), self.degree + a.degree * degree)
 
     def __mul__(self, other: Operand) -> Residue:
         tensor, degree = self._operand(other)
@@ -115,14 +137,20 @@ class Residue:
         if number == 0:
             self.of.zero_divisions += 1
             return self * 0
-        return self * Fraction(1, 1) if number == 1 else self._times(pow(number, -1, self.of.field.prime))
+        return self if number == 1 else self._times(pow(number, -1, self.of.field.prime))
 
     def __rtruediv__(self, other: Operand) -> Residue:
         return self.inverse() * other
 
     def __matmul__(self, other: Residue) -> Residue:
+        return self.matmul(other)
+
+    def matmul(self, other: Residue, *, plus: Residue | None = None) -> Residue:
+        """Self @ other + plus, for two matrices or two batches of them."""
         degree = (self.degree * other.degree).sum_of(self.shape[-1])
-        return self._new(self.of.field.matmul(self.tensor, other.tensor), degree)
+        if plus is None:
+            return self._new(self.of.field.matmul(self.tensor, other.tensor), degree)
+        return self._new(self.of.field.matmul(self.tensor, other.tensor, plus=plus.tensor), plus.degree + degree)
 
     def __pow__(self, exponent: int) -> Residue:
         """An integer power, by squaring."""
@@ -160,6 +188,18 @@ class Residue:
         count = self.numel() // max(total.numel(), 1)
         return self._new(self.of.field.reduce_(total), self.degree.sum_of(count))
 
+    def sum_of_products(
+        self, other: Residue, dims: Sequence[int] | int | None = None, *, keepdim: bool = False
+    ) -> Residue:
+        """The sum of self * other, with no tensor of products kept; the squares of square roots are what they were of."""
+        if self.is_same(other) and self.roots:
+            return self.squared_root().sum(dims, keepdim=keepdim)
+        count = torch.broadcast_shapes(self.shape, other.shape)
+        over = (dims,) if isinstance(dims, int) else tuple(dims or range(len(count)))
+        total = self.of.field.sum_of_products(self.tensor, other.tensor, over, keepdim=keepdim)
+        degree = (self.degree * other.degree).sum_of(count.numel() // max(total.numel(), 1))
+        return self._new(total, degree)
+
     def mean(self, dims: Sequence[int] | int | None = None, *, keepdim: bool = False) -> Residue:
         """The sum times the inverse of the count."""
         total = self.sum(dims, keepdim=keepdim)
@@ -176,7 +216,8 @@ class Residue:
         """f(x) where this is g(x), g the oracle `of`: a derivative that autograd computes from the result."""
         inverse = self.of.oracles.permutation_inverse(of)
         argument = self.of.oracles.look_up(inverse, self.tensor)
-        return self._new(self.of.oracles.look_up(self.of.oracles.permutation(name), argument), self.degree.oracle())
+        found = self.of.oracles.look_up(self.of.oracles.permutation(name), argument)
+        return self._new(found, self.degree.oracle_of_preimage())
 
     def odd_oracle(self, name: str) -> Residue:
         """f(-x) = -f(x)."""
@@ -187,12 +228,10 @@ class Residue:
         return self._looked_up(self.of.oracles.even(name, at_zero=at_zero))
 
     def exp(self) -> Residue:
-        """E(x), see `Oracles.exp`: E(-x) = 1/E(x), so its degree counts the denominator too."""
+        """E(x), see `Oracles.exp`."""
         if self.exponential is not None:
             return self.exponential
-        degree = self.degree.oracle()
-        found = self.of.oracles.look_up(self.of.oracles.exp(), self.tensor)
-        return self._new(found, Degree(over=1, under=1, gates=degree.gates, query_slack=degree.query_slack))
+        return self._new(self.of.oracles.look_up(self.of.oracles.exp(), self.tensor), self.degree.exp())
 
     def log(self) -> Residue:
         """The inverse of `exp`; a logarithm of zero counts as a division by zero."""
@@ -201,7 +240,7 @@ class Residue:
         if zeros:
             self.of.zero_divisions += zeros
             found = torch.where(self.tensor == 0, 0.0, found)
-        return self._new(found, self.degree.oracle())
+        return self._new(found, self.degree.log())
 
     def sqrt(self) -> Residue:
         """A permutation that fixes 0; `squared_root` undoes it."""
@@ -211,7 +250,7 @@ class Residue:
     def squared_root(self) -> Residue:
         """x**2 where every element is known to be the result of `sqrt`: what the root was taken of."""
         table = self.of.oracles.fixing_zero_inverse("sqrt")
-        return self._new(self.of.oracles.look_up(table, self.tensor), self.degree.oracle())
+        return self._new(self.of.oracles.look_up(table, self.tensor), self.degree.squared_root())
 
     def sigmoid(self) -> Residue:
         """1 / (1 + E(-x))."""

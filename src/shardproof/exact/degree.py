@@ -1,120 +1,263 @@
 """How complicated an element is as a formula, and what that says of two formulas that agree by chance.
 
-Every element that exact arithmetic computes is a quotient N/Q of polynomials in variables: the drawn inputs, and one
-variable for each oracle output. A `Degree` bounds what one element of a tensor can be; docs/exact.md states and proves
-the theorem that `Degree.slack` comes from.
+Every element that exact arithmetic computes is a quotient N/Q of Laurent polynomials in variables: the drawn inputs,
+and one variable for each oracle output. A `Degree` bounds what one element of a tensor can be. docs/exact.md states and
+proves the theorem behind `Degree.chance`; the names of its quantities are the names here.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import inf
 
-# A degree past this says nothing for any prime that is used; it stands for "no bound" and keeps numbers small.
-CEILING = 1e18
+# No prime is larger, so a degree past this bounds nothing; it becomes UNKNOWN, which keeps numbers and work small.
+CEILING = float(1 << 23)
+
+# Oracles of oracles of oracles: each level multiplies the chance by more than 4, and past seven nothing is left of it.
+DEEPEST = 7
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Degree:
-    """Upper bounds for one element N/Q of a tensor.
+    """Upper bounds for one element N/Q of a tensor. The degree of a monomial is the sum of its exponents' magnitudes.
 
     Attributes:
-        over: the total degree of the numerator N.
-        under: the total degree of the denominator Q.
-        gates: how many oracle outputs can occur anywhere in the formula.
-        query_slack: the largest `slack` of an input of one of those oracles.
+        over: the degree of the numerator N.
+        under: the degree of the denominator Q.
+        gates: how many oracle outputs can occur anywhere in the formula, inside an oracle's argument too.
+        queries: what bounds the argument of any of those oracles, and every element that was compared; None without.
+        orders: how many elements were compared on the way, by the keyed order or for equality.
+        monomial: the element is a constant times a product of variables, so that 1/x has no denominator either.
+        signed: negative exponents can occur.
+        inverses: a logarithm occurs, the one oracle that can give back another one's argument.
+        loose: an exponential occurs that is not inside a logarithm.
     """
 
     over: float = 0.0
     under: float = 0.0
     gates: float = 0.0
-    query_slack: float = 0.0
+    queries: Degree | None = None
+    orders: float = 0.0
+    monomial: bool = False
+    signed: bool = False
+    inverses: bool = False
+    loose: bool = False
+
+    # What it says ----------------------------------------------------------------------------------------------------
+
+    def chance(self, prime: int) -> float:
+        """A bound on P(two different formulas within this degree take the same value); above 1 it says nothing.
+
+        Theorem 1 of docs/exact.md: the chance that the formulas meet once the choices by order are fixed, and that two
+        different elements among the `2 * orders` that were compared meet, which would give the choices away.
+        """
+        if self.unknown:
+            return inf
+        met = self._meets(prime)
+        if self.orders and self.queries is not None:
+            met += 2 * self.orders**2 * self.queries._meets(prime)
+        return met
 
     @property
-    def slack(self) -> float:
-        """A bound on p * P(two different formulas of this degree take the same value), see docs/exact.md.
+    def unknown(self) -> bool:
+        """Whether nothing is derived for this element."""
+        return self.over >= CEILING
 
-        N1*Q2 - N2*Q1 has degree D = over + under. Schwartz (1980) and Zippel (1979) give D/p for independent variables;
-        an oracle output is one unless its query met one of the other queries by chance, which costs at most
-        D * 2 * gates * query_slack / p; and neither denominator may vanish, which costs at most 2 * under / p.
-        """
+    def _meets(self, prime: int) -> float:
+        """Lemmas 2 and 3 of docs/exact.md, the choices by order fixed."""
         total = self.over + self.under
-        slack = total + 2 * self.under
-        if self.gates:
-            slack += total * 4 * self.gates * (1 + self.query_slack)
-        return slack if slack < CEILING else inf
+        excluded = 4 * self.gates + 3 if self.gates else 0
+        if self.unknown or excluded >= prime:
+            return inf
+        met = (2 if self.signed else 1) * total / (prime - excluded)
+        if self.gates and self.queries is not None:
+            queries = self.queries._beside_outputs() if self.inverses and self.loose else self.queries
+            met += total * 4 * self.gates * queries._meets(prime)
+        if self.inverses:
+            met += 4 * self.gates / (prime - excluded)
+        return met
+
+    def _beside_outputs(self) -> Degree:
+        """Of a pair of an oracle's argument here and another oracle's output: one level more."""
+        return replace(self | VARIABLE, gates=self.gates + 1, queries=_joined(self.queries, self), signed=True)
+
+    # The ring --------------------------------------------------------------------------------------------------------
 
     def __add__(self, other: Degree) -> Degree:
         """Of a sum or difference."""
-        return self._with(
-            other, over=max(self.over + other.under, other.over + self.under), under=self.under + other.under
-        )
+        if other is CONSTANT:
+            return replace(self, monomial=False) if self.monomial else self
+        over = max(self.over + other.under, other.over + self.under)
+        return self._with(other, over=over, under=self.under + other.under, monomial=False)
 
     def __mul__(self, other: Degree) -> Degree:
         """Of a product."""
-        return self._with(other, over=self.over + other.over, under=self.under + other.under)
+        if other is CONSTANT:
+            return self
+        if self is CONSTANT:
+            return other
+        monomial = self.monomial and other.monomial
+        return self._with(other, over=self.over + other.over, under=self.under + other.under, monomial=monomial)
 
     def __or__(self, other: Degree) -> Degree:
         """Of an element that is one or the other: concatenation, selection, writing into part of a tensor."""
         if self is other:
             return self
-        return Degree(
-            over=max(self.over, other.over),
-            under=max(self.under, other.under),
-            gates=max(self.gates, other.gates),
-            query_slack=max(self.query_slack, other.query_slack),
-        )
-
-    def _with(self, other: Degree, *, over: float, under: float) -> Degree:
-        return Degree(
-            over=_capped(over),
-            under=_capped(under),
-            gates=_capped(self.gates + other.gates),
-            query_slack=max(self.query_slack, other.query_slack),
+        return _checked(
+            Degree(
+                over=max(self.over, other.over),
+                under=max(self.under, other.under),
+                gates=max(self.gates, other.gates),
+                queries=_joined(self.queries, other.queries),
+                orders=max(self.orders, other.orders),
+                monomial=self.monomial and other.monomial,
+                signed=self.signed or other.signed,
+                inverses=self.inverses or other.inverses,
+                loose=self.loose or other.loose,
+            )
         )
 
     def inverse(self) -> Degree:
-        """Of 1/x."""
-        return Degree(over=self.under, under=self.over, gates=self.gates, query_slack=self.query_slack)
+        """Of 1/x. Of a product of variables it is one too, with negative exponents."""
+        if self.unknown:
+            return self
+        if self.monomial:
+            return replace(self, signed=True) if self.over + self.under > 0 else self
+        return replace(self, over=self.under, under=self.over)
 
     def sum_of(self, count: int) -> Degree:
         """Of a sum of `count` elements, each with a denominator of its own."""
         if count <= 1:
             return self
-        return Degree(
-            over=_capped(self.over + (count - 1) * self.under),
-            under=_capped(count * self.under),
-            gates=_capped(count * self.gates),
-            query_slack=self.query_slack,
+        return _checked(
+            replace(
+                self,
+                over=self.over + (count - 1) * self.under,
+                under=count * self.under,
+                gates=count * self.gates,
+                orders=count * self.orders,
+                monomial=False,
+            )
         )
 
     def power(self, exponent: int) -> Degree:
-        """Of x**exponent, exponent >= 0."""
-        return Degree(
-            over=_capped(self.over * exponent),
-            under=_capped(self.under * exponent),
-            gates=self.gates,
-            query_slack=self.query_slack,
-        )
+        """Of x**exponent, exponent > 0."""
+        return _checked(replace(self, over=self.over * exponent, under=self.under * exponent))
+
+    # Oracles ---------------------------------------------------------------------------------------------------------
 
     def oracle(self) -> Degree:
-        """Of an oracle's output: a new variable, whose query must not have met another one by chance."""
-        return Degree(over=1.0, gates=_capped(self.gates + 1), query_slack=max(self.query_slack, self.slack))
+        """Of an oracle's output: a new variable."""
+        return self._queried(self)
 
-    def selected_from(self, count: int) -> Degree:
-        """Of an element chosen among `count` by the keyed order: each of them is a query of the order oracle."""
-        return Degree(
-            over=self.over,
-            under=self.under,
-            gates=_capped(count * (self.gates + 1)),
-            query_slack=max(self.query_slack, self.slack),
+    def oracle_of_preimage(self) -> Degree:
+        """Of an oracle's output at the argument of the oracle whose output this is."""
+        return self._queried(None)
+
+    def exp(self) -> Degree:
+        """Of E(x), a new variable or its inverse; of something that depends on a logarithm nothing is derived."""
+        if self.inverses:
+            return UNKNOWN
+        found = self._queried(self)
+        return found if found.unknown else replace(found, signed=True, loose=True)
+
+    def log(self) -> Degree:
+        """Of the inverse of E: a new variable, or an E's argument on the way here, whose degree `queries` bounds."""
+        if self.inverses:
+            return UNKNOWN
+        # An output of E may be met by the argument here: it counts among the arguments, as a variable or its inverse.
+        found = self._queried(replace(self | VARIABLE, signed=True))
+        if found.unknown:
+            return UNKNOWN
+        before = self.queries or CONSTANT
+        return replace(
+            found,
+            over=max(1.0, before.over),
+            under=before.under,
+            monomial=False,
+            signed=self.signed or before.signed,
+            inverses=True,
+            loose=False,
         )
 
+    def squared_root(self) -> Degree:
+        """Of the argument of the square root whose output this is."""
+        if self.unknown:
+            return self
+        before = self.queries or CONSTANT
+        return replace(self, over=before.over, under=before.under, monomial=False, signed=self.signed or before.signed)
 
-CONSTANT = Degree()
-VARIABLE = Degree(over=1.0)
-UNKNOWN = Degree(over=CEILING, under=CEILING)
+    def selected_from(self, count: int) -> Degree:
+        """Of an element chosen among `count` like this one by the keyed order."""
+        return self.chosen_by(self.compared(count))
+
+    def compared(self, count: int) -> Degree:
+        """Of what comes of comparing `count` elements like this one: an index, a truth value."""
+        return _checked(
+            Degree(orders=count * (1 + self.orders), queries=_joined(self.queries, replace(self, orders=0.0)))
+        )
+
+    def chosen_by(self, choice: Degree, times: int = 1) -> Degree:
+        """Of an element like this one, where `times` indices or truth values like `choice` say which."""
+        if choice.unknown:
+            return choice
+        if not choice.orders:
+            return self
+        orders = self.orders + times * choice.orders
+        return _checked(replace(self, orders=orders, queries=_joined(self.queries, choice.queries)))
+
+    # ------------------------------------------------------------------------------------------------------------------
+
+    def _with(self, other: Degree, *, over: float, under: float, monomial: bool) -> Degree:
+        return _checked(
+            Degree(
+                over=over,
+                under=under,
+                gates=self.gates + other.gates,
+                queries=_joined(self.queries, other.queries),
+                orders=self.orders + other.orders,
+                monomial=monomial,
+                signed=self.signed or other.signed,
+                inverses=self.inverses or other.inverses,
+                loose=self.loose or other.loose,
+            )
+        )
+
+    def _queried(self, argument: Degree | None) -> Degree:
+        if self.unknown:
+            return UNKNOWN
+        queries = self.queries if argument is None else _joined(self.queries, replace(argument, orders=0.0))
+        return _checked(
+            replace(
+                self,
+                over=1.0,
+                under=0.0,
+                gates=self.gates + 1,
+                queries=queries,
+                monomial=True,
+            )
+        )
+
+    def _depth(self) -> int:
+        depth, level = 0, self.queries
+        while level is not None:
+            depth, level = depth + 1, level.queries
+        return depth
 
 
-def _capped(value: float) -> float:
-    return min(value, CEILING)
+def _joined(a: Degree | None, b: Degree | None) -> Degree | None:
+    if a is None or a is b:
+        return b
+    return a if b is None else a | b
+
+
+def _checked(degree: Degree) -> Degree:
+    largest = max(degree.over + degree.under, degree.gates, degree.orders)
+    if largest >= CEILING or degree._depth() > DEEPEST or (degree.queries is not None and degree.queries.unknown):
+        return UNKNOWN
+    return degree
+
+
+CONSTANT = Degree(monomial=True)
+VARIABLE = Degree(over=1.0, monomial=True)
+UNKNOWN = Degree(over=CEILING)

@@ -1,11 +1,10 @@
-"""Softmax and log-softmax in the stable form: less the maximum, exp, sum. A vocabulary-parallel loss meets the fused one."""
+"""Softmax and log-softmax in the stable form: less the maximum, exp, sum; a vocabulary-parallel loss meets them."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
 
 from shardproof.exact.arithmetic import Residue
 from shardproof.exact.errors import NotANumberError
@@ -14,12 +13,16 @@ from shardproof.exact.registry import formula, selects
 
 if TYPE_CHECKING:
     from shardproof.exact.arithmetic import Arithmetic
+    from shardproof.exact.degree import Degree
 
 
 def shifted_exp(m: Arithmetic, x: Residue, dim: int, *, symbols: bool) -> tuple[Residue, Residue]:
-    """X - max(x) and E of it. Masked elements give 0; a row of nothing but finfo.min counts as a row of equal numbers."""
+    """X - max(x) and E of it. Masked elements give 0; a row of nothing but finfo.min counts as a row of equal numbers.
+
+    The degrees leave out that the maximum was chosen among a row, which `chosen` adds once for the whole row.
+    """
     if not symbols:
-        shift, _ = x.keyed_max(dim)
+        shift = Residue(x.keyed_max(dim)[0].tensor, x.degree, m)
         less = x - shift
         return less, less.exp()
     masked = x.tensor.abs() > m.field.half
@@ -30,12 +33,16 @@ def shifted_exp(m: Arithmetic, x: Residue, dim: int, *, symbols: bool) -> tuple[
     kept = Residue(torch.where(masked, 0.0, x.tensor), x.degree, m)
     rank = m.oracles.look_up(m.oracles.permutation("order"), kept.tensor).masked_fill(masked, float("-inf"))
     shift = kept.moved(lambda t: t.gather(dim, rank.argmax(dim, keepdim=True)))
-    shift = Residue(shift.tensor, x.degree.selected_from(x.shape[dim]), m)
     less = kept - shift
     exp = Residue(
         torch.where(masked & ~uniform, 0.0, torch.where(uniform, 1.0, less.exp().tensor)), less.exp().degree, m
     )
     return Residue(torch.where(masked & ~uniform, x.tensor, less.tensor), less.degree, m), exp
+
+
+def chosen(x: Residue, dim: int, degree: Degree) -> Degree:
+    """Of a result within `degree` that depends on the maximum of x over a dim."""
+    return degree.chosen_by(x.degree.compared(x.shape[dim]))
 
 
 @formula("_softmax.default", "_safe_softmax.default", symbols=True)
@@ -46,7 +53,8 @@ def softmax(
     if x.ndim == 0:
         return Residue(torch.ones_like(x.tensor), x.degree, m)
     _, exp = shifted_exp(m, x, dim, symbols=symbols)
-    return exp * exp.sum(dim, keepdim=True).inverse()
+    result = exp * exp.sum(dim, keepdim=True).inverse()
+    return Residue(result.tensor, chosen(x, dim, result.degree), m)
 
 
 @formula("_log_softmax.default", symbols=True)
@@ -57,17 +65,14 @@ def log_softmax(m: Arithmetic, x: Residue, dim: int, _half_to_float: Any = None,
     less, exp = shifted_exp(m, x, dim, symbols=symbols)
     total = exp.sum(dim, keepdim=True)
     softmax = exp * total.inverse()
+    known = Residue(softmax.tensor.contiguous(), chosen(x, dim, softmax.degree), m)
     if not symbols:
         result = less - total.log()
-        return Residue(result.tensor.contiguous(), result.degree, m, exponential=softmax.moved(Tensor.contiguous))
+        return Residue(result.tensor.contiguous(), chosen(x, dim, result.degree), m, exponential=known)
     masked = less.tensor.abs() > m.field.half
     result = less.masked(~masked) - total.log()
-    return Residue(
-        torch.where(masked, less.tensor, result.tensor).contiguous(),
-        result.degree,
-        m,
-        exponential=softmax.moved(Tensor.contiguous),
-    )
+    tensor = torch.where(masked, less.tensor, result.tensor).contiguous()
+    return Residue(tensor, chosen(x, dim, result.degree), m, exponential=known)
 
 
 @formula("_softmax_backward_data.default")
