@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import TYPE_CHECKING, Annotated
+import time
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -43,36 +44,61 @@ def walkthrough_command(
 
     Exit code 0: every comparison is approximate. 1: one is not. 2: could not run.
     """
+    launched = _count_launched()
+    try:
+        settings = _read_settings(
+            widths=widths,
+            samples=samples,
+            batch_size=batch_size,
+            activation=activation,
+            loss=loss,
+            lr=lr,
+            steps=steps,
+            seed=seed,
+            dtype=dtype,
+            devices=devices if devices is not None else launched or 2,
+            split=split,
+        )
+        if output not in {"text", "json"}:
+            raise CannotRunError(f"--format {output!r}: give text or json")
+        world, kind = _open_world(settings, launched=launched, spawn=spawn, timeout=timeout)
+    except CannotRunError:
+        if launched is not None:
+            _let_rank_zero_speak()
+        raise
+    sys.exit(_walk(settings, world, kind, output))
+
+
+def _read_settings(
+    *, widths: str, batch_size: int | None, steps: int | None, dtype: str, split: str, samples: int, **others: Any
+) -> Settings:
     # Here, and not at the top: `shardproof compare` and --help do without.
     from shardproof.byhand.settings import Settings, count_epoch, read_dtype, read_splits, read_widths
+
+    sizes = read_widths(widths)
+    batch = min(32, samples) if batch_size is None else batch_size
+    return Settings(
+        widths=sizes,
+        samples=samples,
+        batch_size=batch,
+        steps=count_epoch(samples, max(1, batch)) if steps is None else steps,
+        dtype=read_dtype(dtype),
+        splits=read_splits(split, len(sizes) - 1),
+        **others,
+    )
+
+
+def _walk(settings: Settings, world: World, kind: WorldKind, output: str) -> int:
+    """Take the steps and write them; return the exit code."""
     from shardproof.byhand.walkthrough import take_steps
     from shardproof.cli.walkthrough_json import write_json
     from shardproof.cli.walkthrough_text import write_text
 
-    if output not in {"text", "json"}:
-        raise CannotRunError(f"--format {output!r}: give text or json")
-    sizes = read_widths(widths)
-    batch = min(32, samples) if batch_size is None else batch_size
-    launched = _count_launched()
-    settings = Settings(
-        widths=sizes,
-        samples=samples,
-        batch_size=batch,
-        activation=activation,
-        loss=loss,
-        lr=lr,
-        steps=count_epoch(samples, max(1, batch)) if steps is None else steps,
-        seed=seed,
-        dtype=read_dtype(dtype),
-        devices=devices if devices is not None else launched or 2,
-        splits=read_splits(split, len(sizes) - 1),
-    )
-    world, kind = _open_world(settings, launched=launched, spawn=spawn, timeout=timeout)
     reports = take_steps(settings, world)
     if not world.speaks:
-        sys.exit(any(True for _ in reports))  # runs its rank, and hears of nothing
+        return int(any(True for _ in reports))  # runs its rank, and hears of nothing
     write = write_text if output == "text" else write_json
-    sys.exit(0 if write(settings, kind, _show_progress(reports, settings.steps), sys.stdout) else 1)
+    return 0 if write(settings, kind, _show_progress(reports, settings.steps), sys.stdout) else 1
 
 
 def _count_launched() -> int | None:
@@ -82,6 +108,16 @@ def _count_launched() -> int | None:
     from shardproof.worlds.launched import LaunchedWorld, is_launched
 
     return LaunchedWorld().size if is_launched() else None
+
+
+def _let_rank_zero_speak() -> None:
+    """Leave in silence on every rank but the first, whose error is the same.
+
+    It waits before it goes: torchrun ends all others as soon as one is gone, and the first must have had its say.
+    """
+    if os.environ["RANK"] != "0":
+        time.sleep(10)
+        raise SystemExit(2)
 
 
 def _open_world(settings: Settings, *, launched: int | None, spawn: bool, timeout: float) -> tuple[World, WorldKind]:
