@@ -1,27 +1,28 @@
 """The field of integers modulo a prime, on float64 tensors.
 
 A residue is held by its balanced representative, an integer in [-(p-1)/2, (p-1)/2]. With p < 2**21.5 a product of two
-is below 2**41, so 2048 of them add up below 2**52, exactly, in whatever order a matrix product adds them.
+is below 2**41, so 2047 of them add up below 2**52, exactly, in whatever order a matrix product adds them.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
+from math import prod
 from typing import TYPE_CHECKING, Final
 
 import torch
 from torch import Tensor
 
+from shardproof.exact.blocks import block_size, blocks, is_large
+
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from fractions import Fraction
 
 # Below this, x - p * round(x / p) is the balanced representative: p is odd, so x / p is at least 1/(2p) away from a
 # half, and the correctly rounded quotient is nearer to x / p than that. Beyond it the quotient can land on a half.
 EXACT_LIMIT: Final = 2.0**52
-
-# Blocks that stay in the second-level cache: the reduction makes three passes over its operand.
-_BLOCK: Final = 1 << 17
 
 # Square roots of these exist modulo every prime that `choose_prime` gives, so that 1/sqrt(d) has its square.
 ROOTED: Final = (2, 3, 5, 7, 11)
@@ -62,8 +63,11 @@ class Field:
 
     @property
     def longest_sum(self) -> int:
-        """How many products of two representatives add up to less than `EXACT_LIMIT` in magnitude."""
-        return max(1, int(EXACT_LIMIT / max(self.half, 1) ** 2) - 1)
+        """How many products of two representatives, and two representatives more, add up to less than `EXACT_LIMIT`.
+
+        With n = (2**52 - 1) // half**2 - 2: n * half**2 + 2 * half <= (n + 2) * half**2 < 2**52. At the largest prime n = 254.
+        """
+        return (int(EXACT_LIMIT) - 1) // self.half**2 - 2
 
     def representative(self, number: int | Fraction) -> int:
         """The balanced representative of an integer or fraction.
@@ -77,41 +81,71 @@ class Field:
         value = numerator * pow(denominator, -1, self.prime) % self.prime
         return value - self.prime if value > self.half else value
 
-    def reduce_(self, x: Tensor) -> Tensor:
-        """Bring integers of magnitude below 2**52 to their representatives, in place."""
-        if x.numel() <= _BLOCK or not x.is_contiguous() or x.device.type != "cpu":
-            quotient = torch.div(x, self.prime)
-            return x.sub_(quotient.round_(), alpha=self.prime)
-        quotient = torch.empty(_BLOCK, dtype=x.dtype, device=x.device)
-        for block in x.view(-1).split(_BLOCK):
-            part = quotient[: block.numel()]
-            torch.div(block, self.prime, out=part)
-            block.sub_(part.round_(), alpha=self.prime)
+    def reduce_(self, x: Tensor, *, plus: Tensor | None = None) -> Tensor:
+        """Bring integers of magnitude below 2**52 to their representatives, in place.
+
+        Args:
+            x: any shape, no two elements in one place.
+            plus: added first, in the same pass over memory; broadcast to x. The sums must be below 2**52.
+        """
+        if not is_large(x):
+            if plus is not None:
+                x.add_(plus)
+            return x.sub_(torch.div(x, self.prime).round_(), alpha=self.prime)
+        scratch = torch.empty(block_size(), dtype=x.dtype, device=x.device)
+        for block, *more in blocks(x) if plus is None else blocks(x, plus.expand(x.shape)):
+            if more:
+                block.add_(more[0])
+            quotient = scratch[: block.numel()].view(block.shape)
+            torch.div(block, self.prime, out=quotient)
+            block.sub_(quotient.round_(), alpha=self.prime)
         return x
 
     def multiply(self, a: Tensor, b: Tensor | int) -> Tensor:
         """A * b, elementwise with broadcasting."""
         return self.reduce_(torch.mul(a, b))
 
-    def add(self, a: Tensor, b: Tensor | int) -> Tensor:
-        """A + b, elementwise with broadcasting."""
-        return self.reduce_(torch.add(a, b))
+    def add(self, a: Tensor, b: Tensor | int, *, times: int = 1) -> Tensor:
+        """A + times * b, elementwise with broadcasting: below 2**22 + 2**44, so one reduction is enough."""
+        return self.reduce_(torch.add(a, b, alpha=times))
 
-    def matmul(self, a: Tensor, b: Tensor) -> Tensor:
-        """A @ b for two matrices or two batches of matrices, (..., M, K) @ (..., K, N) -> (..., M, N).
+    def multiply_and_add(self, c: Tensor, a: Tensor, b: Tensor | int) -> Tensor:
+        """C + a * b, elementwise with broadcasting: below 2**22 + 2**44, so one reduction is enough."""
+        if isinstance(b, int):
+            return self.add(c, a, times=b)
+        return self.reduce_(torch.addcmul(c, a, b))
 
-        The inner dimension goes in pieces whose sums stay exact; the sum is reduced after each.
+    def sum_of_products(self, a: Tensor, b: Tensor, dims: Sequence[int], *, keepdim: bool = False) -> Tensor:
+        """The sum of a * b over some dims of their common shape, products reduced only where their sum would not be exact."""
+        a, b = torch.broadcast_tensors(a, b)
+        over = {d % a.ndim for d in dims} if a.ndim else set()
+        if is_large(a) and len(over) == a.ndim:
+            # Nothing as large as the operands is kept: block by block to one number.
+            total = sum((self.multiply(x, y).sum() for x, y in blocks(a, b)), start=a.new_zeros(()))
+            return self.reduce_(total.view([1] * a.ndim if keepdim else []))
+        products = torch.mul(a, b)
+        if prod(a.shape[d] for d in over) > self.longest_sum:
+            self.reduce_(products)
+        return self.reduce_(products.sum(tuple(over), keepdim=keepdim) if over else products)
+
+    def matmul(self, a: Tensor, b: Tensor, *, plus: Tensor | None = None) -> Tensor:
+        """A @ b for two matrices or two batches of matrices, ([B,] M, K) @ ([B,] K, N) -> ([B,] M, N).
+
+        The inner dimension goes in pieces whose sums stay exact, each added to the reduced sum of those before it.
+
+        Args:
+            a: canonical.
+            b: canonical.
+            plus: a canonical tensor to add, broadcast to the result; it costs no pass over memory of its own.
         """
         inner, longest = a.shape[-1], self.longest_sum
-        if inner <= longest:
-            return self.reduce_(a @ b)
-        total = None
-        for start in range(0, inner, longest):
+        total = a.narrow(-1, 0, min(inner, longest)) @ b.narrow(-2, 0, min(inner, longest))
+        accumulate = total.addmm_ if total.ndim == 2 else total.baddbmm_
+        for start in range(longest, inner, longest):
             length = min(longest, inner - start)
-            piece = self.reduce_(a.narrow(-1, start, length) @ b.narrow(-2, start, length))
-            total = piece if total is None else self.reduce_(total.add_(piece))
-        assert total is not None
-        return total
+            self.reduce_(total)
+            accumulate(a.narrow(-1, start, length), b.narrow(-2, start, length))
+        return self.reduce_(total, plus=plus)
 
     def square_root(self, number: int) -> int | None:
         """A residue whose square is `number` (Tonelli-Shanks), always the same one of the two; None if there is none."""
