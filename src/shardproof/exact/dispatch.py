@@ -12,6 +12,8 @@ from torch.utils._pytree import tree_flatten, tree_map
 
 from shardproof.exact import rules
 from shardproof.exact.arithmetic import Residue
+from shardproof.exact.choices import choice_among, mark_choice, mark_selection
+from shardproof.exact.degree import CONSTANT
 from shardproof.exact.errors import (
     ExactArithmeticError,
     LeavingFieldError,
@@ -23,16 +25,17 @@ from shardproof.exact.errors import (
 )
 from shardproof.exact.leaving import READS_NUMBER
 from shardproof.exact.lift import LOWEST, NEGATIVE_INFINITY, is_symbol
-from shardproof.exact.registry import RULES, SELECTIONS, Rule
+from shardproof.exact.registry import REAL_TOO, RULES, SELECTIONS, Rule
 from shardproof.exact.rules.creation import EMPTY, FACTORIES
 from shardproof.exact.tags import REAL, Tag
-from shardproof.exact.variants import functional_of, split_foreach, without_out, written_arguments
+from shardproof.exact.variants import functional_of, own_decomposition, split_foreach, without_out, written_arguments
 
 if TYPE_CHECKING:
     from torch._ops import OpOverload
     from torch.utils._python_dispatch import TorchDispatchMode
 
     from shardproof.exact.arithmetic import Arithmetic
+    from shardproof.exact.degree import Degree
     from shardproof.exact.entry import Entry
     from shardproof.exact.modules import ModuleStack
     from shardproof.exact.tags import TagStore
@@ -63,6 +66,8 @@ class Dispatcher:
     check: bool = False
     selections: list[Selection] = field(default_factory=list)
     zero_divisions: list[Place] = field(default_factory=list)
+    escaped: Degree = CONSTANT  # what Python has seen of comparisons of residues: every later element may owe to it
+    left: bool = False  # a residue was read as a number, or a branch was taken on one
     # residues of real storages, {address: (the storage, kept alive; its residues)}, dropped when the storage is written
     _lifted: dict[int, tuple[torch.UntypedStorage, Tensor]] = field(default_factory=dict)
     _reenter: TorchDispatchMode | None = None
@@ -117,6 +122,8 @@ class Dispatcher:
         if calls is not None:
             return [self._call(c.packet, c.args, c.kwargs) for c in calls]
         decomposition = decomposition_table.get(op)
+        if decomposition is None:
+            decomposition = own_decomposition(op)
         if decomposition is not None:
             assert self._reenter is not None
             with self._reenter:
@@ -147,7 +154,8 @@ class Dispatcher:
             result, zero_divisions = self._apply_formula(rule, args, kwargs, symbols=symbols)
             void = void or zero_divisions
             self._settle(result, void=void, symbols=symbols)
-            return tree_map(lambda x: x.tensor if isinstance(x, Residue) else x, result)
+            result = tree_map(lambda x: x.tensor if isinstance(x, Residue) else x, result)
+            return self._owing(op, (args, kwargs), result, tags)
         args, kwargs = self._lifted_scalars(op, args, kwargs)
         args, kwargs = tree_map(self._as_residues, (args, kwargs))
         result = op(*args, **kwargs)
@@ -158,8 +166,15 @@ class Dispatcher:
             for tensor in tree_flatten(result)[0]:
                 self.arithmetic.field.reduce_(tensor)
                 self._set(tensor, Tag(degree=degree, void=void))
-            return result
+            return self._owing(op, (args, kwargs), result, tags)
         self._settle_moved(result, inputs, tags, symbols=symbols)
+        return self._owing(op, (args, kwargs), result, tags)
+
+    def _owing(self, op: OpOverload, args: Any, result: Any, tags: list[Tag]) -> Any:
+        """The result, with what it owes to comparisons of residues noted in its tags."""
+        if op in SELECTIONS:
+            mark_selection(self.tags, args, result, _union(tags))
+        mark_choice(self.tags, op, args, result)
         return result
 
     def _apply_formula(
@@ -218,6 +233,8 @@ class Dispatcher:
             if value.is_floating_point():
                 self._refuse_leaving("a cast to an integer dtype")
             target.copy_(value)
+            if self.tags.get(value) is not None:
+                self.tags.set(target, self._tag(target) | self._tag(value))
             return
         if not value.is_floating_point():
             value = value.to(torch.float64)
@@ -248,12 +265,22 @@ class Dispatcher:
         for tensor in tree_flatten(result)[0]:
             if isinstance(tensor, Tensor) and tensor.is_floating_point() and not tensor.is_meta:
                 if tensor.dtype != torch.float64:
-                    return self._create_in_float64(op, args, kwargs)
+                    result = self._create_in_float64(op, args, kwargs)
+                    break
                 if op in EMPTY:
                     tensor.fill_(float("nan"))
                 if self.tags.get(tensor) is None or op in FACTORIES:
                     self._set(tensor, REAL)
+        if op not in FACTORIES:
+            self._owe(op, args, kwargs, result)
         return result
+
+    def _owe(self, op: OpOverload, args: tuple[Any, ...], kwargs: dict[str, Any], result: Any) -> None:
+        """Note what an op on integers owes to comparisons of residues; a number or a shape of them escapes to Python."""
+        mark_choice(self.tags, op, (args, kwargs), result)
+        if torch.Tag.dynamic_output_shape in op.tags or op._schema.name.removeprefix("aten::") in READS_NUMBER:
+            choice = choice_among(self.tags, (args, kwargs))
+            self.escaped = self.escaped.chosen_by(choice.degree)
 
     def _create_in_float64(self, op: OpOverload, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """A factory without a dtype follows the default dtype; the result is converted, which is exact."""
@@ -281,6 +308,7 @@ class Dispatcher:
         for tensor in tree_flatten(result)[0]:
             if _is_floating(tensor) and self.tags.get(tensor) is None:
                 self._set(tensor, REAL)
+        mark_choice(self.tags, op, (args, kwargs), result)
         return result
 
     def _draw(self, op: OpOverload, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -377,6 +405,7 @@ class Dispatcher:
     ) -> Any:
         if self.leaving == "refuse" and not all(self._tag(x).real for x in floating):
             self._refuse_leaving(op._schema.name.removeprefix("aten::"))
+        self.left = self.left or not all(self._tag(x).real for x in floating)
         return op(*args, **kwargs)
 
     def refuse_reading(self, tensor: Tensor, what: str) -> None:
@@ -384,6 +413,7 @@ class Dispatcher:
         tag = self.tags.get(tensor) if tensor.is_floating_point() else REAL
         if self.leaving == "refuse" and not (tag or REAL).real:
             self._refuse_leaving(what)
+        self.left = self.left or not (tag or REAL).real
 
     def _refuse_leaving(self, what: str) -> NoReturn:
         raise LeavingFieldError(
@@ -409,7 +439,6 @@ class Dispatcher:
 
 
 _NUMBERS = frozenset({"number", "float", "Scalar", "Optional[number]", "Optional[float]"})
-REAL_TOO: frozenset[OpOverload] = frozenset()
 
 
 def _in_float64(value: Any) -> Any:

@@ -93,3 +93,13 @@ def sums(*names: str, count: Callable[..., int]) -> None:
 def selects(*names: str) -> None:
     """These ops choose by order: their operands are recorded for comparison where a caller asks for it."""
     SELECTIONS.update(find_op(name) for name in names)
+
+
+# Ops that run natively on real constants too, besides elementwise ones: where made inside the program, a constant is
+# an ordinary number until it meets a residue.
+REAL_TOO: set[OpOverload] = set()
+
+
+def runs_on_reals(*names: str) -> None:
+    """These ops run as they are on constants that have met no residue."""
+    REAL_TOO.update(find_op(name) for name in names)

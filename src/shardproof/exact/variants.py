@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 from torch._ops import OpOverload, OpOverloadPacket
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 
 @lru_cache(maxsize=4096)
@@ -32,6 +35,14 @@ def functional_of(op: OpOverload) -> OpOverload | None:
         if [str(a.type) for a in arguments] == wanted and not any(a.is_write for a in arguments):
             return candidate
     return None
+
+
+def own_decomposition(op: OpOverload) -> Callable[..., Any] | None:
+    """What the op itself says it consists of: of a composite op other ATen ops, of a prim the ATen op that it is."""
+    if op.namespace == "prims":
+        found: Callable[..., Any] | None = getattr(op, "impl_aten", None)
+        return found
+    return op.decompose if op._can_decompose() else None
 
 
 def is_written(op: OpOverload) -> bool:

@@ -2,24 +2,34 @@
 
 from shardproof.exact.rules import (
     creation,
-    elementwise,
+    exponentials,
     indexing,
+    kinks,
     losses,
     matmul,
     movement,
     normalization,
+    oracles_of_one,
+    order,
+    powers,
     reductions,
+    ring,
     softmax,
 )
 
 __all__ = [
     "creation",
-    "elementwise",
+    "exponentials",
     "indexing",
+    "kinks",
     "losses",
     "matmul",
     "movement",
     "normalization",
+    "oracles_of_one",
+    "order",
+    "powers",
     "reductions",
+    "ring",
     "softmax",
 ]

@@ -47,24 +47,6 @@ def mean_dims(
     return x.mean(dims, keepdim=keepdim)
 
 
-@formula("linalg_vector_norm.default")
-def vector_norm(
-    m: Arithmetic,
-    x: Residue,
-    order: float = 2,
-    dims: Sequence[int] | None = None,
-    keepdim: bool = False,
-    *,
-    dtype: torch.dtype | None = None,
-) -> Residue:
-    """sqrt(sum(x**2)) for order 2; the norm of norms is the norm."""
-    del dtype
-    if order != 2:
-        msg = f"the vector norm of order {order} has no exact rule yet; order 2 has"
-        raise NotImplementedError(msg)
-    return x.square().sum(dims, keepdim=keepdim).sqrt()
-
-
 def _all_of(result: Tensor, x: Tensor, *_args: Any, **_kwargs: Any) -> int:
     return x.numel() // max(result.numel(), 1)
 

@@ -1,0 +1,220 @@
+"""Functions that are formulas in E, the stand-in for exp, and its inverse log."""
+
+from __future__ import annotations
+
+from math import log
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from shardproof.exact.arithmetic import Residue
+from shardproof.exact.registry import formula
+from shardproof.exact.rules.matmul import scaled
+
+if TYPE_CHECKING:
+    from shardproof.exact.arithmetic import Arithmetic
+
+
+@formula("exp.default")
+def exponential(_m: Arithmetic, x: Residue) -> Residue:
+    """E(x)."""
+    return x.exp()
+
+
+@formula("exp2.default")
+def exponential_of_two(_m: Arithmetic, x: Residue) -> Residue:
+    """E(x * log(2)), as 2**x."""
+    return (x * log(2)).exp()
+
+
+@formula("expm1.default")
+def exponential_less_one(_m: Arithmetic, x: Residue) -> Residue:
+    """E(x) - 1."""
+    return x.exp() - 1
+
+
+@formula("log.default")
+def logarithm(_m: Arithmetic, x: Residue) -> Residue:
+    """The inverse of E."""
+    return x.log()
+
+
+@formula("log2.default")
+def logarithm_to_two(_m: Arithmetic, x: Residue) -> Residue:
+    """log(x) / log(2)."""
+    return x.log() / log(2)
+
+
+@formula("log10.default")
+def logarithm_to_ten(_m: Arithmetic, x: Residue) -> Residue:
+    """log(x) / log(10)."""
+    return x.log() / log(10)
+
+
+@formula("log1p.default")
+def logarithm_of_one_plus(_m: Arithmetic, x: Residue) -> Residue:
+    """log(1 + x)."""
+    return (x + 1).log()
+
+
+@formula("sigmoid.default")
+def sigmoid(_m: Arithmetic, x: Residue) -> Residue:
+    """1 / (1 + E(-x))."""
+    return x.sigmoid()
+
+
+@formula("sigmoid_backward.default")
+def sigmoid_backward(_m: Arithmetic, grad: Residue, y: Residue) -> Residue:
+    """Grad * y * (1 - y), y = sigmoid(x)."""
+    return grad * (y * (1 - y))
+
+
+@formula("silu.default")
+def silu(_m: Arithmetic, x: Residue) -> Residue:
+    """X * sigmoid(x)."""
+    return x * x.sigmoid()
+
+
+@formula("silu_backward.default")
+def silu_backward(_m: Arithmetic, grad: Residue, x: Residue) -> Residue:
+    """Grad * s * (1 + x * (1 - s)), s = sigmoid(x)."""
+    s = x.sigmoid()
+    return grad * (s * (1 + x * (1 - s)))
+
+
+@formula("glu.default")
+def glu(_m: Arithmetic, x: Residue, dim: int = -1) -> Residue:
+    """First half times the sigmoid of the second."""
+    first, second = (x.moved(lambda t, i=i: t.chunk(2, dim)[i]) for i in range(2))
+    return first * second.sigmoid()
+
+
+@formula("glu_backward.default")
+def glu_backward(_m: Arithmetic, grad: Residue, x: Residue, dim: int) -> Residue:
+    """(grad * s, grad * first * s * (1 - s)), s the sigmoid of the second half."""
+    first, second = (x.moved(lambda t, i=i: t.chunk(2, dim)[i]) for i in range(2))
+    s = second.sigmoid()
+    slope = grad * (first * (s * (1 - s)))
+    return Residue(torch.cat(((grad * s).tensor, slope.tensor), dim), slope.degree, x.of)
+
+
+@formula("tanh.default")
+def tanh(_m: Arithmetic, x: Residue) -> Residue:
+    """1 - 2 / (E(2x) + 1), which is sinh/cosh."""
+    return 1 - 2 * ((x * 2).exp() + 1).inverse()
+
+
+@formula("tanh_backward.default")
+def tanh_backward(_m: Arithmetic, grad: Residue, y: Residue) -> Residue:
+    """Grad * (1 - y**2), y = tanh(x)."""
+    return grad * (1 - y * y)
+
+
+@formula("sinh.default")
+def sinh(_m: Arithmetic, x: Residue) -> Residue:
+    """(E(x) - 1/E(x)) / 2."""
+    e = x.exp()
+    return (e - e.inverse()) / 2
+
+
+@formula("cosh.default")
+def cosh(_m: Arithmetic, x: Residue) -> Residue:
+    """(E(x) + 1/E(x)) / 2."""
+    e = x.exp()
+    return (e + e.inverse()) / 2
+
+
+@formula("softplus.default")
+def softplus(_m: Arithmetic, x: Residue, beta: float = 1, _threshold: float = 20) -> Residue:
+    """log(1 + E(beta * x)) / beta. The threshold only saves time in floating point; it is not a kink."""
+    return (1 + scaled(x, beta).exp()).log() / beta
+
+
+@formula("softplus_backward.default")
+def softplus_backward(_m: Arithmetic, grad: Residue, x: Residue, beta: float, _threshold: float) -> Residue:
+    """Grad * sigmoid(beta * x)."""
+    return grad * scaled(x, beta).sigmoid()
+
+
+@formula("mish.default")
+def mish(m: Arithmetic, x: Residue) -> Residue:
+    """X * tanh(softplus(x)). Misra 2019."""
+    return x * tanh(m, softplus(m, x))
+
+
+@formula("mish_backward.default")
+def mish_backward(m: Arithmetic, grad: Residue, x: Residue) -> Residue:
+    """Grad * (t + x * (1 - t**2) * sigmoid(x)), t = tanh(softplus(x))."""
+    t = tanh(m, softplus(m, x))
+    return grad * (t + x * ((1 - t * t) * x.sigmoid()))
+
+
+@formula("log_sigmoid_forward.default")
+def log_sigmoid(_m: Arithmetic, x: Residue) -> tuple[Residue, Residue]:
+    """-log(1 + E(-x)); the second result is a buffer of PyTorch's that nothing of ours reads."""
+    return -((1 + (-x).exp()).log()), x.moved(lambda t: t.new_zeros(0))
+
+
+@formula("log_sigmoid_backward.default")
+def log_sigmoid_backward(_m: Arithmetic, grad: Residue, x: Residue, _buffer: Any) -> Residue:
+    """Grad * sigmoid(-x)."""
+    return grad * (-x).sigmoid()
+
+
+@formula("logit.default")
+def logit(m: Arithmetic, x: Residue, eps: float | None = None) -> Residue:
+    """log(z / (1 - z)), z = x clamped to [eps, 1 - eps]."""
+    z = _clamped(m, x, eps)
+    return (z / (1 - z)).log()
+
+
+@formula("logit_backward.default")
+def logit_backward(m: Arithmetic, grad: Residue, x: Residue, eps: float | None = None) -> Residue:
+    """Grad / (z * (1 - z)), times the clamp's slope."""
+    z = _clamped(m, x, eps)
+    slope = (z * (1 - z)).inverse()
+    if eps is not None and eps >= 0:
+        from shardproof.exact.rules.kinks import clamp_slope
+
+        slope *= clamp_slope(m, x, eps, 1 - eps)
+    return grad * slope
+
+
+def _clamped(m: Arithmetic, x: Residue, eps: float | None) -> Residue:
+    if eps is None or eps < 0:
+        return x
+    from shardproof.exact.rules.kinks import clamp
+
+    return clamp(m, x, eps, 1 - eps)
+
+
+@formula("logaddexp.default")
+def log_add_exp(_m: Arithmetic, x: Residue, y: Residue) -> Residue:
+    """log(E(x - c) + E(y - c)) + c, c the last of the two in the keyed order."""
+    both = Residue(torch.stack(torch.broadcast_tensors(x.tensor, y.tensor)), x.degree | y.degree, x.of)
+    largest, _ = both.keyed_max(0)
+    return ((both - largest).exp().sum(0)).log() + largest.moved(lambda t: t.squeeze(0))
+
+
+@formula("xlogy.Tensor")
+def x_log_y(_m: Arithmetic, x: Residue, y: Residue) -> Residue:
+    """X * log(y), 0 where x is 0."""
+    return _times_log(x, y)
+
+
+@formula("special_xlog1py.default")
+def x_log_one_plus_y(_m: Arithmetic, x: Residue, y: Residue) -> Residue:
+    """X * log(1 + y), 0 where x is 0."""
+    return _times_log(x, y + 1)
+
+
+def _times_log(x: Residue, y: Residue) -> Residue:
+    shape = torch.broadcast_shapes(x.shape, y.shape)
+    argument = Residue(torch.where(x.tensor.expand(shape) == 0, 1.0, y.tensor), y.degree, y.of)
+    return x * argument.log()
+
+
+@formula("special_entr.default")
+def entropy(_m: Arithmetic, x: Residue) -> Residue:
+    """-x * log(x), 0 where x is 0."""
+    return -_times_log(x, x)

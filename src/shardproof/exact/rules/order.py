@@ -1,0 +1,188 @@
+"""Choosing by order, in the keyed order: a random order of the field's elements instead of that of representatives.
+
+Which element is chosen is then independent of the values, so that a bound needs no union over the places it can have
+(docs/exact.md). PyTorch's own op runs on the ranks; ranks are mapped back to the elements. The symbols of masks come
+before everything else, as they do in floating point.
+"""
+
+from __future__ import annotations
+
+from math import inf
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+from torch.utils._pytree import tree_flatten, tree_map
+
+from shardproof.exact.arithmetic import Residue
+from shardproof.exact.degree import CONSTANT
+from shardproof.exact.lift import LOWEST, NEGATIVE_INFINITY, is_symbol
+from shardproof.exact.registry import find_op, formula, runs_on_reals, selects
+from shardproof.exact.rules.kinks import at_least, at_most, by_limit
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from torch._ops import OpOverload
+
+    from shardproof.exact.arithmetic import Arithmetic, Operand
+    from shardproof.exact.degree import Degree
+
+
+def to_ranks(m: Arithmetic, x: Tensor) -> Tensor:
+    """The place of each residue in the keyed order; the symbols stay what they are, below all places."""
+    held = x.abs() > m.field.half
+    if not bool(held.any()):
+        return m.oracles.look_up(m.oracles.permutation("order"), x)
+    return torch.where(held, x, m.oracles.look_up(m.oracles.permutation("order"), x.masked_fill(held, 0.0)))
+
+
+def from_ranks(m: Arithmetic, ranks: Tensor) -> Tensor:
+    """The residues in these places."""
+    held = ranks.abs() > m.field.half
+    if not bool(held.any()):
+        return m.oracles.look_up(m.oracles.permutation_inverse("order"), ranks)
+    inverse = m.oracles.permutation_inverse("order")
+    return torch.where(held, ranks, m.oracles.look_up(inverse, ranks.masked_fill(held, 0.0)))
+
+
+# Selections -----------------------------------------------------------------------------------------------------------
+
+
+def _by_ranks(op: OpOverload) -> Callable[..., Any]:
+    def choose(m: Arithmetic, *args: Any, symbols: bool = False, **kwargs: Any) -> Any:
+        del symbols  # ranks know them
+        given = [x for x in tree_flatten((args, kwargs), is_leaf=_is_residue)[0] if _is_residue(x)]
+        degree = given[0].degree
+        for other in given[1:]:
+            degree |= other.degree
+        ranked = tree_map(
+            lambda x: to_ranks(m, x.tensor) if _is_residue(x) else x, (args, kwargs), is_leaf=_is_residue
+        )
+        found = op(*ranked[0], **ranked[1])
+        count = max(x.numel() for x in given)
+        return tree_map(lambda y: _chosen(m, y, degree, count), found)
+
+    return choose
+
+
+def _is_residue(x: Any) -> bool:
+    return isinstance(x, Residue)
+
+
+def _chosen(m: Arithmetic, found: Any, degree: Degree, count: int) -> Any:
+    if not (isinstance(found, Tensor) and found.is_floating_point()):
+        return found
+    per_element = max(count // max(found.numel(), 1), 2)
+    return m.residue(from_ranks(m, found), degree.selected_from(per_element))
+
+
+_BY_RANKS = (
+    *("max.default", "max.dim", "min.default", "min.dim", "amax.default", "amin.default", "aminmax.default"),
+    *("argmax.default", "argmin.default", "sort.default", "sort.stable", "topk.default", "kthvalue.default"),
+    *("median.default", "median.dim", "nanmedian.default", "nanmedian.dim", "mode.default"),
+    *("cummax.default", "cummin.default", "_unique2.default", "unique_dim.default", "unique_consecutive.default"),
+    *("searchsorted.Tensor", "bucketize.Tensor"),
+    *("max_pool2d_with_indices.default", "max_pool3d_with_indices.default"),
+    *("adaptive_max_pool2d.default", "adaptive_max_pool3d.default"),
+)
+for _name in _BY_RANKS:
+    formula(_name, symbols=True)(_by_ranks(find_op(_name)))
+selects(*_BY_RANKS)
+runs_on_reals(*_BY_RANKS)
+
+
+# Comparisons ----------------------------------------------------------------------------------------------------------
+
+
+def _compared(m: Arithmetic, x: Operand) -> Tensor | float:
+    """The rank of an operand; infinities and the lowest number stand beyond all ranks."""
+    if isinstance(x, Residue):
+        return to_ranks(m, x.tensor)
+    if x == inf or is_symbol(float(x)):
+        return float(x) if x in (inf, NEGATIVE_INFINITY) else LOWEST
+    return to_ranks(m, torch.tensor(float(m.constant(x)), dtype=torch.float64))
+
+
+def _ordering(name: str, compare: Callable[..., Tensor]) -> None:
+    def rule(m: Arithmetic, x: Operand, y: Operand, *, symbols: bool) -> Tensor:
+        del symbols
+        return compare(_compared(m, x), _compared(m, y))
+
+    formula(f"{name}.Tensor", f"{name}.Scalar", symbols=True)(rule)
+    selects(f"{name}.Tensor", f"{name}.Scalar")
+
+
+_ordering("lt", torch.lt)
+_ordering("le", torch.le)
+_ordering("gt", torch.gt)
+_ordering("ge", torch.ge)
+
+
+def _digits(m: Arithmetic, x: Operand) -> Tensor | float:
+    """What equality compares: the residue, or the symbol."""
+    if isinstance(x, Residue):
+        return x.tensor
+    if x == inf or x != x:
+        return float(x)
+    if is_symbol(float(x)):
+        return NEGATIVE_INFINITY if x == NEGATIVE_INFINITY else LOWEST
+    return float(m.constant(x))
+
+
+@formula("eq.Tensor", "eq.Scalar", symbols=True)
+def equal(m: Arithmetic, x: Residue, y: Operand, *, symbols: bool) -> Tensor:
+    """Equality of residues."""
+    del symbols
+    return torch.eq(x.tensor, _digits(m, y))
+
+
+@formula("ne.Tensor", "ne.Scalar", symbols=True)
+def not_equal(m: Arithmetic, x: Residue, y: Operand, *, symbols: bool) -> Tensor:
+    """Inequality of residues."""
+    del symbols
+    return torch.ne(x.tensor, _digits(m, y))
+
+
+def _truth(name: str) -> None:
+    """An op that takes a float for a truth value: whether it is nonzero."""
+    op = find_op(name)
+
+    def rule(_m: Arithmetic, *args: Any, symbols: bool, **kwargs: Any) -> Any:
+        del symbols
+        return op(*tree_map(lambda x: x.tensor if _is_residue(x) else x, args, is_leaf=_is_residue), **kwargs)
+
+    formula(name, symbols=True)(rule)
+
+
+for _name in (
+    *("logical_not.default", "logical_and.default", "logical_or.default", "logical_xor.default"),
+    *("all.default", "all.dim", "all.dims", "any.default", "any.dim", "any.dims"),
+    *("count_nonzero.default", "count_nonzero.dim_IntList", "nonzero.default", "nonzero_static.default"),
+    *("isnan.default", "isinf.default", "isposinf.default", "isneginf.default"),
+):
+    _truth(_name)
+
+
+# The larger of two ----------------------------------------------------------------------------------------------------
+
+
+def _of_two(name: str, by_constant: Callable[[Arithmetic, Residue, float], Residue], op: Callable[..., Tensor]) -> None:
+    """An op of two tensors: with a constant the oracle that clamp is, else the one that comes last, or first, in order."""
+
+    def rule(m: Arithmetic, x: Residue, y: Residue, *, symbols: bool) -> Residue:
+        constants = [z.degree == CONSTANT for z in (x, y)]
+        if not symbols and sum(constants) == 1:
+            limits, other = (x, y) if constants[0] else (y, x)
+            return by_limit(other, limits, lambda z, c: by_constant(m, z, c))
+        ranks = op(to_ranks(m, x.tensor), to_ranks(m, y.tensor))
+        return m.residue(from_ranks(m, ranks), (x.degree | y.degree).selected_from(2))
+
+    formula(name, symbols=True)(rule)
+    selects(name)
+
+
+_of_two("maximum.default", at_least, torch.maximum)
+_of_two("fmax.default", at_least, torch.maximum)
+_of_two("minimum.default", at_most, torch.minimum)
+_of_two("fmin.default", at_most, torch.minimum)

@@ -1,0 +1,97 @@
+"""The ring: addition, multiplication, division, elementwise."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from shardproof.exact.arithmetic import Residue
+from shardproof.exact.registry import formula
+from shardproof.exact.rules.matmul import scaled
+from shardproof.exact.rules.symbols import add_symbols, multiply_symbols
+
+if TYPE_CHECKING:
+    from shardproof.exact.arithmetic import Arithmetic, Operand
+
+
+# The ring -------------------------------------------------------------------------------------------------------------
+
+
+@formula("add.Tensor", "add.Scalar", symbols=True)
+def add(m: Arithmetic, x: Residue, y: Operand, alpha: float = 1, *, symbols: bool) -> Residue:
+    """X + alpha * y."""
+    if symbols:
+        return add_symbols(m, x, y, alpha)
+    if isinstance(y, Residue):
+        return x + scaled(y, alpha)
+    return x + (y if alpha == 1 else m.constant(y) * m.constant(alpha))
+
+
+@formula("sub.Tensor", "sub.Scalar")
+def subtract(m: Arithmetic, x: Residue, y: Operand, alpha: float = 1) -> Residue:
+    """X - alpha * y."""
+    if isinstance(y, Residue):
+        return x - scaled(y, alpha)
+    return x - (y if alpha == 1 else m.constant(y) * m.constant(alpha))
+
+
+@formula("rsub.Tensor", "rsub.Scalar")
+def subtract_from(m: Arithmetic, x: Residue, y: Operand, alpha: float = 1) -> Residue:
+    """Y - alpha * x."""
+    return y - scaled(x, alpha)
+
+
+@formula("mul.Tensor", "mul.Scalar", symbols=True)
+def multiply(m: Arithmetic, x: Operand, y: Operand, *, symbols: bool) -> Residue:
+    """X * y; the square of a square root is what the root was taken of."""
+    if not isinstance(x, Residue):
+        x, y = y, x
+    assert isinstance(x, Residue)
+    if symbols:
+        return multiply_symbols(m, x, y)
+    if isinstance(y, Residue) and y.tensor is x.tensor:
+        return x.square()
+    return x * y
+
+
+@formula("div.Tensor", "div.Scalar")
+def divide(_m: Arithmetic, x: Residue, y: Operand) -> Residue:
+    """X / y."""
+    return x / y
+
+
+@formula("neg.default")
+def negate(_m: Arithmetic, x: Residue) -> Residue:
+    """-x."""
+    return -x
+
+
+@formula("reciprocal.default")
+def reciprocal(_m: Arithmetic, x: Residue) -> Residue:
+    """1/x."""
+    return x.inverse()
+
+
+@formula("square.default")
+def square(_m: Arithmetic, x: Residue) -> Residue:
+    """X * x."""
+    return x.square()
+
+
+@formula("addcmul.default")
+def add_product(_m: Arithmetic, x: Residue, a: Residue, b: Residue, *, value: float = 1) -> Residue:
+    """X + value * a * b."""
+    return x + scaled(a.square() if a.tensor is b.tensor else a * b, value)
+
+
+@formula("addcdiv.default")
+def add_quotient(_m: Arithmetic, x: Residue, a: Residue, b: Residue, *, value: float = 1) -> Residue:
+    """X + value * a / b."""
+    return x + scaled(a / b, value)
+
+
+@formula("lerp.Scalar", "lerp.Tensor")
+def interpolate(_m: Arithmetic, x: Residue, y: Residue, weight: Operand) -> Residue:
+    """X + weight * (y - x)."""
+    return x + (y - x) * weight
