@@ -276,7 +276,7 @@ class Dispatcher:
         return result
 
     def _owe(self, op: OpOverload, args: tuple[Any, ...], kwargs: dict[str, Any], result: Any) -> None:
-        """Note what an op on integers owes to comparisons of residues; a number or a shape of them escapes to Python."""
+        """Note what an op on integers owes to comparisons of residues; a number or a shape escapes to Python."""
         mark_choice(self.tags, op, (args, kwargs), result)
         if torch.Tag.dynamic_output_shape in op.tags or op._schema.name.removeprefix("aten::") in READS_NUMBER:
             choice = choice_among(self.tags, (args, kwargs))

@@ -114,7 +114,8 @@ class ExactArithmetic:
         if tag is None or not tensor.dtype.is_floating_point:
             msg = f"a bound is asked for a tensor of shape {tuple(tensor.shape)} that exact arithmetic has not computed"
             raise ValueError(msg)
-        return bound_of(tag.degree, prime=self.prime, trials=trials, void=tag.void)
+        degree = tag.degree.chosen_by(self.dispatcher.escaped)
+        return bound_of(degree, prime=self.prime, trials=trials, void=tag.void, derived=not self.dispatcher.left)
 
     @contextmanager
     def paused(self) -> Iterator[None]:

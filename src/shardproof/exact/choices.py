@@ -1,0 +1,88 @@
+"""Choices: which integers, truth values and masks came of comparing residues, so that the bound can count them.
+
+What is computed from the index that a topk gave depends on every element that topk compared. The keyed order makes the
+choice independent of the values unless two different elements meet (docs/exact.md); `Degree.orders` counts what could.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Final
+
+import torch
+from torch import Tensor
+from torch.utils._pytree import tree_flatten
+
+from shardproof.exact.tags import REAL
+from shardproof.exact.variants import is_written
+
+if TYPE_CHECKING:
+    from torch._ops import OpOverload
+
+    from shardproof.exact.tags import Tag, TagStore
+
+# Ops each element of whose result looks at one index or truth value of each operand. Others may look at all of them.
+_ONE_EACH: Final = frozenset(
+    {
+        *(
+            "gather",
+            "index",
+            "index_select",
+            "embedding",
+            "where",
+            "masked_fill",
+            "take",
+            "_to_copy",
+            "clone",
+            "detach",
+        ),
+        *("view", "_unsafe_view", "unsqueeze", "squeeze", "expand", "permute", "transpose", "t", "alias", "as_strided"),
+        *("select", "slice", "split", "split_with_sizes", "unbind", "cat", "stack", "flip", "roll", "repeat"),
+    }
+)
+
+
+def choice_among(tags: TagStore, args: Any) -> Tag:
+    """What the integers, truth values and real constants among operands owe to comparisons of residues."""
+    found = REAL
+    for x in tree_flatten(args)[0]:
+        if isinstance(x, Tensor):
+            tag = tags.get(x)
+            if tag is not None and tag is not REAL and (tag.real or not x.is_floating_point()):
+                found = replace(found, degree=found.degree.chosen_by(tag.degree), void=found.void or tag.void)
+    return found
+
+
+def mark_choice(tags: TagStore, op: OpOverload, args: Any, result: Any) -> None:
+    """Let an op's results owe to comparisons what its operands do."""
+    choice = choice_among(tags, args)
+    if choice is REAL:
+        return
+    operands = {x.untyped_storage()._cdata for x in tree_flatten(args)[0] if isinstance(x, Tensor) and not x.is_meta}
+    times = 1
+    if torch.Tag.pointwise not in op.tags and op._schema.name.removeprefix("aten::") not in _ONE_EACH:
+        times = max((x.numel() for x in tree_flatten(args)[0] if isinstance(x, Tensor)), default=1)
+    for x in tree_flatten(result)[0]:
+        if isinstance(x, Tensor) and not x.is_meta:
+            tag = tags.get(x) or REAL
+            if not is_written(op) and x.untyped_storage()._cdata in operands:
+                continue  # a view
+            degree = tag.degree.chosen_by(choice.degree, times)
+            tags.set(x, replace(tag, degree=degree, void=tag.void or choice.void))
+
+
+def mark_selection(tags: TagStore, args: Any, result: Any, operand: Tag) -> None:
+    """Let the indices and truth values that a selection gave owe to the comparison of its operands."""
+    compared = [x for x in tree_flatten(args)[0] if isinstance(x, Tensor) and x.is_floating_point()]
+    for x in tree_flatten(result)[0]:
+        if isinstance(x, Tensor) and not x.is_floating_point():
+            # Elementwise comparisons have two operands; others compare along a dim, or everything.
+            count = 2 if x.dtype == torch.bool else max((_row(y, x) for y in compared), default=2)
+            tags.set(x, replace(REAL, degree=operand.degree.compared(count), void=operand.void))
+
+
+def _row(operand: Tensor, index: Tensor) -> int:
+    """An upper bound on how many elements of the operand were compared for one element of the index."""
+    if index.ndim == 0 or operand.ndim == 0:
+        return max(operand.numel(), 1)
+    return max(operand.shape) if abs(operand.ndim - index.ndim) <= 1 else operand.numel()
