@@ -12,14 +12,18 @@ In-place, `out=` and `_foreach_` forms follow from the functional op's rule (see
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import wraps
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
+from torch import Tensor
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from torch._ops import OpOverload
+
+    from shardproof.exact.arithmetic import Arithmetic, Residue
 
 Kind = Literal["move", "sum", "formula"]
 
@@ -72,10 +76,29 @@ def formula(*names: str, symbols: bool = False) -> Callable[[Callable[..., Any]]
 
     def register(function: Callable[..., Any]) -> Callable[..., Any]:
         for name in names:
-            RULES[find_op(name)] = Rule(kind="formula", function=function, symbols=symbols)
+            op = find_op(name)
+            carried = _taking_integers(function) if torch.Tag.pointwise in op.tags else function
+            RULES[op] = Rule(kind="formula", function=carried, symbols=symbols)
         return function
 
     return register
+
+
+def _taking_integers(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Elementwise ops take integer and boolean tensors beside residues; a formula then sees their residues."""
+
+    @wraps(function)
+    def carried(m: Arithmetic, *args: Any, **kwargs: Any) -> Any:
+        if any(isinstance(x, Tensor) for x in args):
+            args = tuple(_residues_of_integers(m, x) if isinstance(x, Tensor) else x for x in args)
+        return function(m, *args, **kwargs)
+
+    return carried
+
+
+def _residues_of_integers(m: Arithmetic, x: Tensor) -> Residue:
+    remainders = x if x.dtype == torch.bool else x.remainder(m.field.prime)
+    return m.residue(m.field.reduce_(remainders.to(torch.float64)))
 
 
 def moves(*names: str) -> None:
