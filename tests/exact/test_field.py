@@ -52,6 +52,10 @@ def test_elementwise_operations_are_those_of_integers(case):
         [i - field.half * j for i, j in zip(a, b, strict=True)], p
     )
     assert ints(field.multiply_and_add(z, x, y)) == expected([k + i * j for i, j, k in zip(a, b, c, strict=True)], p)
+    for weight in (field.half, -field.half, 0, 1):
+        want = expected([i + weight * (j - i) for i, j in zip(a, b, strict=True)], p)
+        assert ints(field.interpolate(x, y, weight)) == want
+        assert ints(field.interpolate(x, y, torch.full_like(x, weight))) == want
     assert ints(field.multiply_and_add(z, x, field.half)) == expected(
         [k + i * field.half for i, k in zip(a, c, strict=True)], p
     )
@@ -129,7 +133,7 @@ def layouts(numel):
 def test_blocks_cover_every_layout_once_and_give_the_same_as_the_whole(name):
     large, other = next((x, y) for n, x, y in layouts(3 * block_size()) if n == name)
     target = large.clone(memory_format=torch.preserve_format)
-    for part, whole, more in blocks(target, large, other.expand(large.shape)):
+    for part, whole, more in blocks(target, large, other):
         assert part.numel() <= block_size()
         assert torch.equal(part, whole)  # not yet visited
         part.mul_(2).add_(more + 1)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from fractions import Fraction
 from typing import TYPE_CHECKING, TypeAlias
 
 import torch
@@ -13,7 +12,9 @@ from shardproof.exact.degree import CONSTANT, Degree
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+    from fractions import Fraction
 
+    from shardproof.exact.cut import Cut
     from shardproof.exact.field import Field
     from shardproof.exact.lift import Lift
     from shardproof.exact.oracles import Oracles
@@ -29,6 +30,7 @@ class Arithmetic:
     oracles: Oracles
     lift: Lift
     zero_divisions: int = 0
+    cuts: list[Cut] = field(default_factory=list)
     _constants: dict[float | Fraction, int] = field(default_factory=dict)
 
     def residue(self, tensor: Tensor, degree: Degree = CONSTANT) -> Residue:
@@ -114,9 +116,9 @@ class Residue:
         tensor, degree = self._operand(other)
         return self._new(self.of.field.reduce_(torch.rsub(self.tensor, tensor)), self.degree + degree)
 
-    def plus(self, other: Residue, *, times: float | Fraction) -> Residue:
-        """Self + times * other, reduced once."""
-        tensor = self.of.field.add(self.tensor, other.tensor, times=self.of.constant(times))
+    def plus(self, other: Residue, *, times: int) -> Residue:
+        """Self + times * other, reduced once; `times` is a constant's residue."""
+        tensor = self.of.field.add(self.tensor, other.tensor, times=times)
         return self._new(tensor, self.degree + other.degree)
 
     def plus_product(self, a: Residue, b: Operand) -> Residue:
@@ -151,6 +153,12 @@ class Residue:
         if plus is None:
             return self._new(self.of.field.matmul(self.tensor, other.tensor), degree)
         return self._new(self.of.field.matmul(self.tensor, other.tensor, plus=plus.tensor), plus.degree + degree)
+
+    def interpolated(self, other: Residue, weight: Operand) -> Residue:
+        """Self + weight * (other - self), reduced once."""
+        factor, degree = self._operand(weight)
+        tensor = self.of.field.interpolate(self.tensor, other.tensor, factor)
+        return self._new(tensor, self.degree + (other.degree + self.degree) * degree)
 
     def __pow__(self, exponent: int) -> Residue:
         """An integer power, by squaring."""
@@ -191,7 +199,7 @@ class Residue:
     def sum_of_products(
         self, other: Residue, dims: Sequence[int] | int | None = None, *, keepdim: bool = False
     ) -> Residue:
-        """The sum of self * other, with no tensor of products kept; the squares of square roots are what they were of."""
+        """The sum of self * other; of the squares of square roots, the sum of what the roots were taken of."""
         if self.is_same(other) and self.roots:
             return self.squared_root().sum(dims, keepdim=keepdim)
         count = torch.broadcast_shapes(self.shape, other.shape)

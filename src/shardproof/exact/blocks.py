@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 import torch
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator
 
     from torch import Tensor
 
@@ -25,33 +25,35 @@ def block_size() -> int:
     return _ELEMENTS_A_THREAD * torch.get_num_threads()
 
 
-def is_large(tensor: Tensor) -> bool:
+def is_large(numel: int, device: torch.device) -> bool:
     """Whether a tensor is worth cutting into blocks: more than one block, in a CPU's memory."""
-    return tensor.device.type == "cpu" and tensor.numel() > block_size()
+    return device.type == "cpu" and numel > block_size()
 
 
-def blocks(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
-    """Views of the tensors, cut alike; together they cover every element once.
+def blocks(first: Tensor, *others: Tensor) -> Iterator[tuple[Tensor, ...]]:
+    """Views of the tensors, cut alike; together they cover every element of the first once.
 
     Args:
-        tensors: of one shape (expand them to it); cut in the order in which the first one lies in memory.
+        first: any shape; blocks follow the order in which it lies in memory.
+        others: of the first one's shape, or broadcast to it: their blocks then broadcast as well.
     """
-    first = tensors[0]
-    if not is_large(first):
-        yield tensors
+    if not is_large(first.numel(), first.device):
+        yield first, *others
         return
     order = sorted(range(first.ndim), key=first.stride, reverse=True)
-    permuted = [tensor.permute(order) for tensor in tensors]
-    if all(tensor.is_contiguous() for tensor in permuted):
-        permuted = [tensor.view(-1) for tensor in permuted]
-    yield from _cut(permuted)
+    tensors = [x.view([1] * (first.ndim - x.ndim) + list(x.shape)).permute(order) for x in (first, *others)]
+    if all(x.is_contiguous() and (x.numel() == first.numel() or x.numel() == 1) for x in tensors):
+        tensors = [x.view(-1) for x in tensors]
+    yield from _cut(tensors)
 
 
-def _cut(tensors: Sequence[Tensor]) -> Iterator[tuple[Tensor, ...]]:
-    row = tensors[0].numel() // max(len(tensors[0]), 1)
+def _cut(tensors: list[Tensor]) -> Iterator[tuple[Tensor, ...]]:
+    length = len(tensors[0])
+    row = tensors[0].numel() // length
     if row > block_size():
-        for rows in zip(*(tensor.unbind(0) for tensor in tensors), strict=True):
-            yield from _cut(rows)
-    else:
-        height = block_size() // max(row, 1)
-        yield from zip(*(tensor.split(height) for tensor in tensors), strict=True)
+        for i in range(length):
+            yield from _cut([x[i] if len(x) == length else x[0] for x in tensors])
+        return
+    height = block_size() // row
+    for start in range(0, length, height):
+        yield tuple(x[start : start + height] if len(x) == length else x for x in tensors)

@@ -65,7 +65,8 @@ class Field:
     def longest_sum(self) -> int:
         """How many products of two representatives, and two representatives more, add up to less than `EXACT_LIMIT`.
 
-        With n = (2**52 - 1) // half**2 - 2: n * half**2 + 2 * half <= (n + 2) * half**2 < 2**52. At the largest prime n = 254.
+        With n = (2**52 - 1) // half**2 - 2: n * half**2 + 2 * half <= (n + 2) * half**2 < 2**52.
+        At the largest prime n = 254.
         """
         return (int(EXACT_LIMIT) - 1) // self.half**2 - 2
 
@@ -88,12 +89,12 @@ class Field:
             x: any shape, no two elements in one place.
             plus: added first, in the same pass over memory; broadcast to x. The sums must be below 2**52.
         """
-        if not is_large(x):
+        if not is_large(x.numel(), x.device):
             if plus is not None:
                 x.add_(plus)
             return x.sub_(torch.div(x, self.prime).round_(), alpha=self.prime)
         scratch = torch.empty(block_size(), dtype=x.dtype, device=x.device)
-        for block, *more in blocks(x) if plus is None else blocks(x, plus.expand(x.shape)):
+        for block, *more in blocks(x) if plus is None else blocks(x, plus):
             if more:
                 block.add_(more[0])
             quotient = scratch[: block.numel()].view(block.shape)
@@ -115,11 +116,15 @@ class Field:
             return self.add(c, a, times=b)
         return self.reduce_(torch.addcmul(c, a, b))
 
+    def interpolate(self, a: Tensor, b: Tensor, weight: Tensor | int) -> Tensor:
+        """A + weight * (b - a): each of PyTorch's two formulas stays below 2**22 + 2**46, so one reduction is enough."""
+        return self.reduce_(torch.lerp(a, b, weight))
+
     def sum_of_products(self, a: Tensor, b: Tensor, dims: Sequence[int], *, keepdim: bool = False) -> Tensor:
-        """The sum of a * b over some dims of their common shape, products reduced only where their sum would not be exact."""
+        """The sum of a * b over some dims of their common shape; products are reduced only where that needs it."""
         a, b = torch.broadcast_tensors(a, b)
         over = {d % a.ndim for d in dims} if a.ndim else set()
-        if is_large(a) and len(over) == a.ndim:
+        if is_large(a.numel(), a.device) and len(over) == a.ndim:
             # Nothing as large as the operands is kept: block by block to one number.
             total = sum((self.multiply(x, y).sum() for x, y in blocks(a, b)), start=a.new_zeros(()))
             return self.reduce_(total.view([1] * a.ndim if keepdim else []))
@@ -148,7 +153,7 @@ class Field:
         return self.reduce_(total, plus=plus)
 
     def square_root(self, number: int) -> int | None:
-        """A residue whose square is `number` (Tonelli-Shanks), always the same one of the two; None if there is none."""
+        """A residue whose square is `number` (Tonelli-Shanks), always the same of the two; None if there is none."""
         return _square_root(number % self.prime, self.prime)
 
     def is_canonical(self, x: Tensor) -> bool:

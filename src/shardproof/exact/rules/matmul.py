@@ -16,12 +16,20 @@ def product(_m: Arithmetic, a: Residue, b: Residue) -> Residue:
     return a @ b
 
 
-@formula("addmm.default", "baddbmm.default", "addbmm.default")
-def product_and_sum(
-    _m: Arithmetic, c: Residue, a: Residue, b: Residue, *, beta: float = 1, alpha: float = 1
-) -> Residue:
+@formula("addmm.default", "baddbmm.default")
+def product_and_sum(m: Arithmetic, c: Residue, a: Residue, b: Residue, *, beta: float = 1, alpha: float = 1) -> Residue:
     """Beta * c + alpha * (a @ b)."""
-    return scaled(c, beta) + scaled(a @ b, alpha)
+    if alpha == 1:
+        return a.matmul(b, plus=scaled(c, beta))
+    return scaled(c, beta).plus(a @ b, times=m.constant(alpha))
+
+
+@formula("addbmm.default")
+def summed_batch_product(
+    m: Arithmetic, c: Residue, a: Residue, b: Residue, *, beta: float = 1, alpha: float = 1
+) -> Residue:
+    """Beta * c + alpha * sum over the batch of (a @ b)."""
+    return scaled(c, beta).plus((a @ b).sum(0), times=m.constant(alpha))
 
 
 @formula("mv.default")
@@ -41,7 +49,7 @@ def matrix_vector_and_sum(
 @formula("dot.default", "vdot.default")
 def dot(_m: Arithmetic, x: Residue, y: Residue) -> Residue:
     """sum(x * y)."""
-    return (x * y).sum()
+    return x.sum_of_products(y)
 
 
 @formula("addr.default")

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
-
-import torch
+from typing import TYPE_CHECKING
 
 from shardproof.exact.arithmetic import Residue
 from shardproof.exact.registry import formula
@@ -24,7 +22,7 @@ def add(m: Arithmetic, x: Residue, y: Operand, alpha: float = 1, *, symbols: boo
     if symbols:
         return add_symbols(m, x, y, alpha)
     if isinstance(y, Residue):
-        return x + scaled(y, alpha)
+        return x.plus(y, times=m.constant(alpha))
     return x + (y if alpha == 1 else m.constant(y) * m.constant(alpha))
 
 
@@ -32,13 +30,15 @@ def add(m: Arithmetic, x: Residue, y: Operand, alpha: float = 1, *, symbols: boo
 def subtract(m: Arithmetic, x: Residue, y: Operand, alpha: float = 1) -> Residue:
     """X - alpha * y."""
     if isinstance(y, Residue):
-        return x - scaled(y, alpha)
+        return x.plus(y, times=-m.constant(alpha))
     return x - (y if alpha == 1 else m.constant(y) * m.constant(alpha))
 
 
 @formula("rsub.Tensor", "rsub.Scalar")
 def subtract_from(m: Arithmetic, x: Residue, y: Operand, alpha: float = 1) -> Residue:
     """Y - alpha * x."""
+    if isinstance(y, Residue):
+        return y.plus(x, times=-m.constant(alpha))
     return y - scaled(x, alpha)
 
 
@@ -50,7 +50,7 @@ def multiply(m: Arithmetic, x: Operand, y: Operand, *, symbols: bool) -> Residue
     assert isinstance(x, Residue)
     if symbols:
         return multiply_symbols(m, x, y)
-    if isinstance(y, Residue) and y.tensor is x.tensor:
+    if x.is_same(y):
         return x.square()
     return x * y
 
@@ -80,18 +80,20 @@ def square(_m: Arithmetic, x: Residue) -> Residue:
 
 
 @formula("addcmul.default")
-def add_product(_m: Arithmetic, x: Residue, a: Residue, b: Residue, *, value: float = 1) -> Residue:
+def add_product(m: Arithmetic, x: Residue, a: Residue, b: Residue, *, value: float = 1) -> Residue:
     """X + value * a * b."""
-    return x + scaled(a.square() if a.tensor is b.tensor else a * b, value)
+    if value == 1 and not a.roots:
+        return x.plus_product(a, b)
+    return x.plus(a.square() if a.is_same(b) else a * b, times=m.constant(value))
 
 
 @formula("addcdiv.default")
-def add_quotient(_m: Arithmetic, x: Residue, a: Residue, b: Residue, *, value: float = 1) -> Residue:
+def add_quotient(m: Arithmetic, x: Residue, a: Residue, b: Residue, *, value: float = 1) -> Residue:
     """X + value * a / b."""
-    return x + scaled(a / b, value)
+    return x.plus(a / b, times=m.constant(value))
 
 
 @formula("lerp.Scalar", "lerp.Tensor")
 def interpolate(_m: Arithmetic, x: Residue, y: Residue, weight: Operand) -> Residue:
     """X + weight * (y - x)."""
-    return x + (y - x) * weight
+    return x.interpolated(y, weight)

@@ -1,0 +1,90 @@
+"""Pointwise formulas on large tensors, block by block: what a formula computes on the way stays in the cache."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+from torch._prims_common import compute_elementwise_output_strides
+
+from shardproof.exact.arithmetic import Residue
+from shardproof.exact.blocks import blocks, is_large
+from shardproof.exact.degree import CONSTANT
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from shardproof.exact.arithmetic import Arithmetic
+
+
+def carry_out(
+    m: Arithmetic,
+    function: Callable[..., Any],
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    *,
+    into: Tensor | None = None,
+) -> Any:
+    """A formula's result, where each element depends on the operands' elements in its own place alone.
+
+    Args:
+        m: the arithmetic.
+        function: `(m, *args, **kwargs)` to a `Residue`, or to something else, which is then computed in one go.
+        args: with `Residue` in place of floating tensors; tensors broadcast.
+        kwargs: likewise.
+        into: where a `Residue`'s elements go, of the result's shape; it may be an operand. Without it, new memory laid
+            out as PyTorch lays out the result of a pointwise op.
+
+    Returns:
+        What `function` returns for the operands; if `into` is given and it is a `Residue`, its tensor is `into`.
+    """
+    operands = [x for x in (*args, *kwargs.values()) if isinstance(x, Residue | Tensor)]
+    memory = [x.tensor if isinstance(x, Residue) else x for x in operands]
+    shape = torch.broadcast_shapes(*(x.shape for x in memory))
+    known = any(isinstance(x, Residue) and x.exponential is not None for x in operands)
+    if known or not memory or not is_large(shape.numel(), memory[0].device):
+        return _stored(function(m, *args, **kwargs), into)
+    target = into
+    if target is None or target.shape != shape or not all(_may_overwrite(target, x) for x in memory):
+        strides = compute_elementwise_output_strides(*(x.expand(shape) for x in memory))
+        target = torch.empty_strided(shape, strides, dtype=torch.float64, device=memory[0].device)
+    first: Residue | None = None
+    for place, *parts in blocks(target, *memory):
+        values = _residues_again(parts, operands, m, known=first is None)
+        found = function(
+            m,
+            *(next(values) if isinstance(x, Residue | Tensor) else x for x in args),
+            **{name: next(values) if isinstance(x, Residue | Tensor) else x for name, x in kwargs.items()},
+        )
+        if not isinstance(found, Residue):
+            return function(m, *args, **kwargs)
+        place.copy_(found.tensor)
+        first = first or found
+    assert first is not None
+    return _stored(replace(first, tensor=target), into)
+
+
+def _residues_again(parts: list[Tensor], operands: list[Any], m: Arithmetic, *, known: bool) -> Iterator[Any]:
+    """The operands' blocks. One block's degree is every block's: it is asked of the first one only."""
+    for part, x in zip(parts, operands, strict=True):
+        yield Residue(part, x.degree if known else CONSTANT, m, roots=x.roots) if isinstance(x, Residue) else part
+
+
+def _may_overwrite(target: Tensor, operand: Tensor) -> bool:
+    """Whether writing the target block by block leaves the operand's later blocks as they are."""
+    if target.untyped_storage()._cdata != operand.untyped_storage()._cdata:
+        return True
+    return (
+        target.data_ptr() == operand.data_ptr()
+        and target.shape == operand.shape
+        and target.stride() == operand.stride()
+    )
+
+
+def _stored(result: Any, into: Tensor | None) -> Any:
+    if into is None or not isinstance(result, Residue) or result.tensor is into:
+        return result
+    into.copy_(result.tensor)
+    return replace(result, tensor=into)
