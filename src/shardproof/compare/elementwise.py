@@ -6,12 +6,15 @@ infinities, signs that differ, elements at the edge of the tolerance.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
 
 from shardproof.compare.formats import COMPLEX, FLOAT8, INTEGERS
 
+# A search that ends early goes by pieces of so many elements; PyTorch takes one thread for them.
+PIECE = 1 << 14
 _LOWEST = torch.iinfo(torch.int64).min
 
 
@@ -47,9 +50,7 @@ def examine(actual: torch.Tensor, expected: torch.Tensor, tolerance: Tolerance) 
         nan_actual = nan_expected = inf_actual = inf_expected = max_ulp = 0
     else:
         a, e = _widen(actual), _widen(expected)
-        close = exact or bool(
-            torch.isclose(a, e, rtol=tolerance.rtol, atol=tolerance.atol, equal_nan=tolerance.equal_nan).all()
-        )
+        close = exact or are_close(a, e, tolerance)
         nan_actual, nan_expected = _count(a.isnan()), _count(e.isnan())
         inf_actual, inf_expected = _count(a.isinf()), _count(e.isinf())
         max_ulp = find_max_ulp(actual, expected)
@@ -69,9 +70,25 @@ def find_max_ulp(actual: torch.Tensor, expected: torch.Tensor) -> int:
     return int(_ulp_steps(actual, expected).max()) - _LOWEST
 
 
-def locate_worst(actual: torch.Tensor, expected: torch.Tensor, *, equal_nan: bool) -> int:
-    """The first position of the largest difference in two contiguous [n] tensors; NaN is larger than any number."""
-    return int(_gaps(actual, expected, equal_nan).argmax())
+def are_close(actual: torch.Tensor, expected: torch.Tensor, tolerance: Tolerance) -> bool:
+    """Whether all elements of two [n] float tensors are within tolerance; stops early where one is not."""
+    rtol, atol, equal_nan = tolerance.rtol, tolerance.atol, tolerance.equal_nan
+    return all(
+        bool(torch.isclose(a, e, rtol=rtol, atol=atol, equal_nan=equal_nan).all())
+        for a, e in zip(actual.split(PIECE), expected.split(PIECE), strict=True)
+    )
+
+
+def locate_worst(actual: torch.Tensor, expected: torch.Tensor, maxdiff: float, *, equal_nan: bool) -> int:
+    """The first position at which two contiguous [n] tensors differ by `maxdiff`; NaN is larger than any number."""
+    start = 0
+    for a, e in zip(actual.split(PIECE), expected.split(PIECE), strict=True):
+        gaps = _gaps(a, e, equal_nan)
+        largest = _gap_value(gaps.max(), actual.dtype)
+        if largest == maxdiff or (math.isnan(largest) and math.isnan(maxdiff)):
+            return start + int(gaps.argmax())
+        start += a.numel()
+    raise AssertionError("the largest difference must be in the block that had it")
 
 
 def count_ulp(actual: torch.Tensor, expected: torch.Tensor) -> int | None:

@@ -103,7 +103,7 @@ def _find_worst(reader: BlockReader, tolerance: Tolerance, tally: Tally, shape: 
     if tally.worst is None:
         return None
     actual, expected = reader.read(tally.worst)
-    at = locate_worst(actual, expected, equal_nan=tolerance.equal_nan)
+    at = locate_worst(actual, expected, tally.maxdiff, equal_nan=tolerance.equal_nan)
     left = tally.worst.start + at
     index: list[int] = []
     for size in reversed(shape):

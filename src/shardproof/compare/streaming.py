@@ -4,7 +4,7 @@ Equal bits and a finite sum settle a block in two passes. Otherwise three cheap 
 
 - a finite `actual - expected` leaves no room for NaN or infinity on either side;
 - a small difference of the bit patterns is the ULP distance itself (see `FloatFormat`);
-- a difference of few ULP is within any usual `rtol`.
+- a difference of few ULP is within any usual `rtol`, and in small numbers it cannot be the largest difference.
 
 What they do not settle goes to `elementwise.examine`. Once one element is out of tolerance, or the ULP distance has
 reached its limit, that statistic is settled for all further blocks.
@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from shardproof.compare.elementwise import examine, find_max_ulp
+from shardproof.compare.elementwise import PIECE, are_close, examine, find_max_ulp
 from shardproof.compare.formats import FLOAT8, FLOAT_FORMATS, INTEGERS, FloatFormat
 
 if TYPE_CHECKING:
@@ -26,12 +26,13 @@ if TYPE_CHECKING:
     from shardproof.compare.elementwise import Tolerance
     from shardproof.compare.tally import Tally
 
-# On the CPU two inputs and two buffers of this size stay in the second- and third-level caches, and the cost of a call
-# from Python no longer shows; measured best of 64 KiB to 4 MiB. Elsewhere a block only has to hide a kernel's launch.
-_CPU_BLOCK_BYTES = 1 << 20
+# On the CPU two inputs and two buffers of this size stay in the third-level cache, and the cost of a call
+# from Python no longer shows; measured best of 256 KiB to 4 MiB. Elsewhere a block only has to hide a kernel's launch.
+_CPU_BLOCK_BYTES = 1 << 21
 _DEVICE_BLOCK_BYTES = 1 << 23
 # `examine` makes up to ten int64 temporaries a block.
 _PLAIN_BLOCK_ELEMENTS = 1 << 16
+_MOST_TRUST = 4
 _SAME_SIZE = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
@@ -65,9 +66,13 @@ def stream(reader: BlockReader, tolerance: Tolerance, tally: Tally) -> None:
         scan.take(*reader.read(block), block)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class _FloatScan:
-    """The cheap tests, for a float dtype with sign and magnitude. `gaps` and `steps` are scratch of one block each."""
+    """The cheap tests, for a float dtype with sign and magnitude. `gaps` and `steps` are scratch of one block each.
+
+    `trust` rises when `_adds_no_gap` succeeds and falls when it fails; at 0 the test is no longer made.
+    Blocks tend to be like the one before: after one that differs, no time is lost on a test for equality.
+    """
 
     kind: FloatFormat
     tolerance: Tolerance
@@ -75,13 +80,16 @@ class _FloatScan:
     gaps: torch.Tensor
     steps: torch.Tensor
     few_ulp: int
+    trust: int = _MOST_TRUST
+    likely_equal: bool = True
 
     def take(self, actual: torch.Tensor, expected: torch.Tensor, block: Block) -> None:
-        if _bits_equal(actual, expected):
+        if self.likely_equal and _bits_equal(actual, expected):
             settled = math.isfinite(expected.sum().item()) or self._count_special(expected)
         else:
             settled = self._settle(actual, expected, block)
         if not settled:
+            self.likely_equal = True
             self.tally.add(examine(actual, expected, self.tolerance), block)
 
     def _count_special(self, expected: torch.Tensor) -> bool:
@@ -98,24 +106,41 @@ class _FloatScan:
 
     def _settle(self, actual: torch.Tensor, expected: torch.Tensor, block: Block) -> bool:
         """Whether the cheap tests sufficed; if not, nothing was added to the tally."""
-        integer = self.kind.integer
+        steps = None if self.tally.ulp_settled else self._find_max_steps(actual, expected)
+        if steps is not None and self.trust and self._adds_no_gap(expected, steps):
+            self.tally.add_ulp(steps)
+            self.likely_equal = steps == 0
+            return True
         gaps = torch.sub(actual, expected, out=self.gaps[: actual.numel()]).abs_()
-        top = gaps.view(integer).amax()  # of numbers without a sign, the order of the patterns; NaN are above infinity
+        # Of numbers without a sign, the patterns have the order of the numbers; those of NaN are above infinity's.
+        top = gaps.view(self.kind.integer).amax()
         if top.item() >= self.kind.infinity:
             return False
         maxdiff = float(top.view(gaps.dtype))
-        steps = None if self.tally.ulp_settled else self._find_max_steps(actual, expected)
         if self.tally.close and not self._is_close(gaps, expected, maxdiff, steps):
-            self.tally.close = bool(
-                torch.isclose(actual, expected, rtol=self.tolerance.rtol, atol=self.tolerance.atol).all()
-            )
+            self.tally.close = are_close(actual, expected, self.tolerance)
         self.tally.add_difference(maxdiff, block)
+        self.likely_equal = maxdiff == 0
         if steps is not None:
             self.tally.add_ulp(steps)
         return True
 
+    def _adds_no_gap(self, expected: torch.Tensor, steps: int) -> bool:
+        """Whether no difference of at most `steps` ULP can exceed `maxdiff` or the tolerance in this block."""
+        if steps >= self.kind.ulp_limit or (self.tally.close and steps > self.few_ulp):
+            return False
+        magnitudes = torch.abs(expected, out=self.gaps[: expected.numel()])
+        highest = int(magnitudes.view(self.kind.integer).amax()) + steps  # the largest magnitude on either side
+        if highest >= self.kind.infinity:
+            return False
+        binade = max(highest >> self.kind.mantissa, 1)
+        bound = math.ldexp(steps * self.kind.tiny, binade - 1 - self.kind.mantissa)
+        fits = not bound > self.tally.maxdiff
+        self.trust = min(self.trust + 1, _MOST_TRUST) if fits else self.trust - 1
+        return fits
+
     def _find_max_steps(self, actual: torch.Tensor, expected: torch.Tensor) -> int:
-        """The largest ULP distance in a block of finite numbers; what is beyond the limit counts as the limit."""
+        """The largest ULP distance in a block, without NaN; what is beyond the limit counts as the limit."""
         integer, limit = self.kind.integer, self.kind.ulp_limit
         steps = self.steps.view(integer)[: actual.numel()]
         low, high = torch.aminmax(torch.sub(actual.view(integer), expected.view(integer), out=steps))
@@ -123,11 +148,15 @@ class _FloatScan:
         if largest < limit:
             return largest
         # Far apart, or of opposite signs: 0.0 and -0.0 are the case that must not be slow.
-        apart = (steps >= limit).logical_or_(steps <= -limit)
-        far = find_max_ulp(actual[apart], expected[apart])
-        if far >= limit:
-            return limit
-        return max(far, int(steps.masked_fill_(apart, 0).abs_().amax()))
+        near = 0
+        for piece, a, e in zip(*(t.split(PIECE) for t in (steps, actual, expected)), strict=True):
+            apart = (piece >= limit).logical_or_(piece <= -limit)
+            if bool(apart.any()):
+                near = max(near, find_max_ulp(a[apart], e[apart]))
+                if near >= limit:
+                    return limit
+                piece.masked_fill_(apart, 0)
+        return max(near, int(steps.abs_().amax()))
 
     def _is_close(self, gaps: torch.Tensor, expected: torch.Tensor, maxdiff: float, steps: int | None) -> bool:
         """Whether all are surely within tolerance. Overwrites `gaps`; leaves a margin for its own rounding."""

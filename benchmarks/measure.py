@@ -1,0 +1,83 @@
+"""Timing that survives a noisy machine, and the row that a benchmark yields."""
+
+from __future__ import annotations
+
+import statistics
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Row:
+    """One line of the table. `ours` and `peer` are in `unit`; `ratio` is ours over the peer's.
+
+    `target` is the largest ratio that is `met`, unless `at_least`: then it is the smallest. `spread` is the relative
+    distance between the quartiles of `ours`, where there are several measurements.
+    """
+
+    what: str
+    ours: float
+    peer_name: str
+    peer: float
+    unit: str
+    target: float
+    at_least: bool = False
+    spread: float | None = None
+
+    @property
+    def ratio(self) -> float:
+        """Ours over the peer's, or the other way round where the target is a speed-up."""
+        return self.peer / self.ours if self.at_least else self.ours / self.peer
+
+    @property
+    def met(self) -> bool:
+        """Whether the ratio is within its target."""
+        return self.ratio >= self.target if self.at_least else self.ratio <= self.target
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Timing:
+    """Of one variant, in milliseconds."""
+
+    median: float
+    spread: float
+
+
+def interleave(variants: Mapping[str, Callable[[], object]], *, rounds: int = 15) -> dict[str, Timing]:
+    """Time each variant once a round, after one round that does not count."""
+    times: dict[str, list[float]] = {name: [] for name in variants}
+    for turn in range(rounds + 1):
+        for name, run in variants.items():
+            start = time.perf_counter()
+            run()
+            if turn:
+                times[name].append((time.perf_counter() - start) * 1e3)
+    return {name: _summarize(values) for name, values in times.items()}
+
+
+def _summarize(values: list[float]) -> Timing:
+    median = statistics.median(values)
+    if len(values) < 2:
+        return Timing(median=median, spread=0.0)
+    low, _, high = statistics.quantiles(values, n=4)
+    return Timing(median=median, spread=(high - low) / median)
+
+
+def peak_extra_mib(prepare: str, run: str) -> float:
+    """How far the peak memory of a fresh Python process rises while it runs `run`, after `prepare`."""
+    code = f"""
+import resource
+{prepare}
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+{run}
+print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
+"""
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)  # noqa: S603 - our own code
+    return float(done.stdout.split()[-1])
