@@ -1,6 +1,8 @@
 """Exact arithmetic: ordinary PyTorch code, carried out modulo a prime. It knows nothing of sharding."""
 
-from shardproof.exact.bound import Bound, trials_needed
+from shardproof.exact.bound import Bound, bound_of, trials_needed
+from shardproof.exact.cut import Cut
+from shardproof.exact.degree import Degree
 from shardproof.exact.errors import (
     ExactArithmeticError,
     LeavingFieldError,
@@ -14,6 +16,8 @@ from shardproof.exact.registry import formula, moves, sums
 
 __all__ = [
     "Bound",
+    "Cut",
+    "Degree",
     "ExactArithmetic",
     "ExactArithmeticError",
     "LeavingFieldError",
@@ -21,6 +25,7 @@ __all__ = [
     "RandomDrawError",
     "SymbolError",
     "UnsupportedOpError",
+    "bound_of",
     "formula",
     "moves",
     "sums",

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import dataclasses
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias
 
 import torch
@@ -30,8 +31,9 @@ class Arithmetic:
     oracles: Oracles
     lift: Lift
     zero_divisions: int = 0
-    cuts: list[Cut] = field(default_factory=list)
-    _constants: dict[float | Fraction, int] = field(default_factory=dict)
+    operands_void: bool = False  # of the op that is running: a division by zero happened on the way to it
+    cuts: list[Cut] = dataclasses.field(default_factory=list)
+    _constants: dict[float | Fraction, int] = dataclasses.field(default_factory=dict)
 
     def residue(self, tensor: Tensor, degree: Degree = CONSTANT) -> Residue:
         """A value of this arithmetic from canonical residues."""
@@ -139,7 +141,7 @@ class Residue:
         if number == 0:
             self.of.zero_divisions += 1
             return self * 0
-        return self if number == 1 else self._times(pow(number, -1, self.of.field.prime))
+        return self.moved(Tensor.clone) if number == 1 else self._times(pow(number, -1, self.of.field.prime))
 
     def __rtruediv__(self, other: Operand) -> Residue:
         return self.inverse() * other
@@ -190,9 +192,8 @@ class Residue:
 
     def sum(self, dims: Sequence[int] | int | None = None, *, keepdim: bool = False) -> Residue:
         """Over all dims, or those given (an empty list means all, as in PyTorch)."""
-        if dims is None or (not isinstance(dims, int) and len(dims) == 0):
-            dims = tuple(range(self.ndim))
-        total = self.tensor.sum(dims, keepdim=keepdim) if self.ndim else self.tensor.clone()
+        over = (dims,) if isinstance(dims, int) else tuple(dims or range(self.ndim))
+        total = self.tensor.sum(over, keepdim=keepdim) if self.ndim else self.tensor.clone()
         count = self.numel() // max(total.numel(), 1)
         return self._new(self.of.field.reduce_(total), self.degree.sum_of(count))
 

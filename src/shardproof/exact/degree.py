@@ -86,7 +86,7 @@ class Degree:
     def __add__(self, other: Degree) -> Degree:
         """Of a sum or difference."""
         if other is CONSTANT:
-            return replace(self, monomial=False) if self.monomial else self
+            return replace(self, over=max(self.over, self.under), monomial=False)
         over = max(self.over + other.under, other.over + self.under)
         return self._with(other, over=over, under=self.under + other.under, monomial=False)
 

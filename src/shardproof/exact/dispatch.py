@@ -151,6 +151,7 @@ class Dispatcher:
             operands = tuple(self.residues_of(x).clone() for x in inputs)
             self.selections.append(Selection(op=str(op), place=self._place(), operands=operands))
         if rule.kind == "formula":
+            self.arithmetic.operands_void = void
             result, zero_divisions = self._apply_formula(rule, args, kwargs, symbols=symbols)
             void = void or zero_divisions
             self._settle(result, void=void, symbols=symbols)

@@ -12,6 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_mod
 
 from shardproof.exact.arithmetic import Arithmetic
 from shardproof.exact.bound import Bound, bound_of
+from shardproof.exact.cut import Cut, CutBothWays
 from shardproof.exact.dispatch import Dispatcher
 from shardproof.exact.entry import Entry
 from shardproof.exact.errors import ExactArithmeticError, user_line
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from torch._ops import OpOverload
+
+    from shardproof.exact.degree import Degree
 
 _PLAIN = (Tensor, torch.nn.Parameter, torch.nn.Buffer)
 _active: list[ExactArithmetic] = []
@@ -108,14 +111,49 @@ class ExactArithmetic:
         """The modulus."""
         return self.arithmetic.field.prime
 
-    def bound(self, tensor: Tensor, *, trials: int = 1) -> Bound:
-        """How likely an element of a different program's tensor would equal this one's, or that no bound is known."""
+    def cut(self, tensor: Tensor, name: str) -> Tensor:
+        """Take the computation apart here: fresh residues forward, and in place of the gradient backward.
+
+        Both ways what arrives is recorded in `cuts`. A cut with another name is another random function; the two programs
+        compared give the same name to the same tensor.
+
+        Args:
+            tensor: what the segment before ends with, any shape; a DTensor must not be partial.
+            name: of the cut.
+
+        Raises:
+            ValueError: the tensor is a partial sum.
+        """
+        if not self.dispatcher.is_known(tensor):
+            with ordinary_pytorch():
+                self.entry.admit(tensor)
+        found: Tensor = CutBothWays.apply(tensor, name)  # type: ignore[no-untyped-call]
+        return found
+
+    @property
+    def cuts(self) -> tuple[Cut, ...]:
+        """What reached each cut so far, in the order of execution."""
+        return tuple(self.arithmetic.cuts)
+
+    def bound(self, tensor: Tensor | Cut, *, trials: int = 1, draws: int | None = None) -> Bound:
+        """How likely an element of a different program's tensor would equal this one's, or that no bound is known.
+
+        Args:
+            tensor: one computed inside; or one of `cuts`, for the segment that ends there.
+            trials: in how many trials it agreed, each with a seed of its own.
+            draws: how many trials there were with the void ones, which are drawn again and do not count.
+        """
+        if isinstance(tensor, Cut):
+            return self._bound(tensor.degree, trials=trials, draws=draws, void=tensor.void)
         tag = self.tags.get(tensor)
         if tag is None or not tensor.dtype.is_floating_point:
             msg = f"a bound is asked for a tensor of shape {tuple(tensor.shape)} that exact arithmetic has not computed"
             raise ValueError(msg)
-        degree = tag.degree.chosen_by(self.dispatcher.escaped)
-        return bound_of(degree, prime=self.prime, trials=trials, void=tag.void, derived=not self.dispatcher.left)
+        return self._bound(tag.degree, trials=trials, draws=draws, void=tag.void)
+
+    def _bound(self, degree: Degree, *, trials: int, draws: int | None, void: bool) -> Bound:
+        degree, derived = degree.chosen_by(self.dispatcher.escaped), not self.dispatcher.left
+        return bound_of(degree, prime=self.prime, trials=trials, draws=draws, void=void, derived=derived)
 
     @contextmanager
     def paused(self) -> Iterator[None]:

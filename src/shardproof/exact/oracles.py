@@ -41,6 +41,10 @@ class Oracles:
         """The inverse of `permutation(name)`."""
         return self._table(f"{name}^-1", lambda: _inverted(self.permutation(name), self.field))
 
+    def function(self, name: str) -> Tensor:
+        """A random function with f(0) = 0: independent uniform values elsewhere, not a permutation."""
+        return self._table(f"{name} function", lambda: self._random_function(name))
+
     def fixing_zero(self, name: str) -> Tensor:
         """A random permutation with f(0) = 0, for functions like tanh, sin and sqrt of which programs know it."""
         return self._table(f"{name} fixing 0", lambda: self._random_fixing_zero(name))
@@ -105,6 +109,12 @@ class Oracles:
 
     def _random_permutation(self, name: str) -> Tensor:
         return torch.randperm(self.field.prime, generator=self._generator(name), dtype=torch.int32)
+
+    def _random_function(self, name: str) -> Tensor:
+        half, prime = self.field.half, self.field.prime
+        values = torch.randint(prime, (prime,), generator=self._generator(f"{name} function"), dtype=torch.int32) - half
+        values[half] = 0
+        return values
 
     def _random_fixing_zero(self, name: str) -> Tensor:
         half = self.field.half
