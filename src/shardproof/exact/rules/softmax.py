@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from shardproof.exact.arithmetic import Residue
+from shardproof.exact.blockwise import by_rows
 from shardproof.exact.errors import NotANumberError
 from shardproof.exact.lift import LOWEST, NEGATIVE_INFINITY
 from shardproof.exact.registry import formula, selects
@@ -16,8 +17,8 @@ if TYPE_CHECKING:
     from shardproof.exact.degree import Degree
 
 
-def shifted_exp(m: Arithmetic, x: Residue, dim: int, *, symbols: bool) -> tuple[Residue, Residue]:
-    """X - max(x) and E of it. Masked elements give 0; a row of nothing but finfo.min counts as a row of equal numbers.
+def shifted_exp(m: Arithmetic, x: Residue, dim: int = -1, *, symbols: bool) -> tuple[Residue, Residue]:
+    """X - max(x) and E of it, which is new memory. Masked elements give 0; a row of nothing but finfo.min counts as a row of equal numbers.
 
     The degrees leave out that the maximum was chosen among a row, which `chosen` adds once for the whole row.
     """
@@ -25,7 +26,7 @@ def shifted_exp(m: Arithmetic, x: Residue, dim: int, *, symbols: bool) -> tuple[
         shift = Residue(x.keyed_max(dim)[0].tensor, x.degree, m)
         less = x - shift
         return less, less.exp()
-    masked = x.tensor.abs() > m.field.half
+    masked = x.tensor < -m.field.half
     whole_rows = masked.all(dim, keepdim=True)
     if bool((whole_rows & (x.tensor == NEGATIVE_INFINITY).all(dim, keepdim=True)).any()):
         raise NotANumberError("softmax of a row of nothing but -inf is NaN; mask with finfo.min, or leave one element")
@@ -52,8 +53,12 @@ def softmax(
     """E(x - max) / sum(E(x - max))."""
     if x.ndim == 0:
         return Residue(torch.ones_like(x.tensor), x.degree, m)
-    _, exp = shifted_exp(m, x, dim, symbols=symbols)
-    result = exp * exp.sum(dim, keepdim=True).inverse()
+
+    def rows(x: Residue) -> tuple[Residue]:
+        _, exp = shifted_exp(m, x, symbols=symbols)
+        return (exp * exp.sum(-1, keepdim=True).inverse(),)
+
+    (result,) = by_rows(rows, dim, x)
     return Residue(result.tensor, chosen(x, dim, result.degree), m)
 
 
@@ -62,31 +67,41 @@ def log_softmax(m: Arithmetic, x: Residue, dim: int, _half_to_float: Any = None,
     """(x - max) - log(sum(E(x - max))), which knows the softmax as its exponential (E alone is no homomorphism)."""
     if x.ndim == 0:
         return Residue(torch.zeros_like(x.tensor), x.degree, m)
-    less, exp = shifted_exp(m, x, dim, symbols=symbols)
-    total = exp.sum(dim, keepdim=True)
-    softmax = exp * total.inverse()
-    known = Residue(softmax.tensor.contiguous(), chosen(x, dim, softmax.degree), m)
-    if not symbols:
-        result = less - total.log()
-        return Residue(result.tensor.contiguous(), chosen(x, dim, result.degree), m, exponential=known)
-    masked = less.tensor.abs() > m.field.half
-    result = less.masked(~masked) - total.log()
-    tensor = torch.where(masked, less.tensor, result.tensor).contiguous()
-    return Residue(tensor, chosen(x, dim, result.degree), m, exponential=known)
+
+    def rows(x: Residue) -> tuple[Residue, Residue]:
+        less, exp = shifted_exp(m, x, symbols=symbols)
+        total = exp.sum(-1, keepdim=True)
+        softmax = exp * total.inverse()
+        if not symbols:
+            return less - total.log(), softmax
+        masked = less.tensor < -m.field.half
+        result = less.masked(~masked) - total.log()
+        return Residue(torch.where(masked, less.tensor, result.tensor), result.degree, m), softmax
+
+    result, softmax = by_rows(rows, dim, x, results=2)
+    known = Residue(softmax.tensor, chosen(x, dim, softmax.degree), m)
+    return Residue(result.tensor, chosen(x, dim, result.degree), m, exponential=known)
 
 
 @formula("_softmax_backward_data.default")
 def softmax_backward(_m: Arithmetic, grad: Residue, y: Residue, dim: int, _dtype: Any) -> Residue:
     """Y * (grad - sum(grad * y))."""
-    product = grad * y
-    return product - y * product.sum(dim, keepdim=True)
+
+    def rows(grad: Residue, y: Residue) -> tuple[Residue]:
+        return (y * (grad - grad.sum_of_products(y, -1, keepdim=True)),)
+
+    return by_rows(rows, dim, grad, y)[0]
 
 
 @formula("_log_softmax_backward_data.default", symbols=True)
 def log_softmax_backward(_m: Arithmetic, grad: Residue, y: Residue, dim: int, _dtype: Any, *, symbols: bool) -> Residue:
     """Grad - exp(y) * sum(grad), y = log_softmax(x)."""
     del symbols  # a masked element's exponential is zero, and known with the others'
-    return grad - y.exp() * grad.sum(dim, keepdim=True)
+
+    def rows(grad: Residue, softmax: Residue) -> tuple[Residue]:
+        return (grad - softmax * grad.sum(-1, keepdim=True),)
+
+    return by_rows(rows, dim, grad, y.exp())[0]
 
 
 selects("_softmax.default", "_log_softmax.default")

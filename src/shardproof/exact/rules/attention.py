@@ -1,0 +1,120 @@
+"""Scaled dot-product attention, forward and backward: softmax(scale * q k^T + mask) v, digit for digit as by hand."""
+
+from __future__ import annotations
+
+from math import sqrt
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from shardproof.exact.arithmetic import Residue
+from shardproof.exact.errors import RandomDrawError
+from shardproof.exact.lift import NEGATIVE_INFINITY
+from shardproof.exact.registry import formula, selects
+from shardproof.exact.rules.softmax import softmax
+from shardproof.exact.rules.symbols import add_symbols
+
+if TYPE_CHECKING:
+    from shardproof.exact.arithmetic import Arithmetic
+
+
+def _weights(
+    m: Arithmetic, q: Residue, k: Residue, mask: Residue | Tensor | None, *, causal: bool, scale: float
+) -> tuple[Residue, Residue]:
+    """The scores with their masks' symbols in place, (..., queries, keys), and their softmax."""
+    scores = (q @ k.transpose()) * scale
+    symbols = False
+    if isinstance(mask, Residue):
+        symbols = bool((mask.tensor.abs() > m.field.half).any())
+        scores = add_symbols(m, scores, mask, 1) if symbols else scores + mask
+    elif mask is not None:
+        scores, symbols = _masked(scores, mask), True
+    if causal:
+        seen = torch.ones(q.shape[-2], k.shape[-2], dtype=torch.bool, device=q.tensor.device).tril()
+        scores, symbols = _masked(scores, seen), True
+    return scores, softmax(m, scores, -1, symbols=symbols)
+
+
+def _masked(scores: Residue, seen: Tensor) -> Residue:
+    return Residue(torch.where(seen, scores.tensor, NEGATIVE_INFINITY), scores.degree, scores.of)
+
+
+def _repeated(x: Residue, heads: int) -> Residue:
+    """Keys and values of grouped queries: each head as often as query heads share it."""
+    return x if x.shape[-3] == heads else x.moved(lambda t: t.repeat_interleave(heads // t.shape[-3], -3))
+
+
+def _shared(grad: Residue, heads: int) -> Residue:
+    """The transpose of `_repeated`: the gradients of query heads that share one are added up."""
+    if grad.shape[-3] == heads:
+        return grad
+    return grad.moved(lambda t: t.unflatten(-3, (heads, t.shape[-3] // heads))).sum(-3)
+
+
+def _scale(q: Residue, scale: float | None) -> float:
+    return 1 / sqrt(q.shape[-1]) if scale is None else scale
+
+
+def _refuse_dropout(dropout: float) -> None:
+    if dropout:
+        raise RandomDrawError(f"attention with dropout {dropout} draws random numbers inside exact arithmetic")
+
+
+@formula("_scaled_dot_product_flash_attention_for_cpu.default", symbols=True)
+def attention(
+    m: Arithmetic,
+    q: Residue,
+    k: Residue,
+    v: Residue,
+    dropout: float = 0.0,
+    causal: bool = False,
+    *,
+    attn_mask: Residue | Tensor | None = None,
+    scale: float | None = None,
+    symbols: bool,
+) -> tuple[Residue, Residue]:
+    """(..., heads, queries, E), (..., heads, keys, E) twice -> (..., heads, queries, E), and the log-sum-exp of the scores."""
+    del symbols  # the mask is looked at
+    _refuse_dropout(dropout)
+    heads = q.shape[-3]
+    scores, weights = _weights(m, q, _repeated(k, heads), attn_mask, causal=causal, scale=_scale(q, scale))
+    out = weights @ _repeated(v, heads)
+    # Nothing but PyTorch's backward reads the second result, and ours computes the weights anew.
+    return _laid_out(out), m.residue(scores.tensor.new_zeros(q.shape[:-1]))
+
+
+def _laid_out(out: Residue) -> Residue:
+    """In memory as PyTorch's kernel writes it: heads next to last."""
+    return out.moved(lambda t: t.transpose(-3, -2).contiguous().transpose(-3, -2))
+
+
+@formula("_scaled_dot_product_flash_attention_for_cpu_backward.default", symbols=True)
+def attention_backward(
+    m: Arithmetic,
+    grad: Residue,
+    q: Residue,
+    k: Residue,
+    v: Residue,
+    _out: Residue,
+    _log_sum_exp: Residue,
+    dropout: float,
+    causal: bool,
+    *,
+    attn_mask: Residue | Tensor | None = None,
+    scale: float | None = None,
+    symbols: bool,
+) -> tuple[Residue, Residue, Residue]:
+    """dv = w^T dy; with dw = dy v^T and ds = w * (dw - sum(dw * w)) * scale: dq = ds k, dk = ds^T q."""
+    del symbols
+    _refuse_dropout(dropout)
+    factor, heads = _scale(q, scale), q.shape[-3]
+    keys, values = _repeated(k, heads), _repeated(v, heads)
+    _, weights = _weights(m, q, keys, attn_mask, causal=causal, scale=factor)
+    product = weights * (grad @ values.transpose())
+    slope = (product - weights * product.sum(-1, keepdim=True)) * factor
+    dk, dv = slope.transpose() @ q, weights.transpose() @ grad
+    return slope @ keys, _shared(dk, k.shape[-3]), _shared(dv, v.shape[-3])
+
+
+selects("_scaled_dot_product_flash_attention_for_cpu.default")

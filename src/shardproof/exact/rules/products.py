@@ -1,0 +1,130 @@
+"""Products along dims, and sums under a logarithm."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from shardproof.exact.arithmetic import Residue
+from shardproof.exact.errors import SymbolError
+from shardproof.exact.registry import formula
+from shardproof.exact.rules.powers import vector_norm
+from shardproof.exact.rules.softmax import shifted_exp
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from shardproof.exact.arithmetic import Arithmetic
+    from shardproof.exact.degree import Degree
+
+
+def _times(degree: Degree, count: int) -> Degree:
+    return degree.power(max(count, 1))
+
+
+@formula("prod.default")
+def product_of_all(m: Arithmetic, x: Residue, *, dtype: torch.dtype | None = None) -> Residue:
+    """Over everything."""
+    del dtype
+    return product_along(m, x.moved(lambda t: t.reshape(-1)), 0)
+
+
+@formula("prod.dim_int")
+def product_along(
+    m: Arithmetic, x: Residue, dim: int, keepdim: bool = False, *, dtype: torch.dtype | None = None
+) -> Residue:
+    """Over one dim, by halves."""
+    del dtype
+    if x.ndim == 0:
+        return x.moved(torch.clone)
+    rest, count = x.tensor.movedim(dim, 0), x.shape[dim]
+    if count == 0:
+        rest = torch.ones((1, *rest.shape[1:]), dtype=torch.float64, device=rest.device)
+    while rest.shape[0] > 1:
+        half = rest.shape[0] // 2
+        pairs = m.field.multiply(rest[:half], rest[half : 2 * half])
+        rest = torch.cat((pairs, rest[2 * half :])) if rest.shape[0] % 2 else pairs
+    found = rest.movedim(0, dim).clone() if keepdim else rest[0].clone()
+    return m.residue(found, _times(x.degree, count))
+
+
+def _running(x: Tensor, dim: int, combine: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+    """All prefixes, each twice as long a step as the one before (Hillis and Steele 1986)."""
+    found, step = x.movedim(dim, 0).clone(), 1
+    while step < found.shape[0]:
+        found = torch.cat((found[:step], combine(found[step:], found[:-step])))
+        step *= 2
+    return found.movedim(0, dim).contiguous()
+
+
+@formula("cumprod.default")
+def running_product(m: Arithmetic, x: Residue, dim: int, *, dtype: torch.dtype | None = None) -> Residue:
+    """The product of all elements up to each."""
+    del dtype
+    if x.ndim == 0:
+        return x.moved(torch.clone)
+    return m.residue(_running(x.tensor, dim, m.field.multiply), _times(x.degree, x.shape[dim]))
+
+
+@formula("logsumexp.default", symbols=True)
+def log_sum_exp(
+    m: Arithmetic, x: Residue, dims: Sequence[int] | int, keepdim: bool = False, *, symbols: bool
+) -> Residue:
+    """max(x) + log(sum(E(x - max(x)))), as log-softmax has it. Over several dims, they count as one."""
+    if x.ndim == 0:
+        return x.moved(torch.clone)
+    over = [dims] if isinstance(dims, int) else list(dims)
+    over = sorted({d % x.ndim for d in over or range(x.ndim)})
+    kept = [d for d in range(x.ndim) if d not in over]
+    flat = x.moved(lambda t: t.permute(*kept, *over).reshape(*(t.shape[d] for d in kept), -1))
+    less, exp = shifted_exp(m, flat, -1, symbols=symbols)
+    unmasked = flat.tensor.abs() <= m.field.half
+    if not bool(unmasked.any(-1).all()):
+        raise SymbolError("logsumexp of a row of nothing but masked elements is no residue")
+    first = unmasked.to(torch.int8).argmax(-1, keepdim=True)  # an element that is no symbol
+    shift = flat.moved(lambda t: t.gather(-1, first)) - less.moved(lambda t: t.gather(-1, first))
+    found = (exp.sum(-1, keepdim=True).log() + shift).moved(lambda t: t.squeeze(-1))
+    shape = [1 if d in over else x.shape[d] for d in range(x.ndim)]
+    return found.moved(lambda t: t.reshape(shape)) if keepdim else found
+
+
+@formula("logcumsumexp.default")
+def log_running_sum_exp(m: Arithmetic, x: Residue, dim: int) -> Residue:
+    """c + log(sum of E(x - c) up to each element), c the maximum along the whole dim."""
+    if x.ndim == 0:
+        return x.moved(torch.clone)
+    shift, _ = x.keyed_max(dim)
+    exp = (x - shift).exp()
+    total = m.residue(m.field.reduce_(exp.tensor.cumsum(dim)), exp.degree.sum_of(x.shape[dim]))
+    return total.log() + shift
+
+
+@formula("_cdist_forward.default")
+def distances(m: Arithmetic, x: Residue, y: Residue, order: float, _compute_mode: int | None) -> Residue:
+    """The norm of x[..., i, :] - y[..., j, :]."""
+    difference = x.moved(lambda t: t.unsqueeze(-2)) - y.moved(lambda t: t.unsqueeze(-3))
+    return vector_norm(m, difference, order, [-1])
+
+
+
+@formula("_pdist_forward.default")
+def distances_of_pairs(m: Arithmetic, x: Residue, order: float = 2) -> Residue:
+    """The norm of x[i] - x[j] for i < j."""
+    i, j = torch.triu_indices(x.shape[0], x.shape[0], 1)
+    return vector_norm(m, x.moved(lambda t: t[i]) - x.moved(lambda t: t[j]), order, [-1])
+
+
+@formula("nansum.default")
+def sum_of_numbers(
+    _m: Arithmetic,
+    x: Residue,
+    dims: Sequence[int] | None = None,
+    keepdim: bool = False,
+    *,
+    dtype: torch.dtype | None = None,
+) -> Residue:
+    """The sum: every residue is a number."""
+    del dtype
+    return x.sum(dims, keepdim=keepdim)
