@@ -23,7 +23,7 @@ from shardproof.exact.errors import (
     UnsupportedOpError,
     user_line,
 )
-from shardproof.exact.leaving import READS_NUMBER
+from shardproof.exact.leaving import READS_NUMBER, casts_to_integers
 from shardproof.exact.lift import LOWEST, NEGATIVE_INFINITY, is_symbol
 from shardproof.exact.registry import REAL_TOO, RULES, SELECTIONS, Rule
 from shardproof.exact.rules.creation import EMPTY, FACTORIES
@@ -71,6 +71,7 @@ class Dispatcher:
     # residues of real storages, {address: (the storage, kept alive; its residues)}, dropped when the storage is written
     _lifted: dict[int, tuple[torch.UntypedStorage, Tensor]] = field(default_factory=dict)
     _reenter: TorchDispatchMode | None = None
+    _taken_apart: list[OpOverload] = field(default_factory=list)
 
     # One op ----------------------------------------------------------------------------------------------------------
 
@@ -124,10 +125,14 @@ class Dispatcher:
         decomposition = decomposition_table.get(op)
         if decomposition is None:
             decomposition = own_decomposition(op)
-        if decomposition is not None:
+        if decomposition is not None and op not in self._taken_apart:
             assert self._reenter is not None
-            with self._reenter:
-                return decomposition(*args, **kwargs)
+            self._taken_apart.append(op)  # some of PyTorch's decompositions lead back to where they came from
+            try:
+                with self._reenter:
+                    return decomposition(*args, **kwargs)
+            finally:
+                self._taken_apart.pop()
         self._refuse(op)
         return None
 
@@ -160,6 +165,8 @@ class Dispatcher:
         args, kwargs = self._lifted_scalars(op, args, kwargs)
         args, kwargs = tree_map(self._as_residues, (args, kwargs))
         result = op(*args, **kwargs)
+        if self.leaving == "refuse" and casts_to_integers(op, result):
+            self._refuse_leaving("a cast to an integer dtype")
         if rule.kind == "sum":
             assert rule.function is not None
             count = rule.function(result, *args, **kwargs)
