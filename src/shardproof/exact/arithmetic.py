@@ -276,7 +276,7 @@ class Residue:
         chosen = self.tensor.gather(dim, index)
         if not keepdim:
             chosen, index = chosen.squeeze(dim), index.squeeze(dim)
-        return self._new(chosen, self.degree.selected_from(self.shape[dim])), index
+        return self._new(chosen, self.degree.shifted_by_one_of(self.shape[dim])), index
 
     # ------------------------------------------------------------------------------------------------------------------
 

@@ -44,16 +44,25 @@ def blocks(first: Tensor, *others: Tensor) -> Iterator[tuple[Tensor, ...]]:
     tensors = [x.view([1] * (first.ndim - x.ndim) + list(x.shape)).permute(order) for x in (first, *others)]
     if all(x.is_contiguous() and (x.numel() == first.numel() or x.numel() == 1) for x in tensors):
         tensors = [x.view(-1) for x in tensors]
-    yield from _cut(tensors)
+    yield from _cut(tensors, 0)
 
 
-def _cut(tensors: list[Tensor]) -> Iterator[tuple[Tensor, ...]]:
+def row_blocks(dim: int, *tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
+    """Views of large tensors of one shape, cut alike along all dims but one, which comes last in the views."""
+    yield from _cut([x.movedim(dim, -1) for x in tensors], 1)
+
+
+def _cut(tensors: list[Tensor], whole: int) -> Iterator[tuple[Tensor, ...]]:
+    """Cut along the first dims, never along the last `whole` ones."""
+    if tensors[0].ndim <= whole:
+        yield tuple(tensors)
+        return
     length = len(tensors[0])
     row = tensors[0].numel() // length
-    if row > block_size():
+    if row > block_size() and tensors[0].ndim > whole + 1:
         for i in range(length):
-            yield from _cut([x[i] if len(x) == length else x[0] for x in tensors])
+            yield from _cut([x[i] if len(x) == length else x[0] for x in tensors], whole)
         return
-    height = block_size() // row
+    height = max(block_size() // row, 1)
     for start in range(0, length, height):
         yield tuple(x[start : start + height] if len(x) == length else x for x in tensors)

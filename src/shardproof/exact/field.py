@@ -117,7 +117,7 @@ class Field:
         return self.reduce_(torch.addcmul(c, a, b))
 
     def interpolate(self, a: Tensor, b: Tensor, weight: Tensor | int) -> Tensor:
-        """A + weight * (b - a): each of PyTorch's two formulas stays below 2**22 + 2**46, so one reduction is enough."""
+        """A + weight * (b - a): PyTorch's two formulas for it stay below 2**22 + 2**46: one reduction is enough."""
         return self.reduce_(torch.lerp(a, b, weight))
 
     def sum_of_products(self, a: Tensor, b: Tensor, dims: Sequence[int], *, keepdim: bool = False) -> Tensor:

@@ -8,13 +8,14 @@ and on every machine: they come from SHA-256 and torch's CPU generator.
 
 from __future__ import annotations
 
-import hashlib
 import dataclasses
+import hashlib
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
+from shardproof.exact.blocks import blocks, is_large
 from shardproof.exact.field import Field, primitive_root
 
 if TYPE_CHECKING:
@@ -73,7 +74,7 @@ class Oracles:
         return self._table("exp", lambda: self._random_exp()[0])
 
     def log(self) -> Tensor:
-        """The inverse of `exp`. log(0) is NaN, log(-1) the leftover x0."""
+        """The inverse of `exp`: NaN at 0, which has none, and the leftover x0 at -1."""
         return self._table("log", self._inverse_of_exp)
 
     def look_up(self, table: Tensor, x: Tensor) -> Tensor:
@@ -82,13 +83,23 @@ class Oracles:
         Raises:
             FloatingPointError: an element is not a residue (NaN has reached the oracle).
         """
-        index = torch.add(x, self.field.half).to(torch.int32)
+        beside = self._beside(x, table)
+        if not is_large(x.numel(), x.device):
+            return self._found(beside, x)
+        result = torch.empty_like(x)
+        for place, block in blocks(result, x):
+            place.copy_(self._found(beside, block))
+        return result
+
+    def _found(self, table: Tensor, x: Tensor) -> Tensor:
+        index = x.to(torch.int32)  # new memory in x's layout, which as_strided then reads from end to end
+        flat = index.as_strided((index.numel(),), (1,)).add_(self.field.half)
         try:
-            found = self._beside(x, table).index_select(0, index.reshape(-1))
+            found = table.index_select(0, flat)
         except IndexError as error:
             msg = "an element that is no residue (NaN, infinity or a value computed unseen) has reached an oracle"
             raise FloatingPointError(msg) from error
-        return found.to(torch.float64).view(x.shape)
+        return found.to(torch.float64).as_strided(index.shape, index.stride())
 
     def _table(self, name: str, build: Callable[[], Tensor]) -> Tensor:
         if name not in self._tables:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def shifted_exp(m: Arithmetic, x: Residue, dim: int = -1, *, symbols: bool) -> tuple[Residue, Residue]:
-    """X - max(x) and E of it, which is new memory. Masked elements give 0; a row of nothing but finfo.min counts as a row of equal numbers.
+    """X - max(x) and E of it. Masked elements give 0; a row of nothing but finfo.min counts as a row of equal numbers.
 
     The degrees leave out that the maximum was chosen among a row, which `chosen` adds once for the whole row.
     """
@@ -43,7 +43,7 @@ def shifted_exp(m: Arithmetic, x: Residue, dim: int = -1, *, symbols: bool) -> t
 
 def chosen(x: Residue, dim: int, degree: Degree) -> Degree:
     """Of a result within `degree` that depends on the maximum of x over a dim."""
-    return degree.chosen_by(x.degree.compared(x.shape[dim]))
+    return degree.chosen_by(x.degree.shifted_by_one_of(x.shape[dim]))
 
 
 @formula("_softmax.default", "_safe_softmax.default", symbols=True)

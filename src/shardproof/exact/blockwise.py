@@ -1,4 +1,4 @@
-"""Pointwise formulas on large tensors, block by block: what a formula computes on the way stays in the cache."""
+"""Formulas on large tensors, block by block: what a formula computes on the way stays in the cache."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from torch import Tensor
 from torch._prims_common import compute_elementwise_output_strides
 
 from shardproof.exact.arithmetic import Residue
-from shardproof.exact.blocks import blocks, is_large
+from shardproof.exact.blocks import blocks, is_large, row_blocks
 from shardproof.exact.degree import CONSTANT
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
     from shardproof.exact.arithmetic import Arithmetic
 
 
-def carry_out(
+def by_elements(
     m: Arithmetic,
     function: Callable[..., Any],
     args: tuple[Any, ...],
@@ -66,7 +66,37 @@ def carry_out(
     return _stored(replace(first, tensor=target), into)
 
 
-def _residues_again(parts: list[Tensor], operands: list[Any], m: Arithmetic, *, known: bool) -> Iterator[Any]:
+def by_rows(
+    function: Callable[..., tuple[Residue, ...]], dim: int, *operands: Residue, results: int = 1
+) -> tuple[Residue, ...]:
+    """A formula's results, where each row along a dim depends on the operands' rows in its own place alone.
+
+    Args:
+        function: residues whose rows lie along their last dim, to `results` residues of the same shape.
+        dim: along which the rows lie.
+        operands: of one shape.
+        results: how many there are.
+
+    Returns:
+        The results, contiguous.
+    """
+    m, memory = operands[0].of, [x.tensor for x in operands]
+    shape = memory[0].shape
+    if not is_large(shape.numel(), memory[0].device):
+        found = function(*(x.moved(lambda t: t.movedim(dim, -1)) for x in operands))
+        return tuple(x.moved(lambda t: t.movedim(-1, dim).contiguous()) for x in found)
+    targets = [torch.empty(shape, dtype=torch.float64, device=memory[0].device) for _ in range(results)]
+    first: tuple[Residue, ...] | None = None
+    for parts in row_blocks(dim, *targets, *memory):
+        found = function(*_residues_again(parts[results:], operands, m, known=first is None))
+        for place, value in zip(parts, found, strict=False):
+            place.copy_(value.tensor)
+        first = first or found
+    assert first is not None
+    return tuple(replace(x, tensor=target) for x, target in zip(first, targets, strict=True))
+
+
+def _residues_again(parts: Sequence[Tensor], operands: Sequence[Any], m: Arithmetic, *, known: bool) -> Iterator[Any]:
     """The operands' blocks. One block's degree is every block's: it is asked of the first one only."""
     for part, x in zip(parts, operands, strict=True):
         yield Residue(part, x.degree if known else CONSTANT, m, roots=x.roots) if isinstance(x, Residue) else part
