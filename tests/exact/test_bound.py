@@ -79,7 +79,7 @@ def test_after_a_residue_has_left_nothing_is_derived():
 
 def test_what_is_chosen_by_comparing_owes_to_all_that_was_compared():
     w = torch.randn(4, 6, requires_grad=True)
-    with ExactArithmetic(seed=1) as exact:
+    with ExactArithmetic(seed=1, record_selections=True) as exact:
         plain = exact.bound(w * 2).per_trial
         chosen = w.gather(1, w.topk(2).indices)
         masked = torch.where(w > 0, w, 0.0)
@@ -92,9 +92,22 @@ def test_what_is_chosen_by_comparing_owes_to_all_that_was_compared():
         assert exact.bound(w * 2).per_trial == plain
 
 
+def test_what_is_chosen_has_no_bound_where_what_was_compared_is_not_recorded():
+    w = torch.randn(4, 6, requires_grad=True)
+    bounds = []
+    for record in (True, False):
+        with ExactArithmetic(seed=1, record_selections=record) as exact:
+            found = (w.max(), w.amax(0), w.sort().values, torch.where(w > 0, w, 0.0), w.gather(1, w.argmax(1, True)))
+            bounds.append([exact.bound(x).probability for x in found])
+            bounds.append([exact.bound(w.softmax(1)).probability, exact.bound(w.logsumexp(1)).probability])
+    assert None not in bounds[0] + bounds[1]
+    assert bounds[2] == [None] * 5
+    assert bounds[3] == bounds[1]
+
+
 def test_a_shape_that_depends_on_a_comparison_counts_from_then_on():
     w = torch.randn(4, 6, requires_grad=True)
-    with ExactArithmetic(seed=1) as exact:
+    with ExactArithmetic(seed=1, record_selections=True) as exact:
         before = exact.bound(w * 2).per_trial
         (w > 0).nonzero()
         assert exact.bound(w * 2).per_trial > before

@@ -71,18 +71,24 @@ def mark_choice(tags: TagStore, op: OpOverload, args: Any, result: Any) -> None:
             tags.set(x, replace(tag, degree=degree, void=tag.void or choice.void))
 
 
-def mark_selection(tags: TagStore, args: Any, result: Any, operand: Tag) -> None:
+def mark_selection(tags: TagStore, op: OpOverload, args: Any, result: Any, operand: Tag) -> None:
     """Let the indices and truth values that a selection gave owe to the comparison of its operands."""
-    compared = [x for x in tree_flatten(args)[0] if isinstance(x, Tensor) and x.is_floating_point()]
+    given = [x for x in tree_flatten(args)[0] if isinstance(x, Tensor) and x.is_floating_point()]
     for x in tree_flatten(result)[0]:
         if isinstance(x, Tensor) and not x.is_floating_point():
-            # Elementwise comparisons have two operands; others compare along a dim, or everything.
-            count = 2 if x.dtype == torch.bool else max((_row(y, x) for y in compared), default=2)
-            tags.set(x, replace(REAL, degree=operand.degree.compared(count), void=operand.void))
+            degree = operand.degree.compared(compared_for_one(op, given, x))
+            tags.set(x, replace(REAL, degree=degree, void=operand.void))
 
 
-def _row(operand: Tensor, index: Tensor) -> int:
-    """An upper bound on how many elements of the operand were compared for one element of the index."""
-    if index.ndim == 0 or operand.ndim == 0:
-        return max(operand.numel(), 1)
-    return max(operand.shape) if abs(operand.ndim - index.ndim) <= 1 else operand.numel()
+def compared_for_one(op: OpOverload, given: list[Tensor], found: Tensor) -> int:
+    """An upper bound on how many elements of the operands were compared for one element of a selection's result."""
+    operand = max(given, key=Tensor.numel)
+    if "pool" in op._schema.name:  # a window over several dims
+        return max(2, operand.numel())
+    if found.dtype == torch.bool and found.shape == operand.shape:
+        return 2  # an elementwise comparison
+    if found.ndim == operand.ndim >= 1 and sum(a != b for a, b in zip(found.shape, operand.shape, strict=True)) <= 1:
+        return int(max(2, *operand.shape))  # along one dim, wherever it is
+    if found.ndim == operand.ndim - 1 >= 1:
+        return int(max(2, *operand.shape))
+    return max(2, operand.numel())

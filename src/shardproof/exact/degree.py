@@ -31,6 +31,7 @@ class Degree:
         signed: negative exponents can occur.
         inverses: a logarithm occurs, the one oracle that can give back another one's argument.
         loose: an exponential occurs that is not inside a logarithm.
+        chosen: which element it is was chosen by comparing; the theorem then asks that what was compared agrees too.
     """
 
     over: float = 0.0
@@ -42,6 +43,7 @@ class Degree:
     signed: bool = False
     inverses: bool = False
     loose: bool = False
+    chosen: bool = False
 
     # What it says ----------------------------------------------------------------------------------------------------
 
@@ -114,6 +116,7 @@ class Degree:
                 signed=self.signed or other.signed,
                 inverses=self.inverses or other.inverses,
                 loose=self.loose or other.loose,
+                chosen=self.chosen or other.chosen,
             )
         )
 
@@ -191,10 +194,21 @@ class Degree:
         """Of an element chosen among `count` like this one by the keyed order."""
         return self.chosen_by(self.compared(count))
 
+    def shifted_by_one_of(self, count: int) -> Degree:
+        """Of a result that subtracts an element chosen among `count` like this one before it takes exponentials.
+
+        A softmax of other numbers is another formula whichever is subtracted, so that nothing else has to agree.
+        """
+        return self.chosen_by(replace(self.compared(count), chosen=False))
+
     def compared(self, count: int) -> Degree:
         """Of what comes of comparing `count` elements like this one: an index, a truth value."""
         return _checked(
-            Degree(orders=count * (1 + self.orders), queries=_joined(self.queries, replace(self, orders=0.0)))
+            Degree(
+                orders=count * (1 + self.orders),
+                queries=_joined(self.queries, replace(self, orders=0.0, chosen=False)),
+                chosen=True,
+            )
         )
 
     def chosen_by(self, choice: Degree, times: int = 1) -> Degree:
@@ -204,7 +218,8 @@ class Degree:
         if not choice.orders:
             return self
         orders = self.orders + times * choice.orders
-        return _checked(replace(self, orders=orders, queries=_joined(self.queries, choice.queries)))
+        chosen = self.chosen or choice.chosen
+        return _checked(replace(self, orders=orders, queries=_joined(self.queries, choice.queries), chosen=chosen))
 
     # ------------------------------------------------------------------------------------------------------------------
 
@@ -220,13 +235,16 @@ class Degree:
                 signed=self.signed or other.signed,
                 inverses=self.inverses or other.inverses,
                 loose=self.loose or other.loose,
+                chosen=self.chosen or other.chosen,
             )
         )
 
     def _queried(self, argument: Degree | None) -> Degree:
         if self.unknown:
             return UNKNOWN
-        queries = self.queries if argument is None else _joined(self.queries, replace(argument, orders=0.0))
+        queries = self.queries
+        if argument is not None:
+            queries = _joined(queries, replace(argument, orders=0.0, chosen=False))
         return _checked(
             replace(
                 self,

@@ -181,7 +181,9 @@ class Dispatcher:
     def _owing(self, op: OpOverload, args: Any, result: Any, tags: list[Tag]) -> Any:
         """The result, with what it owes to comparisons of residues noted in its tags."""
         if op in SELECTIONS:
-            mark_selection(self.tags, args, result, _union(tags))
+            mark_selection(self.tags, op, args, result, _union(tags))
+            if torch.Tag.dynamic_output_shape in op.tags:
+                self.escaped = self.escaped.chosen_by(choice_among(self.tags, result).degree)
         mark_choice(self.tags, op, args, result)
         return result
 
@@ -355,7 +357,9 @@ class Dispatcher:
 
     def is_known(self, tensor: Tensor) -> bool:
         """Whether the tensor's storage has a tag; wrapper subclasses are asked by their inner tensors."""
-        return type(tensor) in (Tensor, torch.nn.Parameter) and self.tags.get(tensor) is not None
+        if type(tensor) not in (Tensor, torch.nn.Parameter) or tensor.layout != torch.strided:
+            return False
+        return self.tags.get(tensor) is not None
 
     def _tag(self, tensor: Tensor) -> Tag:
         return self.tags.get(tensor) or REAL

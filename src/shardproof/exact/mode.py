@@ -152,7 +152,8 @@ class ExactArithmetic:
         return self._bound(tag.degree, trials=trials, draws=draws, void=tag.void)
 
     def _bound(self, degree: Degree, *, trials: int, draws: int | None, void: bool) -> Bound:
-        degree, derived = degree.chosen_by(self.dispatcher.escaped), not self.dispatcher.left
+        degree = degree.chosen_by(self.dispatcher.escaped)
+        derived = not self.dispatcher.left and (self.dispatcher.record_selections or not degree.chosen)
         return bound_of(degree, prime=self.prime, trials=trials, draws=draws, void=void, derived=derived)
 
     @contextmanager

@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_flatten, tree_map
 
 from shardproof.exact.arithmetic import Residue
+from shardproof.exact.choices import compared_for_one
 from shardproof.exact.degree import CONSTANT
 from shardproof.exact.lift import LOWEST, NEGATIVE_INFINITY, is_symbol
 from shardproof.exact.registry import find_op, formula, runs_on_reals, selects
@@ -56,12 +57,9 @@ def _by_ranks(op: OpOverload) -> Callable[..., Any]:
         degree = given[0].degree
         for other in given[1:]:
             degree |= other.degree
-        ranked = tree_map(
-            lambda x: to_ranks(m, x.tensor) if _is_residue(x) else x, (args, kwargs), is_leaf=_is_residue
-        )
+        ranked = tree_map(lambda x: to_ranks(m, x.tensor) if _is_residue(x) else x, (args, kwargs), is_leaf=_is_residue)
         found = op(*ranked[0], **ranked[1])
-        count = max(x.numel() for x in given)
-        return tree_map(lambda y: _chosen(m, y, degree, count), found)
+        return tree_map(lambda y: _chosen(op, y, degree, given), found)
 
     return choose
 
@@ -70,11 +68,12 @@ def _is_residue(x: Any) -> bool:
     return isinstance(x, Residue)
 
 
-def _chosen(m: Arithmetic, found: Any, degree: Degree, count: int) -> Any:
+def _chosen(op: OpOverload, found: Any, degree: Degree, given: list[Residue]) -> Any:
     if not (isinstance(found, Tensor) and found.is_floating_point()):
         return found
-    per_element = max(count // max(found.numel(), 1), 2)
-    return m.residue(from_ranks(m, found), degree.selected_from(per_element))
+    m = given[0].of
+    count = compared_for_one(op, [x.tensor for x in given], found)
+    return m.residue(from_ranks(m, found), degree.selected_from(count))
 
 
 _BY_RANKS = (
@@ -113,6 +112,7 @@ def _ordering(name: str, compare: Callable[..., Tensor]) -> None:
     selects(f"{name}.Tensor", f"{name}.Scalar")
 
 
+selects("eq.Tensor", "eq.Scalar", "ne.Tensor", "ne.Scalar")
 _ordering("lt", torch.lt)
 _ordering("le", torch.le)
 _ordering("gt", torch.gt)
@@ -153,6 +153,7 @@ def _truth(name: str) -> None:
         return op(*tree_map(lambda x: x.tensor if _is_residue(x) else x, args, is_leaf=_is_residue), **kwargs)
 
     formula(name, symbols=True)(rule)
+    selects(name)
 
 
 for _name in (

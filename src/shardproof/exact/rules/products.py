@@ -11,7 +11,7 @@ from shardproof.exact.arithmetic import Residue
 from shardproof.exact.errors import SymbolError
 from shardproof.exact.registry import formula
 from shardproof.exact.rules.powers import vector_norm
-from shardproof.exact.rules.softmax import shifted_exp
+from shardproof.exact.rules.softmax import chosen, shifted_exp
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -85,7 +85,8 @@ def log_sum_exp(
         raise SymbolError("logsumexp of a row of nothing but masked elements is no residue")
     first = unmasked.to(torch.int8).argmax(-1, keepdim=True)  # an element that is no symbol
     shift = flat.moved(lambda t: t.gather(-1, first)) - less.moved(lambda t: t.gather(-1, first))
-    found = (exp.sum(-1, keepdim=True).log() + shift).moved(lambda t: t.squeeze(-1))
+    found = exp.sum(-1, keepdim=True).log() + shift
+    found = m.residue(found.tensor.squeeze(-1), chosen(flat, -1, found.degree))
     shape = [1 if d in over else x.shape[d] for d in range(x.ndim)]
     return found.moved(lambda t: t.reshape(shape)) if keepdim else found
 
