@@ -161,7 +161,7 @@ def test_a_run_that_leaves_the_numbers_diverges(walk):
         ("--widths 6,-4,2", "a width of -4"),
         ("--devices 0", "give 1 to 64"),
         ("--devices 65 --widths 99,99", "give 1 to 64"),
-        ("--devices 3", "layer 2 is split by column over its 2 output features; give at most 2 devices"),
+        ("--devices 3", "layer 2 is split by column over its 2 output features; give 2 or fewer"),
         ("--devices 5 --widths 4,8,8 --split row", "layer 1 is split by row over its 4 input features"),
         ("--dtype int32", "needs a floating dtype; give one of float32, float64, bfloat16, float16"),
         ("--activation tanh", "give one of none, relu, gelu"),
@@ -178,6 +178,8 @@ def test_a_run_that_leaves_the_numbers_diverges(walk):
         ("--seed -1", "give a whole number from 0 to 18446744073709551615"),
         ("--seed 18446744073709551616", "give a whole number from 0 to"),
         ("--format xml", "give text or json"),
+        ("--widths 1000000000,1000000000", "GiB of memory and this machine has"),
+        ("--widths 6,9,2 --samples 1000000000000", "give smaller widths, or fewer samples"),
         ("--timeout 0", "give a positive number of seconds"),
         ("--timeout nan --spawn", "give a positive number of seconds"),
     ],
@@ -185,7 +187,7 @@ def test_a_run_that_leaves_the_numbers_diverges(walk):
 def test_bad_input_is_one_line_and_exit_code_2(walk, arguments, said):
     code, out, err = walk(*arguments.split())
     assert (code, out) == (2, "")
-    assert err.startswith(f"shardproof: error: {arguments.split()[0]}")
+    assert err.startswith(f"shardproof: error: {arguments.split()[0]} ")
     assert said in err
     assert err.count("\n") == 1
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from itertools import cycle, islice
+from itertools import cycle, islice, pairwise
 
 import torch
 
@@ -60,6 +60,31 @@ class Settings:
 def count_epoch(samples: int, batch_size: int) -> int:
     """How many batches an epoch has, the smaller last one included."""
     return -(-samples // batch_size)
+
+
+def check_memory(settings: Settings, available: int) -> None:
+    """Refuse what this machine's memory cannot hold, before the system ends the process without a word.
+
+    The three ways of computing keep some 14 copies of the parameters between them: the values, their gradients and the
+    updated values, whole and in shards. A batch passes each layer about as often.
+
+    Args:
+        settings: of the run.
+        available: bytes of memory.
+
+    Raises:
+        CannotRunError: they are not enough.
+    """
+    parameters = sum((i + 1) * o for i, o in pairwise(settings.widths))
+    activations = settings.batch_size * sum(settings.widths)
+    data = settings.samples * (settings.widths[0] + settings.widths[-1])
+    needed = (14 * (parameters + activations) + 2 * data) * settings.dtype.itemsize
+    if needed > available:
+        widths = ",".join(str(width) for width in settings.widths)
+        raise CannotRunError(
+            f"--widths {widths} --samples {settings.samples}: the run needs about {needed / 2**30:.3g} GiB of memory and "
+            f"this machine has {available / 2**30:.3g}; give smaller widths, or fewer samples"
+        )
 
 
 def read_widths(text: str) -> tuple[int, ...]:
@@ -145,5 +170,5 @@ def _check_splits(settings: Settings) -> None:
         if width < settings.devices:
             raise CannotRunError(
                 f"--devices {settings.devices}: layer {l + 1} is split by {split} over its {width} {side} features; "
-                f"give at most {width} devices, a larger width or another --split"
+                f"give {width} or fewer, a larger width or another --split"
             )

@@ -73,11 +73,11 @@ def _read_settings(
     *, widths: str, batch_size: int | None, steps: int | None, dtype: str, split: str, samples: int, **others: Any
 ) -> Settings:
     # Here, and not at the top: `shardproof compare` and --help do without.
-    from shardproof.byhand.settings import Settings, count_epoch, read_dtype, read_splits, read_widths
+    from shardproof.byhand.settings import Settings, check_memory, count_epoch, read_dtype, read_splits, read_widths
 
     sizes = read_widths(widths)
     batch = min(32, samples) if batch_size is None else batch_size
-    return Settings(
+    settings = Settings(
         widths=sizes,
         samples=samples,
         batch_size=batch,
@@ -86,6 +86,8 @@ def _read_settings(
         splits=read_splits(split, len(sizes) - 1),
         **others,
     )
+    check_memory(settings, os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+    return settings
 
 
 def _walk(settings: Settings, world: World, kind: WorldKind, output: str) -> int:
