@@ -1,0 +1,170 @@
+"""One op of the database in exact arithmetic: exact, refused, or wrong, and how that was found out."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from shardproof.exact import ExactArithmetic, ExactArithmeticError
+from shardproof.exact.oracles import Oracles
+from tests.exact.op_db.categories import CASTS, ORACLES, ROOTS, SELECTIONS, UNWRITTEN, VALUE_CHECKS
+from tests.exact.op_db.rational import stands_for
+from tests.exact.op_db.run import call, shapes_of
+from tests.exact.op_db.samples import cases_of
+
+PRIMES = (2097143, 2096807)
+_oracles = {}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verdict:
+    """Of one op.
+
+    Attributes:
+        outcome: 'exact', 'refused' or 'wrong'; None where the database has no sample for it.
+        how: of an exact one 'rational', 'order' or 'oracle'; of the others the message.
+        backward: whether gradients were judged too.
+    """
+
+    name: str
+    outcome: str | None
+    how: str
+    backward: bool = False
+
+
+def exact_mode(prime):
+    """The mode with the tables of an earlier one of the same prime: most of the time goes into making them."""
+    exact = ExactArithmetic(seed=prime, prime=prime, check=True)
+    if prime not in _oracles:
+        _oracles[prime] = exact.arithmetic.oracles
+    exact.arithmetic.oracles = _oracles[prime]
+    return exact
+
+
+class Wrong(Exception):
+    """An op gave something that it should not have given."""
+
+
+def judge(op, *, most=3):
+    """Run an op's samples at two primes and judge the results and gradients."""
+    name = f"{op.name}.{op.variant_test_name}" if op.variant_test_name else op.name
+    cases = cases_of(op, most=most)
+    how, backward, judged = "rational", False, 0
+    for case in cases:
+        try:
+            shapes = shapes_of(op, case) if op.supports_autograd else None
+            native = call(op, case, shapes=shapes)
+        except Exception:  # the sample is an error in PyTorch itself, for these numbers
+            continue
+        if not _finite(native):
+            continue
+        try:
+            found = _judge_case(op, name, case, native, shapes)
+        except ExactArithmeticError as error:
+            return Verdict(name=name, outcome="refused", how=f"{type(error).__name__}: {error}")
+        except Wrong as error:
+            return Verdict(name=name, outcome="wrong", how=str(error))
+        except Exception as error:
+            if name in VALUE_CHECKS:
+                return Verdict(name=name, outcome="refused", how=f"PyTorch's own check of values: {error}")
+            return Verdict(name=name, outcome="wrong", how=f"raised {type(error).__name__}: {error}")
+        judged += 1
+        how = found if found != "rational" else how
+        backward = backward or bool(native.grads)
+    if not judged:
+        return Verdict(name=name, outcome=None, how="no sample with finite numbers")
+    return Verdict(name=name, outcome="exact", how=how, backward=backward)
+
+
+def _finite(outcome):
+    tensors = [x for x in outcome.results if isinstance(x, Tensor)]
+    tensors += [g for grads in outcome.grads or () for g in grads if g is not None]
+    return all(bool(x.isfinite().all()) for x in tensors if x.layout == torch.strided)
+
+
+def _judge_case(op, name, case, native, shapes):
+    found = {}
+    for prime in PRIMES:
+        exact = exact_mode(prime)
+        found[prime] = call(op, case, shapes=shapes, exact=exact)
+        if exact.dispatcher.zero_divisions:
+            raise ExactArithmeticError(f"a division by zero, {exact.dispatcher.zero_divisions[0]}")
+    prime = PRIMES[0]
+    _same_kind(name, native.results, found[prime].results)
+    if name in UNWRITTEN:
+        return "rational"
+    if _ignores_layout(op, case, native):
+        strided = call(op, case, strided=True, exact=exact_mode(prime))
+        _same(found[prime].results, strided.results, "the same numbers in another layout")
+    _linear(found[prime], prime)
+    rational = all(_rational(native, found[p], p) for p in PRIMES)
+    if rational:
+        return "rational"
+    if name in SELECTIONS:
+        return "order"
+    if name in ORACLES or name in ROOTS:
+        return "oracle"
+    raise Wrong(_first_difference(native, found[prime], prime))
+
+
+def _ignores_layout(op, case, native):
+    try:
+        strided = call(op, case, strided=True)
+    except Exception:  # a view that the layout does not allow
+        return False
+    pairs = zip(native.results, strided.results, strict=True)
+    return all(torch.allclose(a, b, equal_nan=True) for a, b in pairs if isinstance(a, Tensor) and a.is_floating_point())
+
+
+def _same_kind(name, native, found):
+    if len(native) != len(found):
+        raise Wrong(f"{len(found)} results for {len(native)}")
+    for i, (a, b) in enumerate(zip(native, found, strict=True)):
+        if isinstance(a, Tensor) and (a.shape != b.shape or (a.dtype != b.dtype and name not in CASTS)):
+            raise Wrong(f"result {i} is {b.dtype} {tuple(b.shape)}, PyTorch's {a.dtype} {tuple(a.shape)}")
+
+
+def _same(one, other, what):
+    for i, (a, b) in enumerate(zip(one, other, strict=True)):
+        if isinstance(a, Tensor) and not torch.equal(a, b):
+            raise Wrong(f"result {i} has other digits for {what}")
+
+
+def _linear(found, prime):
+    """The backward of everything is linear in the cotangent."""
+    for a, b, both in zip(*found.grads, strict=True) if found.grads else ():
+        if a is not None and bool(((a + b - both) % prime != 0).any()):
+            raise Wrong("the gradient is not linear in the cotangent")
+
+
+def _pairs(native, found):
+    for i, (a, b) in enumerate(zip(native.results, found.results, strict=True)):
+        yield f"result {i}", a, b
+    if native.grads:
+        for i, (a, b) in enumerate(zip(native.grads[0], found.grads[0], strict=True)):
+            if (a is None) != (b is None):
+                raise Wrong(f"gradient {i} is there in one of the two only")
+            yield f"gradient {i}", a, b
+
+
+def _rational(native, found, prime):
+    return _difference(native, found, prime) is None
+
+
+def _difference(native, found, prime):
+    for what, a, b in _pairs(native, found):
+        if a is None:
+            continue
+        if not isinstance(a, Tensor) or not a.is_floating_point():
+            if (not torch.equal(a, b)) if isinstance(a, Tensor) else a != b:
+                return f"{what} is {b}, PyTorch's {a}"
+            continue
+        pairs = set(zip(a.reshape(-1).tolist(), b.reshape(-1).tolist(), strict=True))
+        for number, residue in pairs:
+            if not stands_for(number, residue, prime):
+                return f"{what} has {residue} for {number}"
+    return None
+
+
+def _first_difference(native, found, prime):
+    return str(_difference(native, found, prime) or "at the second prime only")

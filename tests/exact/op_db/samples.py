@@ -1,0 +1,64 @@
+"""Sample inputs from PyTorch's op database, moved to numbers that a float64 holds exactly.
+
+Every floating element becomes a multiple of 1/16: as a residue it is as large as any other (1/16 is a generic number
+modulo a prime), and PyTorch's own float64 result is exact, or a correctly rounded rational number, wherever the op is a
+rational function.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.utils._pytree import tree_flatten, tree_map
+
+LARGEST = 3000  # elements in one sample
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Case:
+    """One call of one op: the arguments (input first), and what turns the result into what autograd may see."""
+
+    args: tuple
+    kwargs: dict
+    process: object
+
+
+def is_floating(x):
+    return isinstance(x, Tensor) and (x.is_floating_point() or x.is_complex())
+
+
+def to_sixteenths(t):
+    """The nearest nonzero multiple of 1/16 (zeros stay), in the same memory layout."""
+    if not is_floating(t) or t.layout != torch.strided:
+        return t
+    if t.is_complex():
+        real = torch.view_as_real(t.detach().resolve_conj().resolve_neg())
+        return torch.view_as_complex(_rounded(real).contiguous())
+    return _rounded(t.detach())
+
+
+def _rounded(t):
+    near = (t * 16).round() / 16
+    return torch.where((near == 0) & (t != 0), torch.sign(t) / 16, near)
+
+
+def cases_of(op, *, most):
+    """Up to `most` samples of an op, spread over all that it has, less the large ones."""
+    torch.manual_seed(0)
+    found = []
+    for sample in op.sample_inputs("cpu", torch.float64, requires_grad=False):
+        flat = [x for x in tree_flatten((sample.input, sample.args, sample.kwargs))[0] if isinstance(x, Tensor)]
+        if any(is_floating(x) for x in flat) and sum(x.numel() for x in flat) <= LARGEST:
+            found.append((sample, flat))
+        if len(found) >= 40:
+            break
+    # The first samples are often empty or scalar: spread, and prefer the last.
+    steps = sorted({round(i * (len(found) - 1) / max(most - 1, 1)) for i in range(most)}) if found else []
+    return [
+        Case(
+            args=tree_map(to_sixteenths, (found[i][0].input, *found[i][0].args)),
+            kwargs=tree_map(to_sixteenths, found[i][0].kwargs),
+            process=found[i][0].output_process_fn_grad,
+        )
+        for i in steps
+    ]
