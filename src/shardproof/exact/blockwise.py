@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from math import prod
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -42,9 +43,13 @@ def by_elements(
     """
     operands = [x for x in (*args, *kwargs.values()) if isinstance(x, Residue | Tensor)]
     memory = [x.tensor if isinstance(x, Residue) else x for x in operands]
+    # What they broadcast to has no more elements than this.
+    most = prod(x.numel() for x in memory)
+    if not memory or not is_large(most, memory[0].device):
+        return _stored(function(m, *args, **kwargs), into)
     shape = torch.broadcast_shapes(*(x.shape for x in memory))
     known = any(isinstance(x, Residue) and x.exponential is not None for x in operands)
-    if known or not memory or not is_large(shape.numel(), memory[0].device):
+    if known or not is_large(shape.numel(), memory[0].device):
         return _stored(function(m, *args, **kwargs), into)
     target = into
     if target is None or target.shape != shape or not all(_may_overwrite(target, x) for x in memory):

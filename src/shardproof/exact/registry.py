@@ -18,6 +18,8 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from torch import Tensor
 
+from shardproof.exact.blockwise import by_elements
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -77,21 +79,27 @@ def formula(*names: str, symbols: bool = False) -> Callable[[Callable[..., Any]]
     def register(function: Callable[..., Any]) -> Callable[..., Any]:
         for name in names:
             op = find_op(name)
-            carried = _taking_integers(function) if torch.Tag.pointwise in op.tags else function
+            carried = _elementwise(function) if torch.Tag.pointwise in op.tags else function
             RULES[op] = Rule(kind="formula", function=carried, symbols=symbols)
         return function
 
     return register
 
 
-def _taking_integers(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Elementwise ops take integer and boolean tensors beside residues; a formula then sees their residues."""
+def _elementwise(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Elementwise formulas go block by block, and may be told to put their result `into` a tensor.
 
-    @wraps(function)
-    def carried(m: Arithmetic, *args: Any, **kwargs: Any) -> Any:
+    They take integer and boolean tensors beside residues; a formula sees their residues.
+    """
+
+    def taking_integers(m: Arithmetic, *args: Any, **kwargs: Any) -> Any:
         if any(isinstance(x, Tensor) for x in args):
             args = tuple(_residues_of_integers(m, x) if isinstance(x, Tensor) else x for x in args)
         return function(m, *args, **kwargs)
+
+    @wraps(function)
+    def carried(m: Arithmetic, *args: Any, into: Tensor | None = None, **kwargs: Any) -> Any:
+        return by_elements(m, taking_integers, args, kwargs, into=into)
 
     return carried
 
