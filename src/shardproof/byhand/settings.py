@@ -82,8 +82,8 @@ def check_memory(settings: Settings, available: int) -> None:
     if needed > available:
         widths = ",".join(str(width) for width in settings.widths)
         raise CannotRunError(
-            f"--widths {widths} --samples {settings.samples}: the run needs about {needed / 2**30:.3g} GiB of memory and "
-            f"this machine has {available / 2**30:.3g}; give smaller widths, or fewer samples"
+            f"--widths {widths} --samples {settings.samples}: the run needs about {needed / 2**30:.3g} GiB of memory "
+            f"and this machine has {available / 2**30:.3g}; give smaller widths, or fewer samples"
         )
 
 
