@@ -26,19 +26,18 @@ def shifted_exp(m: Arithmetic, x: Residue, dim: int = -1, *, symbols: bool) -> t
         shift = Residue(x.keyed_max(dim)[0].tensor, x.degree, m)
         less = x - shift
         return less, less.exp()
-    masked = x.tensor < -m.field.half
-    whole_rows = masked.all(dim, keepdim=True)
-    if bool((whole_rows & (x.tensor == NEGATIVE_INFINITY).all(dim, keepdim=True)).any()):
+    largest = x.tensor.amax(dim, keepdim=True)
+    if bool((largest == NEGATIVE_INFINITY).any()):
         raise NotANumberError("softmax of a row of nothing but -inf is NaN; mask with finfo.min, or leave one element")
-    uniform = whole_rows & (x.tensor == LOWEST)
-    kept = Residue(torch.where(masked, 0.0, x.tensor), x.degree, m)
-    rank = m.oracles.look_up(m.oracles.permutation("order"), kept.tensor).masked_fill(masked, float("-inf"))
-    shift = kept.moved(lambda t: t.gather(dim, rank.argmax(dim, keepdim=True)))
-    less = kept - shift
-    exp = Residue(
-        torch.where(masked & ~uniform, 0.0, torch.where(uniform, 1.0, less.exp().tensor)), less.exp().degree, m
-    )
-    return Residue(torch.where(masked & ~uniform, x.tensor, less.tensor), less.degree, m), exp
+    masked = x.tensor < -m.field.half
+    kept = x.masked(~masked)
+    rank = m.oracles.look_up(m.oracles.permutation("order"), kept.tensor).masked_fill_(masked, NEGATIVE_INFINITY)
+    less = kept - kept.moved(lambda t: t.gather(dim, rank.argmax(dim, keepdim=True)))
+    exp = less.exp()
+    uniform = (largest < -m.field.half) & (x.tensor == LOWEST)
+    hidden = masked & ~uniform
+    exp.tensor.masked_fill_(hidden, 0.0).masked_fill_(uniform, 1.0)
+    return Residue(torch.where(hidden, x.tensor, less.tensor), less.degree, m), exp
 
 
 def chosen(x: Residue, dim: int, degree: Degree) -> Degree:
