@@ -87,8 +87,11 @@ def compared_for_one(op: OpOverload, given: list[Tensor], found: Tensor) -> int:
         return max(2, operand.numel())
     if found.dtype == torch.bool and found.shape == operand.shape:
         return 2  # an elementwise comparison
-    if found.ndim == operand.ndim >= 1 and sum(a != b for a, b in zip(found.shape, operand.shape, strict=True)) <= 1:
-        return int(max(2, *operand.shape))  # along one dim, wherever it is
-    if found.ndim == operand.ndim - 1 >= 1:
-        return int(max(2, *operand.shape))
-    return max(2, operand.numel())
+    along = [size for dim, size in enumerate(operand.shape) if _can_be_along(dim, operand.shape, found.shape)]
+    return int(max(2, *along)) if along else max(2, operand.numel())
+
+
+def _can_be_along(dim: int, operand: torch.Size, found: torch.Size) -> bool:
+    """Whether a result of this shape can come of choosing along one dim: kept, cut short or gone."""
+    before, after = operand[:dim], operand[dim + 1 :]
+    return found in (before + after, before + found[dim : dim + 1] + after)

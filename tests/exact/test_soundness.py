@@ -1,0 +1,73 @@
+"""Wrong programs, small primes: how often they agree with the right one stays within the derived bound.
+
+A pair is two formulas that differ, at one prime, one key and one draw of the inputs: 540,000 in all. The controls
+break an oracle in the ways that the first prototype did, and must be seen to break the bound.
+"""
+
+import pytest
+import torch
+
+from shardproof.exact.soundness import (
+    PRIMES,
+    PROGRAMS,
+    gelu_twice,
+    measure,
+    relu_element,
+    relu_scale,
+    sqrt_dropped,
+    table,
+)
+
+KEYS = 20
+
+
+def test_there_are_a_hundred_thousand_pairs():
+    assert len(PROGRAMS) * KEYS * sum(PRIMES.values()) >= 100_000
+    assert {101, 1009, 10007} == set(PRIMES)
+
+
+@pytest.mark.parametrize("program", PROGRAMS, ids=lambda program: program.__name__)
+def test_a_wrong_program_agrees_no_more_often_than_the_bound_says(program):
+    rates = [measure(program, prime, keys=KEYS, rows=rows) for prime, rows in PRIMES.items()]
+    assert all(rate.holds for rate in rates), table(rates)
+    assert rates[-1].bound < 0.1  # at the largest of them the bound says something
+    assert rates[-1].void < 0.01
+
+
+def test_wrong_programs_do_agree_by_chance_as_often_as_one_point_in_the_field():
+    rate = measure(PROGRAMS[0], 101, keys=KEYS, rows=500)
+    assert 0.5 / 101 < rate.wrong < 2 / 101
+
+
+def by_sign(exact):
+    """relu by the sign of the representative."""
+    half = exact.arithmetic.field.half
+    exact.arithmetic.oracles._tables["clamp 0"] = torch.arange(-half, half + 1).clamp(min=0).to(torch.float32)
+
+
+def with_few_values(name):
+    """An oracle that is far from injective: 1024 neighbours have one value, as a hash to few values has."""
+
+    def prepare(exact):
+        oracles, half = exact.arithmetic.oracles, exact.arithmetic.field.half
+        table = oracles.fixing_zero("sqrt") if name.startswith("sqrt") else oracles.permutation(name)
+        oracles._tables[name] = table[(torch.arange(-half, half + 1) // 1024 * 1024 + half).clamp(min=0)]
+
+    return prepare
+
+
+@pytest.mark.parametrize(
+    ("program", "prime", "prepare"),
+    [
+        (relu_scale, 1009, by_sign),
+        (relu_element, 1009, by_sign),
+        (relu_scale, 10007, by_sign),
+        (gelu_twice, 10007, with_few_values("gelu none")),
+        (sqrt_dropped, 10007, with_few_values("sqrt fixing 0")),
+    ],
+    ids=["relu", "relu of one element", "relu at a larger prime", "gelu", "sqrt"],
+)
+def test_a_broken_oracle_breaks_the_bound(program, prime, prepare):
+    broken = measure(program, prime, keys=KEYS, rows=PRIMES[prime] * 4, prepare=prepare)
+    assert not broken.holds, table([broken])
+    assert measure(program, prime, keys=KEYS, rows=PRIMES[prime] * 4).holds
