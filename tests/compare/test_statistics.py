@@ -6,7 +6,7 @@ import shutil
 import pytest
 import torch
 
-from shardproof.compare import compare
+from shardproof.compare import compare, pair
 from shardproof.errors import CannotRunError
 
 no_compiler = pytest.mark.skipif(
@@ -153,6 +153,20 @@ def test_ulp_is_counted_across_zero_and_stops_at_its_limit(dtype, kernel):
     far = compare(ones(dtype, 3), -ones(dtype, 3), kernel=kernel)
     assert far.max_ulp == far.ulp_limit
     assert far.worst.ulp > far.ulp_limit
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+@pytest.mark.parametrize("dtype", FLOATS)
+@pytest.mark.parametrize("side", [0, 1])
+def test_a_nan_whose_bits_are_near_those_of_a_zero_is_seen(dtype, kernel, side, monkeypatch):
+    monkeypatch.setattr(pair, "block_bytes", lambda _: 64)
+    tensors = [ones(dtype, 400), ones(dtype, 400)]
+    tensors[0][0] = 100  # the tolerance and the largest difference are settled by the first block
+    tensors[0][300] = 1.5  # this block differs by few ULP, for the float16s
+    tensors[side][301], tensors[1 - side][301] = math.nan, -0.0
+    found = compare(*tensors, kernel=kernel)
+    assert found.worst.index == (301,)
+    assert (found.nan_actual, found.nan_expected) == (1 - side, side)
 
 
 def test_ulp_of_small_and_complex_formats():

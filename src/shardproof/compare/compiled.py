@@ -7,13 +7,13 @@ to be guarded against other users and other processors.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import functools
 import shutil
 import subprocess
 import tempfile
 import warnings
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -34,8 +34,10 @@ _FUNCTIONS = {
     torch.bfloat16: "compare_bfloat16",
 }
 # Contraction would round a * b + c once where PyTorch rounds twice.
-_FLAGS = ("-O3", "-march=native", "-mprefer-vector-width=512", "-ffp-contract=off", "-shared", "-fPIC", "-std=c++17")
-_PLAIN_FLAGS = tuple(flag for flag in _FLAGS if not flag.startswith("-m"))
+_PLAIN_FLAGS = ("-O3", "-ffp-contract=off", "-shared", "-fPIC", "-std=c++17")
+# With OpenMP the threads are PyTorch's own (its runtime is loaded already). Others would have to share the cores with
+# those, which go on spinning for some milliseconds after each of PyTorch's operations.
+_FLAGS = (*_PLAIN_FLAGS, "-march=native", "-mprefer-vector-width=512", "-fopenmp")
 _RANGE_ELEMENTS = 1 << 21
 
 
@@ -65,26 +67,23 @@ def stream_compiled(reader: BlockReader, tolerance: Tolerance, tally: Tally) -> 
     library = _build()
     if library is None:
         return False
-    function = library[_FUNCTIONS[reader.actual.dtype]]
-    addresses = (ctypes.c_void_p(reader.actual.data_ptr()), ctypes.c_void_p(reader.expected.data_ptr()))
-    few_ulp = _few_ulp(reader.actual.dtype, tolerance)
-
-    def take(begin: int) -> _Statistics:
-        out = _Statistics()
-        end = min(begin + _RANGE_ELEMENTS, count)
-        tolerances = (ctypes.c_double(tolerance.rtol), ctypes.c_double(tolerance.atol), int(tolerance.equal_nan))
-        span = (ctypes.c_int64(begin), ctypes.c_int64(end))
-        function(*addresses, *span, *tolerances, ctypes.c_uint64(few_ulp), ctypes.byref(out))
-        return out
-
     count = reader.actual.numel()
-    begins = range(0, count, _RANGE_ELEMENTS)
-    if len(begins) == 1:
-        _add(take(0), tally)
-        return True
-    with ThreadPoolExecutor(torch.get_num_threads()) as threads:  # ctypes lets go of the interpreter lock
-        for out in threads.map(take, begins):
-            _add(out, tally)
+    outs = (_Statistics * -(-count // _RANGE_ELEMENTS))()
+    dtype = reader.actual.dtype
+    library[_FUNCTIONS[dtype]](
+        ctypes.c_void_p(reader.actual.data_ptr()),
+        ctypes.c_void_p(reader.expected.data_ptr()),
+        ctypes.c_int64(count),
+        ctypes.c_int64(_RANGE_ELEMENTS),
+        ctypes.c_int(torch.get_num_threads()),
+        ctypes.c_double(tolerance.rtol),
+        ctypes.c_double(tolerance.atol),
+        ctypes.c_int(tolerance.equal_nan),
+        ctypes.c_uint64(FLOAT_FORMATS[dtype].few_ulp(tolerance.rtol, tolerance.atol)),
+        outs,
+    )
+    for out in outs:
+        _add(out, tally)
     return True
 
 
@@ -99,11 +98,6 @@ def _add(out: _Statistics, tally: Tally) -> None:
         inf_expected=out.inf_expected,
     )
     tally.add(statistics, Block(start=out.worst, place=(slice(out.worst, out.worst + 1),)))
-
-
-def _few_ulp(dtype: torch.dtype, tolerance: Tolerance) -> int:
-    """The number of ULP that is surely within tolerance for this dtype; see `FloatFormat.few_ulp`."""
-    return FLOAT_FORMATS[dtype].few_ulp(tolerance.rtol, tolerance.atol)
 
 
 @functools.cache
@@ -121,7 +115,8 @@ def _build() -> ctypes.CDLL | None:
                 [compiler, *flags, "-o", str(library), str(source)], capture_output=True, text=True, check=False
             )
             if run.returncode == 0:
-                return ctypes.CDLL(str(library))
+                with contextlib.suppress(OSError):  # an OpenMP runtime that cannot be loaded
+                    return ctypes.CDLL(str(library))
     _warn(f"{compiler} failed: {run.stderr.strip().splitlines()[-1:] or run.returncode}")
     return None
 

@@ -1,4 +1,4 @@
-// All statistics of a comparison in one pass over memory. Built and called by compiled.py, one thread a range.
+// All statistics of a comparison in one pass over memory. Built and called by compiled.py.
 //
 // Equal bits without infinities or NaN settle a tile. One loop finds what else nearly every tile needs: the largest
 // gap, the largest difference of bit patterns, the largest magnitude. What these leave open is looked at again, while
@@ -254,11 +254,24 @@ static void take_range(
     *out = s;
 }
 
-#define EXPORT(NAME, FORMAT)                                                                                         \
-    extern "C" void NAME(                                                                                            \
-        const void* actual, const void* expected, int64_t begin, int64_t end, double rtol, double atol, int equal_nan, \
-        uint64_t few_ulp, Statistics* out) {                                                                         \
-        take_range<FORMAT>(actual, expected, begin, end, rtol, atol, equal_nan, few_ulp, out);                       \
+// Ranges of `length` elements, one entry of `out` each.
+template <class Format>
+static void take_all(
+    const void* actual, const void* expected, int64_t count, int64_t length, int threads, double rtol, double atol,
+    int equal_nan, uint64_t few_ulp, Statistics* out) {
+    int64_t ranges = (count + length - 1) / length;
+#pragma omp parallel for schedule(dynamic, 1) num_threads(threads) if (ranges > 1)
+    for (int64_t range = 0; range < ranges; range++) {
+        int64_t begin = range * length, end = begin + length < count ? begin + length : count;
+        take_range<Format>(actual, expected, begin, end, rtol, atol, equal_nan, few_ulp, out + range);
+    }
+}
+
+#define EXPORT(NAME, FORMAT)                                                                                        \
+    extern "C" void NAME(                                                                                           \
+        const void* actual, const void* expected, int64_t count, int64_t length, int threads, double rtol,          \
+        double atol, int equal_nan, uint64_t few_ulp, Statistics* out) {                                            \
+        take_all<FORMAT>(actual, expected, count, length, threads, rtol, atol, equal_nan, few_ulp, out);            \
     }
 
 EXPORT(compare_float32, Float32)

@@ -106,7 +106,7 @@ class _FloatScan:
 
     def _settle(self, actual: torch.Tensor, expected: torch.Tensor, block: Block) -> bool:
         """Whether the cheap tests sufficed; if not, nothing was added to the tally."""
-        steps = None if self.tally.ulp_settled else self._find_max_steps(actual, expected)
+        steps = None if self.tally.ulp_settled else self._subtract_bits(actual, expected)
         if steps is not None and self.trust and self._adds_no_gap(expected, steps):
             self.tally.add_ulp(steps)
             self.likely_equal = steps == 0
@@ -117,6 +117,8 @@ class _FloatScan:
         if top.item() >= self.kind.infinity:
             return False
         maxdiff = float(top.view(gaps.dtype))
+        if steps is not None and steps >= self.kind.ulp_limit:
+            steps = self._find_max_steps(actual, expected)
         if self.tally.close and not self._is_close(gaps, expected, maxdiff, steps):
             self.tally.close = are_close(actual, expected, self.tolerance)
         self.tally.add_difference(maxdiff, block)
@@ -130,24 +132,31 @@ class _FloatScan:
         if steps >= self.kind.ulp_limit or (self.tally.close and steps > self.few_ulp):
             return False
         magnitudes = torch.abs(expected, out=self.gaps[: expected.numel()])
-        highest = int(magnitudes.view(self.kind.integer).amax()) + steps  # the largest magnitude on either side
-        if highest >= self.kind.infinity:
-            return False
-        binade = max(highest >> self.kind.mantissa, 1)
-        bound = math.ldexp(steps * self.kind.tiny, binade - 1 - self.kind.mantissa)
-        fits = not bound > self.tally.maxdiff
+        low, high = torch.aminmax(magnitudes.view(self.kind.integer))
+        highest = int(high) + steps  # the largest magnitude on either side
+        # The pattern of a NaN is close to that of a zero or subnormal of the other sign.
+        fits = int(low) >= self.kind.ulp_limit and highest < self.kind.infinity
+        if fits:
+            binade = highest >> self.kind.mantissa
+            bound = math.ldexp(steps * self.kind.tiny, binade - 1 - self.kind.mantissa)
+            fits = not bound > self.tally.maxdiff
         self.trust = min(self.trust + 1, _MOST_TRUST) if fits else self.trust - 1
         return fits
 
-    def _find_max_steps(self, actual: torch.Tensor, expected: torch.Tensor) -> int:
-        """The largest ULP distance in a block, without NaN; what is beyond the limit counts as the limit."""
-        integer, limit = self.kind.integer, self.kind.ulp_limit
+    def _subtract_bits(self, actual: torch.Tensor, expected: torch.Tensor) -> int:
+        """The largest difference of bit patterns: the ULP distance if below the limit and nothing is NaN."""
+        integer = self.kind.integer
         steps = self.steps.view(integer)[: actual.numel()]
         low, high = torch.aminmax(torch.sub(actual.view(integer), expected.view(integer), out=steps))
-        largest = max(-int(low), int(high))
-        if largest < limit:
-            return largest
-        # Far apart, or of opposite signs: 0.0 and -0.0 are the case that must not be slow.
+        return max(-int(low), int(high))
+
+    def _find_max_steps(self, actual: torch.Tensor, expected: torch.Tensor) -> int:
+        """The largest ULP distance of numbers, where patterns are far apart; no more than the limit is ever told.
+
+        0.0 and -0.0 are the case that must not be slow. `steps` still holds the differences of the patterns.
+        """
+        limit = self.kind.ulp_limit
+        steps = self.steps.view(self.kind.integer)[: actual.numel()]
         near = 0
         for piece, a, e in zip(*(t.split(PIECE) for t in (steps, actual, expected)), strict=True):
             apart = (piece >= limit).logical_or_(piece <= -limit)
