@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any, Final
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_flatten
 
 from shardproof.exact.tags import REAL
 from shardproof.exact.variants import is_written
+from shardproof.exact.walk import tensors_in
 
 if TYPE_CHECKING:
     from torch._ops import OpOverload
@@ -45,8 +45,8 @@ _ONE_EACH: Final = frozenset(
 def choice_among(tags: TagStore, args: Any) -> Tag:
     """What the integers, truth values and real constants among operands owe to comparisons of residues."""
     found = REAL
-    for x in tree_flatten(args)[0]:
-        if isinstance(x, Tensor):
+    for x in tensors_in(args):
+        if not x.is_meta:
             tag = tags.get(x)
             if tag is not None and tag is not REAL and (tag.real or not x.is_floating_point()):
                 found = replace(found, degree=found.degree.chosen_by(tag.degree), void=found.void or tag.void)
@@ -58,12 +58,12 @@ def mark_choice(tags: TagStore, op: OpOverload, args: Any, result: Any) -> None:
     choice = choice_among(tags, args)
     if choice is REAL:
         return
-    operands = {x.untyped_storage()._cdata for x in tree_flatten(args)[0] if isinstance(x, Tensor) and not x.is_meta}
+    operands = {x.untyped_storage()._cdata for x in tensors_in(args) if not x.is_meta}
     times = 1
     if torch.Tag.pointwise not in op.tags and op._schema.name.removeprefix("aten::") not in _ONE_EACH:
-        times = max((x.numel() for x in tree_flatten(args)[0] if isinstance(x, Tensor)), default=1)
-    for x in tree_flatten(result)[0]:
-        if isinstance(x, Tensor) and not x.is_meta:
+        times = max((x.numel() for x in tensors_in(args)), default=1)
+    for x in tensors_in(result):
+        if not x.is_meta:
             tag = tags.get(x) or REAL
             if not is_written(op) and x.untyped_storage()._cdata in operands:
                 continue  # a view
@@ -71,13 +71,24 @@ def mark_choice(tags: TagStore, op: OpOverload, args: Any, result: Any) -> None:
             tags.set(x, replace(tag, degree=degree, void=tag.void or choice.void))
 
 
+def mark_compared(tags: TagStore, args: Any, result: Any) -> None:
+    """Let what is made of comparisons of residues remember it: no Python branch may be taken on it.
+
+    Integers are free: an index, or how many elements were chosen, is what programs loop over (the experts that were hit).
+    """
+    if any((tag := tags.get(x)) is not None and tag.compared for x in tensors_in(args) if not x.is_meta):
+        for x in tensors_in(result):
+            if (x.dtype == torch.bool or x.is_floating_point()) and not x.is_meta:
+                tags.set(x, replace(tags.get(x) or REAL, compared=True))
+
+
 def mark_selection(tags: TagStore, op: OpOverload, args: Any, result: Any, operand: Tag) -> None:
     """Let the indices and truth values that a selection gave owe to the comparison of its operands."""
-    given = [x for x in tree_flatten(args)[0] if isinstance(x, Tensor) and x.is_floating_point()]
-    for x in tree_flatten(result)[0]:
-        if isinstance(x, Tensor) and not x.is_floating_point():
+    given = [x for x in tensors_in(args) if x.is_floating_point()]
+    for x in tensors_in(result):
+        if not x.is_floating_point():
             degree = operand.degree.compared(compared_for_one(op, given, x))
-            tags.set(x, replace(REAL, degree=degree, void=operand.void))
+            tags.set(x, replace(REAL, degree=degree, void=operand.void, compared=x.dtype == torch.bool))
 
 
 def compared_for_one(op: OpOverload, given: list[Tensor], found: Tensor) -> int:

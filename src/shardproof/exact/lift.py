@@ -7,8 +7,8 @@ mean nothing but are the same every time.
 
 from __future__ import annotations
 
-from bisect import bisect_left, insort
 import dataclasses
+from bisect import bisect_left, insort
 from fractions import Fraction
 from functools import lru_cache
 from typing import Final
@@ -18,6 +18,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from shardproof.exact.errors import SymbolError
 from shardproof.exact.field import ROOTED, Field
 
 Floats = npt.NDArray[np.float64]
@@ -66,6 +67,8 @@ class Lift:
         """
         if isinstance(value, int | Fraction):
             return self.field.representative(value)
+        if is_symbol(value):
+            raise SymbolError("-inf or finfo.min is used as a number; exact arithmetic knows them only as masks")
         if not np.isfinite(value):
             msg = f"a constant is {value}; exact arithmetic needs finite numbers (and -inf or finfo.min in masks only)"
             raise FloatingPointError(msg)
@@ -84,6 +87,22 @@ class Lift:
             return values.detach().to(torch.float64, copy=True)
         found = self._elements(flat.numpy(), precision)
         return torch.from_numpy(found).to(values.device).view(values.shape)
+
+    def simplest(self, values: Tensor) -> Tensor:
+        """The float64 nearest to the number that each element stands for: 0.1 for float32's 0.1. A copy."""
+        real = values.detach().to("cpu", torch.float64).reshape(-1).numpy().copy()
+        real[np.isin(real, list(_LOWEST_OF_ANY))] = LOWEST
+        if values.dtype == torch.float64:
+            return torch.from_numpy(real).to(values.device).view(values.shape)
+        rest = np.flatnonzero(np.isfinite(real) & (real != np.rint(real)))
+        bits = PRECISION[values.dtype]
+        over, under, found = _nearest_quotients(real[rest], bits)
+        square, unit, rooted = _nearest_quotients(real[rest] ** 2, bits - 2)
+        simple = found & (np.abs(over) * under < 2.0 ** (0.75 * bits))
+        rooted &= ~simple & (square * unit < 2.0 ** (0.5 * bits))
+        nearest = np.where(found, over / under, real[rest])
+        real[rest] = np.where(rooted, np.sign(real[rest]) * np.sqrt(square / unit), nearest)
+        return torch.from_numpy(real).to(values.device).view(values.shape)
 
     def _elements(self, values: Floats, bits: int) -> Floats:
         result = values.copy()

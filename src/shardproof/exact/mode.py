@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 import torch
 from torch import Tensor
+from torch._C._functorch import get_unwrapped, is_functorch_wrapped_tensor
+from torch._subclasses.fake_tensor import FakeTensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 
@@ -14,14 +17,17 @@ from shardproof.exact.arithmetic import Arithmetic
 from shardproof.exact.bound import Bound, bound_of
 from shardproof.exact.cut import Cut, CutBothWays
 from shardproof.exact.dispatch import Dispatcher
-from shardproof.exact.entry import Entry
+from shardproof.exact.entry import Entry, inner_tensors
 from shardproof.exact.errors import ExactArithmeticError, user_line
 from shardproof.exact.field import Field, choose_prime
 from shardproof.exact.leaving import DISPLAYS, READS_MEMORY
 from shardproof.exact.lift import Lift
 from shardproof.exact.modules import ModuleStack
 from shardproof.exact.oracles import Oracles
+from shardproof.exact.run import Run
 from shardproof.exact.tags import TagStore
+from shardproof.exact.threads import guard_threads
+from shardproof.exact.walk import PLAIN, tensors_in
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -30,6 +36,8 @@ if TYPE_CHECKING:
     from torch._ops import OpOverload
 
     from shardproof.exact.degree import Degree
+    from shardproof.exact.errors import Place
+    from shardproof.exact.run import Selection
 
 _PLAIN = (Tensor, torch.nn.Parameter, torch.nn.Buffer)
 _active: list[ExactArithmetic] = []
@@ -73,38 +81,45 @@ class ExactArithmetic:
         self.tags = TagStore()
         self.modules = ModuleStack()
         self.entry = Entry(arithmetic=self.arithmetic, tags=self.tags, key=seed)
-        self.dispatcher = Dispatcher(
+        self.run = Run(
             arithmetic=self.arithmetic,
             tags=self.tags,
-            entry=self.entry,
             modules=self.modules,
             random=random,
             leaving=leaving,
             record_selections=record_selections,
             check=check,
         )
-        self._seed = seed
+        self.dispatcher = Dispatcher(run=self.run, entry=self.entry)
         self._modes = ExitStack()
 
     def __enter__(self) -> Self:
         if _active:
-            msg = f"exact arithmetic is entered inside exact arithmetic, at {user_line()}; leave the outer one first"
+            msg = (
+                f"exact arithmetic is entered inside exact arithmetic, at {user_line()}; leave the outer one first (one "
+                "runs at a time in a process, whatever the thread)"
+            )
             raise ExactArithmeticError(msg)
         _active.append(self)
-        self.modules.start()
-        self._modes.enter_context(_Functions(self))
-        self._modes.enter_context(_Ops(self.dispatcher))
+        with ExitStack() as modes:
+            modes.callback(self._end)
+            modes.enter_context(torch.compiler.set_stance("force_eager"))  # compiled code would not be seen
+            modes.enter_context(guard_threads(self.tags))
+            modes.enter_context(_Functions(self))
+            modes.enter_context(_Ops(self.dispatcher))
+            self.modules.start()
+            self._modes = modes.pop_all()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        try:
-            self._modes.close()
-        finally:
-            self.modules.stop()
-            _active.remove(self)
-            self.entry.leave()
+        self._modes.close()
+
+    def _end(self) -> None:
+        self.modules.stop()
+        _active.remove(self)
+        self.entry.leave()
 
     @property
     def prime(self) -> int:
@@ -152,9 +167,28 @@ class ExactArithmetic:
         return self._bound(tag.degree, trials=trials, draws=draws, void=tag.void)
 
     def _bound(self, degree: Degree, *, trials: int, draws: int | None, void: bool) -> Bound:
-        degree = degree.chosen_by(self.dispatcher.escaped)
-        derived = not self.dispatcher.left and (self.dispatcher.record_selections or not degree.chosen)
+        degree = degree.chosen_by(self.run.escaped)
+        derived = not self.run.left and (self.run.record_selections or not degree.chosen)
         return bound_of(degree, prime=self.prime, trials=trials, draws=draws, void=void, derived=derived)
+
+    @property
+    def selections(self) -> tuple[Selection, ...]:
+        """The ops that chose by order so far, with their operands; kept with `record_selections`."""
+        return tuple(self.run.selections)
+
+    @property
+    def zero_divisions(self) -> tuple[Place, ...]:
+        """Where a division by zero modulo the prime made results void, in the order of execution."""
+        return tuple(self.run.zero_divisions)
+
+    @contextmanager
+    def leaving_allowed(self) -> Iterator[None]:
+        """For a few lines that are known to be safe, let residues become numbers; nothing after has a derived bound."""
+        before, self.run.leaving = self.run.leaving, "allow"
+        try:
+            yield
+        finally:
+            self.run.leaving = before
 
     @contextmanager
     def paused(self) -> Iterator[None]:
@@ -164,7 +198,7 @@ class ExactArithmetic:
 
     def digits(self, tensor: Tensor) -> Tensor:
         """A copy of the residues as int64, which outlives the mode. Wrapper subclasses are refused: pass local tensors."""
-        if type(tensor) not in _PLAIN:
+        if type(tensor) not in PLAIN:
             msg = f"digits of a {type(tensor).__name__} are asked for; pass its local tensor"
             raise ValueError(msg)
         with ordinary_pytorch():
@@ -192,9 +226,12 @@ class _Ops(TorchDispatchMode):
     def __torch_dispatch__(
         self, func: OpOverload, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        if not all(kind in _PLAIN for kind in types):
-            return NotImplemented  # DTensor, LocalTensor and fake tensors first; their inner ops come back here
-        return self._dispatcher.carry_out(func, args, kwargs or {}, reenter=self)
+        if not all(kind in PLAIN for kind in types):
+            if any(issubclass(kind, FakeTensor) for kind in types):
+                return func(*args, **(kwargs or {}))  # shapes alone
+            return NotImplemented  # DTensor and LocalTensor first; their inner ops come back here
+        with torch._C.DisableTorchFunction():
+            return self._dispatcher.carry_out(func, args, kwargs or {}, reenter=self)
 
 
 class _Functions(TorchFunctionMode):
@@ -211,23 +248,45 @@ class _Functions(TorchFunctionMode):
         if func in DISPLAYS:
             with ordinary_pytorch():
                 return func(*args, **kwargs)
-        for tensor in _tensors_in((args, tuple(kwargs.values()))):
-            if tensor.dtype.is_floating_point and not self._exact.dispatcher.is_known(tensor):
-                with ordinary_pytorch():
-                    self._exact.entry.admit(tensor)
+        for tensor in tensors_in((args, kwargs)):
+            if tensor.dtype.is_floating_point or tensor.dtype.is_complex:
+                self._admit(tensor)
         if func in READS_MEMORY:
-            self._exact.dispatcher.refuse_reading(args[0], getattr(func, "__name__", str(func)))
+            for tensor in inner_tensors(args[0]):
+                self._exact.dispatcher.refuse_reading(tensor, getattr(func, "__name__", str(func)))
             with ordinary_pytorch():
                 return func(*args, **kwargs)
+        if func is Tensor.__deepcopy__:
+            return self._copy(*args)
         return func(*args, **kwargs)
 
+    def _admit(self, tensor: Tensor) -> None:
+        if isinstance(tensor, FakeTensor):
+            return
+        if type(tensor) in PLAIN and is_functorch_wrapped_tensor(tensor):
+            self._require_known(tensor)
+        elif not self._exact.dispatcher.is_known(tensor):
+            with ordinary_pytorch():
+                self._exact.entry.admit(tensor)
 
-def _tensors_in(value: Any) -> Iterator[Tensor]:
-    if isinstance(value, Tensor):
-        yield value
-    elif isinstance(value, list | tuple):
-        for item in value:
-            yield from _tensors_in(item)
-    elif isinstance(value, dict):
-        for item in value.values():
-            yield from _tensors_in(item)
+    def _require_known(self, wrapped: Tensor) -> None:
+        """Under vmap or grad the tensor's dtype is settled already: residues must have come in before."""
+        inner = wrapped
+        while is_functorch_wrapped_tensor(inner):
+            inner = get_unwrapped(inner)
+        if not self._exact.dispatcher.is_known(inner):
+            msg = (
+                f"a tensor of shape {tuple(inner.shape)} from outside enters a torch.func transform, at {user_line()}; "
+                "let exact arithmetic see it before: x = x.clone() in front of the transform"
+            )
+            raise ExactArithmeticError(msg)
+
+    def _copy(self, source: Tensor, memo: dict[Any, Any]) -> Tensor:
+        """`copy.deepcopy`, which copies a storage's bytes past every op."""
+        with ordinary_pytorch():
+            copy = Tensor.__deepcopy__(source, memo)
+        for old, new in zip(inner_tensors(source), inner_tensors(copy), strict=True):
+            tag = self._exact.tags.get(old)
+            if tag is not None:
+                self._exact.tags.set(new, replace(tag, exponential=None, lifted=None))
+        return copy

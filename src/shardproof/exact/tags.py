@@ -5,7 +5,7 @@ Keyed by storage and not by tensor, because autograd hands saved tensors back as
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from torch.multiprocessing.reductions import StorageWeakRef
@@ -13,45 +13,66 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from shardproof.exact.degree import CONSTANT, Degree
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from torch import Tensor
 
-_SWEEP_EVERY = 20_000
+_SWEEP_EVERY = 4_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tag:
     """Of every element of a storage.
 
+    A storage of integers or booleans has one where residues chose its elements (an index from topk, a comparison) or
+    where it was made inside: its degree is then that of the choice.
+
     Attributes:
         real: the elements are real constants that have met no residue yet; they are lifted when they do.
         degree: an upper bound over the elements.
         symbols: some elements may be -inf or the lowest finite number, the two symbols of masks.
         roots: every element is a result of the square-root oracle.
-        exponential: what `exp` of the elements is, where it is known: a tensor over a storage laid out alike.
         void: a division by zero happened on the way here, so the trial says nothing of these elements.
+        compared: booleans that came from comparing residues; a Python branch on them is refused.
+        exponential: what `exp` of the elements is, where it is known: a tensor over a storage laid out alike.
+        lifted: the residues of real elements, where they have been asked for: a tensor over a storage laid out alike.
     """
 
     real: bool = False
     degree: Degree = CONSTANT
     symbols: bool = False
     roots: bool = False
-    exponential: Tensor | None = None
     void: bool = False
+    compared: bool = False
+    exponential: Tensor | None = None
+    lifted: Tensor | None = None
 
     def __or__(self, other: Tag) -> Tag:
         """Of a storage that holds elements of both."""
-        if self is other:
-            return self
         return Tag(
             real=self.real and other.real,
             degree=self.degree | other.degree,
             symbols=self.symbols or other.symbols,
             roots=self.roots and other.roots,
             void=self.void or other.void,
+            compared=self.compared or other.compared,
         )
 
 
+# Constants made inside. Integers and booleans have it too: it says that the program's own memory is not at stake.
 REAL = Tag(real=True)
+
+
+def union(tags: Iterable[Tag]) -> Tag:
+    """Of a storage that holds elements of all of them, less what is known of companions; REAL of none."""
+    found: Tag | None = None
+    for tag in tags:
+        found = tag if found is None or found is tag else found | tag
+    if found is None:
+        return REAL
+    if found.exponential is None and found.lifted is None:
+        return found
+    return replace(found, exponential=None, lifted=None)
 
 
 @dataclass(slots=True)

@@ -66,6 +66,9 @@ def without_out(op: OpOverload, kwargs: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in kwargs.items() if name not in written}
 
 
+_TENSORS_OF_ADDC = 3
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EachCall:
     """One element's share of a `_foreach_` call."""
@@ -84,7 +87,7 @@ def split_foreach(op: OpOverload, args: tuple[Any, ...], kwargs: dict[str, Any])
     packet = getattr(torch.ops.aten, name.removeprefix("_foreach_").removesuffix("_"), None)
     if not name.startswith("_foreach_") or not isinstance(packet, OpOverloadPacket):
         return None
-    count = len(args[0])
+    count = next(len(value) for value in args if isinstance(value, list | tuple))
 
     def share(value: Any, position: int) -> Any:
         return value[position] if isinstance(value, list | tuple) and len(value) == count else value
@@ -95,11 +98,14 @@ def split_foreach(op: OpOverload, args: tuple[Any, ...], kwargs: dict[str, Any])
         list(value.unbind()) if names[i] == "scalars" and isinstance(value, Tensor) else value
         for i, value in enumerate(args)
     ]
+    named = dict(kwargs)
+    if packet in {torch.ops.aten.addcmul, torch.ops.aten.addcdiv} and len(unbound) > _TENSORS_OF_ADDC:
+        named["value"] = unbound.pop()  # there it is a keyword
     return [
         EachCall(
             packet=packet,
             args=tuple(share(value, i) for value in unbound),
-            kwargs={key: share(value, i) for key, value in kwargs.items()},
+            kwargs={key: share(value, i) for key, value in named.items()},
         )
         for i in range(count)
     ]

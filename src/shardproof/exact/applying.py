@@ -1,0 +1,260 @@
+"""How a rule is applied: residues in, the result's tags out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Final
+
+import torch
+from torch import Tensor
+from torch.utils._pytree import tree_flatten, tree_map
+
+from shardproof.exact.arithmetic import Residue
+from shardproof.exact.choices import choice_among, mark_choice, mark_selection
+from shardproof.exact.errors import ExactArithmeticError
+from shardproof.exact.lift import is_symbol
+from shardproof.exact.registry import SELECTIONS
+from shardproof.exact.run import Selection
+from shardproof.exact.tags import Tag, union
+from shardproof.exact.walk import floats_in, map_tensors, tensors_in
+
+if TYPE_CHECKING:
+    from torch._ops import OpOverload
+
+    from shardproof.exact.reals import Reals
+    from shardproof.exact.registry import Rule
+    from shardproof.exact.run import Run
+
+_aten: Final = torch.ops.aten
+# Arguments that are elements whatever their dtype; others of integers are indices, or masks.
+_ELEMENTS: Final = frozenset({"self", "other", "tensors", "src", "source", "value", "values"})
+_NUMBERS: Final = frozenset({"number", "float", "Scalar", "Optional[number]", "Optional[float]"})
+# Their answer is the same for every residue: it is no choice of theirs.
+_CERTAIN: Final = frozenset(
+    {_aten.isnan.default, _aten.isinf.default, _aten.isfinite.default, _aten.isneginf.default, _aten.isposinf.default}
+)
+# Moves whose result is integers: they choose by whether a residue is zero.
+_BY_ZERO: Final = frozenset({_aten.nonzero.default})
+
+
+@dataclass(slots=True, kw_only=True)
+class Applying:
+    """Applies rules."""
+
+    run: Run
+    reals: Reals
+
+    def apply(self, op: OpOverload, rule: Rule, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """The op's result by its rule, tagged."""
+        if rule.kind != "formula":
+            args, kwargs = self._promoted(op, args, kwargs)
+        operands = floats_in((args, kwargs))
+        symbols = any([self.reals.symbols_in(x) for x in operands]) or _symbol_among(args, kwargs)
+        if symbols and not rule.symbols:
+            self._refuse_symbols(op, operands, args, kwargs)
+            symbols = False
+        inherited = replace(union(self.run.tag(x) for x in operands), real=False, symbols=symbols)
+        if self.run.record_selections and op in SELECTIONS:
+            kept = tuple(self.reals.residues_of(x).clone() for x in operands)
+            self.run.selections.append(Selection(op=str(op), place=self.run.place, operands=kept))
+        result = self._by_kind(op, rule, args, kwargs, operands, inherited)
+        if op not in _CERTAIN:
+            mark_selection(self.run.tags, op, (args, kwargs), result, inherited)
+        mark_choice(self.run.tags, op, (args, kwargs), result)
+        if torch.Tag.dynamic_output_shape in op.tags:
+            choice = choice_among(self.run.tags, (args, kwargs, result))
+            self.run.escaped = self.run.escaped.chosen_by(choice.degree)
+        return result
+
+    def _by_kind(
+        self,
+        op: OpOverload,
+        rule: Rule,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        operands: list[Tensor],
+        inherited: Tag,
+    ) -> Any:
+        if rule.kind == "formula":
+            return self._formula(op, rule, args, kwargs, inherited)
+        given = map_tensors(lambda x: self.reals.residues_of(x) if x.is_floating_point() else x, (args, kwargs))
+        args, kwargs = self._lift_scalars(op, *given)
+        result = op(*args, **kwargs)
+        if rule.kind == "sum":
+            return self._sum(rule, result, args, kwargs, inherited)
+        return self._moved(op, result, operands, args, kwargs, inherited)
+
+    # Kinds of rules --------------------------------------------------------------------------------------------------
+
+    def _formula(
+        self, op: OpOverload, rule: Rule, args: tuple[Any, ...], kwargs: dict[str, Any], inherited: Tag
+    ) -> Any:
+        assert rule.function is not None
+        extra = {"symbols": inherited.symbols} if rule.symbols else {}
+        values = map_tensors(self._as_value, (args, kwargs))
+        before = self.run.arithmetic.zero_divisions
+        self.run.arithmetic.operands_void = inherited.void
+        result = self._call(op, rule, values[0], values[1] | extra)
+        if self.run.arithmetic.zero_divisions > before:
+            self.run.zero_divisions.append(self.run.place)
+            inherited = replace(inherited, void=True)
+        taken = {x.untyped_storage()._cdata for x in _memory_of(values)}
+
+        def settle(value: Any) -> Any:
+            if isinstance(value, Residue):
+                return self._settle(value, inherited, taken)
+            assert not _is_float_tensor(value), f"{op} gives floating numbers that are no residues"
+            return value
+
+        return tree_map(settle, result, is_leaf=lambda x: isinstance(x, Residue))
+
+    def _call(self, op: OpOverload, rule: Rule, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        assert rule.function is not None
+        try:
+            return rule.function(self.run.arithmetic, *args, **kwargs)
+        except ExactArithmeticError as error:
+            raise type(error)(f"{op}: {error}, {self.run.place}") from error
+        except NotImplementedError as error:
+            self.run.refuse_op(op, f"cannot be carried out exactly: {error}")
+        except FloatingPointError as error:
+            self.run.refuse_nan(error)
+
+    def _sum(self, rule: Rule, result: Any, args: tuple[Any, ...], kwargs: dict[str, Any], inherited: Tag) -> Any:
+        assert rule.function is not None
+        count = rule.function(result, *args, **kwargs)
+        tag = Tag(degree=inherited.degree.sum_of(count), void=inherited.void)
+        for x in tensors_in(result):
+            self.run.arithmetic.field.reduce_(x)
+            self.run.set(x, tag)
+        return result
+
+    def _moved(
+        self,
+        op: OpOverload,
+        result: Any,
+        operands: list[Tensor],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        inherited: Tag,
+    ) -> Any:
+        views = {x.untyped_storage()._cdata for x in operands}
+        if inherited.roots and any(value != 0 for value in self._scalars(op, args, kwargs)):
+            inherited = replace(inherited, roots=False)  # sqrt(0) = 0, other numbers that fill are no roots
+        if inherited.symbols:
+            inherited = replace(inherited, roots=False)
+        for x in tensors_in(result):
+            if x.is_meta:
+                continue
+            if not x.is_floating_point():
+                if x.dtype != torch.bool and op not in _BY_ZERO:  # booleans say what is zero, which is exact
+                    self.run.leave(f"a cast to {str(x.dtype).removeprefix('torch.')} ({op})")
+            elif x.untyped_storage()._cdata not in views:
+                self.run.set(x, inherited)
+        return result
+
+    # Results ---------------------------------------------------------------------------------------------------------
+
+    def _settle(self, value: Residue, inherited: Tag, taken: set[int]) -> Tensor:
+        tensor = value.tensor
+        if tensor.untyped_storage()._cdata in taken:
+            tensor = tensor.clone()  # an operand as it was: the program may write into its result
+        taken.add(tensor.untyped_storage()._cdata)
+        symbols = inherited.symbols and bool((tensor < -self.run.arithmetic.field.half).any())
+        companion = None
+        if value.exponential is not None and tensor.is_contiguous():
+            companion = value.exponential.tensor.contiguous()
+            self.run.set(companion, Tag(degree=value.exponential.degree, void=inherited.void))
+        self.run.set(
+            tensor,
+            Tag(degree=value.degree, void=inherited.void, symbols=symbols, roots=value.roots, exponential=companion),
+        )
+        return tensor
+
+    # Operands --------------------------------------------------------------------------------------------------------
+
+    def _promoted(
+        self, op: OpOverload, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """Integers and booleans that stand for elements made floating, as PyTorch's type promotion would."""
+        if all(x.is_floating_point() for x in tensors_in((args, kwargs))):
+            return args, kwargs
+
+        def promote(x: Tensor) -> Tensor:
+            if x.is_floating_point():
+                return x
+            number = x.to(torch.float64)
+            tag = self.run.tag(x)
+            self.run.tags.set(number, Tag(real=True, degree=tag.degree, void=tag.void))
+            return number
+
+        def given(name: str, value: Any) -> Any:
+            return map_tensors(promote, value) if name in _ELEMENTS else value
+
+        names = [a.name for a in op._schema.arguments]
+        positional = tuple(given(name, value) for name, value in zip(names, args, strict=False))
+        return positional, {name: given(name, value) for name, value in kwargs.items()}
+
+    def _as_value(self, x: Tensor) -> Any:
+        if not x.is_floating_point():
+            return x
+        tag = self.run.tag(x)
+        known = None
+        if tag.exponential is not None:
+            view = tag.exponential.as_strided(x.size(), x.stride(), x.storage_offset())
+            known = Residue(view, self.run.tag(view).degree, self.run.arithmetic)
+        residues = self.reals.residues_of(x)
+        return Residue(residues, tag.degree, self.run.arithmetic, roots=tag.roots, exponential=known)
+
+    def _scalars(self, op: OpOverload, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Any]:
+        """The Python numbers that stand for elements, not for dims and shapes."""
+        given = dict(zip((a.name for a in op._schema.arguments), args, strict=False)) | kwargs
+        named = ((given[a.name], str(a.type)) for a in op._schema.arguments if a.name in given)
+        return [value for value, kind in named if kind in _NUMBERS and _is_number(value)]
+
+    def _lift_scalars(
+        self, op: OpOverload, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        def lifted(value: Any, argument: Any) -> Any:
+            if not _is_number(value) or str(argument.type) not in _NUMBERS or is_symbol(value):
+                return value
+            try:
+                return self.run.arithmetic.constant(value)
+            except FloatingPointError as error:
+                self.run.refuse_nan(error)
+
+        arguments = op._schema.arguments
+        return (
+            tuple(lifted(value, argument) for value, argument in zip(args, arguments, strict=False)),
+            {a.name: lifted(kwargs[a.name], a) for a in arguments if a.name in kwargs},
+        )
+
+    def _refuse_symbols(
+        self, op: OpOverload, operands: list[Tensor], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> None:
+        """Raise if the elements given, and not others of their storage, are symbols."""
+        held = any(bool((self.reals.residues_of(x) < -self.run.arithmetic.field.half).any()) for x in operands)
+        if held:
+            self.run.refuse_symbols(op)
+
+
+def _memory_of(values: Any) -> list[Tensor]:
+    """The tensors that a formula was given: its own results must not be any of them."""
+    found: list[Tensor] = []
+    for value in tree_flatten(values, is_leaf=lambda x: isinstance(x, Residue))[0]:
+        if isinstance(value, Residue):
+            found.append(value.tensor)
+            if value.exponential is not None:
+                found.append(value.exponential.tensor)
+    return found
+
+
+def _is_float_tensor(value: Any) -> bool:
+    return isinstance(value, Tensor) and value.is_floating_point()
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _symbol_among(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+    return any(isinstance(v, float) and is_symbol(v) for v in (*args, *kwargs.values()))

@@ -1,0 +1,68 @@
+"""Threads: PyTorch's modes belong to one, so a thread started inside would compute on residues in rounding arithmetic.
+
+Threads may run (data loaders, progress bars); one that touches a residue gets an error. A thread that was started before
+is out of reach, and so is what it is handed.
+"""
+
+from __future__ import annotations
+
+import sys
+import threading
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from shardproof.exact.errors import ExactArithmeticError, user_line
+from shardproof.exact.walk import PLAIN, tensors_in
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from torch._ops import OpOverload
+
+    from shardproof.exact.tags import TagStore
+
+
+@contextmanager
+def guard_threads(tags: TagStore) -> Iterator[None]:
+    """Inside, every thread that Python's `threading` starts is guarded, for as long as it runs.
+
+    `threading.setprofile` is the one place where Python lets code run first in each new thread.
+    """
+    before = threading.getprofile()
+
+    def enter_guard(frame: Any, event: str, argument: Any) -> None:
+        _Guard(tags).__enter__()  # it goes with the thread
+        sys.setprofile(before)
+        if before is not None:
+            before(frame, event, argument)
+
+    threading.setprofile(enter_guard)
+    try:
+        yield
+    finally:
+        threading.setprofile(before)
+
+
+class _Guard(TorchDispatchMode):
+    """Refuses ops on residues."""
+
+    def __init__(self, tags: TagStore) -> None:
+        super().__init__()
+        self._tags = tags
+
+    def __torch_dispatch__(
+        self, func: OpOverload, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        for x in tensors_in((args, kwargs)):
+            if type(x) in PLAIN and x.is_floating_point() and not x.is_meta and x.layout == torch.strided:
+                tag = self._tags.get(x)
+                if tag is not None and not tag.real:
+                    raise ExactArithmeticError(
+                        f"{func} is called on residues in the thread {threading.current_thread().name!r}, at "
+                        f"{user_line()}; exact arithmetic holds in the thread that entered it alone"
+                    )
+        return func(*args, **kwargs)

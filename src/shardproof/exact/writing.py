@@ -1,0 +1,75 @@
+"""Writing into the program's own tensors: in-place and `out=` forms, and what the storage then holds."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from shardproof.exact.tags import REAL, Tag
+from shardproof.exact.variants import written_arguments
+from shardproof.exact.walk import covers_storage, tensors_in, whole_storage
+
+if TYPE_CHECKING:
+    from torch._ops import OpOverload
+
+    from shardproof.exact.reals import Reals
+    from shardproof.exact.run import Run
+
+
+@dataclass(slots=True, kw_only=True)
+class Writing:
+    """Stores results."""
+
+    run: Run
+    reals: Reals
+
+    def store_all(self, op: OpOverload, args: tuple[Any, ...], kwargs: dict[str, Any], result: Any) -> Any:
+        """Write the results of an op's functional form into the arguments that it writes into; what it then returns."""
+        targets = written_arguments(op, args, kwargs)
+        into_out = any(argument.is_out for argument in op._schema.arguments)
+        for target, value in zip(targets, tensors_in(result), strict=True):
+            if into_out and target.shape != value.shape:
+                self.resize(target, value.shape)
+            self.store(target, value)
+        returned = len(op._schema.returns)  # `_foreach_` forms return nothing
+        return None if returned == 0 else targets[0] if returned == 1 else tuple(targets)
+
+    def store(self, target: Tensor, value: Tensor) -> None:
+        """Write a result into a tensor of the program, and say what its storage now holds."""
+        new = self.run.tag(value)
+        if not target.is_floating_point():
+            if value.is_floating_point() and not new.real:
+                self.run.leave(f"a cast to {str(target.dtype).removeprefix('torch.')}")
+            target.copy_(value)
+            self._join(target, replace(new, real=True, lifted=None, symbols=False))
+            return
+        if not value.is_floating_point():
+            value = value.to(torch.float64)
+            new = REAL if new is REAL else Tag(real=True, degree=new.degree, void=new.void)
+        old = self.run.tag(target)
+        whole = covers_storage(target)
+        if not whole and new.real and not old.real:
+            symbols = self.reals.symbols_in(value)
+            value, new = self.reals.residues_of(value), replace(self.run.tag(value), real=False, symbols=symbols)
+        if not whole and old.real and not new.real:
+            old = self.reals.lift_in_place(target)
+        target.copy_(value)
+        new = replace(new, exponential=None, lifted=None)  # laid out as the value, not as the target
+        self.run.set(target, new if whole else old | new)
+
+    def resize(self, tensor: Tensor, shape: torch.Size | list[int], **options: Any) -> Tensor:
+        """Resize in place; memory that is new holds NaN, which is refused where it is used."""
+        elements = tensor.untyped_storage().nbytes() // tensor.element_size()
+        tensor.resize_(shape, **options)
+        storage = tensor.untyped_storage()
+        if tensor.is_floating_point() and storage.nbytes() // tensor.element_size() > elements:
+            whole_storage(tensor)[elements:] = float("nan")
+            self.run.tags.set(tensor, replace(self.run.tag(tensor), exponential=None, lifted=None))
+        return tensor
+
+    def _join(self, target: Tensor, new: Tag) -> None:
+        """Of integers and booleans: those that were there before stay in part."""
+        self.run.tags.set(target, new if covers_storage(target) else self.run.tag(target) | new)
