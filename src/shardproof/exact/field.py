@@ -1,7 +1,7 @@
 """The field of integers modulo a prime, on float64 tensors.
 
 A residue is held by its balanced representative, an integer in [-(p-1)/2, (p-1)/2]. With p < 2**21.5 a product of two
-is below 2**41, so 2047 of them add up below 2**52, exactly, in whatever order a matrix product adds them.
+is below 2**41, so 1021 of them add up below 2**51, exactly, in whatever order a matrix product adds them.
 """
 
 from __future__ import annotations
@@ -14,15 +14,19 @@ from typing import TYPE_CHECKING, Final
 import torch
 from torch import Tensor
 
-from shardproof.exact.blocks import block_size, blocks, is_large
+from shardproof.exact.blocks import blocks, is_large
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from fractions import Fraction
 
-# Below this, x - p * round(x / p) is the balanced representative: p is odd, so x / p is at least 1/(2p) away from a
-# half, and the correctly rounded quotient is nearer to x / p than that. Beyond it the quotient can land on a half.
-EXACT_LIMIT: Final = 2.0**52
+# Below this, x - p * rint(x * (1/p)) is the balanced representative. p is odd, so x / p is at least 1/(2p) away from
+# the halves; two roundings, of 1/p and of the product, move it by at most |x / p| * 2**-52 * (1 + 2**-54), which is less.
+EXACT_LIMIT: Final = 2**51
+
+# Added to a number below 2**51, it leaves no place for a fraction: the addition rounds to the nearest integer. `round_`
+# is MKL's, which hands it out to threads whatever the size.
+_ROUNDER: Final = torch.tensor(1.5 * 2**52, dtype=torch.float64, device="cpu")
 
 # Square roots of these exist modulo every prime that `choose_prime` gives, so that 1/sqrt(d) has its square.
 ROOTED: Final = (2, 3, 5, 7, 11)
@@ -65,10 +69,10 @@ class Field:
     def longest_sum(self) -> int:
         """How many products of two representatives, and two representatives more, add up to less than `EXACT_LIMIT`.
 
-        With n = (2**52 - 1) // half**2 - 2: n * half**2 + 2 * half <= (n + 2) * half**2 < 2**52.
-        At the largest prime n = 254.
+        With n = (2**51 - 1) // half**2 - 2: n * half**2 + 2 * half <= (n + 2) * half**2 < 2**51.
+        At the largest prime n = 126.
         """
-        return (int(EXACT_LIMIT) - 1) // self.half**2 - 2
+        return (EXACT_LIMIT - 1) // self.half**2 - 2
 
     def representative(self, number: int | Fraction) -> int:
         """The balanced representative of an integer or fraction.
@@ -83,23 +87,17 @@ class Field:
         return value - self.prime if value > self.half else value
 
     def reduce_(self, x: Tensor, *, plus: Tensor | None = None) -> Tensor:
-        """Bring integers of magnitude below 2**52 to their representatives, in place.
+        """Bring integers of magnitude below `EXACT_LIMIT` to their representatives, in place.
 
         Args:
             x: any shape, no two elements in one place.
-            plus: added first, in the same pass over memory; broadcast to x. The sums must be below 2**52.
+            plus: added first, in the same pass over memory; broadcast to x. The sums must be below the limit.
         """
-        if not is_large(x.numel(), x.device):
-            if plus is not None:
-                x.add_(plus)
-            return x.sub_(torch.div(x, self.prime).round_(), alpha=self.prime)
-        scratch = torch.empty(block_size(), dtype=x.dtype, device=x.device)
         for block, *more in blocks(x) if plus is None else blocks(x, plus):
             if more:
                 block.add_(more[0])
-            quotient = scratch[: block.numel()].view(block.shape)
-            torch.div(block, self.prime, out=quotient)
-            block.sub_(quotient.round_(), alpha=self.prime)
+            quotient = torch.add(_ROUNDER, block, alpha=1 / self.prime).sub_(_ROUNDER)
+            block.sub_(quotient, alpha=self.prime)
         return x
 
     def multiply(self, a: Tensor, b: Tensor | int) -> Tensor:
