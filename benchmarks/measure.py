@@ -70,13 +70,18 @@ def _summarize(values: list[float]) -> Timing:
 
 
 def peak_extra_mib(prepare: str, run: str) -> float:
-    """How far the peak memory of a fresh Python process rises while it runs `run`, after `prepare`."""
+    """How far the peak memory of a fresh Python process rises while it runs `run`, after `prepare`; Linux only.
+
+    VmHWM and not ru_maxrss, which a process inherits from the one that started it.
+    """
     code = f"""
-import resource
+def read_kib(key):
+    return next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith(key))
 {prepare}
-before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+open("/proc/self/clear_refs", "w").write("5")  # the peak starts anew
+before = read_kib("VmRSS")
 {run}
-print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
+print((read_kib("VmHWM") - before) / 1024)
 """
     command = [sys.executable, "-c", code]
     done = subprocess.run(command, capture_output=True, text=True, check=True)  # noqa: S603 - our own code

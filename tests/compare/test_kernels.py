@@ -3,6 +3,7 @@
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -90,11 +91,14 @@ def test_importing_it_loads_no_compiler_stack():
     assert all(name.startswith("shardproof") for name in new)
 
 
+# VmHWM and not ru_maxrss, which a process inherits from the one that started it.
 PEAK = """
-import resource, torch
+import torch
 from shardproof.compare import compare
 kernel, layout, dtype = {kernel!r}, {layout!r}, torch.{dtype}
 torch.set_num_threads(2)
+def read_kib(key):
+    return next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith(key))
 def make(fill):
     if layout == "transposed":
         return torch.full((5_000, 5_000), fill, dtype=dtype).t()
@@ -103,15 +107,18 @@ def make(fill):
     return torch.full((25_000_000,), fill, dtype=dtype)
 a, e = make(1), make(1)
 a[1:2] = 2
-warm = compare(torch.ones(9, dtype=dtype), torch.ones(9, dtype=dtype), kernel=kernel)
-before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+compare(torch.ones(9, dtype=dtype), torch.ones(9, dtype=dtype), kernel=kernel)
+open("/proc/self/clear_refs", "w").write("5")  # the peak starts anew
+before = read_kib("VmRSS")
 assert not compare(a, e, kernel=kernel).exact
 {plant}
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+print(read_kib("VmHWM") - before)
 """
+needs_proc = pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="peak memory is read from /proc")
 
 
 @pytest.mark.slow
+@needs_proc
 @pytest.mark.parametrize("dtype", ["float32", "int16", "complex64"])
 @pytest.mark.parametrize("layout", ["plain", "transposed", "sliced"])
 def test_extra_memory_stays_below_64_mib(layout, dtype):
@@ -119,12 +126,14 @@ def test_extra_memory_stays_below_64_mib(layout, dtype):
 
 
 @pytest.mark.slow
+@needs_proc
 @no_compiler
 def test_extra_memory_of_the_compiled_kernel_stays_below_64_mib():
     assert int(run_python(PEAK.format(kernel="compiled", layout="plain", dtype="float32", plant=""))) < 64 * 1024
 
 
 @pytest.mark.slow
+@needs_proc
 def test_a_full_size_temporary_would_show():
-    code = PEAK.format(kernel="eager", layout="plain", dtype="float32", plant="(a - e).abs().max()")
-    assert int(run_python(code)) > 64 * 1024
+    code = PEAK.format(kernel="eager", layout="plain", dtype="float32", plant="(a - e).max()")
+    assert int(run_python(code)) > 90 * 1024

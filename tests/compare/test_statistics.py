@@ -234,9 +234,9 @@ def test_parameters_are_compared_without_autograd():
     ids=["meta", "sparse", "bits8", "list"],
 )
 def test_what_cannot_be_compared_is_refused_in_words(bad, words):
-    for pair in [(bad(), torch.ones(3)), (torch.ones(3), bad())]:
+    for tensors in [(bad(), torch.ones(3)), (torch.ones(3), bad())]:
         with pytest.raises(CannotRunError, match=words):
-            compare(*pair)
+            compare(*tensors)
 
 
 @pytest.mark.parametrize("given", [{"rtol": -1}, {"atol": math.nan}, {"kernel": "fast"}])
