@@ -6,6 +6,7 @@ rational function.
 """
 
 from dataclasses import dataclass
+from math import ceil, log2
 
 import torch
 from torch import Tensor
@@ -38,7 +39,10 @@ def to_sixteenths(t):
 
 
 def _rounded(t):
-    near = (t * 16).round() / 16
+    # Leaves keep their own numbers up to 64; larger ones would be drawn.
+    largest = float(t.abs().nan_to_num(posinf=0).max()) if t.numel() else 0.0
+    shrink = 2.0 ** max(0, ceil(log2(largest / 64))) if largest else 1.0
+    near = (t / shrink * 16).round() / 16
     return torch.where((near == 0) & (t != 0), torch.sign(t) / 16, near)
 
 

@@ -64,6 +64,10 @@ _adaptive("_adaptive_avg_pool2d", 2)
 _adaptive("_adaptive_avg_pool3d", 3)
 
 
+# A weight is what is left of a difference of coordinates, so that its last bits are noise.
+_BITS = 44
+
+
 # Resampling -----------------------------------------------------------------------------------------------------------
 
 
@@ -74,7 +78,7 @@ def _resampling(name: str, dims: int, line: str, *, corners: bool) -> None:
         align, scales = (options[0], options[1:]) if corners else (None, options)
         scales = [*scales, *[None] * (dims - len(scales))]
         return [
-            m.residue(m.lift.tensor(_matrix(line, size, place, align, scale)))
+            m.residue(m.lift.tensor(_matrix(line, size, place, align, scale), bits=_BITS))
             for size, place, scale in zip(sizes, places, scales, strict=True)
         ]
 
@@ -100,7 +104,7 @@ def _matrix(line: str, size: int, places: int, align: bool | None, scale: float 
         found = op(units.unsqueeze(2), [1, places], *options, None, scale).squeeze(2)
     else:
         found = op(units, [places], *options, scale)
-    return found[0].t().contiguous()
+    return torch.where(found.abs() < 2.0**-_BITS, 0.0, found)[0].t().contiguous()
 
 
 for _name, _dims in (("1d", 1), ("2d", 2), ("3d", 3)):
