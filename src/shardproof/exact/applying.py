@@ -16,7 +16,7 @@ from shardproof.exact.lift import is_symbol
 from shardproof.exact.registry import SELECTIONS
 from shardproof.exact.run import Selection
 from shardproof.exact.tags import Tag, union
-from shardproof.exact.walk import floats_in, map_tensors, tensors_in
+from shardproof.exact.walk import covers_storage, floats_in, map_tensors, tensors_in
 
 if TYPE_CHECKING:
     from torch._ops import OpOverload
@@ -150,7 +150,25 @@ class Applying:
                     self.run.leave(f"a cast to {str(x.dtype).removeprefix('torch.')} ({op})")
             elif x.untyped_storage()._cdata not in views:
                 self.run.set(x, inherited)
+        if not inherited.symbols and any(self.run.tag(x).squared is not None for x in operands):
+            self._move_squares(op, result, operands, args, kwargs)
         return result
+
+    def _move_squares(
+        self, op: OpOverload, result: Any, operands: list[Tensor], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> None:
+        """Let what is known of the operands' squares go where the operands went (a stack of norms)."""
+        tags = [self.run.tag(x) for x in operands]
+        moved = isinstance(result, Tensor) and result.is_contiguous() and self.run.tag(result).squared is None
+        if not moved or not all(tag.roots or tag.squared is not None for tag in tags):
+            return
+        if any(value != 0 for value in self._scalars(op, args, kwargs)):
+            return
+        squares = {id(x): self._as_value(x).square().tensor for x in operands}
+        companion = op(*map_tensors(lambda x: squares.get(id(x), x), args), **kwargs).contiguous()
+        degree = union(self.run.tag(tag.squared) for tag in tags if tag.squared is not None).degree
+        self.run.set(companion, Tag(degree=degree | union(tags).degree))
+        self.run.set(result, replace(self.run.tag(result), squared=companion))
 
     # Results ---------------------------------------------------------------------------------------------------------
 
@@ -160,13 +178,15 @@ class Applying:
             tensor = tensor.clone()  # an operand as it was: the program may write into its result
         taken.add(tensor.untyped_storage()._cdata)
         symbols = inherited.symbols and bool((tensor < -self.run.arithmetic.field.half).any())
-        companion = None
-        if value.exponential is not None and tensor.is_contiguous():
-            companion = value.exponential.tensor.contiguous()
-            self.run.set(companion, Tag(degree=value.exponential.degree, void=inherited.void))
+        known: dict[str, Tensor] = {}
+        for name in ("exponential", "squared"):
+            companion = getattr(value, name)
+            if companion is not None and tensor.is_contiguous() and covers_storage(tensor):
+                known[name] = companion.tensor.contiguous()
+                self.run.set(known[name], Tag(degree=companion.degree, void=inherited.void))
         self.run.set(
             tensor,
-            Tag(degree=value.degree, void=inherited.void, symbols=symbols, roots=value.roots, exponential=companion),
+            Tag(degree=value.degree, void=inherited.void, symbols=symbols, roots=value.roots, **known),
         )
         return tensor
 
@@ -198,12 +218,21 @@ class Applying:
         if not x.is_floating_point():
             return x
         tag = self.run.tag(x)
-        known = None
-        if tag.exponential is not None:
-            view = tag.exponential.as_strided(x.size(), x.stride(), x.storage_offset())
-            known = Residue(view, self.run.tag(view).degree, self.run.arithmetic)
-        residues = self.reals.residues_of(x)
-        return Residue(residues, tag.degree, self.run.arithmetic, roots=tag.roots, exponential=known)
+
+        def beside(companion: Tensor | None) -> Residue | None:
+            if companion is None:
+                return None
+            view = companion.as_strided(x.size(), x.stride(), x.storage_offset())
+            return Residue(view, self.run.tag(view).degree, self.run.arithmetic)
+
+        return Residue(
+            self.reals.residues_of(x),
+            tag.degree,
+            self.run.arithmetic,
+            roots=tag.roots,
+            exponential=beside(tag.exponential),
+            squared=beside(tag.squared),
+        )
 
     def _scalars(self, op: OpOverload, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Any]:
         """The Python numbers that stand for elements, not for dims and shapes."""
@@ -243,8 +272,7 @@ def _memory_of(values: Any) -> list[Tensor]:
     for value in tree_flatten(values, is_leaf=lambda x: isinstance(x, Residue))[0]:
         if isinstance(value, Residue):
             found.append(value.tensor)
-            if value.exponential is not None:
-                found.append(value.exponential.tensor)
+            found.extend(known.tensor for known in (value.exponential, value.squared) if known is not None)
     return found
 
 

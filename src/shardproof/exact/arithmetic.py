@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, TypeAlias
 
 import torch
@@ -59,6 +59,7 @@ class Residue:
     of: Arithmetic
     roots: bool = False  # every element is a result of `sqrt`
     exponential: Residue | None = None  # what `exp` of this is, where it was computed on the way (log-softmax)
+    squared: Residue | None = None  # what its square is, where this is a root times a constant (a norm over shards)
 
     # Shapes -----------------------------------------------------------------------------------------------------------
 
@@ -130,7 +131,8 @@ class Residue:
 
     def __mul__(self, other: Operand) -> Residue:
         tensor, degree = self._operand(other)
-        return self._new(self.of.field.multiply(self.tensor, tensor), self.degree * degree)
+        product = self._new(self.of.field.multiply(self.tensor, tensor), self.degree * degree)
+        return self._keeping_square(product, tensor) if isinstance(tensor, int) else product
 
     __rmul__ = __mul__
 
@@ -181,6 +183,8 @@ class Residue:
 
     def square(self) -> Residue:
         """X * x; of a square root, what the root was taken of."""
+        if self.squared is not None:
+            return self.squared
         return self.squared_root() if self.roots else self * self
 
     def inverse(self) -> Residue:
@@ -201,8 +205,8 @@ class Residue:
         self, other: Residue, dims: Sequence[int] | int | None = None, *, keepdim: bool = False
     ) -> Residue:
         """The sum of self * other; of the squares of square roots, the sum of what the roots were taken of."""
-        if self.is_same(other) and self.roots:
-            return self.squared_root().sum(dims, keepdim=keepdim)
+        if self.is_same(other) and (self.roots or self.squared is not None):
+            return self.square().sum(dims, keepdim=keepdim)
         count = torch.broadcast_shapes(self.shape, other.shape)
         over = (dims,) if isinstance(dims, int) else tuple(dims or range(len(count)))
         total = self.of.field.sum_of_products(self.tensor, other.tensor, over, keepdim=keepdim)
@@ -285,7 +289,15 @@ class Residue:
 
     def _times(self, number: int) -> Residue:
         number = self.of.field.representative(number)
-        return self._new(self.of.field.multiply(self.tensor, number), self.degree)
+        return self._keeping_square(self._new(self.of.field.multiply(self.tensor, number), self.degree), number)
+
+    def _keeping_square(self, product: Residue, factor: int) -> Residue:
+        """The product of a single root and a constant knows its square: norms over shards are divided by sqrt(N)."""
+        if self.ndim or not (self.roots or self.squared is not None):
+            return product
+        square = self.square()
+        number = self.of.field.representative(factor * factor)
+        return replace(product, squared=self._new(self.of.field.multiply(square.tensor, number), square.degree))
 
     def _operand(self, other: Operand) -> tuple[Tensor | int, Degree]:
         if isinstance(other, Residue):

@@ -17,6 +17,7 @@ from shardproof.exact.reals import Reals, one_lowest
 from shardproof.exact.registry import RULES
 from shardproof.exact.rules.collectives import Collectives, functional_kernel
 from shardproof.exact.rules.creation import FACTORIES
+from shardproof.exact.tags import REAL
 from shardproof.exact.variants import functional_of, own_decomposition, split_foreach, without_out, written_arguments
 from shardproof.exact.walk import PLAIN, floats_in, in_float64, map_tensors, tensors_in
 from shardproof.exact.writing import Writing
@@ -35,6 +36,9 @@ _DROPOUT: Final = _aten.native_dropout.default
 _RESIZE: Final = frozenset({_aten.resize_.default, _aten.resize_as_.default})
 # What `torch.tensor(...)` makes of numbers.
 _WRITTEN_DOWN: Final = _aten.lift_fresh.default
+_OVERWRITES: Final = frozenset(
+    {_aten.copy_.default, _aten.fill_.Scalar, _aten.fill_.Tensor, _aten.zero_.default}
+)
 # The same bits as another dtype: no number survives that.
 _REINTERPRETS: Final = _aten.view.dtype
 # A collective is complete when its result is seen, so there is nothing to wait for.
@@ -117,6 +121,9 @@ class Dispatcher:
         rule = RULES.get(op)
         if rule is not None:
             return self.applying.apply(op, rule, _one_lowest(args), _one_lowest(kwargs))
+        if op in _OVERWRITES:
+            self.writing.store(args[0], self._overwriting(args))
+            return args[0]
         functional = functional_of(op)
         if functional is not None:
             result = self.carry_out(functional, args, without_out(op, kwargs), reenter=reenter)
@@ -136,6 +143,15 @@ class Dispatcher:
             self._taken_apart.pop()
 
     # Ops of their own ------------------------------------------------------------------------------------------------
+
+    def _overwriting(self, args: tuple[Any, ...]) -> Tensor:
+        """What `copy_`, `fill_` or `zero_` writes, whatever the target held (it may be memory never written)."""
+        value = args[1] if len(args) > 1 else 0.0
+        if isinstance(value, Tensor):
+            return value
+        number = torch.full((), one_lowest(float(value)), dtype=torch.float64, device=args[0].device)
+        self.run.set(number, REAL)
+        return number
 
     def _on_meta(self, op: OpOverload, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Tensors without memory pass untouched; what comes out of one with memory was never written."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from contextlib import ExitStack, contextmanager
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 import torch
@@ -92,6 +91,8 @@ class ExactArithmetic:
         )
         self.dispatcher = Dispatcher(run=self.run, entry=self.entry)
         self._modes = ExitStack()
+        self._process = ExitStack()
+        self._members = 0
 
     def __enter__(self) -> Self:
         if _active:
@@ -100,21 +101,40 @@ class ExactArithmetic:
                 "runs at a time in a process, whatever the thread)"
             )
             raise ExactArithmeticError(msg)
-        _active.append(self)
-        with ExitStack() as modes:
-            modes.callback(self._end)
-            modes.enter_context(torch.compiler.set_stance("force_eager"))  # compiled code would not be seen
-            modes.enter_context(guard_threads(self.tags))
-            modes.enter_context(_Functions(self))
-            modes.enter_context(_Ops(self.dispatcher))
-            self.modules.start()
-            self._modes = modes.pop_all()
+        self._modes.enter_context(self.joined())
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self._modes.close()
+
+    @contextmanager
+    def joined(self) -> Iterator[None]:
+        """Take part from this thread in one exact arithmetic that several share: ranks that are threads and take turns.
+
+        The first to join begins it, and the last to leave ends it: tensors from outside are put back then.
+        """
+        if not self._members:
+            self._begin()
+        self._members += 1
+        try:
+            with _Functions(self), _Ops(self.dispatcher):
+                yield
+        finally:
+            self._members -= 1
+            if not self._members:
+                self._process.close()
+
+    def _begin(self) -> None:
+        """What holds for the whole process."""
+        _active.append(self)
+        with ExitStack() as process:
+            process.callback(self._end)
+            process.enter_context(torch.compiler.set_stance("force_eager"))  # compiled code would not be seen
+            process.enter_context(guard_threads(self.tags))
+            self.modules.start()
+            self._process = process.pop_all()
 
     def _end(self) -> None:
         self.modules.stop()
@@ -288,5 +308,5 @@ class _Functions(TorchFunctionMode):
         for old, new in zip(inner_tensors(source), inner_tensors(copy), strict=True):
             tag = self._exact.tags.get(old)
             if tag is not None:
-                self._exact.tags.set(new, replace(tag, exponential=None, lifted=None))
+                self._exact.tags.set(new, tag.bare)
         return copy

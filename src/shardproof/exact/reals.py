@@ -73,7 +73,7 @@ class Reals:
             tag = self._lift(tensor, tag)
         assert tag.lifted is not None
         whole_storage(tensor).copy_(tag.lifted)
-        return replace(tag, real=False, lifted=None)
+        return replace(tag.bare, real=False)
 
     def _lift(self, tensor: Tensor, tag: Tag) -> Tag:
         whole = whole_storage(tensor)
@@ -119,7 +119,7 @@ class Reals:
                 continue  # a view
             if x.is_floating_point() and not moved:
                 self._examine(op, x)
-            self.run.set(x, REAL if before is None else replace(before, real=True, lifted=None, symbols=False))
+            self.run.set(x, REAL if before is None else replace(before.bare, real=True, symbols=False))
         self._remember_choices(op, args, kwargs, result)
         return result
 

@@ -35,6 +35,7 @@ class Tag:
         void: a division by zero happened on the way here, so the trial says nothing of these elements.
         compared: booleans that came from comparing residues; a Python branch on them is refused.
         exponential: what `exp` of the elements is, where it is known: a tensor over a storage laid out alike.
+        squared: what the square of the elements is, where they are roots times constants, likewise.
         lifted: the residues of real elements, where they have been asked for: a tensor over a storage laid out alike.
     """
 
@@ -45,7 +46,15 @@ class Tag:
     void: bool = False
     compared: bool = False
     exponential: Tensor | None = None
+    squared: Tensor | None = None
     lifted: Tensor | None = None
+
+    @property
+    def bare(self) -> Tag:
+        """Less what is known in tensors laid out alike."""
+        if self.exponential is None and self.squared is None and self.lifted is None:
+            return self
+        return replace(self, exponential=None, squared=None, lifted=None)
 
     def __or__(self, other: Tag) -> Tag:
         """Of a storage that holds elements of both."""
@@ -68,11 +77,7 @@ def union(tags: Iterable[Tag]) -> Tag:
     found: Tag | None = None
     for tag in tags:
         found = tag if found is None or found is tag else found | tag
-    if found is None:
-        return REAL
-    if found.exponential is None and found.lifted is None:
-        return found
-    return replace(found, exponential=None, lifted=None)
+    return REAL if found is None else found.bare
 
 
 @dataclass(slots=True)

@@ -44,7 +44,7 @@ class Writing:
             if value.is_floating_point() and not new.real:
                 self.run.leave(f"a cast to {str(target.dtype).removeprefix('torch.')}")
             target.copy_(value)
-            self._join(target, replace(new, real=True, lifted=None, symbols=False))
+            self._join(target, replace(new.bare, real=True, symbols=False))
             return
         if not value.is_floating_point():
             value = value.to(torch.float64)
@@ -57,7 +57,7 @@ class Writing:
         if not whole and old.real and not new.real:
             old = self.reals.lift_in_place(target)
         target.copy_(value)
-        new = replace(new, exponential=None, lifted=None)  # laid out as the value, not as the target
+        new = new.bare  # laid out as the value, not as the target
         self.run.set(target, new if whole else old | new)
 
     def resize(self, tensor: Tensor, shape: torch.Size | list[int], **options: Any) -> Tensor:
@@ -67,7 +67,7 @@ class Writing:
         storage = tensor.untyped_storage()
         if tensor.is_floating_point() and storage.nbytes() // tensor.element_size() > elements:
             whole_storage(tensor)[elements:] = float("nan")
-            self.run.tags.set(tensor, replace(self.run.tag(tensor), exponential=None, lifted=None))
+            self.run.tags.set(tensor, self.run.tag(tensor).bare)
         return tensor
 
     def _join(self, target: Tensor, new: Tag) -> None:
