@@ -2,10 +2,13 @@
 
 import sys
 from collections import Counter
+from contextlib import contextmanager
+from unittest import mock
 
 import torch
 from torch.testing._internal.common_methods_invocations import op_db
 
+from shardproof.exact.dispatch import Dispatcher
 from tests.exact.op_db.categories import ORACLES
 from tests.exact.op_db.judge import judge
 
@@ -31,9 +34,27 @@ Python's integers and fractions.
 
 
 def every_verdict(most=3):
-    """Of each op of the database that may take float64 tensors."""
-    torch.set_num_threads(1)
-    return [judge(op, most=most) for op in op_db if torch.float64 in op.dtypes]
+    """Of each op of the database that may take float64 tensors; and the ATen ops that exact ones consisted of."""
+    verdicts, seen = [], set()
+    for op in op_db:
+        if torch.float64 in op.dtypes:
+            with ops_seen() as here:
+                verdicts.append(judge(op, most=most))
+            seen |= here if verdicts[-1].outcome == "exact" else set()
+    return verdicts, seen
+
+
+@contextmanager
+def ops_seen():
+    """Collects the names of the ATen ops that exact arithmetic carries out."""
+    found, carry_out = set(), Dispatcher.carry_out
+
+    def noting(self, op, *args, **kwargs):
+        found.add(str(op).removeprefix("aten."))
+        return carry_out(self, op, *args, **kwargs)
+
+    with mock.patch.object(Dispatcher, "carry_out", noting):
+        yield found
 
 
 def count(verdicts):
