@@ -74,7 +74,7 @@ class Collectives:
 
         work = None
         for x in given["tensors"]:
-            work = self._reduce(op, group, [x], [x], given["reduce_op"].op(), transmit)
+            work = self._reduce(op, group, [x], [x], _kind_of(given["reduce_op"]), transmit)
         return (given["tensors"], work) if len(op._schema.returns) == 2 else work
 
     def _reduce_to_root(self, op: OpOverload, group: Any, given: dict[str, Any]) -> Any:
@@ -85,14 +85,14 @@ class Collectives:
             return group.reduce(outputs, _options("ReduceOptions", reduceOp=reduction, rootRank=root))
 
         x = given["tensors"][0]
-        return self._reduce(op, group, [x], [x], given["reduce_op"].op(), transmit, only=root)
+        return self._reduce(op, group, [x], [x], _kind_of(given["reduce_op"]), transmit, only=root)
 
     def _reduce_scatter(self, op: OpOverload, group: Any, given: dict[str, Any]) -> Any:
         def transmit(inputs: list[Tensor], outputs: list[Tensor], reduction: Any) -> Any:
             return group.reduce_scatter(outputs, [inputs], _options("ReduceScatterOptions", reduceOp=reduction))
 
         outputs, inputs = given["output_tensors"], given["input_tensors"][0]
-        work = self._reduce(op, group, inputs, outputs, given["reduce_op"].op(), transmit)
+        work = self._reduce(op, group, inputs, outputs, _kind_of(given["reduce_op"]), transmit)
         return outputs, work
 
     def _reduce_scatter_tensors(self, op: OpOverload, group: Any, given: dict[str, Any]) -> Any:
@@ -105,7 +105,7 @@ class Collectives:
         inputs = given["inputs"] if several else [given["input_tensor"]]
         work = None
         for output, x in zip(outputs, inputs, strict=True):
-            work = self._reduce(op, group, [x], [output], given["reduce_op"].op(), transmit)
+            work = self._reduce(op, group, [x], [output], _kind_of(given["reduce_op"]), transmit)
         return work if several else (outputs[0], work)
 
     def _broadcast(self, op: OpOverload, group: Any, given: dict[str, Any]) -> Any:
@@ -274,10 +274,15 @@ def _distributed() -> Any:
     return _distributed_c10d
 
 
+def _kind_of(reduction: Any) -> Any:
+    """Which of SUM, AVG, MAX, ... an op's argument says, where it is a number."""
+    return _distributed().ReduceOp.RedOpType(reduction.op())
+
+
 def _options(kind: str, **values: Any) -> Any:
     options = getattr(_distributed(), kind)()
     for name, value in values.items():
-        setattr(options, name, value)
+        setattr(options, name, _distributed().ReduceOp(value) if name == "reduceOp" else value)
     return options
 
 
