@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from fractions import Fraction
 
 # Below this, x - p * rint(x * (1/p)) is the balanced representative. p is odd, so x / p is at least 1/(2p) away from
-# the halves; two roundings, of 1/p and of the product, move it by at most |x / p| * 2**-52 * (1 + 2**-54), which is less.
+# the halves; two roundings, of 1/p and of the product, move it by |x / p| * 2**-52 * (1 + 2**-54) at most: by less.
 EXACT_LIMIT: Final = 2**51
 
 # Added to a number below 2**51, it leaves no place for a fraction: the addition rounds to the nearest integer. `round_`
