@@ -12,6 +12,7 @@ from shardproof.exact.arithmetic import Residue
 from shardproof.exact.errors import RandomDrawError
 from shardproof.exact.lift import NEGATIVE_INFINITY
 from shardproof.exact.registry import formula, selects
+from shardproof.exact.rules.products import log_sum_exp
 from shardproof.exact.rules.softmax import softmax
 from shardproof.exact.rules.symbols import add_symbols
 
@@ -75,13 +76,13 @@ def attention(
     symbols: bool,
 ) -> tuple[Residue, Residue]:
     """(..., heads, queries, E), (..., heads, keys, E) twice -> (..., heads, queries, E), and the log-sum-exp of the scores."""
-    del symbols  # the mask is looked at
+    del symbols  # the scores are looked at
     _refuse_dropout(dropout)
     heads = q.shape[-3]
     scores, weights = _weights(m, q, _repeated(k, heads), attn_mask, causal=causal, scale=_scale(q, scale))
     out = weights @ _repeated(v, heads)
-    # Nothing but PyTorch's backward reads the second result, and ours computes the weights anew.
-    return _laid_out(out), m.residue(scores.tensor.new_zeros(q.shape[:-1]))
+    symbols = bool((scores.tensor.abs() > m.field.half).any())
+    return _laid_out(out), log_sum_exp(m, scores, [-1], symbols=symbols)
 
 
 def _laid_out(out: Residue) -> Residue:

@@ -100,7 +100,7 @@ def glu_backward(_m: Arithmetic, grad: Residue, x: Residue, dim: int) -> Residue
 
 @formula("tanh.default")
 def tanh(_m: Arithmetic, x: Residue) -> Residue:
-    """1 - 2 / (E(2x) + 1), which is sinh/cosh."""
+    """1 - 2 / (E(2x) + 1), which is 2 * sigmoid(2x) - 1."""
     return 1 - 2 * ((x * 2).exp() + 1).inverse()
 
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from shardproof.exact.arithmetic import Residue
-from shardproof.exact.errors import SymbolError
+from shardproof.exact.lift import LOWEST
 from shardproof.exact.registry import formula
 from shardproof.exact.rules.powers import vector_norm
 from shardproof.exact.rules.softmax import chosen, shifted_exp
@@ -81,12 +81,13 @@ def log_sum_exp(
     flat = x.moved(lambda t: t.permute(*kept, *over).reshape(*(t.shape[d] for d in kept), -1))
     less, exp = shifted_exp(m, flat, -1, symbols=symbols)
     unmasked = flat.tensor.abs() <= m.field.half
-    if not bool(unmasked.any(-1).all()):
-        raise SymbolError("logsumexp of a row of nothing but masked elements is no residue")
     first = unmasked.to(torch.int8).argmax(-1, keepdim=True)  # an element that is no symbol
-    shift = flat.moved(lambda t: t.gather(-1, first)) - less.moved(lambda t: t.gather(-1, first))
+    shift = flat.masked(unmasked).moved(lambda t: t.gather(-1, first)) - less.moved(lambda t: t.gather(-1, first))
     found = exp.sum(-1, keepdim=True).log() + shift
-    found = m.residue(found.tensor.squeeze(-1), chosen(flat, -1, found.degree))
+    found = m.residue(found.tensor, chosen(flat, -1, found.degree))
+    if symbols:  # a row of nothing but finfo.min stays at finfo.min
+        found = m.residue(torch.where(unmasked.any(-1, keepdim=True), found.tensor, LOWEST), found.degree)
+    found = found.moved(lambda t: t.squeeze(-1))
     shape = [1 if d in over else x.shape[d] for d in range(x.ndim)]
     return found.moved(lambda t: t.reshape(shape)) if keepdim else found
 
