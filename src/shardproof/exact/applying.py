@@ -13,7 +13,7 @@ from shardproof.exact.arithmetic import Residue
 from shardproof.exact.choices import choice_among, mark_choice, mark_selection
 from shardproof.exact.errors import ExactArithmeticError
 from shardproof.exact.lift import is_symbol
-from shardproof.exact.registry import SELECTIONS
+from shardproof.exact.registry import SELECTIONS, Rule
 from shardproof.exact.run import Selection
 from shardproof.exact.tags import Tag, union
 from shardproof.exact.walk import covers_storage, floats_in, map_tensors, tensors_in
@@ -22,10 +22,12 @@ if TYPE_CHECKING:
     from torch._ops import OpOverload
 
     from shardproof.exact.reals import Reals
-    from shardproof.exact.registry import Rule
     from shardproof.exact.run import Run
 
 _aten: Final = torch.ops.aten
+# They add up only where they are told to.
+_PUTS: Final = frozenset({_aten.index_put.default, _aten._unsafe_index_put.default, _aten.put.default})
+_MOVE: Final = Rule(kind="move", symbols=True)
 # Arguments that are elements whatever their dtype; others of integers are indices, or masks.
 _ELEMENTS: Final = frozenset({"self", "other", "tensors", "src", "source", "value", "values"})
 _NUMBERS: Final = frozenset({"number", "float", "Scalar", "Optional[number]", "Optional[float]"})
@@ -44,8 +46,20 @@ class Applying:
     run: Run
     reals: Reals
 
-    def apply(self, op: OpOverload, rule: Rule, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """The op's result by its rule, tagged."""
+    def apply(
+        self, op: OpOverload, rule: Rule, args: tuple[Any, ...], kwargs: dict[str, Any], *, into: Tensor | None = None
+    ) -> Any:
+        """The op's result by its rule, tagged.
+
+        Args:
+            op: what the rule is for.
+            rule: how it is carried out.
+            args: the op's positional arguments.
+            kwargs: its keyword arguments.
+            into: of an elementwise formula, the memory that the result is to overwrite as a whole.
+        """
+        if op in _PUTS and not _accumulates(args, kwargs):
+            rule = _MOVE
         if rule.kind != "formula":
             args, kwargs = self._promoted(op, args, kwargs)
         operands = floats_in((args, kwargs))
@@ -57,7 +71,7 @@ class Applying:
         if self.run.record_selections and op in SELECTIONS:
             kept = tuple(self.reals.residues_of(x).clone() for x in operands)
             self.run.selections.append(Selection(op=str(op), place=self.run.place, operands=kept))
-        result = self._by_kind(op, rule, args, kwargs, operands, inherited)
+        result = self._by_kind(op, rule, args, kwargs, operands, inherited, into)
         if op not in _CERTAIN:
             mark_selection(self.run.tags, op, (args, kwargs), result, inherited)
         mark_choice(self.run.tags, op, (args, kwargs), result)
@@ -74,9 +88,10 @@ class Applying:
         kwargs: dict[str, Any],
         operands: list[Tensor],
         inherited: Tag,
+        into: Tensor | None,
     ) -> Any:
         if rule.kind == "formula":
-            return self._formula(op, rule, args, kwargs, inherited)
+            return self._formula(op, rule, args, kwargs, inherited, into)
         given = map_tensors(lambda x: self.reals.residues_of(x) if x.is_floating_point() else x, (args, kwargs))
         args, kwargs = self._lift_scalars(op, *given)
         result = op(*args, **kwargs)
@@ -87,10 +102,18 @@ class Applying:
     # Kinds of rules --------------------------------------------------------------------------------------------------
 
     def _formula(
-        self, op: OpOverload, rule: Rule, args: tuple[Any, ...], kwargs: dict[str, Any], inherited: Tag
+        self,
+        op: OpOverload,
+        rule: Rule,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        inherited: Tag,
+        into: Tensor | None,
     ) -> Any:
         assert rule.function is not None
-        extra = {"symbols": inherited.symbols} if rule.symbols else {}
+        extra: dict[str, Any] = {"symbols": inherited.symbols} if rule.symbols else {}
+        if into is not None:
+            extra["into"] = into
         values = map_tensors(self._as_value, (args, kwargs))
         before = self.run.arithmetic.zero_divisions
         self.run.arithmetic.operands_void = inherited.void
@@ -98,7 +121,7 @@ class Applying:
         if self.run.arithmetic.zero_divisions > before:
             self.run.zero_divisions.append(self.run.place)
             inherited = replace(inherited, void=True)
-        taken = {x.untyped_storage()._cdata for x in _memory_of(values)}
+        taken = {x.untyped_storage()._cdata for x in _memory_of(values) if into is None}
 
         def settle(value: Any) -> Any:
             if isinstance(value, Residue):
@@ -278,6 +301,10 @@ def _memory_of(values: Any) -> list[Tensor]:
 
 def _is_float_tensor(value: Any) -> bool:
     return isinstance(value, Tensor) and value.is_floating_point()
+
+
+def _accumulates(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+    return bool(args[3]) if len(args) > 3 else bool(kwargs.get("accumulate"))
 
 
 def _is_number(value: Any) -> bool:

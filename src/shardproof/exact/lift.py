@@ -1,8 +1,8 @@
 """Lift: real constants to residues, the same for a Python number and for a tensor's element.
 
-A constant stands for the simplest number near it: 0.01 is 1/100 however it comes, and 0.125**0.5 is a square root of 1/8,
-so that its square is 1/8. Everything else is a generic number: it keeps the value of the quotient found, whose digits
-mean nothing but are the same every time.
+A constant stands for the simplest number near it: 0.01 is 1/100 however it comes, and 0.125**0.5 is a square root of
+1/8, so that its square is 1/8. Everything else is a generic number: it keeps the value of the quotient found, whose
+digits mean nothing but are the same every time.
 """
 
 from __future__ import annotations
@@ -32,7 +32,8 @@ LOWEST: Final = torch.finfo(torch.float64).min
 _LOWEST_OF_ANY: Final = frozenset(torch.finfo(dtype).min for dtype in PRECISION)
 NEGATIVE_INFINITY: Final = float("-inf")
 
-_SNAP_ULPS: Final = 8.0
+_SNAP_BITS: Final = 3
+_SNAP_ULPS: Final = 2.0**_SNAP_BITS
 _STEPS: Final = 40
 
 
@@ -55,15 +56,15 @@ class Lift:
 
     field: Field
     snaps: list[Snap] = dataclasses.field(default_factory=list)
-    _seen: list[float] = dataclasses.field(default_factory=list)
-    _residues: dict[float, int] = dataclasses.field(default_factory=dict)
+    _seen: dict[int, list[float]] = dataclasses.field(default_factory=dict)
+    _residues: dict[tuple[int, float], int] = dataclasses.field(default_factory=dict)
 
     def number(self, value: float | Fraction, *, bits: int = 53) -> int:
         """The residue of a Python number.
 
         Raises:
             FloatingPointError: NaN or plus infinity, which no constant of an exact computation can be.
-            ZeroDivisionError: the denominator is a multiple of the prime: this prime cannot hold the constant.
+            ZeroDivisionError: the denominator of a Fraction is a multiple of the prime, which cannot hold it.
         """
         if isinstance(value, int | Fraction):
             return self.field.representative(value)
@@ -83,7 +84,8 @@ class Lift:
         """
         precision = bits or PRECISION[values.dtype]
         flat = values.detach().to("cpu", torch.float64).reshape(-1)
-        if bool(((flat == flat.round()) & (flat.abs() <= self.field.half)).all()):
+        small = (flat == flat.round()) & (flat.abs() <= self.field.half) & (flat != torch.finfo(torch.float16).min)
+        if bool(small.all()):
             return values.detach().to(torch.float64, copy=True)
         found = self._elements(flat.numpy(), precision)
         return torch.from_numpy(found).to(values.device).view(values.shape)
@@ -95,13 +97,9 @@ class Lift:
         if values.dtype == torch.float64:
             return torch.from_numpy(real).to(values.device).view(values.shape)
         rest = np.flatnonzero(np.isfinite(real) & (real != np.rint(real)))
-        bits = PRECISION[values.dtype]
-        over, under, found = _nearest_quotients(real[rest], bits)
-        square, unit, rooted = _nearest_quotients(real[rest] ** 2, bits - 2)
-        simple = found & (np.abs(over) * under < 2.0 ** (0.75 * bits))
-        rooted &= ~simple & (square * unit < 2.0 ** (0.5 * bits))
-        nearest = np.where(found, over / under, real[rest])
-        real[rest] = np.where(rooted, np.sign(real[rest]) * np.sqrt(square / unit), nearest)
+        meant = _Meant(real[rest], PRECISION[values.dtype])
+        nearest = np.where(meant.found, meant.over / meant.under, real[rest])
+        real[rest] = np.where(meant.rooted, np.sign(real[rest]) * np.sqrt(meant.square / meant.unit), nearest)
         return torch.from_numpy(real).to(values.device).view(values.shape)
 
     def _elements(self, values: Floats, bits: int) -> Floats:
@@ -121,23 +119,22 @@ class Lift:
         if not np.isfinite(values).all():
             msg = "a tensor holds NaN or plus infinity; exact arithmetic needs finite numbers"
             raise FloatingPointError(msg)
-        over, under, found = _nearest_quotients(values, bits)
-        simple = found & (np.abs(over) * under < 2.0 ** (0.75 * bits))
-        # The square of a square root is simple where the number itself is not.
-        square, unit, rooted = _nearest_quotients(values * values, bits - 2)
-        rooted &= ~simple & (square * unit < 2.0 ** (0.5 * bits))
-        quotients = self._divided(over, under)
-        for i in np.flatnonzero(~found):
+        meant = _Meant(values, bits)
+        quotients, divisible = self._divided(meant.over, meant.under)
+        for i in np.flatnonzero(~meant.found):
+            quotients[i] = self.field.representative(_shortest_decimal(float(values[i]), bits))
+        for i in np.flatnonzero(meant.found & divisible):  # this prime cannot hold the quotient: the float itself
             quotients[i] = self.field.representative(Fraction(values[i]))
+        rooted = meant.rooted.copy()
         for i in np.flatnonzero(rooted):
-            root = self.root(Fraction(int(square[i]), int(unit[i])))
+            root = self.root(Fraction(int(meant.square[i]), int(meant.unit[i])))
             if root is not None:
                 quotients[i] = root if values[i] > 0 else -root
             else:
                 rooted[i] = False
         if values.size <= _FEW:
             for i in range(values.size):
-                generic = not (simple[i] or rooted[i])
+                generic = not (meant.simple[i] or rooted[i])
                 quotients[i] = self._snapped(float(values[i]), int(quotients[i]), bits, generic=generic)
         return quotients
 
@@ -159,15 +156,16 @@ class Lift:
         return self.field.representative(Fraction(root * whole, number.denominator))
 
     def _snapped(self, value: float, residue: int, bits: int, *, generic: bool) -> int:
-        at = bisect_left(self._seen, value)
-        for near in self._seen[max(at - 1, 0) : at + 1]:
+        seen = self._seen.setdefault(bits, [])  # the same float means another number at another precision
+        at = bisect_left(seen, value)
+        for near in seen[max(at - 1, 0) : at + 1]:
             if near == value:
-                return self._residues[near]
+                return self._residues[bits, near]
             if generic and abs(near - value) <= _SNAP_ULPS * 2.0**-bits * abs(value):
                 self.snaps.append(Snap(given=value, taken=near))
-                return self._residues[near]
-        insort(self._seen, value)
-        self._residues[value] = residue
+                return self._residues[bits, near]
+        insort(seen, value)
+        self._residues[bits, value] = residue
         return residue
 
     def _balanced(self, integers: Floats) -> Floats:
@@ -176,20 +174,78 @@ class Lift:
         remainder += self.field.prime * (remainder < -self.field.half)
         return remainder
 
-    def _divided(self, over: Floats, under: Floats) -> Floats:
-        """Over / under modulo the prime, by Fermat's little theorem: under**(p-2)."""
+    def _divided(self, over: Floats, under: Floats) -> tuple[Floats, Flags]:
+        """Over / under modulo the prime, by Fermat's little theorem: under**(p-2); and where that is no number."""
         prime = self.field.prime
         base = np.fmod(under, float(prime)).astype(np.int64)
-        if (base == 0).any():
-            raise ZeroDivisionError(f"a constant's denominator is a multiple of the prime {prime}")
+        divisible = base == 0
         inverse, exponent = np.ones_like(base), prime - 2
         while exponent:
             if exponent & 1:
                 inverse = inverse * base % prime
             base, exponent = base * base % prime, exponent >> 1
-        return self._balanced((np.fmod(over, float(prime)).astype(np.int64) * inverse % prime).astype(np.float64))
+        found = np.fmod(over, float(prime)).astype(np.int64) * inverse % prime
+        return self._balanced(found.astype(np.float64)), divisible
 
 
+class _Meant:
+    """What numbers stand for at a precision, elementwise: the quotient over / under, or the root of square / unit.
+
+    Inside exact arithmetic real constants are computed in float64, each op rounding, so that 0.1 * 3 is an ulp beside
+    0.3: in float64 a very simple quotient, or root, may be `_SNAP_ULPS` away.
+
+    Attributes:
+        found: there is a quotient within half an ulp, with terms below 2**53.
+        simple: its terms are so short that it is no coincidence.
+        rooted: it is not, but the square is.
+    """
+
+    def __init__(self, values: Floats, bits: int) -> None:
+        self.over, self.under, self.found = _nearest_quotients(values, bits)
+        self.simple = self.found & (np.abs(self.over) * self.under < 2.0 ** (3 * bits // 4))
+        self.square, self.unit, self.rooted = _nearest_quotients(values * values, bits - 2)
+        short = 2.0 ** (bits // 2)
+        self.rooted &= self.square * self.unit < short
+        if bits >= PRECISION[torch.float64]:
+            over, under, near = _nearest_quotients(values, bits - _SNAP_BITS)
+            near &= ~self.simple & (np.abs(over) * under < short)
+            self.over[near], self.under[near] = over[near], under[near]
+            self.simple |= near
+            self.found |= near
+            square, unit, near = _nearest_quotients(values * values, bits - _SNAP_BITS - 2)
+            near &= ~self.rooted & (square * unit < short)
+            self.square[near], self.unit[near] = square[near], unit[near]
+            self.rooted |= near
+        self.rooted &= ~self.simple
+        if bits >= PRECISION[torch.float32]:  # coarser ones have a short decimal near every number
+            over, under, near = _short_decimals(values, bits)
+            near &= ~(self.simple | self.rooted)
+            self.over[near], self.under[near] = over[near], under[near]
+            self.simple |= near
+            self.found |= near
+
+
+def _short_decimals(values: Floats, bits: int) -> tuple[Floats, Floats, Flags]:
+    """Quotients m / 10**k of three decimal digits within half an ulp, where there are any: float32's 1e-8 is 1/10**8."""
+    size = np.abs(values)
+    usable = (size > 1e-19) & (size < 1e3)
+    exponents = np.floor(np.log10(np.where(usable, size, 1.0)))
+    under = _TENS[(2 - exponents).astype(np.int64)]
+    over = np.rint(values * under)
+    near = usable & (np.abs(over / under - values) <= size * 2.0**-bits)
+    return over, under, near
+
+
+def _shortest_decimal(value: float, bits: int) -> Fraction:
+    """The decimal number of fewest digits within half an ulp: what a very small or large constant was written as."""
+    for digits in range(17):
+        found = Fraction(f"{value:.{digits}e}")
+        if abs(found - Fraction(value)) * 2**bits <= abs(Fraction(value)):
+            return found
+    return Fraction(value)
+
+
+_TENS: Final = np.array([float(f"1e{k}") for k in range(23)])  # all of them float64 numbers
 _FEW: Final = 4096  # snapping looks at constants one by one; large tables of generic numbers are taken as they are
 
 
