@@ -73,6 +73,11 @@ class Residue:
         """As of the tensor."""
         return self.tensor.ndim
 
+    @property
+    def has_companion(self) -> bool:
+        """Whether something more than the elements is known, which parts of them would have to take along."""
+        return self.exponential is not None or self.squared is not None
+
     def numel(self) -> int:
         """As of the tensor."""
         return self.tensor.numel()

@@ -12,7 +12,6 @@ from torch._prims_common import compute_elementwise_output_strides
 
 from shardproof.exact.arithmetic import Residue
 from shardproof.exact.blocks import blocks, is_large, row_blocks
-from shardproof.exact.degree import CONSTANT
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -48,8 +47,9 @@ def by_elements(
     if not memory or not is_large(most, memory[0].device):
         return _stored(function(m, *args, **kwargs), into)
     shape = torch.broadcast_shapes(*(x.shape for x in memory))
-    known = any(isinstance(x, Residue) and x.exponential is not None for x in operands)
-    if known or not is_large(shape.numel(), memory[0].device):
+    if any(isinstance(x, Residue) and x.has_companion for x in operands) or not is_large(
+        shape.numel(), memory[0].device
+    ):
         return _stored(function(m, *args, **kwargs), into)
     target = into
     if target is None or target.shape != shape or not all(_may_overwrite(target, x) for x in memory):
@@ -57,13 +57,13 @@ def by_elements(
         target = torch.empty_strided(shape, strides, dtype=torch.float64, device=memory[0].device)
     first: Residue | None = None
     for place, *parts in blocks(target, *memory):
-        values = _residues_again(parts, operands, m, known=first is None)
+        values = _residues_again(parts, operands, m)
         found = function(
             m,
             *(next(values) if isinstance(x, Residue | Tensor) else x for x in args),
             **{name: next(values) if isinstance(x, Residue | Tensor) else x for name, x in kwargs.items()},
         )
-        if not isinstance(found, Residue):
+        if not isinstance(found, Residue) or found.has_companion:
             return function(m, *args, **kwargs)
         place.copy_(found.tensor)
         first = first or found
@@ -93,7 +93,7 @@ def by_rows(
     targets = [torch.empty(shape, dtype=torch.float64, device=memory[0].device) for _ in range(results)]
     first: tuple[Residue, ...] | None = None
     for parts in row_blocks(dim, *targets, *memory):
-        found = function(*_residues_again(parts[results:], operands, m, known=first is None))
+        found = function(*_residues_again(parts[results:], operands, m))
         for place, value in zip(parts, found, strict=False):
             place.copy_(value.tensor)
         first = first or found
@@ -101,10 +101,10 @@ def by_rows(
     return tuple(replace(x, tensor=target) for x, target in zip(first, targets, strict=True))
 
 
-def _residues_again(parts: Sequence[Tensor], operands: Sequence[Any], m: Arithmetic, *, known: bool) -> Iterator[Any]:
-    """The operands' blocks. One block's degree is every block's: it is asked of the first one only."""
+def _residues_again(parts: Sequence[Tensor], operands: Sequence[Any], m: Arithmetic) -> Iterator[Any]:
+    """The operands' blocks, as what the operands are. Formulas look at degrees: to tell constants."""
     for part, x in zip(parts, operands, strict=True):
-        yield Residue(part, x.degree if known else CONSTANT, m, roots=x.roots) if isinstance(x, Residue) else part
+        yield Residue(part, x.degree, m, roots=x.roots) if isinstance(x, Residue) else part
 
 
 def _may_overwrite(target: Tensor, operand: Tensor) -> bool:

@@ -36,9 +36,7 @@ _DROPOUT: Final = _aten.native_dropout.default
 _RESIZE: Final = frozenset({_aten.resize_.default, _aten.resize_as_.default})
 # What `torch.tensor(...)` makes of numbers.
 _WRITTEN_DOWN: Final = _aten.lift_fresh.default
-_OVERWRITES: Final = frozenset(
-    {_aten.copy_.default, _aten.fill_.Scalar, _aten.fill_.Tensor, _aten.zero_.default}
-)
+_OVERWRITES: Final = frozenset({_aten.copy_.default, _aten.fill_.Scalar, _aten.fill_.Tensor, _aten.zero_.default})
 # The same bits as another dtype: no number survives that.
 _REINTERPRETS: Final = _aten.view.dtype
 # A collective is complete when its result is seen, so there is nothing to wait for.
@@ -124,14 +122,18 @@ class Dispatcher:
         if op in _OVERWRITES:
             self.writing.store(args[0], self._overwriting(args))
             return args[0]
-        functional = functional_of(op)
-        if functional is not None:
-            result = self.carry_out(functional, args, without_out(op, kwargs), reenter=reenter)
-            return self.writing.store_all(op, args, kwargs, result)
         calls = split_foreach(op, args, kwargs)
         if calls is not None:
             with reenter:
-                return [call.packet(*call.args, **call.kwargs) for call in calls]
+                results = [call.packet(*call.args, **call.kwargs) for call in calls]
+            return results if op._schema.returns else None
+        functional = functional_of(op)
+        if functional is not None:
+            if self.writing.overwrites(op, functional, args):
+                self.applying.apply(functional, RULES[functional], _one_lowest(args), _one_lowest(kwargs), into=args[0])
+                return args[0]
+            result = self.carry_out(functional, args, without_out(op, kwargs), reenter=reenter)
+            return self.writing.store_all(op, args, kwargs, result)
         decomposition = decomposition_table.get(op) or own_decomposition(op)
         if decomposition is None or op in self._taken_apart:
             self.run.refuse_op(op)

@@ -38,12 +38,14 @@ class Rule:
         kind: see the module's docstring.
         function: of a formula, `(arithmetic, *args, **kwargs) -> result`, with `Residue` in place of floating tensors;
             of a sum, the count of summands from the op's arguments and its result; of a move, None.
+        elementwise: of a formula: it goes block by block, and takes a keyword `into`, where its result is to go.
         symbols: whether operands may hold the symbols of masks; a formula then treats them itself.
     """
 
     kind: Kind
     function: Callable[..., Any] | None = None
     symbols: bool = False
+    elementwise: bool = False
 
 
 RULES: dict[OpOverload, Rule] = {}
@@ -68,8 +70,14 @@ def find_op(name: str) -> OpOverload:
     return found
 
 
-def formula(*names: str, symbols: bool = False) -> Callable[[Callable[..., Any]], Any]:
+def formula(*names: str, symbols: bool = False, elementwise: bool = False) -> Callable[[Callable[..., Any]], Any]:
     """Decorator: the function below carries out these ops.
+
+    Args:
+        *names: the ops, as PyTorch prints them.
+        symbols: the function takes a keyword `symbols`, and treats operands that may hold them.
+        elementwise: each element of the result depends on the operands' elements in its own place, and on no others:
+            not even on how many different ones there are. Large tensors then go block by block.
 
     >>> @formula("square.default")
     ... def square(m, x):
@@ -79,27 +87,30 @@ def formula(*names: str, symbols: bool = False) -> Callable[[Callable[..., Any]]
     def register(function: Callable[..., Any]) -> Callable[..., Any]:
         for name in names:
             op = find_op(name)
-            carried = _elementwise(function) if torch.Tag.pointwise in op.tags else function
-            RULES[op] = Rule(kind="formula", function=carried, symbols=symbols)
+            carried = _taking_integers(function) if torch.Tag.pointwise in op.tags else function
+            carried = _in_blocks(carried) if elementwise else carried
+            RULES[op] = Rule(kind="formula", function=carried, symbols=symbols, elementwise=elementwise)
         return function
 
     return register
 
 
-def _elementwise(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Elementwise formulas go block by block, and may be told to put their result `into` a tensor.
+def _taking_integers(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Elementwise ops take integer and boolean tensors beside residues; a formula then sees their residues."""
 
-    They take integer and boolean tensors beside residues; a formula sees their residues.
-    """
-
-    def taking_integers(m: Arithmetic, *args: Any, **kwargs: Any) -> Any:
+    @wraps(function)
+    def carried(m: Arithmetic, *args: Any, **kwargs: Any) -> Any:
         if any(isinstance(x, Tensor) for x in args):
             args = tuple(_residues_of_integers(m, x) if isinstance(x, Tensor) else x for x in args)
         return function(m, *args, **kwargs)
 
+    return carried
+
+
+def _in_blocks(function: Callable[..., Any]) -> Callable[..., Any]:
     @wraps(function)
     def carried(m: Arithmetic, *args: Any, into: Tensor | None = None, **kwargs: Any) -> Any:
-        return by_elements(m, taking_integers, args, kwargs, into=into)
+        return by_elements(m, function, args, kwargs, into=into)
 
     return carried
 

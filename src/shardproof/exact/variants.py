@@ -67,6 +67,8 @@ def without_out(op: OpOverload, kwargs: dict[str, Any]) -> dict[str, Any]:
 
 
 _TENSORS_OF_ADDC = 3
+_aten = torch.ops.aten
+_WITH_VALUE = frozenset({_aten.addcmul, _aten.addcdiv, _aten.addcmul_, _aten.addcdiv_})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,8 +86,10 @@ def split_foreach(op: OpOverload, args: tuple[Any, ...], kwargs: dict[str, Any])
     Lists go element by element, everything else to each call alike.
     """
     name = op._schema.name.removeprefix("aten::")
-    packet = getattr(torch.ops.aten, name.removeprefix("_foreach_").removesuffix("_"), None)
-    if not name.startswith("_foreach_") or not isinstance(packet, OpOverloadPacket):
+    # The in-place form for an in-place one: each element's result is written before the next is computed.
+    packet = getattr(torch.ops.aten, name.removeprefix("_foreach_"), None)
+    into_out = any(argument.is_out for argument in op._schema.arguments)
+    if not name.startswith("_foreach_") or not isinstance(packet, OpOverloadPacket) or into_out:
         return None
     count = next(len(value) for value in args if isinstance(value, list | tuple))
 
@@ -99,7 +103,7 @@ def split_foreach(op: OpOverload, args: tuple[Any, ...], kwargs: dict[str, Any])
         for i, value in enumerate(args)
     ]
     named = dict(kwargs)
-    if packet in {torch.ops.aten.addcmul, torch.ops.aten.addcdiv} and len(unbound) > _TENSORS_OF_ADDC:
+    if packet in _WITH_VALUE and len(unbound) > _TENSORS_OF_ADDC:
         named["value"] = unbound.pop()  # there it is a keyword
     return [
         EachCall(

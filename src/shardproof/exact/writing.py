@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from shardproof.exact.blocks import is_large
+from shardproof.exact.registry import RULES
 from shardproof.exact.tags import REAL, Tag
 from shardproof.exact.variants import written_arguments
 from shardproof.exact.walk import covers_storage, tensors_in, whole_storage
@@ -36,6 +38,19 @@ class Writing:
             self.store(target, value)
         returned = len(op._schema.returns)  # `_foreach_` forms return nothing
         return None if returned == 0 else targets[0] if returned == 1 else tuple(targets)
+
+    def overwrites(self, op: OpOverload, functional: OpOverload, args: tuple[Any, ...]) -> bool:
+        """Whether an in-place op's result may go straight into its target, block by block.
+
+        So where the op is an elementwise formula, the target holds residues, and these are all that its storage holds.
+        """
+        rule, target = RULES.get(functional), args[0]
+        if rule is None or not rule.elementwise:
+            return False
+        if not op._schema.arguments[0].is_write or target.dtype != torch.float64 or not covers_storage(target):
+            return False
+        tag = self.run.tag(target)
+        return is_large(target.numel(), target.device) and not tag.real and not tag.symbols
 
     def store(self, target: Tensor, value: Tensor) -> None:
         """Write a result into a tensor of the program, and say what its storage now holds."""

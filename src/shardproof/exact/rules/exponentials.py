@@ -15,67 +15,67 @@ if TYPE_CHECKING:
     from shardproof.exact.arithmetic import Arithmetic
 
 
-@formula("exp.default")
+@formula("exp.default", elementwise=True)
 def exponential(_m: Arithmetic, x: Residue) -> Residue:
     """E(x)."""
     return x.exp()
 
 
-@formula("exp2.default")
+@formula("exp2.default", elementwise=True)
 def exponential_of_two(_m: Arithmetic, x: Residue) -> Residue:
     """E(x * log(2)), as 2**x."""
     return (x * log(2)).exp()
 
 
-@formula("expm1.default")
+@formula("expm1.default", elementwise=True)
 def exponential_less_one(_m: Arithmetic, x: Residue) -> Residue:
     """E(x) - 1."""
     return x.exp() - 1
 
 
-@formula("log.default")
+@formula("log.default", elementwise=True)
 def logarithm(_m: Arithmetic, x: Residue) -> Residue:
     """The inverse of E."""
     return x.log()
 
 
-@formula("log2.default")
+@formula("log2.default", elementwise=True)
 def logarithm_to_two(_m: Arithmetic, x: Residue) -> Residue:
     """log(x) / log(2)."""
     return x.log() / log(2)
 
 
-@formula("log10.default")
+@formula("log10.default", elementwise=True)
 def logarithm_to_ten(_m: Arithmetic, x: Residue) -> Residue:
     """log(x) / log(10)."""
     return x.log() / log(10)
 
 
-@formula("log1p.default")
+@formula("log1p.default", elementwise=True)
 def logarithm_of_one_plus(_m: Arithmetic, x: Residue) -> Residue:
     """log(1 + x)."""
     return (x + 1).log()
 
 
-@formula("sigmoid.default")
+@formula("sigmoid.default", elementwise=True)
 def sigmoid(_m: Arithmetic, x: Residue) -> Residue:
     """1 / (1 + E(-x))."""
     return x.sigmoid()
 
 
-@formula("sigmoid_backward.default")
+@formula("sigmoid_backward.default", elementwise=True)
 def sigmoid_backward(_m: Arithmetic, grad: Residue, y: Residue) -> Residue:
     """Grad * y * (1 - y), y = sigmoid(x)."""
     return grad * (y * (1 - y))
 
 
-@formula("silu.default")
+@formula("silu.default", elementwise=True)
 def silu(_m: Arithmetic, x: Residue) -> Residue:
     """X * sigmoid(x)."""
     return x * x.sigmoid()
 
 
-@formula("silu_backward.default")
+@formula("silu_backward.default", elementwise=True)
 def silu_backward(_m: Arithmetic, grad: Residue, x: Residue) -> Residue:
     """Grad * s * (1 + x * (1 - s)), s = sigmoid(x)."""
     s = x.sigmoid()
@@ -98,13 +98,13 @@ def glu_backward(_m: Arithmetic, grad: Residue, x: Residue, dim: int) -> Residue
     return Residue(torch.cat(((grad * s).tensor, slope.tensor), dim), slope.degree, x.of)
 
 
-@formula("tanh.default")
+@formula("tanh.default", elementwise=True)
 def tanh(_m: Arithmetic, x: Residue) -> Residue:
     """1 - 2 / (E(2x) + 1), which is 2 * sigmoid(2x) - 1."""
     return 1 - 2 * ((x * 2).exp() + 1).inverse()
 
 
-@formula("tanh_backward.default")
+@formula("tanh_backward.default", elementwise=True)
 def tanh_backward(_m: Arithmetic, grad: Residue, y: Residue) -> Residue:
     """Grad * (1 - y**2), y = tanh(x)."""
     return grad * (1 - y * y)
@@ -124,25 +124,25 @@ def cosh(_m: Arithmetic, x: Residue) -> Residue:
     return (e + e.inverse()) / 2
 
 
-@formula("softplus.default")
+@formula("softplus.default", elementwise=True)
 def softplus(_m: Arithmetic, x: Residue, beta: float = 1, _threshold: float = 20) -> Residue:
     """log(1 + E(beta * x)) / beta. The threshold only saves time in floating point; it is not a kink."""
     return (1 + scaled(x, beta).exp()).log() / beta
 
 
-@formula("softplus_backward.default")
+@formula("softplus_backward.default", elementwise=True)
 def softplus_backward(_m: Arithmetic, grad: Residue, x: Residue, beta: float, _threshold: float) -> Residue:
     """Grad * sigmoid(beta * x)."""
     return grad * scaled(x, beta).sigmoid()
 
 
-@formula("mish.default")
+@formula("mish.default", elementwise=True)
 def mish(m: Arithmetic, x: Residue) -> Residue:
     """X * tanh(softplus(x)). Misra 2019."""
     return x * tanh(m, softplus(m, x))
 
 
-@formula("mish_backward.default")
+@formula("mish_backward.default", elementwise=True)
 def mish_backward(m: Arithmetic, grad: Residue, x: Residue) -> Residue:
     """Grad * (t + x * (1 - t**2) * sigmoid(x)), t = tanh(softplus(x))."""
     t = tanh(m, softplus(m, x))

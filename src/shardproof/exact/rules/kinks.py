@@ -53,7 +53,7 @@ def _limits(low: float | None, high: float | None) -> tuple[float | None, float 
     return low, high
 
 
-@formula("clamp.default")
+@formula("clamp.default", elementwise=True)
 def clamp(m: Arithmetic, x: Residue, low: float | None = None, high: float | None = None) -> Residue:
     """min(max(x, low), high)."""
     low, high = _limits(low, high)
@@ -73,31 +73,31 @@ def clamp_slope(m: Arithmetic, x: Residue, low: float | None, high: float | None
     return m.residue(torch.ones_like(x.tensor)) if slope is None else slope
 
 
-@formula("hardtanh_backward.default")
+@formula("hardtanh_backward.default", elementwise=True)
 def hardtanh_backward(m: Arithmetic, grad: Residue, x: Residue, low: float, high: float) -> Residue:
     """Grad times the clamp's slope."""
     return grad * clamp_slope(m, x, low, high)
 
 
-@formula("hardtanh.default")
+@formula("hardtanh.default", elementwise=True)
 def hardtanh(m: Arithmetic, x: Residue, low: float = -1, high: float = 1) -> Residue:
     """clamp(x, low, high)."""
     return clamp(m, x, low, high)
 
 
-@formula("relu6.default")
+@formula("relu6.default", elementwise=True)
 def relu6(m: Arithmetic, x: Residue) -> Residue:
     """clamp(x, 0, 6)."""
     return clamp(m, x, 0, 6)
 
 
-@formula("relu.default")
+@formula("relu.default", elementwise=True)
 def relu(m: Arithmetic, x: Residue) -> Residue:
     """max(x, 0)."""
     return at_least(m, x, 0)
 
 
-@formula("threshold_backward.default")
+@formula("threshold_backward.default", elementwise=True)
 def threshold_backward(m: Arithmetic, grad: Residue, y: Residue, threshold: float) -> Residue:
     """The backward of max(x, threshold), which PyTorch computes from its *result*."""
     name = _name(m, threshold)
@@ -112,13 +112,13 @@ def threshold(m: Arithmetic, x: Residue, limit: float, value: float) -> Residue:
     return x.oracle(f"threshold {m.constant(limit)} {m.constant(value)}")
 
 
-@formula("clamp_min.default")
+@formula("clamp_min.default", elementwise=True)
 def clamp_min(m: Arithmetic, x: Residue, low: float) -> Residue:
     """max(x, low)."""
     return clamp(m, x, low)
 
 
-@formula("clamp_max.default")
+@formula("clamp_max.default", elementwise=True)
 def clamp_max(m: Arithmetic, x: Residue, high: float) -> Residue:
     """min(x, high)."""
     return clamp(m, x, None, high)
@@ -163,43 +163,43 @@ def _parameters(*numbers: float) -> str:
     return " ".join(str(Fraction(number)) for number in numbers)
 
 
-@formula("abs.default")
+@formula("abs.default", elementwise=True)
 def absolute(_m: Arithmetic, x: Residue) -> Residue:
     """An even oracle with |0| = 0."""
     return x.even_oracle("abs", at_zero=0)
 
 
-@formula("sgn.default", "sign.default")
+@formula("sgn.default", "sign.default", elementwise=True)
 def sign(_m: Arithmetic, x: Residue) -> Residue:
     """The derivative of |x|: an odd oracle."""
     return x.odd_oracle("sign")
 
 
-@formula("gelu.default")
+@formula("gelu.default", elementwise=True)
 def gelu(_m: Arithmetic, x: Residue, *, approximate: str = "none") -> Residue:
     """An oracle for each form."""
     return x.oracle(f"gelu {approximate}")
 
 
-@formula("gelu_backward.default")
+@formula("gelu_backward.default", elementwise=True)
 def gelu_backward(_m: Arithmetic, grad: Residue, x: Residue, *, approximate: str = "none") -> Residue:
     """Grad times the derivative's oracle."""
     return grad * x.oracle(f"gelu {approximate}'")
 
 
-@formula("leaky_relu.default")
+@formula("leaky_relu.default", elementwise=True)
 def leaky_relu(_m: Arithmetic, x: Residue, slope: float = 0.01) -> Residue:
     """An oracle for each slope."""
     return x.oracle(f"leaky_relu {_parameters(slope)}")
 
 
-@formula("leaky_relu_backward.default")
+@formula("leaky_relu_backward.default", elementwise=True)
 def leaky_relu_backward(_m: Arithmetic, grad: Residue, x: Residue, slope: float, is_result: bool) -> Residue:
     """Grad times the derivative's oracle; of an in-place leaky_relu PyTorch gives the result."""
     return grad * _slope(x, f"leaky_relu {_parameters(slope)}", is_result=is_result)
 
 
-@formula("elu.default")
+@formula("elu.default", elementwise=True)
 def elu(_m: Arithmetic, x: Residue, alpha: float = 1, scale: float = 1, input_scale: float = 1) -> Residue:
     """An oracle for each shape; celu and selu are elus."""
     return x.oracle(f"elu {_parameters(alpha, scale, input_scale)}")

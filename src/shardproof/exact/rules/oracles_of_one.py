@@ -32,11 +32,13 @@ _EVEN = {
 
 def _register() -> None:
     for name in _PLAIN:
-        formula(f"{name}.default")(lambda _m, x, name=name: x.oracle(name))
+        formula(f"{name}.default", elementwise=True)(lambda _m, x, name=name: x.oracle(name))
     for name in _ODD:
-        formula(f"{name}.default")(lambda _m, x, name=name: x.odd_oracle(name))
+        formula(f"{name}.default", elementwise=True)(lambda _m, x, name=name: x.odd_oracle(name))
     for name, at_zero in _EVEN.items():
-        formula(f"{name}.default")(lambda _m, x, name=name, one=at_zero: x.even_oracle(name, at_zero=one))
+        formula(f"{name}.default", elementwise=True)(
+            lambda _m, x, name=name, one=at_zero: x.even_oracle(name, at_zero=one)
+        )
 
 
 _register()

@@ -24,7 +24,7 @@ _LARGEST_EXPONENT = 64
 _MOST_EXPONENTS = 64
 
 
-@formula("pow.Tensor_Scalar")
+@formula("pow.Tensor_Scalar", elementwise=True)
 def power(m: Arithmetic, x: Residue, exponent: float) -> Residue:
     """x**a: products for an integer, the square root for a half, else E(a * log(x))."""
     if float(exponent).is_integer():
@@ -65,7 +65,7 @@ def power_scalar(m: Arithmetic, base: float, exponent: Residue) -> Residue:
     return (exponent * log(base)).exp()
 
 
-@formula("float_power.Tensor_Scalar")
+@formula("float_power.Tensor_Scalar", elementwise=True)
 def float_power(m: Arithmetic, x: Residue, exponent: float) -> Residue:
     """x**a."""
     return power(m, x, exponent)
@@ -99,13 +99,13 @@ def _chosen(x: Residue, digits: Tensor, powers: dict[float, Residue]) -> Residue
     return Residue(result, degree, x.of)
 
 
-@formula("sqrt.default")
+@formula("sqrt.default", elementwise=True)
 def square_root(_m: Arithmetic, x: Residue) -> Residue:
     """sqrt(x), with sqrt(x)**2 = x."""
     return x.sqrt()
 
 
-@formula("rsqrt.default")
+@formula("rsqrt.default", elementwise=True)
 def reciprocal_square_root(_m: Arithmetic, x: Residue) -> Residue:
     """1 / sqrt(x)."""
     return x.sqrt().inverse()

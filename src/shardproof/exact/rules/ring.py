@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 # The ring -------------------------------------------------------------------------------------------------------------
 
 
-@formula("add.Tensor", "add.Scalar", symbols=True)
+@formula("add.Tensor", "add.Scalar", symbols=True, elementwise=True)
 def add(m: Arithmetic, x: Residue, y: Operand, alpha: float = 1, *, symbols: bool) -> Residue:
     """X + alpha * y."""
     if symbols:
@@ -26,7 +26,7 @@ def add(m: Arithmetic, x: Residue, y: Operand, alpha: float = 1, *, symbols: boo
     return x + (y if alpha == 1 else m.constant(y) * m.constant(alpha))
 
 
-@formula("sub.Tensor", "sub.Scalar")
+@formula("sub.Tensor", "sub.Scalar", elementwise=True)
 def subtract(m: Arithmetic, x: Residue, y: Operand, alpha: float = 1) -> Residue:
     """X - alpha * y."""
     if isinstance(y, Residue):
@@ -34,7 +34,7 @@ def subtract(m: Arithmetic, x: Residue, y: Operand, alpha: float = 1) -> Residue
     return x - (y if alpha == 1 else m.constant(y) * m.constant(alpha))
 
 
-@formula("rsub.Tensor", "rsub.Scalar")
+@formula("rsub.Tensor", "rsub.Scalar", elementwise=True)
 def subtract_from(m: Arithmetic, x: Residue, y: Operand, alpha: float = 1) -> Residue:
     """Y - alpha * x."""
     if isinstance(y, Residue):
@@ -42,7 +42,7 @@ def subtract_from(m: Arithmetic, x: Residue, y: Operand, alpha: float = 1) -> Re
     return y - scaled(x, alpha)
 
 
-@formula("mul.Tensor", "mul.Scalar", symbols=True)
+@formula("mul.Tensor", "mul.Scalar", symbols=True, elementwise=True)
 def multiply(m: Arithmetic, x: Operand, y: Operand, *, symbols: bool) -> Residue:
     """X * y; the square of a square root is what the root was taken of."""
     if not isinstance(x, Residue):
@@ -55,31 +55,31 @@ def multiply(m: Arithmetic, x: Operand, y: Operand, *, symbols: bool) -> Residue
     return x * y
 
 
-@formula("div.Tensor", "div.Scalar")
+@formula("div.Tensor", "div.Scalar", elementwise=True)
 def divide(_m: Arithmetic, x: Residue, y: Operand) -> Residue:
     """X / y."""
     return x / y
 
 
-@formula("neg.default")
+@formula("neg.default", elementwise=True)
 def negate(_m: Arithmetic, x: Residue) -> Residue:
     """-x."""
     return -x
 
 
-@formula("reciprocal.default")
+@formula("reciprocal.default", elementwise=True)
 def reciprocal(_m: Arithmetic, x: Residue) -> Residue:
     """1/x."""
     return x.inverse()
 
 
-@formula("square.default")
+@formula("square.default", elementwise=True)
 def square(_m: Arithmetic, x: Residue) -> Residue:
     """X * x."""
     return x.square()
 
 
-@formula("addcmul.default")
+@formula("addcmul.default", elementwise=True)
 def add_product(m: Arithmetic, x: Residue, a: Residue, b: Residue, *, value: float = 1) -> Residue:
     """X + value * a * b."""
     if value == 1 and not a.roots:
@@ -87,13 +87,13 @@ def add_product(m: Arithmetic, x: Residue, a: Residue, b: Residue, *, value: flo
     return x.plus(a.square() if a.is_same(b) else a * b, times=m.constant(value))
 
 
-@formula("addcdiv.default")
+@formula("addcdiv.default", elementwise=True)
 def add_quotient(m: Arithmetic, x: Residue, a: Residue, b: Residue, *, value: float = 1) -> Residue:
     """X + value * a / b."""
     return x.plus(a / b, times=m.constant(value))
 
 
-@formula("lerp.Scalar", "lerp.Tensor")
+@formula("lerp.Scalar", "lerp.Tensor", elementwise=True)
 def interpolate(_m: Arithmetic, x: Residue, y: Residue, weight: Operand) -> Residue:
     """X + weight * (y - x)."""
     return x.interpolated(y, weight)
