@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from benchmarks.measure import Row, interleave, peak_extra_mib
-from shardproof.compare import compare
+from shardproof.comparison import compare
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -97,7 +97,7 @@ def _memory() -> Iterator[Row]:
     for layout, make in layouts.items():
         for kernel in ("eager", "compiled") if layout == "contiguous" else ("eager",):
             prepare = (
-                "import torch; from shardproof.compare import compare\n"
+                "import torch; from shardproof.comparison import compare\n"
                 f"make = lambda fill: {make}\nactual, expected = make(1.0), make(1.5)\n"
                 f"compare(torch.ones(9), torch.ones(9), kernel={kernel!r})"
             )

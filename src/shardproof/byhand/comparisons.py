@@ -11,7 +11,7 @@ import torch
 from shardproof.byhand.model import Layer
 from shardproof.byhand.sharding import shard_layer
 from shardproof.byhand.tolerance import RELATIVE_EPSILONS, count_epsilons
-from shardproof.compare import compare
+from shardproof.comparison import compare
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from shardproof.byhand.sharding import Placement
     from shardproof.byhand.step import Step
     from shardproof.byhand.tolerance import Scales
-    from shardproof.compare import Comparison
+    from shardproof.comparison import Comparison
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

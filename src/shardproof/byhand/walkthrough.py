@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
     from shardproof.byhand.settings import Settings
     from shardproof.byhand.sharding import Placement
-    from shardproof.compare import Comparison
+    from shardproof.comparison import Comparison
     from shardproof.worlds.ledger import Entry
     from shardproof.worlds.world import World
 

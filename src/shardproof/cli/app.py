@@ -6,10 +6,12 @@ Exit codes: 0 equal or proved, 1 diverged, 2 could not run.
 from __future__ import annotations
 
 import sys
+from typing import cast
 
 import typer
 
 from shardproof.cli.compare import compare_command
+from shardproof.cli.prove import prove_command
 from shardproof.cli.walkthrough import walkthrough_command
 from shardproof.errors import CannotRunError
 
@@ -22,12 +24,19 @@ app = typer.Typer(
 )
 app.command("walkthrough")(walkthrough_command)
 app.command("compare")(compare_command)
+app.command("prove")(prove_command)
+
+
+# What typer raises for a wrong option; its own class is private where typer carries its own copy of click.
+_UsageError = cast("type[typer.BadParameter]", typer.BadParameter.__base__)
 
 
 def main() -> None:
-    """Run the command line; a `CannotRunError` becomes one line on stderr and exit code 2."""
+    """Run the command line; bad input of any kind becomes one line on stderr and exit code 2."""
     try:
-        app()
-    except CannotRunError as error:
-        print(f"shardproof: error: {error}", file=sys.stderr)
+        sys.exit(app(standalone_mode=False))
+    except (CannotRunError, _UsageError) as error:
+        said = error.format_message() if isinstance(error, _UsageError) else str(error)
+        if said:
+            print(f"shardproof: error: {' '.join(said.split())}", file=sys.stderr)
         sys.exit(2)

@@ -13,7 +13,7 @@ import typer
 from shardproof.errors import CannotRunError
 
 if TYPE_CHECKING:
-    from shardproof.compare import Comparison
+    from shardproof.comparison import Comparison
     from shardproof.tensorfiles import TensorFile
 
 Status = Literal["passed", "failed", "skipped"]
@@ -122,7 +122,7 @@ def _compare_files(actual: TensorFile, expected: TensorFile, settings: Settings)
 
 
 def _compare_tensor(name: str, actual: TensorFile, expected: TensorFile, settings: Settings) -> Row:
-    from shardproof.compare import compare
+    from shardproof.comparison import compare
     from shardproof.tensorfiles import printable
 
     try:

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from shardproof.cli.compare import Row
-    from shardproof.compare import Comparison
+    from shardproof.comparison import Comparison
 
 SCHEMA_VERSION = 1
 

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
     from shardproof.byhand.settings import Settings
     from shardproof.byhand.walkthrough import Section, StepReport
-    from shardproof.compare import Comparison
+    from shardproof.comparison import Comparison
     from shardproof.worlds.world import WorldKind
 
 SCHEMA_VERSION = 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 class ModuleStack:
     """The modules whose forward is running, outermost first. Empty in the backward and in the optimizer."""
 
-    _stack: list[Module] = field(default_factory=list)
+    _stacks: dict[int, list[Module]] = field(default_factory=dict)  # by thread: ranks may be threads
     _handles: list[RemovableHandle] = field(default_factory=list)
 
     def start(self) -> None:
@@ -31,7 +32,7 @@ class ModuleStack:
         for handle in self._handles:
             handle.remove()
         self._handles.clear()
-        self._stack.clear()
+        self._stacks.clear()
 
     @property
     def path(self) -> str:
@@ -41,6 +42,10 @@ class ModuleStack:
         root, innermost = self._stack[0], self._stack[-1]
         name = next((name for name, module in root.named_modules() if module is innermost), type(innermost).__name__)
         return f"{type(root).__name__}.{name}" if name else type(root).__name__
+
+    @property
+    def _stack(self) -> list[Module]:
+        return self._stacks.setdefault(threading.get_ident(), [])
 
     def _enter(self, module: Module, _inputs: Any) -> None:
         self._stack.append(module)

@@ -44,12 +44,17 @@ class LedgeredCommunicator:
         total = partial.shape[dim]
         elements = (total - total // self.size) * _count_slices(partial, dim)
         self._enter("reduce_scatter", name, elements * partial.element_size())
-        return self.inner.reduce_scatter(partial, dim=dim, name=name)
+        # Handed on, not kept: a name in this frame would keep every rank's partial alive while they wait.
+        handed = [partial]
+        del partial
+        return self.inner.reduce_scatter(handed.pop(), dim=dim, name=name)
 
     def all_reduce(self, partial: Tensor, *, name: str) -> Tensor:
         total = partial.numel()
         self._enter("all_reduce", name, 2 * (total - total // self.size) * partial.element_size())
-        return self.inner.all_reduce(partial, name=name)
+        handed = [partial]
+        del partial
+        return self.inner.all_reduce(handed.pop(), name=name)
 
     def _enter(self, collective: Collective, name: str, count: int) -> None:
         if self.size > 1:

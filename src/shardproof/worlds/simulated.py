@@ -14,7 +14,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
-from greenlet import GreenletExit, getcurrent, greenlet  # type: ignore[import-untyped]  # ships no types
+from greenlet import GreenletExit, getcurrent, greenlet
 
 from shardproof.errors import CannotRunError
 from shardproof.worlds.call import Call, call_all_gather, call_all_reduce, call_reduce_scatter, copy_alone

@@ -18,13 +18,13 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from shardproof.compare.elementwise import PIECE, are_close, examine, find_max_ulp
-from shardproof.compare.formats import FLOAT8, FLOAT_FORMATS, INTEGERS, FloatFormat
+from shardproof.comparison.elementwise import PIECE, are_close, examine, find_max_ulp
+from shardproof.comparison.formats import FLOAT8, FLOAT_FORMATS, INTEGERS, FloatFormat
 
 if TYPE_CHECKING:
-    from shardproof.compare.blocks import Block, BlockReader
-    from shardproof.compare.elementwise import Tolerance
-    from shardproof.compare.tally import Tally
+    from shardproof.comparison.blocks import Block, BlockReader
+    from shardproof.comparison.elementwise import Tolerance
+    from shardproof.comparison.tally import Tally
 
 # On the CPU two inputs and two buffers of this size stay in the third-level cache, and the cost of a call
 # from Python no longer shows; measured best of 256 KiB to 4 MiB. Elsewhere a block only has to hide a kernel's launch.

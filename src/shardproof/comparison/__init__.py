@@ -3,7 +3,7 @@
 The tensors are read once, in blocks that stay in the processor's cache; no temporary is as large as a tensor.
 """
 
-from shardproof.compare.comparison import Comparison, Worst
-from shardproof.compare.pair import compare
+from shardproof.comparison.comparison import Comparison, Worst
+from shardproof.comparison.pair import compare
 
 __all__ = ["Comparison", "Worst", "compare"]

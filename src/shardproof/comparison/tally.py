@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from shardproof.compare.blocks import Block
-    from shardproof.compare.elementwise import BlockStatistics
+    from shardproof.comparison.blocks import Block
+    from shardproof.comparison.elementwise import BlockStatistics
 
 
 @dataclass(slots=True)

@@ -6,7 +6,7 @@ import shutil
 import pytest
 import torch
 
-from shardproof.compare import compare, pair
+from shardproof.comparison import compare, pair
 from shardproof.errors import CannotRunError
 
 no_compiler = pytest.mark.skipif(

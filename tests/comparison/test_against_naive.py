@@ -9,8 +9,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from shardproof.compare import compare, pair
-from shardproof.compare.blocks import open_blocks
+from shardproof.comparison import compare, pair
+from shardproof.comparison.blocks import open_blocks
 
 no_compiler = pytest.mark.skipif(
     not any(map(shutil.which, ["c++", "g++", "clang++"])), reason="no C++ compiler on this machine"

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import torch
 
-from shardproof.compare.formats import COMPLEX, FLOAT8, INTEGERS
+from shardproof.comparison.formats import COMPLEX, FLOAT8, INTEGERS
 
 # A search that ends early goes by pieces of so many elements; PyTorch takes one thread for them.
 PIECE = 1 << 14

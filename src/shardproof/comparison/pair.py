@@ -7,16 +7,16 @@ from typing import TYPE_CHECKING, Literal
 
 import torch
 
-from shardproof.compare.blocks import BlockReader, open_blocks
-from shardproof.compare.comparison import Comparison, Worst
-from shardproof.compare.elementwise import Tolerance, count_ulp, locate_worst
-from shardproof.compare.formats import COMPARABLE, DEFAULT_TOLERANCES, INTEGERS, ulp_limit
-from shardproof.compare.streaming import block_bytes, stream
-from shardproof.compare.tally import Tally
+from shardproof.comparison.blocks import BlockReader, open_blocks
+from shardproof.comparison.comparison import Comparison, Worst
+from shardproof.comparison.elementwise import Tolerance, count_ulp, locate_worst
+from shardproof.comparison.formats import COMPARABLE, DEFAULT_TOLERANCES, INTEGERS, ulp_limit
+from shardproof.comparison.streaming import block_bytes, stream
+from shardproof.comparison.tally import Tally
 from shardproof.errors import CannotRunError
 
 if TYPE_CHECKING:
-    from shardproof.compare.comparison import Number
+    from shardproof.comparison.comparison import Number
 
 Kernel = Literal["eager", "compiled"]
 
@@ -94,7 +94,7 @@ def _conclude(
 
 
 def _stream_compiled(reader: BlockReader, tolerance: Tolerance, tally: Tally) -> bool:
-    from shardproof.compare.compiled import stream_compiled
+    from shardproof.comparison.compiled import stream_compiled
 
     return stream_compiled(reader, tolerance, tally)
 

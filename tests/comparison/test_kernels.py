@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch.testing._comparison import _DTYPE_PRECISIONS
 
-from shardproof.compare import compare, compiled, pair
-from shardproof.compare.formats import COMPARABLE, DEFAULT_TOLERANCES
+from shardproof.comparison import compare, compiled, pair
+from shardproof.comparison.formats import COMPARABLE, DEFAULT_TOLERANCES
 
 no_compiler = pytest.mark.skipif(
     not any(map(shutil.which, ["c++", "g++", "clang++"])), reason="no C++ compiler on this machine"
@@ -85,7 +85,9 @@ def test_ranges_of_several_threads_are_put_together_in_order(monkeypatch):
 
 
 def test_importing_it_loads_no_compiler_stack():
-    code = "import sys, torch; before = set(sys.modules); import shardproof.compare; print(*set(sys.modules) - before)"
+    code = (
+        "import sys, torch; before = set(sys.modules); import shardproof.comparison; print(*set(sys.modules) - before)"
+    )
     new = run_python(code).split()
     assert new
     assert all(name.startswith("shardproof") for name in new)
@@ -94,7 +96,7 @@ def test_importing_it_loads_no_compiler_stack():
 # VmHWM and not ru_maxrss, which a process inherits from the one that started it.
 PEAK = """
 import torch
-from shardproof.compare import compare
+from shardproof.comparison import compare
 kernel, layout, dtype = {kernel!r}, {layout!r}, torch.{dtype}
 torch.set_num_threads(2)
 def read_kib(key):

@@ -100,7 +100,7 @@ def test_an_empty_tensor_beside_others_is_skipped(run, files):
 
 def test_a_tensor_that_cannot_be_compared_is_never_a_pass(run, files, monkeypatch):
     tensors = {"w": torch.ones(2), "v": torch.ones(2)}
-    monkeypatch.setattr("shardproof.compare.pair.COMPARABLE", frozenset())
+    monkeypatch.setattr("shardproof.comparison.pair.COMPARABLE", frozenset())
     code, out, err = run(*files(tensors, tensors))
     assert code == 2
     assert "not compared" in out

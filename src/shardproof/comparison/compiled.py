@@ -19,14 +19,14 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from shardproof.compare.blocks import Block
-from shardproof.compare.elementwise import BlockStatistics
-from shardproof.compare.formats import FLOAT_FORMATS
+from shardproof.comparison.blocks import Block
+from shardproof.comparison.elementwise import BlockStatistics
+from shardproof.comparison.formats import FLOAT_FORMATS
 
 if TYPE_CHECKING:
-    from shardproof.compare.blocks import BlockReader
-    from shardproof.compare.elementwise import Tolerance
-    from shardproof.compare.tally import Tally
+    from shardproof.comparison.blocks import BlockReader
+    from shardproof.comparison.elementwise import Tolerance
+    from shardproof.comparison.tally import Tally
 
 _FUNCTIONS = {
     torch.float32: "compare_float32",

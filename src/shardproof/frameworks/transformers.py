@@ -1,0 +1,145 @@
+"""transformers models with their own tensor-parallel plan: tiny, from a configuration, without weights or network."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass
+from fnmatch import fnmatch
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from shardproof.errors import CannotRunError
+from shardproof.prove.step import Step
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from torch import Tensor, nn
+    from torch.distributed.device_mesh import DeviceMesh
+
+# Set on every tiny model as far as its configuration knows the name; --set overrides.
+TINY = {
+    "vocab_size": 64,
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "moe_intermediate_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 8,
+    "num_local_experts": 4,
+    "num_experts": 4,
+    "num_experts_per_tok": 2,
+    "max_position_embeddings": 64,
+    "pad_token_id": None,
+}
+_SEQUENCE, _BATCH = 9, 2
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlanChange:
+    """How the model's own plan is changed: entries dropped by pattern, and entries set by pattern to a style."""
+
+    drop: Sequence[str] = ()
+    put: Mapping[str, str] | None = None
+
+
+def tiny_step(source: str, settings: Mapping[str, Any], *, seed: int = 0) -> Step:
+    """Three AdamW steps with clipping on a causal language model.
+
+    Args:
+        source: a model type ('qwen3') or a path to a config.json.
+        settings: configuration entries, over the tiny ones.
+        seed: draws the token ids.
+
+    Raises:
+        CannotRunError: transformers is not installed, or has no such model, or the configuration does not fit.
+    """
+    config = _load_config(source, settings)
+    generator = torch.Generator().manual_seed(seed)
+    ids = torch.randint(0, config.vocab_size, (_BATCH, _SEQUENCE), generator=generator)
+
+    def build() -> nn.Module:
+        from transformers import AutoModelForCausalLM
+
+        model: nn.Module = AutoModelForCausalLM.from_config(config, attn_implementation="eager", dtype=torch.float32)
+        return model.train()
+
+    def forward(model: nn.Module, batch: Tensor) -> Tensor:
+        loss: Tensor = model(input_ids=batch, labels=batch, use_cache=False).loss
+        return loss
+
+    return Step(
+        model=build,
+        batch=ids,
+        forward=forward,
+        optimizer=lambda parameters: torch.optim.AdamW(parameters, lr=1e-3),
+        clip_norm=1.0,
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OwnPlan:
+    """`parallelize` by the model's own plan, changed where asked."""
+
+    change: PlanChange
+
+    def __call__(self, model: nn.Module, mesh: DeviceMesh) -> nn.Module:
+        from transformers.distributed.configuration_utils import DistributedConfig
+        from transformers.distributed.parallel_utils import ALL_PARALLEL_STYLES
+        from transformers.distributed.tensor_parallel import apply_tensor_parallelism
+
+        config = DistributedConfig(tp_size=mesh.size())
+        plan: dict[str, str] = dict(model._resolve_parallel_plans(config)[0])  # type: ignore[operator]  # noqa: SLF001
+        if not plan:
+            raise CannotRunError(f"{type(model).__name__} has no tensor-parallel plan of its own")
+        for pattern in self.change.drop:
+            matched = [name for name in plan if fnmatch(name, pattern)]
+            if not matched:
+                raise CannotRunError(f"--plan-drop {pattern}: no entry of the plan matches; it has {_listed(plan)}")
+            plan = {name: style for name, style in plan.items() if name not in matched}
+        names = [name for name, _ in model.named_modules()]
+        for pattern, style in (self.change.put or {}).items():
+            if style not in ALL_PARALLEL_STYLES:
+                known = _listed(ALL_PARALLEL_STYLES)
+                raise CannotRunError(f"--plan-set {pattern}={style}: no such style; there are {known}")
+            matched = [name for name in names if fnmatch(name, pattern)]
+            if not matched:
+                raise CannotRunError(f"--plan-set {pattern}: no module matches")
+            plan |= dict.fromkeys(matched, style)
+        model.config.distributed_config = config  # type: ignore[union-attr]
+        sharded: nn.Module = apply_tensor_parallelism(model, mesh, plan)
+        return sharded
+
+
+def _load_config(source: str, settings: Mapping[str, Any]) -> Any:
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    try:
+        from transformers import AutoConfig
+    except ImportError as error:
+        raise CannotRunError("hf: needs transformers: pip install transformers") from error
+    if source.endswith(".json"):
+        try:
+            given = json.loads(Path(source).read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise CannotRunError(f"{source} is no configuration that can be read: {error}") from error
+        kind = given.pop("model_type", None)
+        if not isinstance(kind, str):
+            raise CannotRunError(f"{source} has no model_type")
+    else:
+        given, kind = {}, source
+    try:
+        known = AutoConfig.for_model(kind).to_dict()
+        tiny = {name: value for name, value in TINY.items() if name in known} if not given else {}
+        return AutoConfig.for_model(kind, **{**tiny, **given, **settings, "use_cache": False})
+    except Exception as error:
+        told = str(error).split(". ")[0]  # the rest lists every model there is
+        raise CannotRunError(f"transformers makes no configuration of {kind!r}: {told}") from error
+
+
+def _listed(names: Any) -> str:
+    listed = [str(name) for name in names]
+    return ", ".join(listed[:6]) + (f" and {len(listed) - 6} more" if len(listed) > 6 else "")

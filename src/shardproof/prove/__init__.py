@@ -1,0 +1,1 @@
+"""Reference and candidate -> recorded tensors -> compared -> findings -> causes."""

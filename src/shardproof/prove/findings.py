@@ -1,0 +1,71 @@
+"""Findings: what the proof says of one tensor, and of all of them together."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from shardproof.prove.records import Key
+
+
+class Verdict(StrEnum):
+    """See DESIGN's table; `ok` is PROVED and ROUNDING."""
+
+    PROVED = "PROVED"
+    ROUNDING = "ROUNDING"
+    WRONG = "WRONG"
+    UNDECIDED = "UNDECIDED"
+    VACUOUS = "VACUOUS"
+    UNSUPPORTED = "UNSUPPORTED"
+
+    @property
+    def ok(self) -> bool:
+        """Whether a tensor with this verdict needs no one's attention."""
+        return self in (Verdict.PROVED, Verdict.ROUNDING)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finding:
+    """Of one tensor of one step.
+
+    Attributes:
+        key: which.
+        verdict: what is said of it.
+        cause: in words, where a relation explains the difference exactly; else empty.
+        ranks: where it differs.
+        differing: how many elements differ, of `elements`.
+        false_accept: of PROVED, a bound on the probability of agreeing by chance; None if none is derived.
+        root: nothing earlier was wrong that this one could follow from.
+    """
+
+    key: Key
+    verdict: Verdict
+    cause: str = ""
+    ranks: tuple[int, ...] = ()
+    differing: int = 0
+    elements: int = 0
+    false_accept: float | None = None
+    root: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Proof:
+    """All findings, in execution order."""
+
+    findings: tuple[Finding, ...]
+    devices: int
+    trials: int
+    primes: tuple[int, ...]
+    seeds: tuple[int, ...]
+
+    @property
+    def ok(self) -> bool:
+        """Every tensor is PROVED (or ROUNDING, in numeric mode), and there is one."""
+        return bool(self.findings) and all(finding.verdict.ok for finding in self.findings)
+
+    @property
+    def roots(self) -> tuple[Finding, ...]:
+        """First causes: what is not ok although nothing before it was."""
+        return tuple(finding for finding in self.findings if finding.root)

@@ -1,0 +1,118 @@
+"""Layout: which element of the full state each rank's local element is, found from the values before the first step.
+
+Never from a sharding's own description: a fused, permuted, padded or hand-cut parameter is found as well as a
+DTensor, and a description that is wrong cannot vouch for itself. The
+prover's values are all different, so a value is an address.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from shardproof.errors import CannotRunError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+PADDING = -1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FullState:
+    """The reference's parameters as one flat vector.
+
+    Attributes:
+        names: the parameters in order.
+        starts: where each begins in the vector, and at last its length.
+        shapes: of each.
+    """
+
+    names: tuple[str, ...]
+    starts: tuple[int, ...]
+    shapes: tuple[torch.Size, ...]
+
+    @property
+    def length(self) -> int:
+        return self.starts[-1]
+
+    def flatten(self, tensors: Mapping[str, Tensor | None], *, absent: int = 0) -> Tensor:
+        """Tensors of the parameters' shapes as one vector; `absent` where one is missing."""
+        parts = []
+        for name, (start, stop) in zip(self.names, pairwise(self.starts), strict=True):
+            tensor = tensors.get(name)
+            parts.append(torch.full((stop - start,), absent) if tensor is None else tensor.reshape(-1))
+        return torch.cat(parts)
+
+    def span(self, name: str) -> slice:
+        """The parameter's place in the vector."""
+        at = self.names.index(name)
+        return slice(self.starts[at], self.starts[at + 1])
+
+
+def full_state(parameters: Mapping[str, Tensor]) -> FullState:
+    """The parameters' places in one vector, in their order."""
+    starts = [0]
+    for tensor in parameters.values():
+        starts.append(starts[-1] + tensor.numel())
+    return FullState(
+        names=tuple(parameters), starts=tuple(starts), shapes=tuple(tensor.shape for tensor in parameters.values())
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Layout:
+    """`places[name][rank]` has that rank's local parameter's shape; each entry is an index of the vector or PADDING."""
+
+    state: FullState
+    places: Mapping[str, Mapping[int, Tensor]]
+
+    def covered(self) -> Tensor:
+        """[length] bool: which elements of the full state some rank holds."""
+        held = torch.zeros(self.state.length, dtype=torch.bool)
+        for ranks in self.places.values():
+            for places in ranks.values():
+                held[places[places != PADDING]] = True
+        return held
+
+    def spans(self, name: str) -> Sequence[str]:
+        """Which of the reference's parameters a candidate's parameter holds elements of."""
+        held = torch.cat([places.reshape(-1) for places in self.places[name].values()])
+        held = held[held != PADDING]
+        return [
+            reference
+            for reference in self.state.names
+            if bool(((held >= self.state.span(reference).start) & (held < self.state.span(reference).stop)).any())
+        ]
+
+
+def find_layout(reference: Mapping[str, Tensor], candidate: Mapping[str, Mapping[int, Tensor]]) -> Layout:
+    """Look every local value up among the reference's.
+
+    Args:
+        reference: the full parameters, all values different.
+        candidate: each local parameter of each rank, before the first step.
+
+    Raises:
+        CannotRunError: a local value is none of the reference's: the candidate did not start from the full state.
+    """
+    state = full_state(reference)
+    values, order = state.flatten(reference).sort()
+    places: dict[str, dict[int, Tensor]] = {}
+    for name, ranks in candidate.items():
+        places[name] = {}
+        for rank, local in ranks.items():
+            at = torch.searchsorted(values, local.to(torch.float64).reshape(-1)).clamp_(max=max(len(values) - 1, 0))
+            found = values[at] == local.reshape(-1)
+            padding = ~found & (local.reshape(-1) == 0)
+            if not bool((found | padding).all()):
+                raise CannotRunError(
+                    f"parameter {name} on rank {rank} starts with values that are not in the full state: the sharding "
+                    "must take its values from the model that it is given (or load the state dict), not draw its own"
+                )
+            places[name][rank] = torch.where(found, order[at], PADDING).reshape(local.shape)
+    return Layout(state=state, places=places)

@@ -1,0 +1,113 @@
+"""`prove`: run both sides in exact arithmetic, several times, and say of every tensor what that shows."""
+
+from __future__ import annotations
+
+from math import prod
+from typing import TYPE_CHECKING
+
+from shardproof.errors import CannotRunError
+from shardproof.exact import ExactArithmetic
+from shardproof.prove.findings import Finding, Proof, Verdict
+from shardproof.prove.judge import Judge
+from shardproof.prove.layout import find_layout
+from shardproof.prove.records import ACTIVATIONS
+from shardproof.prove.roots import mark_roots
+from shardproof.prove.sides import build_model, draw_parameters, run_candidate, run_reference
+from shardproof.worlds.threaded import ThreadedWorld
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from shardproof.prove.judge import Outcome
+    from shardproof.prove.records import Key
+    from shardproof.prove.sides import Parallelize
+    from shardproof.prove.step import Step
+
+
+def prove(step: Step, *, parallelize: Parallelize, devices: int, trials: int = 3, seed: int = 0) -> Proof:
+    """Prove that a sharded training step is still the single-device step.
+
+    Args:
+        step: what a training step is.
+        parallelize: `parallelize(model, mesh) -> model`, the user's own sharding. The mesh has one axis, `tp`.
+        devices: how many ranks, simulated in this process.
+        trials: how many times, each with another prime, other inputs and other oracles.
+        seed: of all of them.
+
+    Raises:
+        CannotRunError: a side cannot be built or run.
+    """
+    if devices < 2:
+        raise CannotRunError(f"devices is {devices}; a sharded step needs at least 2")
+    if trials < 1:
+        raise CannotRunError(f"trials is {trials}; give at least 1")
+    model = build_model(step, seed)
+    draw_parameters(model, seed)
+    state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    seeds = tuple(seed * 1000 + trial for trial in range(trials))
+    reference = run_reference(step, model, [ExactArithmetic(seed=s) for s in seeds])
+    # Contexts of its own: what the reference lifts or tags is not known to the candidate.
+    contexts = [ExactArithmetic(seed=s) for s in seeds]
+    ranks = ThreadedWorld(size=devices).run(run_candidate, step, parallelize, state, contexts, seed)
+    layout = find_layout(
+        reference.parameters,
+        {name: {rank: side.parameters[name] for rank, side in enumerate(ranks)} for name in ranks[0].parameters},
+    )
+    outcomes = [
+        Judge(
+            reference=reference.trials[trial],
+            ranks=[side.trials[trial] for side in ranks],
+            layout=layout,
+            prime=context.prime,
+        ).outcomes()
+        for trial, context in enumerate(contexts)
+    ]
+    return Proof(
+        findings=conclude(outcomes),
+        devices=devices,
+        trials=trials,
+        primes=tuple(context.prime for context in contexts),
+        seeds=seeds,
+    )
+
+
+def conclude(trials: Sequence[Mapping[Key, Outcome]]) -> tuple[Finding, ...]:
+    """One finding a tensor from its outcomes in all trials.
+
+    Raises:
+        CannotRunError: nothing was compared.
+    """
+    if not trials[0]:
+        raise CannotRunError("nothing was compared: the step computes no gradient, loss or update")
+    findings = []
+    for key in trials[0]:
+        outcomes = [trial[key] for trial in trials if key in trial]
+        verdict = judge_trials(outcomes)
+        if key.phase in ACTIVATIONS and verdict.ok:
+            continue  # right activations are no findings; a wrong one is where the trouble starts
+        worst = next((o for o in outcomes if not o.equal), outcomes[0])
+        bound = prod(outcome.chance for outcome in outcomes)
+        findings.append(
+            Finding(
+                key=key,
+                verdict=verdict,
+                cause=worst.cause,
+                ranks=worst.ranks,
+                differing=worst.differing,
+                elements=worst.elements,
+                false_accept=bound if verdict is Verdict.PROVED and bound < 1 else None,
+            )
+        )
+    return mark_roots(findings)
+
+
+def judge_trials(outcomes: Sequence[Outcome]) -> Verdict:
+    """What all trials of one tensor show together. A void trial that differs says nothing; one that agrees counts."""
+    telling = [outcome for outcome in outcomes if outcome.equal or not outcome.void]
+    if not telling:
+        return Verdict.UNSUPPORTED
+    if not all(outcome.equal for outcome in telling):
+        return Verdict.WRONG
+    if not any(outcome.informative for outcome in telling):
+        return Verdict.VACUOUS
+    return Verdict.PROVED

@@ -1,0 +1,148 @@
+"""The two sides of a proof: the reference on one device, and the candidate on one of N, as the user shards it.
+
+Both are run by the same code, trial by trial; the candidate's is per-rank code that runs in any world.
+"""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.utils._pytree import tree_map
+
+from shardproof.errors import CannotRunError
+from shardproof.prove.records import Recorded, Records
+from shardproof.prove.training import train
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from torch.distributed.device_mesh import DeviceMesh
+
+    from shardproof.exact import ExactArithmetic
+    from shardproof.prove.step import Step
+    from shardproof.worlds.communicator import Communicator
+
+    Parallelize = Callable[[nn.Module, DeviceMesh], nn.Module]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Side:
+    """What one device, or one rank, computed.
+
+    Attributes:
+        parameters: its own before the first step, by which its layout is found.
+        trials: the records of each.
+    """
+
+    parameters: Mapping[str, Tensor]
+    trials: Sequence[Records]
+
+
+def build_model(step: Step, seed: int) -> nn.Module:
+    """The user's model in float64.
+
+    Raises:
+        CannotRunError: it cannot be built, or is no module, or has no parameters.
+    """
+    torch.manual_seed(seed)
+    try:
+        model = step.model()
+    except Exception as error:
+        raise CannotRunError(f"the model cannot be built: {type(error).__name__}: {error}") from error
+    if not isinstance(model, nn.Module) or not list(model.parameters()):
+        raise CannotRunError(f"model() gave {type(model).__name__}; needed is a torch.nn.Module with parameters")
+    return model.double()
+
+
+def draw_parameters(model: nn.Module, seed: int) -> None:
+    """Give every parameter values that are all different and not zero: each is an address, and no probe is weak."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.copy_(torch.randn(parameter.shape, generator=generator, dtype=torch.float64))
+
+
+def run_reference(step: Step, model: nn.Module, trials: Sequence[ExactArithmetic]) -> Side:
+    """Take the steps on one device, once a trial."""
+    return _run_trials(step, model, trials)
+
+
+def run_candidate(
+    comm: Communicator,
+    step: Step,
+    parallelize: Parallelize,
+    state: Mapping[str, Tensor],
+    trials: Sequence[ExactArithmetic],
+    seed: int,
+) -> Side:
+    """Take the steps on one rank: the reference's full state goes in through the user's own sharding.
+
+    Raises:
+        CannotRunError: the sharding returns no module, or names its parameters otherwise.
+    """
+    from torch.distributed.device_mesh import init_device_mesh
+
+    mesh = init_device_mesh("cpu", (comm.size,), mesh_dim_names=("tp",))
+    model = build_model(step, seed)
+    model.load_state_dict(state)
+    before = {name for name, _ in model.named_parameters()}
+    sharded = parallelize(model, mesh)
+    if not isinstance(sharded, nn.Module):
+        raise CannotRunError(
+            f"parallelize(model, mesh) returned {type(sharded).__name__}; it must return the sharded model"
+        )
+    after = {name for name, _ in sharded.named_parameters()}
+    if before != after:
+        changed = ", ".join(sorted(before ^ after)[:4])
+        raise CannotRunError(f"parallelize changed the parameters' names ({changed}); they must keep their names")
+    return _run_trials(step, sharded, trials)
+
+
+def _run_trials(step: Step, model: nn.Module, trials: Sequence[ExactArithmetic]) -> Side:
+    parameters = {name: local_value(p.detach()).clone() for name, p in model.named_parameters()}
+    records = []
+    for exact in trials:
+        with exact.joined():
+            record = Records(capture=partial(capture, exact))
+            train(model, step, copy_batch(step.batch), record)
+        records.append(record)
+        if dist.is_initialized():
+            dist.barrier()  # the last rank to leave puts every rank's parameters back
+    return Side(parameters=parameters, trials=records)
+
+
+def local_value(tensor: Tensor) -> Tensor:
+    """This rank's own plain tensor: a DTensor's local one, the result of a collective under way."""
+    from torch.distributed._functional_collectives import AsyncCollectiveTensor
+    from torch.distributed.tensor import DTensor
+
+    if isinstance(tensor, DTensor):
+        tensor = tensor._local_tensor  # noqa: SLF001 - to_local() would record an autograd node
+    if isinstance(tensor, AsyncCollectiveTensor):
+        tensor = tensor.wait()
+    return tensor
+
+
+def capture(exact: ExactArithmetic, tensor: Tensor) -> Recorded:
+    """A tensor's residues, cloned (collectives write in place), with what is known of them."""
+    local = local_value(tensor)
+    bound = exact.bound(local)
+    return Recorded(
+        values=exact.digits(local),
+        chance=1.0 if bound.per_trial is None else bound.per_trial,
+        void=bound.void,
+    )
+
+
+def copy_batch(batch: Any) -> Any:
+    """The batch in float64, of its own: neither side may change the other's."""
+    return tree_map(
+        lambda x: (x.detach().double() if x.is_floating_point() else x).clone() if isinstance(x, Tensor) else x,
+        copy.deepcopy(batch),
+    )

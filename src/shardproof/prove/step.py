@@ -1,0 +1,59 @@
+"""`Step`: what a training step is, in the user's own functions."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from shardproof.errors import CannotRunError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from torch import Tensor
+    from torch.nn import Module, Parameter
+    from torch.optim import Optimizer
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Step:
+    """A training step on one device.
+
+    Attributes:
+        model: builds the model; called once for the reference and once for the candidate. Its values do not matter: the
+            prover draws its own, non-zero everywhere.
+        batch: `(inputs, targets)` with `loss`, anything with `forward`.
+        loss: `loss(model(inputs), targets)`, a scalar.
+        forward: instead of `loss`: `forward(model, batch)`, a scalar.
+        optimizer: builds the optimizer from the parameters; None to compare gradients only.
+        clip_norm: clip the gradients to this norm over the whole model before the update.
+        steps: how many.
+    """
+
+    model: Callable[[], Module]
+    batch: Any
+    loss: Callable[[Any, Any], Tensor] | None = None
+    forward: Callable[[Module, Any], Tensor] | None = None
+    optimizer: Callable[[Iterable[Parameter]], Optimizer] | None = None
+    clip_norm: float | None = None
+    steps: int = 3
+
+    def __post_init__(self) -> None:
+        if (self.loss is None) == (self.forward is None):
+            raise CannotRunError("a Step needs exactly one of loss(outputs, targets) and forward(model, batch)")
+        if self.loss is not None and not (isinstance(self.batch, tuple | list) and len(self.batch) == 2):
+            raise CannotRunError(
+                "with loss, batch is (inputs, targets); for any other batch give forward(model, batch)"
+            )
+        if self.steps < 1:
+            raise CannotRunError(f"steps is {self.steps}; give at least 1")
+        if self.clip_norm is not None and not self.clip_norm > 0:
+            raise CannotRunError(f"clip_norm is {self.clip_norm}; give a number above 0, or None")
+
+    def compute_loss(self, model: Module, batch: Any) -> Tensor:
+        """The scalar that is differentiated."""
+        if self.forward is not None:
+            return self.forward(model, batch)
+        assert self.loss is not None
+        inputs, targets = batch
+        return self.loss(model(inputs), targets)

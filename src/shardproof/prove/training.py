@@ -1,0 +1,113 @@
+"""The training step that the prover runs: forward, backward, clipping, update, with every tensor recorded."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+from torch.utils._pytree import tree_flatten
+
+from shardproof.prove.records import Phase
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from torch.nn import Module
+    from torch.optim import Optimizer
+
+    from shardproof.prove.records import Records
+    from shardproof.prove.step import Step
+
+
+def train(model: Module, step: Step, batch: Any, records: Records) -> None:
+    """Take the step's steps on one model.
+
+    Args:
+        model: the reference's, or the candidate's after sharding.
+        step: what a step is.
+        batch: the batch as this world holds it.
+        records: filled in execution order.
+    """
+    optimizer = step.optimizer(list(model.parameters())) if step.optimizer else None
+    for number in range(step.steps):
+        records.step = number
+        model.zero_grad(set_to_none=True)
+        with watched(model, records):
+            loss = step.compute_loss(model, batch)
+            records.add(Phase.LOSS, "loss", loss.detach())
+            loss.backward()
+        for name, parameter in model.named_parameters():
+            records.add(Phase.GRADIENT, name, settled(parameter.grad, parameter))
+        if step.clip_norm is not None:
+            records.add(Phase.NORM, "gradient norm", clip_gradients(model, step.clip_norm))
+        if optimizer is None:
+            break
+        optimizer.step()
+        _record_update(model, optimizer, records)
+
+
+def settled(gradient: Tensor | None, parameter: Tensor) -> Tensor | None:
+    """A gradient laid out as its parameter: a DTensor may still owe a reduction, which its next use would pay."""
+    from torch.distributed.tensor import DTensor
+
+    if isinstance(gradient, DTensor) and isinstance(parameter, DTensor):
+        return gradient.redistribute(placements=parameter.placements)
+    return gradient
+
+
+def clip_gradients(model: Module, max_norm: float) -> Tensor:
+    """Clip to the norm over the whole model, as `clip_grad_norm_` does; return the norm.
+
+    PyTorch's own refuses a mixture of DTensors and plain (replicated) tensors, which transformers' plans leave behind.
+    """
+    from torch.distributed.tensor import DTensor
+
+    gradients = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
+    sharded = [gradient for gradient in gradients if isinstance(gradient, DTensor)]
+    plain = [gradient for gradient in gradients if not isinstance(gradient, DTensor)]
+    groups = [group for group in (sharded, plain) if group]
+    norms = [torch.nn.utils.get_total_norm(group) for group in groups]
+    norms = [norm.full_tensor() if isinstance(norm, DTensor) else norm for norm in norms]
+    norm = norms[0] if len(norms) == 1 else torch.linalg.vector_norm(torch.stack(norms))
+    for group in groups:
+        of_group = [p for p in model.parameters() if any(p.grad is gradient for gradient in group)]
+        torch.nn.utils.clip_grads_with_norm_(of_group, max_norm, norm)
+    return norm
+
+
+def _record_update(model: Module, optimizer: Optimizer, records: Records) -> None:
+    for name, parameter in model.named_parameters():
+        records.add(Phase.UPDATE, name, parameter.detach())
+        for key, value in sorted(optimizer.state.get(parameter, {}).items()):
+            if isinstance(value, Tensor) and value.shape == parameter.shape:
+                records.add(Phase.STATE, f"{name}/{key}", value)
+    for name, buffer in model.named_buffers():
+        if buffer.is_floating_point():
+            records.add(Phase.BUFFER, name, buffer)
+
+
+@contextmanager
+def watched(model: Module, records: Records) -> Iterator[None]:
+    """Record the outputs of every module, and their gradients when the backward reaches them."""
+    handles = [
+        module.register_forward_hook(_recorder(name or "model", records)) for name, module in model.named_modules()
+    ]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _recorder(name: str, records: Records) -> Any:
+    def record(_module: Module, _inputs: Any, outputs: Any) -> None:
+        tensors = [x for x in tree_flatten(outputs)[0] if isinstance(x, Tensor) and x.is_floating_point()]
+        for i, tensor in enumerate(tensors):
+            label = name if len(tensors) == 1 else f"{name}[{i}]"
+            records.add(Phase.OUTPUT, label, tensor.detach())
+            if tensor.requires_grad:
+                tensor.register_hook(lambda grad, label=label: records.add(Phase.OUTPUT_GRADIENT, label, grad.detach()))
+
+    return record

@@ -1,0 +1,1 @@
+"""One proof, several renderers."""

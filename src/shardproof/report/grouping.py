@@ -1,0 +1,42 @@
+"""Findings that say the same of many tensors, as one: 'model.layers.*.q_norm.weight (24 tensors)'."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from shardproof.prove.findings import Finding
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Group:
+    """Findings with the same verdict, phase, cause and name but for numbers; `pattern` has `*` where they differ."""
+
+    pattern: str
+    findings: tuple[Finding, ...]
+
+    @property
+    def first(self) -> Finding:
+        """The one that was computed first."""
+        return self.findings[0]
+
+
+def group_findings(findings: Iterable[Finding]) -> list[Group]:
+    """In the order of each group's first finding."""
+    groups: dict[tuple[str, ...], list[Finding]] = {}
+    for finding in findings:
+        blank = re.sub(r"\d+", "*", finding.key.name)
+        same = (blank, finding.key.phase, finding.verdict, finding.cause, str(finding.key.step))
+        groups.setdefault(same, []).append(finding)
+    return [
+        Group(pattern=_pattern([one.key.name for one in group]), findings=tuple(group)) for group in groups.values()
+    ]
+
+
+def _pattern(names: list[str]) -> str:
+    parts = [re.split(r"(\d+)", name) for name in names]
+    return "".join(column[0] if len(set(column)) == 1 else "*" for column in zip(*parts, strict=True))

@@ -1,0 +1,83 @@
+"""A proof as text for a terminal: the answer, first causes, what follows from them, the bound."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import TYPE_CHECKING
+
+from shardproof.prove.findings import Verdict
+from shardproof.prove.records import Phase
+from shardproof.report.grouping import group_findings
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from shardproof.prove.findings import Finding, Proof
+    from shardproof.report.grouping import Group
+
+_MENDS = {
+    Phase.GRADIENT: "An all-reduce of the gradient over tp is missing in the backward.",
+    Phase.OUTPUT: "An all-reduce over tp is missing in the forward.",
+    Phase.OUTPUT_GRADIENT: "An all-reduce over tp is missing in the backward.",
+}
+
+
+def render_text(proof: Proof) -> str:
+    """The whole report; names are printed with control characters escaped."""
+    return "\n".join(_lines(proof))
+
+
+def _lines(proof: Proof) -> Iterator[str]:
+    counts = Counter(finding.verdict for finding in proof.findings)
+    told = ", ".join(f"{count} {verdict}" for verdict, count in sorted(counts.items()))
+    yield f"{'PROVED' if proof.ok else 'NOT PROVED'}: {len(proof.findings)} tensors: {told}"
+    yield f"{proof.devices} ranks, {proof.trials} trials, primes {', '.join(map(str, proof.primes))}"
+    roots = proof.roots
+    if roots:
+        yield ""
+        yield "First causes:"
+        for group in group_findings(roots):
+            yield from _root_lines(group)
+    follows = [finding for finding in proof.findings if not finding.verdict.ok and not finding.root]
+    if follows:
+        yield ""
+        yield "What follows from them:"
+        yield from _follow_lines(follows)
+    yield ""
+    yield from _bound_lines(proof)
+
+
+def _root_lines(group: Group) -> Iterator[str]:
+    first = group.first
+    yield f"  {_title(group)}: {first.verdict}"
+    if first.cause:
+        yield f"    {first.cause}."
+        if "sum is right" in first.cause and first.key.phase in _MENDS:
+            yield f"    {_MENDS[first.key.phase]}"
+    if first.differing:
+        yield f"    {first.differing} of {first.elements} elements differ, on rank {', '.join(map(str, first.ranks))}."
+
+
+def _follow_lines(follows: Sequence[Finding]) -> Iterator[str]:
+    """One line a step and phase: what follows is of interest by its extent only."""
+    counts = Counter((finding.key.step, finding.key.phase, finding.verdict) for finding in follows)
+    for (step, phase, verdict), count in counts.items():
+        yield f"  step {step + 1}, {phase}: {count} {verdict}"
+
+
+def _title(group: Group) -> str:
+    many = f" ({len(group.findings)} tensors)" if len(group.findings) > 1 else ""
+    return f"step {group.first.key.step + 1}, {group.first.key.phase}: {_escaped(group.pattern)}{many}"
+
+
+def _bound_lines(proof: Proof) -> Iterator[str]:
+    proved = [finding for finding in proof.findings if finding.verdict is Verdict.PROVED]
+    bounded = [finding.false_accept for finding in proved if finding.false_accept is not None]
+    if bounded and max(bounded) > 0:
+        yield f"{len(bounded)} tensors agree by chance with probability at most {max(bounded):.1g} each."
+    if len(proved) > len(bounded):
+        yield f"{len(proved) - len(bounded)} tensors agreed at {proof.trials} random points, no derived bound."
+
+
+def _escaped(name: str) -> str:
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in name)

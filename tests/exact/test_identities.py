@@ -1,0 +1,492 @@
+"""Identities: ways of writing one function that exact arithmetic takes for one, and ways that it does not promise.
+
+Every identity is checked forward and backward through autograd, from several seeds and shapes, with a planted bug beside
+it that must be seen. One that is not promised must really differ, though float64 takes both for one: so that the list in
+docs/exact.md stays honest. The names here are the names there.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from shardproof.exact import ExactArithmetic
+
+# A prime with the square roots of 2, 3, 5, 7 and 11, like every prime of `choose_prime`, with smaller tables.
+PRIME = 65831
+
+DOCS = Path(__file__).parents[2] / "docs" / "exact.md"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Identity:
+    """Two ways of writing a function of tensors, and a third that is wrong."""
+
+    name: str
+    left: Callable
+    right: Callable
+    wrong: Callable = None
+    shapes: Callable = lambda n: [(3, n)]
+    positive: bool = False
+    places: int = 8  # agreement in float64
+    backward: bool = True  # false: only the result is promised; or, of what is not promised, only the gradient differs
+
+
+def inputs_of(identity, n, seed):
+    generator = torch.Generator().manual_seed(seed)
+    drawn = [torch.randn(shape, generator=generator, dtype=torch.float64) for shape in identity.shapes(n)]
+    return [x.abs() + 0.1 if identity.positive else x for x in drawn]
+
+
+def forward_and_backward(function, inputs, *, seed=None):
+    """The result and the inputs' gradients under a random cotangent: digits for a seed, float64 without one."""
+    leaves = [x.clone().requires_grad_() for x in inputs]
+
+    def run():
+        out = function(*leaves)
+        cotangent = torch.arange(1, out.numel() + 1, dtype=torch.float64).view(out.shape).div(7)
+        (out * cotangent).sum().backward()
+        return [out, *(x.grad if x.grad is not None else torch.zeros_like(x) for x in leaves)]
+
+    if seed is None:
+        return [x.detach() for x in run()]
+    with ExactArithmetic(seed=seed, prime=PRIME) as exact:
+        return [exact.digits(x) for x in run()]
+
+
+def same(a, b):
+    return all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
+
+
+# The identities -------------------------------------------------------------------------------------------------------
+
+
+def softmax_over_shards(x, shards=2, *, shift=True):
+    parts = x.tensor_split(shards, -1)
+    largest = torch.stack([p.detach().amax(-1, keepdim=True) for p in parts]).amax(0)
+    powers = [(p - largest if shift else p).exp() for p in parts]
+    total = sum(p.sum(-1, keepdim=True) for p in powers)
+    return torch.cat([p / total for p in powers], -1)
+
+
+LABELS = torch.tensor([0, 2, 1])
+
+
+def cross_entropy_over_shards(x, shards=2, *, own_maximum=False):
+    """The vocabulary split over ranks: the maximum, the sum and the target's logit are each all-reduced."""
+    parts = x.tensor_split(shards, -1)
+    largest = torch.stack([p.detach().amax(-1) for p in parts]).amax(0)
+    total, picked, start = 0, 0, 0
+    for part in parts:
+        shifted = part - (part.detach().amax(-1) if own_maximum else largest)[:, None]
+        total = total + shifted.exp().sum(-1)
+        here = (LABELS >= start) & (LABELS < start + part.shape[-1])
+        index = (LABELS - start).clamp(0, part.shape[-1] - 1)
+        picked = picked + torch.where(here, shifted.gather(-1, index[:, None])[:, 0], 0.0)
+        start += part.shape[-1]
+    return (total.log() - picked).mean()
+
+
+def attention(q, k, v, *, scale=None, causal=False):
+    scores = q @ k.mT * (q.shape[-1] ** -0.5 if scale is None else scale)
+    if causal:
+        scores = scores.masked_fill(torch.ones(scores.shape[-2:], dtype=torch.bool).triu(1), float("-inf"))
+    return scores.softmax(-1) @ v
+
+
+def layer_norm(x, w, b, *, eps=1e-5, unbiased=False):
+    mean = x.mean(-1, keepdim=True)
+    variance = x.var(-1, keepdim=True, correction=1 if unbiased else 0)
+    return (x - mean) / torch.sqrt(variance + eps) * w + b
+
+
+def rms_norm_over_shards(x, shards=2, *, own_count=False):
+    parts = x.tensor_split(shards, -1)
+    squares = sum(p.square().sum(-1, keepdim=True) for p in parts)
+    scale = torch.rsqrt(squares / (parts[0] if own_count else x).shape[-1] + 1e-6)
+    return torch.cat([p * scale for p in parts], -1)
+
+
+def norm_of_norms(*parts):
+    return torch.stack([torch.linalg.vector_norm(p) for p in parts]).norm()
+
+
+def clipped(*parts, norm):
+    return torch.cat([p.flatten() for p in parts]) * torch.clamp(1.0 / (norm + 1e-6), max=1.0)
+
+
+def whole_norm(*parts):
+    return torch.cat([p.flatten() for p in parts]).norm()
+
+
+ATTENTION = {"shapes": lambda n: [(2, 2, 3, n), (2, 2, 3, n), (2, 2, 3, n)], "places": 6}
+PARTS = {"shapes": lambda n: [(n,), (2, n), ()]}
+
+HOLD = [
+    Identity(
+        name="a matrix product is the sum of the products over a split inner dimension",
+        left=lambda a, b: a @ b,
+        right=lambda a, b: a[:, :1] @ b[:1] + a[:, 1:] @ b[1:],
+        wrong=lambda a, b: a[:, :1] @ b[:1] + a[:, 1:2] @ b[1:2],
+        shapes=lambda n: [(3, n), (n, 4)],
+    ),
+    Identity(
+        name="softmax over shards, its maximum and its sum all-reduced",
+        left=lambda x: x.softmax(-1),
+        right=softmax_over_shards,
+        wrong=lambda x: torch.cat([p.softmax(-1) for p in x.tensor_split(2, -1)], -1),
+    ),
+    Identity(
+        name="a vocabulary-parallel cross-entropy, its maximum all-reduced",
+        left=lambda x: F.cross_entropy(x, LABELS),
+        right=cross_entropy_over_shards,
+        wrong=lambda x: cross_entropy_over_shards(x, own_maximum=True),
+    ),
+    Identity(
+        name="cross-entropy is the negative log-softmax at the label",
+        left=lambda x: F.cross_entropy(x, LABELS, reduction="sum"),
+        right=lambda x: F.nll_loss(x.log_softmax(-1), LABELS, reduction="sum"),
+        wrong=lambda x: F.nll_loss(x.log_softmax(-1), LABELS.flip(0), reduction="sum"),
+    ),
+    Identity(
+        name="a mean loss is the sum of the shards' sums over the count of all valid tokens",
+        left=lambda x: F.cross_entropy(x, torch.tensor([0, -100, 1])),
+        right=lambda x: (F.cross_entropy(x[:1], LABELS[:1], reduction="sum") + F.cross_entropy(x[2:], LABELS[2:])) / 2,
+        wrong=lambda x: (F.cross_entropy(x[:1], LABELS[:1], reduction="sum") + F.cross_entropy(x[2:], LABELS[2:])) / 3,
+    ),
+    Identity(
+        name="the exponential of a log-softmax is the softmax",
+        left=lambda x: x.softmax(-1),
+        right=lambda x: x.log_softmax(-1).exp(),
+        wrong=lambda x: x.log_softmax(-1).exp() * 2,
+    ),
+    Identity(
+        name="logsumexp is max(x) + log(sum(exp(x - max(x)))), forward",
+        backward=False,
+        left=lambda x: x.logsumexp(-1),
+        right=lambda x: (x - x.detach().amax(-1, keepdim=True)).exp().sum(-1).log() + x.detach().amax(-1),
+        wrong=lambda x: (x - x.detach().amax(-1, keepdim=True)).exp().sum(-1).log(),
+    ),
+    Identity(
+        name="scaled_dot_product_attention is softmax(Q K^T / sqrt(d)) V",
+        left=F.scaled_dot_product_attention,
+        right=attention,
+        wrong=lambda q, k, v: attention(q, k, v, scale=q.shape[-1] ** -1),
+        **ATTENTION,
+    ),
+    Identity(
+        name="causal attention is the same with -inf above the diagonal",
+        left=lambda q, k, v: F.scaled_dot_product_attention(q, k, v, is_causal=True),
+        right=lambda q, k, v: attention(q, k, v, causal=True),
+        wrong=attention,
+        **ATTENTION,
+    ),
+    Identity(
+        name="layer norm by hand",
+        left=lambda x, w, b: F.layer_norm(x, x.shape[-1:], w, b),
+        right=layer_norm,
+        wrong=lambda x, w, b: layer_norm(x, w, b, unbiased=True),
+        shapes=lambda n: [(3, n), (n,), (n,)],
+    ),
+    Identity(
+        name="RMS norm over shards, the sum of squares all-reduced",
+        left=lambda x: F.rms_norm(x, x.shape[-1:], eps=1e-6),
+        right=rms_norm_over_shards,
+        wrong=lambda x: rms_norm_over_shards(x, own_count=True),
+    ),
+    Identity(
+        name="group norm of one group is layer norm",
+        left=lambda x: F.group_norm(x, 1),
+        right=lambda x: F.layer_norm(x, x.shape[1:]),
+        wrong=lambda x: F.layer_norm(x, x.shape[1:], eps=1e-4),
+    ),
+    Identity(
+        name="the variance is the mean square less the squared mean",
+        left=lambda x: x.var(-1, correction=0),
+        right=lambda x: x.square().mean(-1) - x.mean(-1).square(),
+        wrong=lambda x: x.square().mean(-1) - x.mean(-1),
+    ),
+    Identity(
+        name="a norm is the norm of the norms of any parts",
+        left=whole_norm,
+        right=norm_of_norms,
+        wrong=lambda *parts: norm_of_norms(*parts[:2]),
+        **PARTS,
+    ),
+    Identity(
+        name="clipping by the norm of norms",
+        left=lambda *parts: clipped(*parts, norm=whole_norm(*parts)),
+        right=lambda *parts: clipped(*parts, norm=norm_of_norms(*parts)),
+        wrong=lambda *parts: clipped(*parts, norm=norm_of_norms(*parts[:2])),
+        **PARTS,
+    ),
+    Identity(
+        name="silu is x * sigmoid(x)",
+        left=F.silu,
+        right=lambda x: x * torch.sigmoid(x),
+        wrong=lambda x: x * torch.sigmoid(1.1 * x),
+    ),
+    Identity(
+        name="sigmoid is 1 / (1 + exp(-x)) and (1 + tanh(x / 2)) / 2",
+        left=lambda x: torch.sigmoid(x) * 2,
+        right=lambda x: 1 / (1 + torch.exp(-x)) + (1 + torch.tanh(x / 2)) / 2,
+        wrong=lambda x: 1 / (1 + torch.exp(x)) + (1 + torch.tanh(x / 2)) / 2,
+    ),
+    Identity(
+        name="sigmoid(-x) is 1 - sigmoid(x), and tanh is odd",
+        left=lambda x: torch.sigmoid(-x) + torch.tanh(-x),
+        right=lambda x: 1 - torch.sigmoid(x) - torch.tanh(x),
+        wrong=lambda x: 1 - torch.sigmoid(x) + torch.tanh(x),
+    ),
+    Identity(
+        name="softplus is log(1 + exp(x)), and logsigmoid(x) is -softplus(-x)",
+        left=lambda x: F.softplus(x) - F.logsigmoid(-x),
+        right=lambda x: 2 * torch.log1p(torch.exp(x)),
+        wrong=lambda x: 2 * torch.log1p(torch.exp(-x)),
+    ),
+    Identity(
+        name="log(exp(x)) is x",
+        left=lambda x: x.exp().log(),
+        right=lambda x: x * 1,
+        wrong=lambda x: (2 * x.exp()).log(),
+    ),
+    Identity(
+        name="exp(log(x)) is x",
+        left=lambda x: x.log().exp(),
+        right=lambda x: x * 1,
+        wrong=lambda x: x.log().exp() + 1,
+        positive=True,
+    ),
+    Identity(
+        name="exp(-x) exp(x) is 1",
+        left=lambda x: torch.exp(-x) * torch.exp(x),
+        right=lambda x: 0 * x + 1,
+        wrong=lambda x: 0 * x + 2,
+    ),
+    Identity(
+        name="tanh(0), erf(0) and sin(0) are 0, and cos(0) is 1",
+        left=lambda x: torch.tanh(0 * x) + torch.erf(x - x) + torch.sin(0 * x) + torch.cos(0 * x),
+        right=lambda x: torch.ones_like(x) * (1 + 0 * x) + x - x,
+        wrong=lambda x: torch.ones_like(x) * (2 + 0 * x) + x - x,
+    ),
+    Identity(
+        name="cos is even, sin and erf are odd",
+        left=lambda x: torch.cos(-x) + torch.sin(-x) + torch.erf(-x),
+        right=lambda x: torch.cos(x) - torch.sin(x) - torch.erf(x),
+        wrong=lambda x: torch.cos(x) + torch.sin(x) - torch.erf(x),
+    ),
+    Identity(
+        name="rsqrt is 1 / sqrt, and sqrt is x**0.5",
+        left=lambda x: torch.rsqrt(x) + x.sqrt(),
+        right=lambda x: 1 / torch.sqrt(x) + x**0.5,
+        wrong=lambda x: 1 / torch.sqrt(x) + (2 * x) ** 0.5,
+        positive=True,
+    ),
+    Identity(
+        name="x**-0.5 is rsqrt, and x**1.5 is x sqrt(x), forward",
+        left=lambda x: x**1.5 + x**-0.5,
+        right=lambda x: x * torch.sqrt(x) + torch.rsqrt(x),
+        wrong=lambda x: x * torch.sqrt(x) + torch.rsqrt(2 * x),
+        positive=True,
+        backward=False,
+    ),
+    Identity(
+        name="sqrt(x)**2 is x, through views, stack and cat",
+        left=lambda x: torch.cat([torch.stack([x.sqrt().T, x.sqrt().mT])[0].square(), x.sqrt().T.reshape(-1, 3) ** 2]),
+        right=lambda x: torch.cat([x.T, x.T]),
+        wrong=lambda x: torch.cat([x.T, 2 * x.T]),
+        positive=True,
+    ),
+    Identity(
+        name="relu is clamp(x, min=0) and maximum(x, 0), forward",
+        backward=False,
+        left=lambda x: 2 * F.relu(x),
+        right=lambda x: torch.clamp(x, min=0) + torch.maximum(x, torch.zeros(())),
+        wrong=lambda x: torch.clamp(x, min=0) + torch.maximum(x, torch.ones(())),
+    ),
+    Identity(
+        name="a constant is the same as a scalar, in float32 and in float64",
+        left=lambda x: x * 0.1 + x * 0.1,
+        right=lambda x: x * torch.tensor(0.1) + x / torch.tensor(10.0, dtype=torch.float64),
+        wrong=lambda x: x * torch.tensor(0.1) + x * torch.tensor(0.101, dtype=torch.float64),
+        places=6,
+    ),
+    Identity(
+        name="d**-0.5 is 1 / math.sqrt(d)",
+        left=lambda x: x * x.shape[-1] ** -0.5,
+        right=lambda x: x * (1 / math.sqrt(x.shape[-1])) * 2 - x / math.sqrt(x.shape[-1]),
+        wrong=lambda x: x / x.shape[-1],
+    ),
+    Identity(
+        name="integer powers are products",
+        left=lambda x: x**3 + x**2,
+        right=lambda x: x * x * x + x.square(),
+        wrong=lambda x: x * x * x + x,
+    ),
+]
+
+NOT_PROMISED = [
+    Identity(
+        name="softmax(x + c) = softmax(x)",
+        left=lambda x: (x + x[:, :1]).softmax(-1),
+        right=lambda x: x.softmax(-1),
+    ),
+    Identity(
+        name="softmax without the maximum subtracted",
+        left=lambda x: softmax_over_shards(x, shift=False),
+        right=lambda x: x.softmax(-1),
+    ),
+    Identity(
+        name="the gradient of logsumexp is the softmax",
+        left=lambda x: x.logsumexp(-1),
+        right=lambda x: (x - x.detach().amax(-1, keepdim=True)).exp().sum(-1).log() + x.detach().amax(-1),
+        backward=False,
+    ),
+    Identity(
+        name="the gradient of relu is that of clamp(x, min=0)",
+        left=F.relu,
+        right=lambda x: torch.clamp(x, min=0),
+        backward=False,
+    ),
+    Identity(
+        name="the gradient of x**1.5 is that of x sqrt(x)",
+        left=lambda x: x**1.5,
+        right=lambda x: x * x.sqrt(),
+        positive=True,
+        backward=False,
+    ),
+    Identity(
+        name="x / sqrt(x) = sqrt(x)",
+        left=lambda x: x / x.sqrt(),
+        right=torch.sqrt,
+        positive=True,
+    ),
+    Identity(
+        name="exp(a + b) = exp(a) exp(b)",
+        left=lambda a, b: (a + b).exp(),
+        right=lambda a, b: a.exp() * b.exp(),
+        shapes=lambda n: [(3, n), (3, n)],
+    ),
+    Identity(
+        name="log(a b) = log(a) + log(b)",
+        left=lambda a, b: (a * b).log(),
+        right=lambda a, b: a.log() + b.log(),
+        shapes=lambda n: [(3, n), (3, n)],
+        positive=True,
+    ),
+    Identity(
+        name="the logarithm of a softmax is the log-softmax",
+        left=lambda x: x.softmax(-1).log(),
+        right=lambda x: x.log_softmax(-1),
+    ),
+    Identity(
+        name="sqrt(a b) = sqrt(a) sqrt(b)",
+        left=lambda a, b: (a * b).sqrt(),
+        right=lambda a, b: a.sqrt() * b.sqrt(),
+        shapes=lambda n: [(3, n), (3, n)],
+        positive=True,
+    ),
+    Identity(
+        name="sqrt(x**2) = |x|",
+        left=lambda x: x.square().sqrt(),
+        right=lambda x: x.abs(),
+    ),
+    Identity(
+        name="where(x > 0, x, 0) = relu(x)",
+        left=lambda x: torch.where(x > 0, x, 0.0),
+        right=F.relu,
+    ),
+    Identity(
+        name="relu(x) - relu(-x) = x",
+        left=lambda x: F.relu(x) - F.relu(-x),
+        right=lambda x: x * 1,
+    ),
+    Identity(
+        name="relu(c x) = c relu(x) for c > 0",
+        left=lambda x: F.relu(2 * x),
+        right=lambda x: 2 * F.relu(x),
+    ),
+    Identity(
+        name="max(x) = -min(-x)",
+        left=lambda x: x.amax(-1),
+        right=lambda x: -(-x).amin(-1),
+    ),
+    Identity(
+        name="sin(x)**2 + cos(x)**2 = 1",
+        left=lambda x: x.sin() ** 2 + x.cos() ** 2,
+        right=lambda x: x * 0 + 1,
+    ),
+    Identity(
+        name="gelu(x) = x (1 + erf(x / sqrt(2))) / 2",
+        left=F.gelu,
+        right=lambda x: x * (1 + torch.erf(x / math.sqrt(2))) / 2,
+    ),
+    Identity(
+        name="tanh(x) = (exp(x) - exp(-x)) / (exp(x) + exp(-x))",
+        left=torch.tanh,
+        right=lambda x: (x.exp() - (-x).exp()) / (x.exp() + (-x).exp()),
+    ),
+]
+
+
+@pytest.mark.parametrize("identity", HOLD, ids=lambda identity: identity.name)
+@settings(max_examples=4, deadline=None, derandomize=True)
+@given(n=st.integers(4, 9), seed=st.integers(0, 1000))
+def test_identities_that_hold(identity, n, seed):
+    inputs = inputs_of(identity, n, seed)
+    functions = (identity.left, identity.right, identity.wrong)
+    left, right, wrong = (forward_and_backward(f, inputs, seed=seed) for f in functions)
+    if identity.backward:
+        assert same(left, right)
+    assert torch.equal(left[0], right[0])
+    assert not same(left, wrong)
+    assert_close_in_float64(identity, inputs)
+
+
+@pytest.mark.parametrize("identity", NOT_PROMISED, ids=lambda identity: identity.name)
+def test_identities_that_are_not_promised_do_differ(identity):
+    inputs = inputs_of(identity, 6, seed=3)
+    left, right = (forward_and_backward(f, inputs, seed=3) for f in (identity.left, identity.right))
+    differing = 0 if identity.backward else -1
+    assert not torch.equal(left[differing], right[differing])
+    if not identity.backward:
+        assert torch.equal(left[0], right[0])
+    assert_close_in_float64(identity, inputs)
+
+
+def assert_close_in_float64(identity, inputs):
+    """The identity is one of real numbers: both sides are close where they are computed in float64."""
+    for a, b in zip(*(forward_and_backward(f, inputs) for f in (identity.left, identity.right)), strict=True):
+        torch.testing.assert_close(a, b, atol=10.0**-identity.places, rtol=10.0**-identity.places)
+
+
+@settings(max_examples=10, deadline=None, derandomize=True)
+@given(cuts=st.lists(st.integers(0, 24), max_size=5), seed=st.integers(0, 1000))
+def test_the_norm_of_any_split_of_the_parameters_and_clipping_with_it(cuts, seed):
+    generator = torch.Generator().manual_seed(seed)
+    gradient = torch.randn(24, generator=generator, dtype=torch.float64)
+    edges = [0, *sorted(cuts), 24]
+    with ExactArithmetic(seed=seed, prime=PRIME) as exact:
+        whole = gradient.clone().requires_grad_()
+        parts = [whole[a:b] for a, b in zip(edges, edges[1:], strict=False)]
+        norm = torch.stack([part.norm() for part in parts]).norm()
+        expected = clipped(whole, norm=whole.norm())
+        assert torch.equal(exact.digits(clipped(*parts, norm=norm)), exact.digits(expected))
+        bare = torch.stack([part.norm() for part in parts]).sum()  # the planted bug: a sum of norms
+        if len([part for part in parts if part.numel()]) > 1:
+            assert not torch.equal(exact.digits(clipped(*parts, norm=bare)), exact.digits(expected))
+
+
+def test_the_document_lists_every_identity_that_holds_and_every_one_that_is_not_promised():
+    text = DOCS.read_text(encoding="utf-8")
+    holding, not_promised = text.split("## Identities that hold")[1].split("## Identities that are not promised")
+    not_promised = not_promised.split("\n## ")[0]
+    listed = [{line[2:].strip().strip("`") for line in part.splitlines() if line.startswith("- ")} for part in (holding, not_promised)]
+    assert listed[0] == {identity.name for identity in HOLD}
+    assert listed[1] == {identity.name for identity in NOT_PROMISED}

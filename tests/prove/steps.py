@@ -1,0 +1,97 @@
+"""A small step, and shardings of it: one right, each other with one bug planted. Importable by spawned ranks."""
+
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from torch import nn
+from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
+
+from shardproof.prove.step import Step
+
+
+class MLP(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.up = nn.Linear(6, 8)
+        self.down = nn.Linear(8, 4)
+
+    def forward(self, x):
+        return self.down(F.gelu(self.up(x)))
+
+
+def make_batch():
+    generator = torch.Generator().manual_seed(0)
+    return torch.randn(5, 6, generator=generator), torch.randn(5, 4, generator=generator)
+
+
+def make_step(**changes):
+    settings = {
+        "model": MLP,
+        "batch": make_batch(),
+        "loss": F.mse_loss,
+        "optimizer": lambda parameters: torch.optim.SGD(parameters, lr=0.1),
+        "steps": 1,
+    }
+    return Step(**(settings | changes))
+
+
+step = make_step()
+
+
+def parallelize(model, mesh):
+    return parallelize_module(model, mesh, {"up": ColwiseParallel(), "down": RowwiseParallel()})
+
+
+class MegatronMLP(nn.Module):
+    """Column then row by hand, with the parameters' own names; `bug` plants one."""
+
+    def __init__(self, model, rank, size, bug):
+        super().__init__()
+        self.up, self.down, self.bug, self.size = model.up, model.down, bug, size
+        width = 8 // size
+        at = (rank + 1) % size if bug == "swapped shards" else rank
+        own = slice(at * width, (at + 1) * width)
+        place = slice(rank * width, (rank + 1) * width)
+        self.up.weight = nn.Parameter(model.up.weight.detach()[place].clone())
+        self.up.bias = nn.Parameter(model.up.bias.detach()[place].clone())
+        self.down.weight = nn.Parameter(model.down.weight.detach()[:, own].clone())
+
+    def forward(self, x):
+        x = x if self.bug == "no backward all-reduce" else AllReduceBackward.apply(x)
+        h = F.gelu(F.linear(x, self.up.weight, self.up.bias))
+        if self.bug == "bias inside":
+            return AllReduceForward.apply(F.linear(h, self.down.weight, self.down.bias))
+        partial = F.linear(h, self.down.weight)
+        reduced = partial if self.bug == "no all-reduce" else AllReduceForward.apply(partial)
+        return reduced + self.down.bias
+
+
+class AllReduceForward(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x):
+        x = x.clone()
+        dist.all_reduce(x)
+        return x
+
+    @staticmethod
+    def backward(ctx, grad):
+        return grad
+
+
+class AllReduceBackward(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x):
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx, grad):
+        grad = grad.clone()
+        dist.all_reduce(grad)
+        return grad
+
+
+def megatron(bug):
+    def shard(model, mesh):
+        return MegatronMLP(model, mesh.get_local_rank(), mesh.size(), bug)
+
+    return shard
