@@ -1,13 +1,14 @@
 """Identities: ways of writing one function that exact arithmetic takes for one, and ways that it does not promise.
 
-Every identity is checked forward and backward through autograd, from several seeds and shapes, with a planted bug beside
-it that must be seen. One that is not promised must really differ, though float64 takes both for one: so that the list in
-docs/exact.md stays honest. The names here are the names there.
+Every identity is checked forward and backward through autograd, from several seeds and shapes, with a planted bug
+beside it that must be seen. One that is not promised must really differ, though float64 takes both for one: so that the
+list in docs/exact.md stays honest. The names here are the names there.
 """
 
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -86,7 +87,7 @@ def cross_entropy_over_shards(x, shards=2, *, own_maximum=False):
     for part in parts:
         shifted = part - (part.detach().amax(-1) if own_maximum else largest)[:, None]
         total = total + shifted.exp().sum(-1)
-        here = (LABELS >= start) & (LABELS < start + part.shape[-1])
+        here = (start <= LABELS) & (start + part.shape[-1] > LABELS)
         index = (LABELS - start).clamp(0, part.shape[-1] - 1)
         picked = picked + torch.where(here, shifted.gather(-1, index[:, None])[:, 0], 0.0)
         start += part.shape[-1]
@@ -474,7 +475,7 @@ def test_the_norm_of_any_split_of_the_parameters_and_clipping_with_it(cuts, seed
     edges = [0, *sorted(cuts), 24]
     with ExactArithmetic(seed=seed, prime=PRIME) as exact:
         whole = gradient.clone().requires_grad_()
-        parts = [whole[a:b] for a, b in zip(edges, edges[1:], strict=False)]
+        parts = [whole[a:b] for a, b in pairwise(edges)]
         norm = torch.stack([part.norm() for part in parts]).norm()
         expected = clipped(whole, norm=whole.norm())
         assert torch.equal(exact.digits(clipped(*parts, norm=norm)), exact.digits(expected))
@@ -487,6 +488,7 @@ def test_the_document_lists_every_identity_that_holds_and_every_one_that_is_not_
     text = DOCS.read_text(encoding="utf-8")
     holding, not_promised = text.split("## Identities that hold")[1].split("## Identities that are not promised")
     not_promised = not_promised.split("\n## ")[0]
-    listed = [{line[2:].strip().strip("`") for line in part.splitlines() if line.startswith("- ")} for part in (holding, not_promised)]
+    lines = [[line for line in part.splitlines() if line.startswith("- ")] for part in (holding, not_promised)]
+    listed = [{line[2:].strip("`") for line in part} for part in lines]
     assert listed[0] == {identity.name for identity in HOLD}
     assert listed[1] == {identity.name for identity in NOT_PROMISED}

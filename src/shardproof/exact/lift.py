@@ -133,9 +133,10 @@ class Lift:
             else:
                 rooted[i] = False
         if values.size <= _FEW:
-            for i in range(values.size):
-                generic = not (meant.simple[i] or rooted[i])
-                quotients[i] = self._snapped(float(values[i]), int(quotients[i]), bits, generic=generic)
+            generic = ~(meant.simple | rooted)
+            for position, value in enumerate(values.tolist()):
+                found = int(quotients[position])
+                quotients[position] = self._snapped(value, found, bits, generic=bool(generic[position]))
         return quotients
 
     def root(self, number: Fraction) -> int | None:
@@ -226,7 +227,7 @@ class _Meant:
 
 
 def _short_decimals(values: Floats, bits: int) -> tuple[Floats, Floats, Flags]:
-    """Quotients m / 10**k of three decimal digits within half an ulp, where there are any: float32's 1e-8 is 1/10**8."""
+    """Quotients m / 10**k of three decimal digits within half an ulp, if there are any: float32's 1e-8 is 1/10**8."""
     size = np.abs(values)
     usable = (size > 1e-19) & (size < 1e3)
     exponents = np.floor(np.log10(np.where(usable, size, 1.0)))
