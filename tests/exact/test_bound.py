@@ -92,6 +92,24 @@ def test_what_is_chosen_by_comparing_owes_to_all_that_was_compared():
         assert exact.bound(w * 2).per_trial == plain
 
 
+def test_a_product_of_different_elements_has_the_gates_of_all():
+    w = torch.randn(5, requires_grad=True)
+    with ExactArithmetic(seed=1) as exact:
+        five = F.gelu(w).prod()
+        by_hand = F.gelu(w[0]) * F.gelu(w[1]) * F.gelu(w[2]) * F.gelu(w[3]) * F.gelu(w[4])
+        assert exact.bound(five).per_trial == exact.bound(by_hand).per_trial
+        assert exact.bound(five).per_trial > exact.bound(F.gelu(w) ** 5).per_trial
+
+
+def test_a_count_of_nonzero_elements_owes_to_the_comparisons_with_zero():
+    w = torch.randn(5, requires_grad=True)
+    with ExactArithmetic(seed=1) as exact:
+        for counted in (torch.linalg.vector_norm(w, 0), torch.heaviside(w, torch.tensor(0.5)), (w != 0).sum() * w):
+            assert exact.bound(counted).probability is None
+    with ExactArithmetic(seed=1, record_selections=True) as exact:
+        assert exact.bound(torch.linalg.vector_norm(w, 0)).per_trial > 0
+
+
 def test_what_is_chosen_has_no_bound_where_what_was_compared_is_not_recorded():
     w = torch.randn(4, 6, requires_grad=True)
     bounds = []

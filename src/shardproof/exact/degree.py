@@ -147,6 +147,10 @@ class Degree:
         """Of x**exponent, exponent > 0."""
         return _checked(replace(self, over=self.over * exponent, under=self.under * exponent))
 
+    def product_of(self, count: int) -> Degree:
+        """Of a product of `count` different elements like this one, count > 0."""
+        return _checked(replace(self.power(count), gates=count * self.gates, orders=count * self.orders))
+
     # Oracles ---------------------------------------------------------------------------------------------------------
 
     def oracle(self) -> Degree:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from shardproof.exact.arithmetic import Residue
+from shardproof.exact.degree import CONSTANT
 from shardproof.exact.errors import UnsupportedOpError
 from shardproof.exact.lift import is_symbol
 from shardproof.exact.registry import formula
@@ -134,6 +135,8 @@ def by_limit(x: Residue, limits: Residue, function: Callable[[Residue, float], R
     for value in values:
         found = function(x, value)
         result, degree = torch.where(limits.tensor == value, found.tensor, result), found.degree
+    if limits.degree != CONSTANT:  # then it is one oracle of two arguments
+        degree = (x.degree + limits.degree).oracle()
     return Residue(result, degree, x.of)
 
 
@@ -297,4 +300,5 @@ def rrelu_backward(
 def heaviside(m: Arithmetic, x: Residue, values: Residue) -> Residue:
     """A step oracle; `values` where x is 0."""
     step = x.oracle("heaviside")
-    return Residue(torch.where(x.tensor == 0, values.tensor, step.tensor), step.degree | values.degree, m)
+    degree = (step.degree | values.degree).chosen_by(x.degree.compared(2))
+    return Residue(torch.where(x.tensor == 0, values.tensor, step.tensor), degree, m)

@@ -132,7 +132,7 @@ def vector_norm(
     if order == 2:
         return x.square().sum(dims, keepdim=keepdim).sqrt()
     if order == 0:
-        return m.residue((x.tensor != 0).to(torch.float64)).sum(dims, keepdim=keepdim)
+        return m.residue((x.tensor != 0).to(torch.float64), x.degree.compared(2)).sum(dims, keepdim=keepdim)
     size = x.even_oracle("abs", at_zero=0)
     if isinf(order):
         return _largest(size, dims, keepdim=keepdim, least=order < 0)

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 def _times(degree: Degree, count: int) -> Degree:
-    return degree.power(max(count, 1))
+    return degree.product_of(max(count, 1))
 
 
 @formula("prod.default")
