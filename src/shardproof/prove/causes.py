@@ -5,7 +5,6 @@ Every relation is tested on all elements, in exact arithmetic: it holds to the l
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from fractions import Fraction
 from typing import TYPE_CHECKING
 
@@ -15,15 +14,9 @@ from torch import Tensor
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from shardproof.prove.alignment import Held
+
 _LARGEST_FACTOR = 64
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Held:
-    """What one rank holds of a tensor and what it should hold, as int64 residues of the same shape."""
-
-    actual: Tensor
-    expected: Tensor
 
 
 def explain(ranks: Mapping[int, Held], prime: int) -> str:

@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor
 
-from shardproof.prove.causes import Held, explain
-from shardproof.prove.layout import PADDING
-from shardproof.prove.records import ACTIVATIONS, OF_PARAMETERS, Key, Phase
+from shardproof.prove.causes import explain
+from shardproof.prove.records import ACTIVATIONS, Key, Phase
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Mapping
 
-    from shardproof.prove.layout import Layout
-    from shardproof.prove.records import Recorded, Records
+    from shardproof.prove.alignment import Aligned, Alignment, Held
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,123 +40,54 @@ class Outcome:
     informative: int = 0
 
 
-@dataclass(slots=True, kw_only=True)
-class Judge:
-    """Compares the ranks' records with the reference's, all of one exact run under one prime."""
-
-    reference: Records
-    ranks: Sequence[Records]
-    layout: Layout
-    prime: int
-    _vectors: dict[tuple[int, Phase, str], Tensor] = field(default_factory=dict)
-
-    def outcomes(self) -> dict[Key, Outcome]:
-        """For each tensor on either side, in the candidate's order; then what only the reference has."""
-        found: dict[Key, Outcome] = {}
-        for key in dict.fromkeys(key for records in self.ranks for key in records.missing):
-            if key not in self.reference.missing:
-                found[key] = Outcome(equal=False, cause="the parameter has a gradient on one device and none here")
-        for key in dict.fromkeys(key for records in self.ranks for key in records.tensors):
-            outcome = self._of(key)
-            if outcome is not None:
-                found[key] = outcome
-        for key in self.reference.tensors:
-            if key.phase in (Phase.LOSS, Phase.NORM) and key not in found:
-                found[key] = Outcome(equal=False, cause="the candidate does not compute it")
-        return found
-
-    def _of(self, key: Key) -> Outcome | None:
-        here = {rank: records.tensors[key] for rank, records in enumerate(self.ranks) if key in records.tensors}
-        if key.phase in OF_PARAMETERS:
-            return self._of_parameter(key, here)
-        expected = self.reference.tensors.get(key)
-        if expected is None:
-            return None if key.phase in ACTIVATIONS else Outcome(equal=False, cause="the reference has no such tensor")
-        if key.phase in ACTIVATIONS:
-            return self._of_activation(here, expected)
-        held = {rank: Held(actual=one.values, expected=expected.values) for rank, one in here.items()}
-        return self._outcome(held, [*here.values(), expected])
-
-    def _of_parameter(self, key: Key, here: Mapping[int, Recorded]) -> Outcome:
-        name, _, suffix = key.name.partition("/")
-        vector = self._vector(key.step, key.phase, suffix)
-        held = {}
-        for rank, recorded in here.items():
-            places = self.layout.places[name][rank]
-            kept = places != PADDING
-            expected = vector[places.clamp(min=0)]
-            if bool((expected[kept] == ABSENT).any()):
-                return Outcome(equal=False, cause="the parameter has a gradient here and none on one device")
-            held[rank] = Held(actual=torch.where(kept, recorded.values, 0), expected=torch.where(kept, expected, 0))
-        of_reference = [
-            self.reference.tensors[k]
-            for k in (Key(key.step, key.phase, f"{n}/{suffix}" if suffix else n) for n in self.layout.spans(name))
-            if k in self.reference.tensors
-        ]
-        return self._outcome(held, [*here.values(), *of_reference])
-
-    def _vector(self, step: int, phase: Phase, suffix: str) -> Tensor:
-        """The reference's tensors of one kind, laid out as the full state."""
-        if (step, phase, suffix) not in self._vectors:
-            found = {
-                name: self.reference.tensors.get(Key(step, phase, f"{name}/{suffix}" if suffix else name))
-                for name in self.layout.state.names
-            }
-            self._vectors[step, phase, suffix] = self.layout.state.flatten(
-                {name: recorded.values if recorded else None for name, recorded in found.items()}, absent=ABSENT
-            )
-        return self._vectors[step, phase, suffix]
-
-    def _of_activation(self, here: Mapping[int, Recorded], expected: Recorded) -> Outcome | None:
-        whole, parts = expected.values, [one.values for one in here.values()]
-        involved = [*here.values(), expected]
-        if all(part.shape == whole.shape for part in parts):
-            total = torch.stack(parts).sum(0)
-            if bool(((total - whole) % self.prime == 0).all()):
-                # Partial, reduced later or not: whoever uses it unreduced is the one that parts.
-                return self._outcome({0: Held(actual=whole, expected=whole)}, involved)
-            held = {rank: Held(actual=one.values, expected=whole) for rank, one in here.items()}
-            return self._outcome(held, involved)
-        for dim in range(whole.ndim):
-            if _fits(parts, whole, dim):
-                wanted = whole.split([part.shape[dim] for part in parts], dim)
-                held = {
-                    rank: Held(actual=one.values, expected=want)
-                    for (rank, one), want in zip(here.items(), wanted, strict=True)
-                }
-                return self._outcome(held, involved)
-        return None  # laid out in a way that only the candidate knows; its users will show what it was
-
-    def _outcome(self, held: Mapping[int, Held], involved: Sequence[Recorded]) -> Outcome:
-        void = any(one.void for one in involved)
-        chance = max(one.chance for one in involved)
-        misshapen = [one for one in held.values() if one.actual.shape != one.expected.shape]
-        if misshapen:
-            one = misshapen[0]
-            cause = f"of shape {tuple(one.actual.shape)} instead of {tuple(one.expected.shape)}"
-            return Outcome(equal=False, void=void, chance=chance, cause=cause, ranks=tuple(held))
-        differing = {rank: int((one.actual != one.expected).sum()) for rank, one in held.items()}
-        wrong = tuple(rank for rank, count in differing.items() if count)
-        return Outcome(
-            equal=not wrong,
-            void=void,
-            chance=chance,
-            cause=explain(held, self.prime) if wrong else "",
-            ranks=wrong,
-            differing=sum(differing.values()),
-            elements=sum(one.expected.numel() for one in held.values()),
-            informative=sum(int(one.expected.count_nonzero()) for one in held.values()),
-        )
+def judge(alignment: Alignment, prime: int) -> dict[Key, Outcome]:
+    """Outcomes of one exact run, for each tensor on either side, in the candidate's order."""
+    reference, ranks = alignment.reference, alignment.ranks
+    found: dict[Key, Outcome] = {}
+    for key in dict.fromkeys(key for records in ranks for key in records.missing):
+        if key not in reference.missing:
+            found[key] = Outcome(equal=False, cause="the parameter has a gradient on one device and none here")
+    for key in dict.fromkeys(key for records in ranks for key in records.tensors):
+        aligned = alignment.of(key)
+        if aligned is not None:
+            found[key] = _outcome(aligned, prime, partial_allowed=key.phase in ACTIVATIONS)
+    for key in reference.tensors:
+        if key.phase in (Phase.LOSS, Phase.NORM) and key not in found:
+            found[key] = Outcome(equal=False, cause="the candidate does not compute it")
+    return found
 
 
-# No residue: representatives have at most 23 bits.
-ABSENT = 1 << 40
-
-
-def _fits(parts: list[Tensor], whole: Tensor, dim: int) -> bool:
-    rest = [(*part.shape[:dim], *part.shape[dim + 1 :]) for part in parts if part.ndim == whole.ndim]
-    return (
-        len(rest) == len(parts)
-        and all(shape == (*whole.shape[:dim], *whole.shape[dim + 1 :]) for shape in rest)
-        and sum(part.shape[dim] for part in parts) == whole.shape[dim]
+def _outcome(aligned: Aligned, prime: int, *, partial_allowed: bool) -> Outcome:
+    if aligned.fault:
+        return Outcome(equal=False, cause=aligned.fault)
+    void = any(one.void for one in aligned.involved)
+    chance = max(one.chance for one in aligned.involved)
+    held = aligned.held
+    misshapen = next((one for one in held.values() if one.actual.shape != one.expected.shape), None)
+    if misshapen is not None:
+        cause = f"of shape {tuple(misshapen.actual.shape)} instead of {tuple(misshapen.expected.shape)}"
+        return Outcome(equal=False, void=void, chance=chance, cause=cause, ranks=tuple(held))
+    differing = {rank: int((one.actual != one.expected).sum()) for rank, one in held.items()}
+    if partial_allowed and any(differing.values()) and _is_partial(held, prime):
+        # Reduced later or not: whoever uses it unreduced is the one that parts.
+        differing = dict.fromkeys(differing, 0)
+    wrong = tuple(rank for rank, count in differing.items() if count)
+    return Outcome(
+        equal=not wrong,
+        void=void,
+        chance=chance,
+        cause=explain(held, prime) if wrong else "",
+        ranks=wrong,
+        differing=sum(differing.values()),
+        elements=sum(one.expected.numel() for one in held.values()),
+        informative=sum(int(one.expected.count_nonzero()) for one in held.values()),
     )
+
+
+def _is_partial(held: Mapping[int, Held], prime: int) -> bool:
+    """Whether the ranks hold values of the whole's shape whose sum it is."""
+    first = next(iter(held.values())).expected
+    if not all(one.expected is first for one in held.values()):
+        return False
+    total = torch.stack([one.actual for one in held.values()]).sum(0)
+    return bool(((total - first) % prime == 0).all())

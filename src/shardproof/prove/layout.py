@@ -40,12 +40,12 @@ class FullState:
     def length(self) -> int:
         return self.starts[-1]
 
-    def flatten(self, tensors: Mapping[str, Tensor | None], *, absent: int = 0) -> Tensor:
-        """Tensors of the parameters' shapes as one vector; `absent` where one is missing."""
+    def flatten(self, tensors: Mapping[str, Tensor | None]) -> Tensor:
+        """Tensors of the parameters' shapes as one vector; zeros where one is missing."""
         parts = []
         for name, (start, stop) in zip(self.names, pairwise(self.starts), strict=True):
             tensor = tensors.get(name)
-            parts.append(torch.full((stop - start,), absent) if tensor is None else tensor.reshape(-1))
+            parts.append(torch.zeros(stop - start, dtype=torch.int64) if tensor is None else tensor.reshape(-1))
         return torch.cat(parts)
 
     def span(self, name: str) -> slice:

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 
 from shardproof.errors import CannotRunError
 from shardproof.exact import ExactArithmetic
+from shardproof.prove.alignment import Alignment
 from shardproof.prove.findings import Finding, Proof, Verdict
-from shardproof.prove.judge import Judge
+from shardproof.prove.judge import judge
 from shardproof.prove.layout import find_layout
 from shardproof.prove.records import ACTIVATIONS
 from shardproof.prove.roots import mark_roots
@@ -54,12 +55,10 @@ def prove(step: Step, *, parallelize: Parallelize, devices: int, trials: int = 3
         {name: {rank: side.parameters[name] for rank, side in enumerate(ranks)} for name in ranks[0].parameters},
     )
     outcomes = [
-        Judge(
-            reference=reference.trials[trial],
-            ranks=[side.trials[trial] for side in ranks],
-            layout=layout,
-            prime=context.prime,
-        ).outcomes()
+        judge(
+            Alignment(reference=reference.trials[trial], ranks=[side.trials[trial] for side in ranks], layout=layout),
+            context.prime,
+        )
         for trial, context in enumerate(contexts)
     ]
     return Proof(

@@ -1,0 +1,123 @@
+"""Alignment: beside what each rank holds of a tensor, what the reference says it should hold."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from shardproof.prove.layout import PADDING
+from shardproof.prove.records import ACTIVATIONS, OF_PARAMETERS, Key, Phase
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from shardproof.prove.layout import Layout
+    from shardproof.prove.records import Recorded, Records
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Held:
+    """What one rank holds of a tensor and what it should hold: the same shape, unless the rank's is wrong."""
+
+    actual: Tensor
+    expected: Tensor
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Aligned:
+    """One tensor on all ranks.
+
+    Attributes:
+        held: by rank; empty where `fault` says why nothing can be laid side by side.
+        involved: the records that it came from, of either side.
+        fault: what is wrong, if it is not about values.
+    """
+
+    held: Mapping[int, Held]
+    involved: Sequence[Recorded]
+    fault: str = ""
+
+
+@dataclass(slots=True, kw_only=True)
+class Alignment:
+    """The records of a reference and of the ranks of a candidate, of one run."""
+
+    reference: Records
+    ranks: Sequence[Records]
+    layout: Layout
+    _vectors: dict[tuple[int, Phase, str], tuple[Tensor, Tensor]] = field(default_factory=dict)
+
+    def of(self, key: Key) -> Aligned | None:
+        """The tensor, side by side; None for an activation laid out in a way that only the candidate knows."""
+        here = {rank: records.tensors[key] for rank, records in enumerate(self.ranks) if key in records.tensors}
+        if key.phase in OF_PARAMETERS:
+            return self._of_parameter(key, here)
+        expected = self.reference.tensors.get(key)
+        if expected is None:
+            if key.phase in ACTIVATIONS:
+                return None
+            return Aligned(held={}, involved=[], fault="the reference has no such tensor")
+        involved = [*here.values(), expected]
+        if key.phase in ACTIVATIONS:
+            held = _align_activation({rank: one.values for rank, one in here.items()}, expected.values)
+            return None if held is None else Aligned(held=held, involved=involved)
+        return Aligned(
+            held={rank: Held(actual=one.values, expected=expected.values) for rank, one in here.items()},
+            involved=involved,
+        )
+
+    def _of_parameter(self, key: Key, here: Mapping[int, Recorded]) -> Aligned:
+        name, _, suffix = key.name.partition("/")
+        vector, present = self._vector(key.step, key.phase, suffix)
+        held = {}
+        for rank, recorded in here.items():
+            places = self.layout.places[name][rank]
+            kept = places != PADDING
+            at = places.clamp(min=0)
+            if not bool((present[at] | ~kept).all()):
+                fault = "the parameter has a gradient here and none on one device"
+                return Aligned(held={}, involved=[], fault=fault)
+            held[rank] = Held(actual=torch.where(kept, recorded.values, 0), expected=torch.where(kept, vector[at], 0))
+        whole = [self._reference_key(key.step, key.phase, part, suffix) for part in self.layout.spans(name)]
+        of_reference = [self.reference.tensors[one] for one in whole if one in self.reference.tensors]
+        return Aligned(held=held, involved=[*here.values(), *of_reference])
+
+    def _vector(self, step: int, phase: Phase, suffix: str) -> tuple[Tensor, Tensor]:
+        """The reference's tensors of one kind, laid out as the full state, and which elements there are."""
+        if (step, phase, suffix) not in self._vectors:
+            keys = {name: self._reference_key(step, phase, name, suffix) for name in self.layout.state.names}
+            found = {name: self.reference.tensors.get(key) for name, key in keys.items()}
+            values = {name: recorded.values if recorded else None for name, recorded in found.items()}
+            marks = {name: None if value is None else torch.ones_like(value) for name, value in values.items()}
+            state = self.layout.state
+            self._vectors[step, phase, suffix] = (state.flatten(values), state.flatten(marks).bool())
+        return self._vectors[step, phase, suffix]
+
+    @staticmethod
+    def _reference_key(step: int, phase: Phase, name: str, suffix: str) -> Key:
+        return Key(step, phase, f"{name}/{suffix}" if suffix else name)
+
+
+def _align_activation(parts: Mapping[int, Tensor], whole: Tensor) -> dict[int, Held] | None:
+    """Replicated, or the ranks' shards in order along one dim; None if neither fits the shapes."""
+    if all(part.shape == whole.shape for part in parts.values()):
+        return {rank: Held(actual=part, expected=whole) for rank, part in parts.items()}
+    for dim in range(whole.ndim):
+        if _fits(list(parts.values()), whole, dim):
+            wanted = whole.split([part.shape[dim] for part in parts.values()], dim)
+            return {
+                rank: Held(actual=part, expected=want) for (rank, part), want in zip(parts.items(), wanted, strict=True)
+            }
+    return None
+
+
+def _fits(parts: Sequence[Tensor], whole: Tensor, dim: int) -> bool:
+    rest = [(*part.shape[:dim], *part.shape[dim + 1 :]) for part in parts if part.ndim == whole.ndim]
+    return (
+        len(rest) == len(parts)
+        and all(shape == (*whole.shape[:dim], *whole.shape[dim + 1 :]) for shape in rest)
+        and sum(part.shape[dim] for part in parts) == whole.shape[dim]
+    )
