@@ -71,12 +71,10 @@ ORACLES = {
             nn.functional.interpolate.bicubic
             deg2rad full_like logspace.tensor_overload new_full rad2deg
         """,
-        # Rational, but with more digits than a float64 can show; tests/exact/rules has them in fractions.
-        "more digits than a float64 has": """
-            prod __rdiv__ masked.prod cumprod
-            linalg.inv linalg.inv_ex linalg.tensorinv linalg.solve linalg.solve_ex linalg.tensorsolve
-            linalg.det linalg.lu_factor linalg.lu_factor_ex lu_solve linalg.lu_solve lu
-        """,
+        # Rational: P, L and U multiply to the matrix, but the rows exchanged are not those that PyTorch would exchange.
+        "a factorization by other pivots": "lu linalg.lu linalg.lu_factor linalg.lu_factor_ex",
+        # Composites of inv and solve, of matrices whose determinants a float64 cannot show.
+        "more digits than a float64 has": "linalg.tensorinv linalg.tensorsolve",
     }.items()
     for name in names.split()
 }
@@ -89,3 +87,10 @@ UNWRITTEN = frozenset({"empty_like", "new_empty", "new_empty_strided"})
 
 # PyTorch checks values before it computes; a comparison of residues may then say no.
 VALUE_CHECKS = frozenset({"cov", "nn.functional.gaussian_nll_loss"})
+
+# Quotients of large determinants: given small whole numbers, so that a float64 can show the result.
+SMALL_NUMBERS = frozenset(
+    """
+    linalg.inv linalg.inv_ex linalg.solve linalg.solve_ex prod __rdiv__
+    """.split()
+)

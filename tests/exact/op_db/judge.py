@@ -9,10 +9,10 @@ from torch.utils._pytree import tree_map
 
 from shardproof.exact import ExactArithmetic, ExactArithmeticError
 from shardproof.exact.field import Field
-from tests.exact.op_db.categories import CASTS, ORACLES, SELECTIONS, UNWRITTEN, VALUE_CHECKS
+from tests.exact.op_db.categories import CASTS, ORACLES, SELECTIONS, SMALL_NUMBERS, UNWRITTEN, VALUE_CHECKS
 from tests.exact.op_db.rational import stands_for
 from tests.exact.op_db.run import Outcome, call, shapes_of
-from tests.exact.op_db.samples import Case, cases_of
+from tests.exact.op_db.samples import Case, cases_of, to_sixteenths, to_small
 
 PRIMES = (2097143, 2096807)
 _oracles = {}
@@ -50,7 +50,7 @@ class Wrong(Exception):
 def judge(op, *, most=3):
     """Run an op's samples at two primes and judge the results and gradients."""
     name = f"{op.name}.{op.variant_test_name}" if op.variant_test_name else op.name
-    cases = cases_of(op, most=most)
+    cases = cases_of(op, most=most, convert=to_small if name in SMALL_NUMBERS else to_sixteenths)
     how, backward, judged = "rational", False, 0
     for case in cases:
         try:

@@ -46,7 +46,15 @@ def _rounded(t):
     return torch.where((near == 0) & (t != 0), torch.sign(t) / 16, near)
 
 
-def cases_of(op, *, most):
+def to_small(t):
+    """Whole numbers from -3 to 3."""
+    if not is_floating(t) or t.is_complex() or t.layout != torch.strided or not t.numel():
+        return t
+    scaled = t.detach() / t.detach().abs().max().clamp(min=1e-9) * 3
+    return torch.where(scaled.round() == 0, torch.sign(scaled), scaled.round())
+
+
+def cases_of(op, *, most, convert=to_sixteenths):
     """Up to `most` samples of an op, spread over all that it has, less the large ones."""
     torch.manual_seed(0)
     found = []
@@ -60,8 +68,8 @@ def cases_of(op, *, most):
     steps = sorted({round(i * (len(found) - 1) / max(most - 1, 1)) for i in range(most)}) if found else []
     return [
         Case(
-            args=tree_map(to_sixteenths, (found[i][0].input, *found[i][0].args)),
-            kwargs=tree_map(to_sixteenths, found[i][0].kwargs),
+            args=tree_map(convert, (found[i][0].input, *found[i][0].args)),
+            kwargs=tree_map(convert, found[i][0].kwargs),
             process=found[i][0].output_process_fn_grad,
         )
         for i in steps

@@ -116,6 +116,23 @@ def lu_factor(
     return m.residue(lu, _solved(a)), pivots, _info(a.tensor)
 
 
+@formula("linalg_lu.default")
+def lu_parts(m: Arithmetic, a: Residue, *, pivot: bool = True) -> tuple[Residue, Residue, Residue]:
+    """P, L and U with A = P L U."""
+    factors, pivots, _ = lu_factor(m, a, pivot=pivot)
+    p, lower, upper = torch.lu_unpack(factors.tensor, pivots)
+    return m.residue(p), m.residue(lower, factors.degree), m.residue(upper, factors.degree)
+
+
+@formula("lu_unpack.default")
+def unpack(
+    m: Arithmetic, factors: Residue, pivots: Tensor, unpack_data: bool = True, unpack_pivots: bool = True
+) -> tuple[Residue, Residue, Residue]:
+    """P, L and U out of one tensor and the exchanges of rows."""
+    p, lower, upper = torch.lu_unpack(factors.tensor, pivots, unpack_data, unpack_pivots)
+    return m.residue(p), m.residue(lower, factors.degree), m.residue(upper, factors.degree)
+
+
 @formula("linalg_lu_solve.default")
 def lu_solve(
     m: Arithmetic, lu: Residue, pivots: Tensor, b: Residue, *, left: bool = True, adjoint: bool = False
@@ -154,7 +171,8 @@ def solve(
 @formula("_linalg_det.default")
 def determinant(m: Arithmetic, a: Residue) -> tuple[Residue, Residue, Tensor]:
     """The product of U's diagonal, its sign changed for each exchange of rows."""
-    lu, pivots = factorize(m, a.tensor)
+    # PyTorch factorizes A^T where A lies row by row, and autograd's formula takes that for granted.
+    lu, pivots = factorize(m, a.tensor.mT if a.tensor.is_contiguous() else a.tensor)
     places = torch.arange(1, pivots.shape[-1] + 1, device=pivots.device)
     exchanges = (pivots != places).sum(-1, keepdim=True)
     diagonal = torch.cat((lu.diagonal(dim1=-2, dim2=-1), (1 - 2 * (exchanges % 2)).to(torch.float64)), -1)

@@ -1,0 +1,157 @@
+"""Matrix products and linear systems against Python's fractions."""
+
+from fractions import Fraction
+from itertools import permutations
+
+import pytest
+import torch
+
+from tests.exact.rules.integers import Z, check, mode, nested, sixteenths
+
+
+def leaf(start, *shape):
+    numbers = sixteenths(torch.Size(shape).numel(), start)
+    x = torch.tensor([float(n) for n in numbers], dtype=torch.float64).reshape(shape).requires_grad_()
+    return x, nested(numbers, *shape)
+
+
+def times(a, b):
+    return [[sum(x * y for x, y in zip(row, column, strict=True)) for column in zip(*b, strict=True)] for row in a]
+
+
+def swapped(a):
+    return [list(column) for column in zip(*a, strict=True)]
+
+
+def inverted(a):
+    """Gauss and Jordan in fractions."""
+    n = len(a)
+    rows = [list(row) + [Fraction(i == j) for j in range(n)] for i, row in enumerate(a)]
+    for k in range(n):
+        pivot = next(i for i in range(k, n) if rows[i][k] != 0)
+        rows[k], rows[pivot] = rows[pivot], rows[k]
+        rows[k] = [x / rows[k][k] for x in rows[k]]
+        for i in range(n):
+            if i != k:
+                rows[i] = [x - rows[i][k] * y for x, y in zip(rows[i], rows[k], strict=True)]
+    return [row[n:] for row in rows]
+
+
+def determinant(a):
+    """Leibniz's sum over permutations."""
+    total = Fraction(0)
+    for order in permutations(range(len(a))):
+        sign = (-1) ** sum(order[i] > order[j] for i in range(len(a)) for j in range(i + 1, len(a)))
+        term = Fraction(sign)
+        for i, j in enumerate(order):
+            term *= a[i][j]
+        total += term
+    return total
+
+
+PRODUCTS = {
+    "mm": (lambda a, b, c: a @ b, lambda a, b, c: times(a, b)),
+    "linear": (lambda a, b, c: torch.nn.functional.linear(a, b.t()), lambda a, b, c: times(a, b)),
+    "addmm": (
+        lambda a, b, c: torch.addmm(c, a, b, beta=0.5, alpha=2),
+        lambda a, b, c: [[z / 2 + 2 * x for z, x in zip(p, q, strict=True)] for p, q in zip(c, times(a, b), strict=True)],
+    ),
+    "mv": (lambda a, b, c: a @ b[:, 0], lambda a, b, c: [row[0] for row in times(a, b)]),
+    "bmm": (lambda a, b, c: torch.stack((a, 2 * a)) @ torch.stack((b, b)),
+            lambda a, b, c: times(a, b) + [[2 * x for x in row] for row in times(a, b)]),
+    "einsum": (lambda a, b, c: torch.einsum("ij,jk->ki", a, b), lambda a, b, c: swapped(times(a, b))),
+    "dot": (lambda a, b, c: a[0] @ b[:, 1], lambda a, b, c: [times(a, b)[0][1]]),
+    "outer": (lambda a, b, c: torch.outer(a[:, 0], b[0]), lambda a, b, c: [[row[0] * y for y in b[0]] for row in a]),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", PRODUCTS)
+def test_products(name):
+    function, value = PRODUCTS[name]
+    (a, first), (b, second), (c, third) = leaf(0, 3, 4), leaf(50, 4, 5), leaf(90, 3, 5)
+    with mode() as exact:
+        found = exact.digits(function(a, b, c))
+    check(found, value(first, second, third))
+
+
+def test_the_gradients_of_a_product():
+    (a, first), (b, second), (g, third) = leaf(0, 3, 4), leaf(50, 4, 5), leaf(90, 3, 5)
+    with mode() as exact:
+        da, db = map(exact.digits, torch.autograd.grad(a @ b, (a, b), g))
+    check(da, times(third, swapped(second)))
+    check(db, times(swapped(first), third))
+
+
+def test_a_transposed_gradient_is_found():
+    (a, first), (b, _) = leaf(0, 3, 3), leaf(50, 3, 3)
+    with mode() as exact:
+        (db,) = map(exact.digits, torch.autograd.grad((a @ b).sum(), b))
+    with pytest.raises(AssertionError):
+        check(db, times(first, [[1] * 3] * 3))
+
+
+@pytest.mark.parametrize("upper", [True, False])
+@pytest.mark.parametrize("unit", [True, False])
+@pytest.mark.parametrize("left", [True, False])
+def test_triangular_systems(upper, unit, left):
+    (a, first), (b, second) = leaf(0, 3, 3), leaf(50, 3, 3)
+    triangle = [
+        [x if (j > i if upper else j < i) else (Fraction(1) if unit else x) if i == j else Fraction(0) for j, x in enumerate(row)]
+        for i, row in enumerate(first)
+    ]
+    with mode() as exact:
+        x = torch.linalg.solve_triangular(a, b, upper=upper, unitriangular=unit, left=left)
+        found, slope = exact.digits(x), exact.digits(torch.autograd.grad(x.sum(), b)[0])
+    inverse = inverted(triangle)
+    check(found, times(inverse, second) if left else times(second, inverse))
+    ones = [[Fraction(1)] * 3] * 3
+    check(slope, times(swapped(inverse), ones) if left else times(ones, swapped(inverse)))
+
+
+@pytest.mark.parametrize("zero_pivot", [False, True])
+def test_inverse_determinant_and_solution(zero_pivot):
+    (a, first), (b, second) = leaf(0, 3, 3), leaf(50, 3, 2)
+    if zero_pivot:
+        with torch.no_grad():
+            a[0, 0] = 0.0
+        first[0][0] = Fraction(0)
+    with mode() as exact:
+        inverse, solution, volume = torch.linalg.inv(a), torch.linalg.solve(a, b), torch.linalg.det(a)
+        slopes = exact.digits(torch.autograd.grad(volume, a)[0])
+        back = exact.digits(torch.autograd.grad(solution.sum(), b)[0])
+        found = [exact.digits(x) for x in (inverse, solution, volume)]
+    wanted = inverted(first)
+    check(found[0], wanted)
+    check(found[1], times(wanted, second))
+    check(found[2], [determinant(first)])
+    check(slopes, [[determinant(first) * x for x in row] for row in swapped(wanted)])
+    check(back, times(swapped(wanted), [[Fraction(1)] * 2] * 3))
+
+
+def test_a_factorization_multiplies_to_its_matrix():
+    a, rows = leaf(0, 4, 4)
+    with mode() as exact:
+        p, l, u = torch.linalg.lu(a)
+        found = exact.digits(p @ l @ u)
+        assert exact.digits(l).triu(1).count_nonzero() == 0
+        assert exact.digits(u).tril(-1).count_nonzero() == 0
+    check(found, rows)
+
+
+def test_a_singular_matrix_voids_the_trial():
+    a = torch.tensor([[1.0, 2.0], [2.0, 4.0]], dtype=torch.float64)
+    with mode() as exact:
+        inverse = torch.linalg.inv(a)
+        assert exact.bound(inverse).void
+        assert not exact.bound(torch.linalg.inv(a + torch.eye(2))).void
+
+
+def test_distances_are_those_of_the_definition():
+    (a, first), (b, second) = leaf(0, 3, 4), leaf(50, 2, 4)
+    with mode() as exact:
+        found = exact.digits(torch.cdist(a, b, p=4).pow(4))  # back from the root: log(exp) is the identity
+        rooted = exact.digits(torch.cdist(a, b).square())
+    sums = [[sum((x - y) ** 2 for x, y in zip(p, q, strict=True)) for q in second] for p in first]
+    check(rooted, sums)
+    assert found.shape == rooted.shape
+    assert Z(sums[0][0]) != Z(sums[0][1])
