@@ -115,7 +115,31 @@ def test_a_tiny_error_that_float32_would_call_rounding_is_wrong():
         model.down.register_forward_hook(lambda _m, _i, output: output * (1 + 2**-40))
         return model
 
-    assert not prove(steps.make_step(), parallelize=slightly_off, devices=2, trials=1).ok
+    proof = prove(steps.make_step(), parallelize=slightly_off, devices=2, trials=1)
+    assert not proof.ok
+    assert proof.roots[0].verdict is Verdict.WRONG
+    assert proof.roots[0].rounding is not None
+    assert not proof.roots[0].rounding.agrees
+
+
+def test_the_same_function_written_otherwise_is_undecided_and_not_wrong():
+    class Softmax(nn.Module):
+        def __init__(self, shift):
+            super().__init__()
+            self.linear, self.shift = nn.Linear(6, 4), shift
+
+        def forward(self, x):
+            return torch.softmax(self.linear(x) + self.shift, -1)  # a shift changes nothing but the digits
+
+    step = steps.make_step(model=lambda: Softmax(0.0))
+
+    def shifted(model, _mesh):
+        model.shift = 1.0
+        return model
+
+    proof = prove(step, parallelize=shifted, devices=2, trials=1)
+    assert not proof.ok
+    assert {finding.verdict for finding in proof.roots} == {Verdict.UNDECIDED}
 
 
 def test_a_probe_that_cannot_tell_is_called_vacuous():

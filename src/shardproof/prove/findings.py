@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from shardproof.prove.records import Key
+    from shardproof.prove.rounding import Rounding
 
 
 class Verdict(StrEnum):
@@ -37,6 +38,7 @@ class Finding:
         ranks: where it differs.
         differing: how many elements differ, of `elements`.
         false_accept: of PROVED, a bound on the probability of agreeing by chance; None if none is derived.
+        rounding: of one that is not ok, the difference of the native float64 runs beside the reference's noise.
         root: nothing earlier was wrong that this one could follow from.
     """
 
@@ -47,6 +49,7 @@ class Finding:
     differing: int = 0
     elements: int = 0
     false_accept: float | None = None
+    rounding: Rounding | None = None
     root: bool = False
 
 

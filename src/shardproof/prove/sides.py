@@ -38,10 +38,12 @@ class Side:
     Attributes:
         parameters: its own before the first step, by which its layout is found.
         trials: the records of each.
+        native: the records of ordinary runs, by dtype, without exact arithmetic.
     """
 
     parameters: Mapping[str, Tensor]
     trials: Sequence[Records]
+    native: Mapping[torch.dtype, Records]
 
 
 def build_model(step: Step, seed: int) -> nn.Module:
@@ -69,8 +71,8 @@ def draw_parameters(model: nn.Module, seed: int) -> None:
 
 
 def run_reference(step: Step, model: nn.Module, trials: Sequence[ExactArithmetic]) -> Side:
-    """Take the steps on one device, once a trial."""
-    return _run_trials(step, model, trials)
+    """Take the steps on one device, once a trial, and natively in float64 and float32."""
+    return _run(step, model, trials, native=(torch.float64, torch.float32))
 
 
 def run_candidate(
@@ -101,10 +103,10 @@ def run_candidate(
     if before != after:
         changed = ", ".join(sorted(before ^ after)[:4])
         raise CannotRunError(f"parallelize changed the parameters' names ({changed}); they must keep their names")
-    return _run_trials(step, sharded, trials)
+    return _run(step, sharded, trials, native=(torch.float64,))
 
 
-def _run_trials(step: Step, model: nn.Module, trials: Sequence[ExactArithmetic]) -> Side:
+def _run(step: Step, model: nn.Module, trials: Sequence[ExactArithmetic], *, native: Sequence[torch.dtype]) -> Side:
     parameters = {name: local_value(p.detach()).clone() for name, p in model.named_parameters()}
     records = []
     for exact in trials:
@@ -114,7 +116,23 @@ def _run_trials(step: Step, model: nn.Module, trials: Sequence[ExactArithmetic])
         records.append(record)
         if dist.is_initialized():
             dist.barrier()  # the last rank to leave puts every rank's parameters back
-    return Side(parameters=parameters, trials=records)
+    return Side(
+        parameters=parameters, trials=records, native={dtype: _run_natively(step, model, dtype) for dtype in native}
+    )
+
+
+def _run_natively(step: Step, model: nn.Module, dtype: torch.dtype) -> Records:
+    """Take the steps in ordinary arithmetic; the model is as before at the end."""
+    tensors = [*model.parameters(), *model.buffers()]
+    saved = [tensor.detach().clone() for tensor in tensors]
+    records = Records(capture=lambda tensor: Recorded(values=local_value(tensor).detach().clone()))
+    train(model.to(dtype), step, copy_batch(step.batch, dtype), records)
+    model.zero_grad(set_to_none=True)
+    model.to(torch.float64)
+    with torch.no_grad():
+        for tensor, values in zip([*model.parameters(), *model.buffers()], saved, strict=True):
+            tensor.copy_(values)
+    return records
 
 
 def local_value(tensor: Tensor) -> Tensor:
@@ -140,9 +158,9 @@ def capture(exact: ExactArithmetic, tensor: Tensor) -> Recorded:
     )
 
 
-def copy_batch(batch: Any) -> Any:
-    """The batch in float64, of its own: neither side may change the other's."""
+def copy_batch(batch: Any, dtype: torch.dtype = torch.float64) -> Any:
+    """The batch, its floating tensors in one dtype, of its own: neither side may change the other's."""
     return tree_map(
-        lambda x: (x.detach().double() if x.is_floating_point() else x).clone() if isinstance(x, Tensor) else x,
+        lambda x: (x.detach().to(dtype) if x.is_floating_point() else x).clone() if isinstance(x, Tensor) else x,
         copy.deepcopy(batch),
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -27,6 +28,10 @@ def render_json(proof: Proof) -> str:
     )
 
 
+def _number(value: float) -> float | str:
+    return value if math.isfinite(value) else str(value)
+
+
 def _finding(finding: Finding) -> dict[str, object]:
     return {
         "step": finding.key.step + 1,
@@ -40,4 +45,6 @@ def _finding(finding: Finding) -> dict[str, object]:
         "differing": finding.differing,
         "elements": finding.elements,
         "false_accept": finding.false_accept,
+        "float64_maxdiff": None if finding.rounding is None else _number(finding.rounding.maxdiff),
+        "float64_noise": None if finding.rounding is None else _number(finding.rounding.noise),
     }

@@ -54,6 +54,11 @@ def _root_lines(group: Group) -> Iterator[str]:
         yield f"    {first.cause}."
         if "sum is right" in first.cause and first.key.phase in _MENDS:
             yield f"    {_MENDS[first.key.phase]}"
+    if first.rounding is not None:
+        ratio = first.rounding.maxdiff / first.rounding.noise if first.rounding.noise else float("inf")
+        yield f"    In float64 the largest difference is {first.rounding.maxdiff:.2g}, {ratio:.2g} times the noise."
+    if first.verdict is Verdict.UNDECIDED:
+        yield "    The digits differ, float64 agrees: the same function written otherwise, or a tiny error."
     if first.differing:
         yield f"    {first.differing} of {first.elements} elements differ, on rank {', '.join(map(str, first.ranks))}."
 
