@@ -43,6 +43,10 @@ def exact_mode(prime):
     return exact
 
 
+class VoidTrial(Exception):
+    """A sample with a division by zero, of which exact arithmetic says that it says nothing."""
+
+
 class Wrong(Exception):
     """An op gave something that it should not have given."""
 
@@ -51,7 +55,7 @@ def judge(op, *, most=3):
     """Run an op's samples at two primes and judge the results and gradients."""
     name = f"{op.name}.{op.variant_test_name}" if op.variant_test_name else op.name
     cases = cases_of(op, most=most, convert=to_small if name in SMALL_NUMBERS else to_sixteenths)
-    how, backward, judged = "rational", False, 0
+    how, backward, judged, void = "rational", False, 0, ""
     for case in cases:
         try:
             shapes = shapes_of(op, case) if op.supports_autograd else None
@@ -62,6 +66,9 @@ def judge(op, *, most=3):
             continue
         try:
             found = _judge_case(op, name, case, native, shapes)
+        except VoidTrial as error:
+            void = str(error)
+            continue
         except ExactArithmeticError as error:
             return Verdict(name=name, outcome="refused", how=f"{type(error).__name__}: {error}")
         except Wrong as error:
@@ -73,6 +80,8 @@ def judge(op, *, most=3):
         judged += 1
         how = found if found != "rational" else how
         backward = backward or bool(native.grads)
+    if not judged and void:
+        return Verdict(name=name, outcome="refused", how=void)
     if not judged:
         return Verdict(name=name, outcome=None, how="no sample with finite numbers")
     return Verdict(name=name, outcome="exact", how=how, backward=backward)
@@ -90,7 +99,7 @@ def _judge_case(op, name, case, native, shapes):
         exact = exact_mode(prime)
         found[prime] = call(op, case, shapes=shapes, exact=exact)
         if exact.zero_divisions:
-            raise ExactArithmeticError(f"a division by zero, {exact.zero_divisions[0]}")
+            raise VoidTrial(f"a division by zero voids the trial, {exact.zero_divisions[0]}")
     prime = PRIMES[0]
     _same_kind(name, native.results, found[prime].results)
     if name in UNWRITTEN:
