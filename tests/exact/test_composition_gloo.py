@@ -32,8 +32,6 @@ def test_a_lost_part_of_a_sum_is_seen():
         assert not torch.equal(right, lost)
 
 
-
-
 def balanced(x, prime):
     x = x % prime
     return torch.where(x > prime // 2, x - prime, x)

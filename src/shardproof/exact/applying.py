@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from math import isfinite
 from typing import TYPE_CHECKING, Any, Final
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_flatten, tree_map
 
 from shardproof.exact.arithmetic import Residue
 from shardproof.exact.choices import choice_among, mark_choice, mark_selection
@@ -35,6 +35,7 @@ _NUMBERS: Final = frozenset({"number", "float", "Scalar", "Optional[number]", "O
 _CERTAIN: Final = frozenset(
     {_aten.isnan.default, _aten.isinf.default, _aten.isfinite.default, _aten.isneginf.default, _aten.isposinf.default}
 )
+_EQUALITIES: Final = frozenset({_aten.eq.Tensor, _aten.ne.Tensor, _aten.eq.Scalar, _aten.ne.Scalar})
 # Moves whose result is integers: they choose by whether a residue is zero.
 _BY_ZERO: Final = frozenset({_aten.nonzero.default})
 
@@ -72,7 +73,7 @@ class Applying:
             kept = tuple(self.reals.residues_of(x).clone() for x in operands)
             self.run.selections.append(Selection(op=str(op), place=self.run.place, operands=kept))
         result = self._by_kind(op, rule, args, kwargs, operands, inherited, into)
-        if op not in _CERTAIN:
+        if not _is_certain(op, args):
             mark_selection(self.run.tags, op, (args, kwargs), result, inherited)
         mark_choice(self.run.tags, op, (args, kwargs), result)
         if torch.Tag.dynamic_output_shape in op.tags:
@@ -126,10 +127,12 @@ class Applying:
         def settle(value: Any) -> Any:
             if isinstance(value, Residue):
                 return self._settle(value, inherited, taken)
+            if isinstance(value, list | tuple):
+                return type(value)([settle(item) for item in value])
             assert not _is_float_tensor(value), f"{op} gives floating numbers that are no residues"
             return value
 
-        return tree_map(settle, result, is_leaf=lambda x: isinstance(x, Residue))
+        return settle(result)
 
     def _call(self, op: OpOverload, rule: Rule, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         assert rule.function is not None
@@ -292,15 +295,29 @@ class Applying:
 def _memory_of(values: Any) -> list[Tensor]:
     """The tensors that a formula was given: its own results must not be any of them."""
     found: list[Tensor] = []
-    for value in tree_flatten(values, is_leaf=lambda x: isinstance(x, Residue))[0]:
-        if isinstance(value, Residue):
-            found.append(value.tensor)
-            found.extend(known.tensor for known in (value.exponential, value.squared) if known is not None)
+    if isinstance(values, Residue):
+        found.append(values.tensor)
+        found.extend(known.tensor for known in (values.exponential, values.squared) if known is not None)
+    elif isinstance(values, list | tuple | dict):
+        for value in values.values() if isinstance(values, dict) else values:
+            found.extend(_memory_of(value))
     return found
 
 
 def _is_float_tensor(value: Any) -> bool:
     return isinstance(value, Tensor) and value.is_floating_point()
+
+
+def _is_certain(op: OpOverload, args: tuple[Any, ...]) -> bool:
+    """Whether a truth value is the same for every residue; `torch.isfinite` is (x == x) * (abs(x) != inf)."""
+    if op in _CERTAIN:
+        return True
+    if op not in _EQUALITIES:
+        return False
+    x, y = args
+    if isinstance(y, Tensor):
+        return bool(x.data_ptr() == y.data_ptr() and x.shape == y.shape and x.stride() == y.stride())
+    return not isfinite(y)
 
 
 def _accumulates(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:

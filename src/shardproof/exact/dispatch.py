@@ -12,6 +12,7 @@ from torch._decomp import decomposition_table
 from shardproof.exact import rules
 from shardproof.exact.applying import Applying
 from shardproof.exact.draws import draw
+from shardproof.exact.entry import refuse_unusable
 from shardproof.exact.leaving import READS_NUMBER
 from shardproof.exact.reals import Reals, one_lowest
 from shardproof.exact.registry import RULES
@@ -79,6 +80,9 @@ class Dispatcher:
         inputs = list(tensors_in((args, kwargs)))
         if any(x.is_meta for x in inputs) or _asks_for_meta(kwargs):
             return self._on_meta(op, args, kwargs)
+        for x in inputs:
+            if x.is_quantized or x.layout != torch.strided:
+                refuse_unusable(x)
         floating = [x for x in inputs if x.is_floating_point() or x.is_complex()]
         if op is _REINTERPRETS and (floating or args[1].is_floating_point):
             self.run.leave("a view of the same bits as another dtype")

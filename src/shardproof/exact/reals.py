@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from shardproof.exact.run import Run
 
 _aten: Final = torch.ops.aten
+_SUMS: Final = frozenset({_aten.sum.default, _aten.sum.dim_IntList})
 # Sums of more would round.
 _LARGEST_SUM: Final = 2.0**53
 # What a constant cannot be, unless it was computed from the lowest finite number.
@@ -100,10 +101,10 @@ class Reals:
         rule = RULES.get(functional)
         if functional in REAL_TOO:
             return True
-        if rule is None or rule.kind == "formula":
-            return False
-        if rule.kind == "move":
+        if rule is not None and rule.kind == "move":
             return True
+        if functional not in _SUMS and (rule is None or rule.kind != "sum"):
+            return False
         whole = all(bool((x == x.round()).all()) for x in reals)
         return whole and sum(float(x.abs().sum()) for x in reals) < _LARGEST_SUM
 
@@ -155,7 +156,7 @@ class Reals:
         """Refuse NaN, and a mask's symbol that something was done with but adding and multiplying by 0 or 1."""
         lowest = float(x.min()) if x.numel() else 0.0
         if isnan(lowest):
-            self.run.refuse_nan(f"{op} gives NaN")
+            self.run.refuse_nan(f"{op} gives NaN, or is given memory that was never written (torch.empty)")
         if lowest < -_HUGE and bool(((x < -_HUGE) & (x > LOWEST)).any()):
             self.run.refuse_symbols(op)
 
