@@ -6,15 +6,15 @@ from unittest import mock
 
 import pytest
 import torch
-from torch.testing._internal.common_methods_invocations import op_db
-
-from shardproof.exact import registry
-from shardproof.exact.registry import RULES, Rule, find_op
 from tests.exact.op_db.called_by_models import CALLED_BY_MODELS
 from tests.exact.op_db.in_place_programs import PROGRAMS, run_program
 from tests.exact.op_db.judge import judge
 from tests.exact.op_db.rational import stands_for
 from tests.exact.op_db.table import count, every_verdict, ops_seen, render, say, share
+from torch.testing._internal.common_methods_invocations import op_db
+
+from shardproof.exact import registry
+from shardproof.exact.registry import RULES, Rule, find_op
 
 DOCS = Path(__file__).parents[2] / "docs" / "exact-ops.md"
 
@@ -64,7 +64,9 @@ def test_every_op_that_models_call_is_exact(judged):
 def test_programs_that_write_in_place_give_pytorchs_numbers(name):
     exact, native, prime = run_program(name)
     for a, b in zip(exact, native, strict=True):
-        assert all(stands_for(n, r, prime, 64.0) for n, r in zip(b.reshape(-1).tolist(), a.reshape(-1).tolist(), strict=True))
+        assert all(
+            stands_for(n, r, prime, 64.0) for n, r in zip(b.reshape(-1).tolist(), a.reshape(-1).tolist(), strict=True)
+        )
 
 
 # Each of these faults must be found, or the tests above say nothing.

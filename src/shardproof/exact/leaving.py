@@ -6,14 +6,13 @@ from typing import TYPE_CHECKING, Any, Final
 
 import torch
 from torch import Tensor
+from torch._C import _to_dlpack as to_dlpack
 
 if TYPE_CHECKING:
     from torch._ops import OpOverload
 
 # Python-level functions that read memory without an ATen op that the mode could see.
-READS_MEMORY: Final = frozenset(
-    {Tensor.numpy, Tensor.tolist, Tensor.__array__, Tensor.__dlpack__, torch.utils.dlpack.to_dlpack}
-)
+READS_MEMORY: Final = frozenset({Tensor.numpy, Tensor.tolist, Tensor.__array__, Tensor.__dlpack__, to_dlpack})
 
 # These only show: the representatives are printed as they are.
 DISPLAYS: Final = frozenset({Tensor.__repr__, Tensor.__format__})

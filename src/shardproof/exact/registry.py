@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import wraps
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import torch
 from torch import Tensor
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from shardproof.exact.arithmetic import Arithmetic, Residue
 
 Kind = Literal["move", "sum", "formula"]
+Function = TypeVar("Function", bound="Callable[..., Any]")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,7 +71,7 @@ def find_op(name: str) -> OpOverload:
     return found
 
 
-def formula(*names: str, symbols: bool = False, elementwise: bool = False) -> Callable[[Callable[..., Any]], Any]:
+def formula(*names: str, symbols: bool = False, elementwise: bool = False) -> Callable[[Function], Function]:
     """Decorator: the function below carries out these ops.
 
     Args:
@@ -84,7 +85,7 @@ def formula(*names: str, symbols: bool = False, elementwise: bool = False) -> Ca
     ...     return x * x
     """
 
-    def register(function: Callable[..., Any]) -> Callable[..., Any]:
+    def register(function: Function) -> Function:
         for name in names:
             op = find_op(name)
             carried = _taking_integers(function) if torch.Tag.pointwise in op.tags else function

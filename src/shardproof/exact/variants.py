@@ -56,8 +56,9 @@ def written_arguments(op: OpOverload, args: tuple[Any, ...], kwargs: dict[str, A
     for position, argument in enumerate(op._schema.arguments):
         if argument.is_write:
             value = args[position] if position < len(args) else kwargs.get(argument.name)
-            written.extend(value if isinstance(value, list | tuple) else [value])
-    return [tensor for tensor in written if isinstance(tensor, Tensor)]
+            values = value if isinstance(value, list | tuple) else [value]
+            written.extend(x for x in values if isinstance(x, Tensor))
+    return written
 
 
 def without_out(op: OpOverload, kwargs: dict[str, Any]) -> dict[str, Any]:

@@ -5,7 +5,6 @@ import warnings
 from pathlib import Path
 
 import torch
-
 from tests.exact.op_db.table import count, every_verdict, render, say
 
 warnings.simplefilter("ignore")

@@ -2,13 +2,49 @@
 
 # Chooses by order: judged by running PyTorch's own op on the operands' places in the keyed order.
 SELECTIONS = frozenset(
-    """
-    aminmax amax amin argmax argmin argsort bucketize cummax cummin fmax fmin ge gt index_reduce.amax index_reduce.amin
-    kthvalue le lt max.binary max.reduction_no_dim max.reduction_with_dim maximum median min.binary
-    min.reduction_no_dim min.reduction_with_dim minimum mode msort nanmedian nn.functional.adaptive_max_pool1d
-    nn.functional.adaptive_max_pool2d nn.functional.adaptive_max_pool3d nn.functional.max_pool1d
-    nn.functional.max_pool2d nn.functional.max_pool3d scatter_reduce.amax scatter_reduce.amin searchsorted sort topk
-    """.split()
+    [
+        "aminmax",
+        "amax",
+        "amin",
+        "argmax",
+        "argmin",
+        "argsort",
+        "bucketize",
+        "cummax",
+        "cummin",
+        "fmax",
+        "fmin",
+        "ge",
+        "gt",
+        "index_reduce.amax",
+        "index_reduce.amin",
+        "kthvalue",
+        "le",
+        "lt",
+        "max.binary",
+        "max.reduction_no_dim",
+        "max.reduction_with_dim",
+        "maximum",
+        "median",
+        "min.binary",
+        "min.reduction_no_dim",
+        "min.reduction_with_dim",
+        "minimum",
+        "mode",
+        "msort",
+        "nanmedian",
+        "nn.functional.adaptive_max_pool1d",
+        "nn.functional.adaptive_max_pool2d",
+        "nn.functional.adaptive_max_pool3d",
+        "nn.functional.max_pool1d",
+        "nn.functional.max_pool2d",
+        "nn.functional.max_pool3d",
+        "scatter_reduce.amax",
+        "scatter_reduce.amin",
+        "searchsorted",
+        "sort",
+        "topk",
+    ]
 )
 
 # Made of an oracle: not a rational function. Judged by what every function owes: the same numbers give the same digits
@@ -17,7 +53,8 @@ ORACLES = {
     name: kind
     for kind, names in {
         "a kink": """
-            abs clamp_max clamp_min copysign dist heaviside isclose linalg.norm max_pool2d_with_indices_backward nextafter
+            abs clamp_max clamp_min copysign dist heaviside isclose linalg.norm nextafter
+            max_pool2d_with_indices_backward
             nn.functional.celu nn.functional.cosine_embedding_loss nn.functional.elu nn.functional.hardshrink
             nn.functional.hardsigmoid nn.functional.hardswish nn.functional.hardtanh nn.functional.hinge_embedding_loss
             nn.functional.huber_loss nn.functional.l1_loss nn.functional.leaky_relu nn.functional.margin_ranking_loss
@@ -89,8 +126,4 @@ UNWRITTEN = frozenset({"empty_like", "new_empty", "new_empty_strided"})
 VALUE_CHECKS = frozenset({"cov", "nn.functional.gaussian_nll_loss"})
 
 # Quotients of large determinants: given small whole numbers, so that a float64 can show the result.
-SMALL_NUMBERS = frozenset(
-    """
-    linalg.inv linalg.inv_ex linalg.solve linalg.solve_ex prod __rdiv__
-    """.split()
-)
+SMALL_NUMBERS = frozenset(["linalg.inv", "linalg.inv_ex", "linalg.solve", "linalg.solve_ex", "prod", "__rdiv__"])

@@ -1,7 +1,6 @@
 """Small programs that write in place, with ops that the database reaches only out of place."""
 
 import torch
-
 from tests.exact.op_db.judge import PRIMES, exact_mode
 
 

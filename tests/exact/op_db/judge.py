@@ -4,15 +4,15 @@ from dataclasses import dataclass
 from fractions import Fraction
 
 import torch
+from tests.exact.op_db.categories import CASTS, ORACLES, SELECTIONS, SMALL_NUMBERS, UNWRITTEN, VALUE_CHECKS
+from tests.exact.op_db.rational import stands_for
+from tests.exact.op_db.run import Outcome, call, shapes_of
+from tests.exact.op_db.samples import Case, cases_of, to_sixteenths, to_small
 from torch import Tensor
 from torch.utils._pytree import tree_map
 
 from shardproof.exact import ExactArithmetic, ExactArithmeticError
 from shardproof.exact.field import Field
-from tests.exact.op_db.categories import CASTS, ORACLES, SELECTIONS, SMALL_NUMBERS, UNWRITTEN, VALUE_CHECKS
-from tests.exact.op_db.rational import stands_for
-from tests.exact.op_db.run import Outcome, call, shapes_of
-from tests.exact.op_db.samples import Case, cases_of, to_sixteenths, to_small
 
 PRIMES = (2097143, 2096807)
 _oracles = {}
@@ -43,11 +43,11 @@ def exact_mode(prime):
     return exact
 
 
-class VoidTrial(Exception):
+class VoidTrialError(Exception):
     """A sample with a division by zero, of which exact arithmetic says that it says nothing."""
 
 
-class Wrong(Exception):
+class WrongError(Exception):
     """An op gave something that it should not have given."""
 
 
@@ -60,20 +60,20 @@ def judge(op, *, most=3):
         try:
             shapes = shapes_of(op, case) if op.supports_autograd else None
             native = call(op, case, shapes=shapes)
-        except Exception:  # the sample is an error in PyTorch itself, for these numbers
+        except Exception:  # noqa: BLE001  the sample is an error in PyTorch itself, for these numbers
             continue
         if not _finite(native):
             continue
         try:
             found = _judge_case(op, name, case, native, shapes)
-        except VoidTrial as error:
+        except VoidTrialError as error:
             void = str(error)
             continue
         except ExactArithmeticError as error:
             return Verdict(name=name, outcome="refused", how=f"{type(error).__name__}: {error}")
-        except Wrong as error:
+        except WrongError as error:
             return Verdict(name=name, outcome="wrong", how=str(error))
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001  whatever it is, the verdict says so
             if name in VALUE_CHECKS:
                 return Verdict(name=name, outcome="refused", how=f"PyTorch's own check of values: {error}")
             return Verdict(name=name, outcome="wrong", how=f"raised {type(error).__name__}: {error}")
@@ -99,7 +99,7 @@ def _judge_case(op, name, case, native, shapes):
         exact = exact_mode(prime)
         found[prime] = call(op, case, shapes=shapes, exact=exact)
         if exact.zero_divisions:
-            raise VoidTrial(f"a division by zero voids the trial, {exact.zero_divisions[0]}")
+            raise VoidTrialError(f"a division by zero voids the trial, {exact.zero_divisions[0]}")
     prime = PRIMES[0]
     _same_kind(name, native.results, found[prime].results)
     if name in UNWRITTEN:
@@ -116,16 +116,18 @@ def _judge_case(op, name, case, native, shapes):
         return "order"
     if name in ORACLES:
         return "oracle"
-    raise Wrong(_first_difference(native, found[prime], prime))
+    raise WrongError(_first_difference(native, found[prime], prime))
 
 
 def _ignores_layout(op, case, native):
     try:
         strided = call(op, case, strided=True)
-    except Exception:  # a view that the layout does not allow
+    except Exception:  # noqa: BLE001  a view that the layout does not allow
         return False
     pairs = zip(native.results, strided.results, strict=True)
-    return all(torch.allclose(a, b, equal_nan=True) for a, b in pairs if isinstance(a, Tensor) and a.is_floating_point())
+    return all(
+        torch.allclose(a, b, equal_nan=True) for a, b in pairs if isinstance(a, Tensor) and a.is_floating_point()
+    )
 
 
 def _by_ranks(op, case, found, shapes, prime):
@@ -143,32 +145,32 @@ def _by_ranks(op, case, found, shapes, prime):
     ranked = call(op, Case(args=tree_map(to_ranks, case.args), kwargs=case.kwargs, process=case.process), shapes=shapes)
     for i, (a, b) in enumerate(zip(ranked.results, found.results, strict=True)):
         if isinstance(a, Tensor) and not torch.equal(a, b.clone().apply_(rank) if b.is_floating_point() else b):
-            raise Wrong(f"result {i} is not what the keyed order chooses")
+            raise WrongError(f"result {i} is not what the keyed order chooses")
     chosen = Outcome(results=[], grads=ranked.grads)
     difference = _difference(chosen, Outcome(results=[], grads=found.grads), prime)
     if difference:
-        raise Wrong(difference)
+        raise WrongError(difference)
 
 
 def _same_kind(name, native, found):
     if len(native) != len(found):
-        raise Wrong(f"{len(found)} results for {len(native)}")
+        raise WrongError(f"{len(found)} results for {len(native)}")
     for i, (a, b) in enumerate(zip(native, found, strict=True)):
         if isinstance(a, Tensor) and (a.shape != b.shape or (a.dtype != b.dtype and name not in CASTS)):
-            raise Wrong(f"result {i} is {b.dtype} {tuple(b.shape)}, PyTorch's {a.dtype} {tuple(a.shape)}")
+            raise WrongError(f"result {i} is {b.dtype} {tuple(b.shape)}, PyTorch's {a.dtype} {tuple(a.shape)}")
 
 
 def _same(one, other, what):
     for i, (a, b) in enumerate(zip(one, other, strict=True)):
         if isinstance(a, Tensor) and not torch.equal(a, b):
-            raise Wrong(f"result {i} has other digits for {what}")
+            raise WrongError(f"result {i} has other digits for {what}")
 
 
 def _linear(found, prime):
     """The backward of everything is linear in the cotangent."""
     for a, b, both in zip(*found.grads, strict=True) if found.grads else ():
         if a is not None and bool(((a + b - both) % prime != 0).any()):
-            raise Wrong("the gradient is not linear in the cotangent")
+            raise WrongError("the gradient is not linear in the cotangent")
 
 
 def _pairs(native, found):
@@ -177,7 +179,7 @@ def _pairs(native, found):
     if native.grads:
         for i, (a, b) in enumerate(zip(native.grads[0], found.grads[0], strict=True)):
             if (a is None) != (b is None):
-                raise Wrong(f"gradient {i} is there in one of the two only")
+                raise WrongError(f"gradient {i} is there in one of the two only")
             yield f"gradient {i}", a, b
 
 

@@ -4,10 +4,9 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 
 import torch
+from tests.exact.op_db.samples import is_floating
 from torch import Tensor
 from torch.utils._pytree import tree_flatten, tree_map
-
-from tests.exact.op_db.samples import is_floating
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

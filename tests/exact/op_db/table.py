@@ -6,24 +6,24 @@ from contextlib import contextmanager
 from unittest import mock
 
 import torch
+from tests.exact.op_db.categories import ORACLES
+from tests.exact.op_db.judge import judge
 from torch.testing._internal.common_methods_invocations import op_db
 
 from shardproof.exact.dispatch import Dispatcher
-from tests.exact.op_db.categories import ORACLES
-from tests.exact.op_db.judge import judge
 
 HEAD = """# Which ops are exact
 
-Every op of PyTorch's op database (`torch.testing._internal.common_methods_invocations.op_db`, torch {version}) that takes
-floating tensors, forward and, where PyTorch has one, backward, judged by `python -m tests.exact.op_db`, which writes this
-file; `tests/exact/test_op_db.py` judges them again.
+Every op of PyTorch's op database (`torch.testing._internal.common_methods_invocations.op_db`, torch {version}) that
+takes floating tensors, forward and, where PyTorch has one, backward, judged by `python -m tests.exact.op_db`, which
+writes this file; `tests/exact/test_op_db.py` judges them again.
 
 **{exact} of {total} are exact ({share:.0%}), {refused} are refused with an error, {wrong} are wrong or rounded.**
 {unsampled} others have no sample with floating tensors and finite numbers.
 
 An op is judged at two primes on samples whose numbers are multiples of 1/16 (as residues as large as any). *rational*:
-every element of every result and gradient is the residue of the rational number that PyTorch's own float64 run gives.
-*order*: results and gradients are those of PyTorch's own op on the operands' places in the keyed order. *oracle*: the op
+every element of every result and gradient is the residue of the number that PyTorch's own float64 run gives.
+every element of every result and gradient is the residue of the number that PyTorch's own float64 run gives. *order*:
 is made of an oracle, so that its digits are not PyTorch's; shapes, dtypes and whole numbers are, the same numbers in
 another memory layout give the same digits, the backward is linear, and tests/exact/rules compares the formulas with
 Python's integers and fractions.

@@ -47,7 +47,10 @@ class Z:
     def __eq__(self, other):
         return self.value == Z(other).value
 
-    __radd__, __rmul__, __hash__ = __add__, __mul__, None
+    __radd__, __rmul__ = __add__, __mul__
+
+    def __hash__(self):
+        return hash(self.value)
 
     def __repr__(self):
         return f"Z({self.balanced})"

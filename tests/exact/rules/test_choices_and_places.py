@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-
 from tests.exact.rules.integers import ORACLES as O
 from tests.exact.rules.integers import Z, check, mode, nested, sixteenths
 

@@ -5,7 +5,6 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
-
 from tests.exact.rules.integers import ORACLES as O
 from tests.exact.rules.integers import Z, check, mode, sixteenths
 
@@ -55,7 +54,11 @@ ONE = {
     "rsqrt": (torch.rsqrt, lambda x: 1 / O.sqrt(x), lambda x: -1 / (2 * O.sqrt(x) ** 3)),
     "square of sqrt": (lambda x: x.sqrt().square(), lambda x: x, None),
     "generic power": (lambda x: x**0.3, lambda x: O.exp(O.log(x) * 3 / 10), None),
-    "base": (lambda x: 3**x, lambda x: O.exp(x * lift(math.log(3))), lambda x: O.exp(x * lift(math.log(3))) * lift(math.log(3))),
+    "base": (
+        lambda x: 3**x,
+        lambda x: O.exp(x * lift(math.log(3))),
+        lambda x: O.exp(x * lift(math.log(3))) * lift(math.log(3)),
+    ),
     "exp": (torch.exp, O.exp, O.exp),
     "exp2": (torch.exp2, lambda x: O.exp(x * lift(math.log(2))), None),
     "expm1": (torch.expm1, lambda x: O.exp(x) - 1, O.exp),
@@ -77,11 +80,22 @@ ONE = {
     "relu": (F.relu, lambda x: O.any(clamp(0), x), lambda x: O.any(clamp(0) + "'", x)),
     "clamp": (lambda x: x.clamp(-1, 2), lambda x: -O.any(clamp(-2), -O.any(clamp(-1), x)), None),
     "clamp from below": (lambda x: x.clamp(min=0.5), lambda x: O.any(clamp(0.5), x), None),
-    "relu6": (F.relu6, lambda x: -O.any(clamp(-6), -O.any(clamp(0), x)),
-              lambda x: O.any(clamp(-6) + "'", -O.any(clamp(0), x)) * O.any(clamp(0) + "'", x)),
+    "relu6": (
+        F.relu6,
+        lambda x: -O.any(clamp(-6), -O.any(clamp(0), x)),
+        lambda x: O.any(clamp(-6) + "'", -O.any(clamp(0), x)) * O.any(clamp(0) + "'", x),
+    ),
     "gelu": (F.gelu, lambda x: O.any("gelu none", x), lambda x: O.any("gelu none'", x)),
-    "gelu tanh": (lambda x: F.gelu(x, approximate="tanh"), lambda x: O.any("gelu tanh", x), lambda x: O.any("gelu tanh'", x)),
-    "leaky relu": (F.leaky_relu, lambda x: O.any("leaky_relu " + str(_fraction(0.01)), x), lambda x: O.any("leaky_relu " + str(_fraction(0.01)) + "'", x)),
+    "gelu tanh": (
+        lambda x: F.gelu(x, approximate="tanh"),
+        lambda x: O.any("gelu tanh", x),
+        lambda x: O.any("gelu tanh'", x),
+    ),
+    "leaky relu": (
+        F.leaky_relu,
+        lambda x: O.any("leaky_relu " + str(_fraction(0.01)), x),
+        lambda x: O.any("leaky_relu " + str(_fraction(0.01)) + "'", x),
+    ),
     "elu": (F.elu, lambda x: O.any("elu 1 1 1", x), lambda x: O.any("elu 1 1 1'", x)),
     "hardswish": (F.hardswish, lambda x: O.any("hardswish", x), lambda x: O.any("hardswish'", x)),
     "hardsigmoid": (F.hardsigmoid, lambda x: O.any("hardsigmoid", x), lambda x: O.any("hardsigmoid'", x)),
@@ -90,7 +104,11 @@ ONE = {
     "abs": (torch.abs, lambda x: O.even("abs", x), lambda x: O.odd("sign", x)),
     "sin": (torch.sin, lambda x: O.odd("sin", x), lambda x: O.even("cos", x, 1)),
     "cos": (torch.cos, lambda x: O.even("cos", x, 1), lambda x: -O.odd("sin", x)),
-    "tan": (torch.tan, lambda x: O.odd("sin", x) / O.even("cos", x, 1), lambda x: 1 + (O.odd("sin", x) / O.even("cos", x, 1)) ** 2),
+    "tan": (
+        torch.tan,
+        lambda x: O.odd("sin", x) / O.even("cos", x, 1),
+        lambda x: 1 + (O.odd("sin", x) / O.even("cos", x, 1)) ** 2,
+    ),
     "asin": (torch.asin, lambda x: O.odd("asin", x), lambda x: 1 / O.sqrt(1 - x * x)),
     "atan": (torch.atan, lambda x: O.odd("atan", x), lambda x: 1 / (1 + x * x)),
     "erf": (torch.erf, lambda x: O.odd("erf", x), None),
@@ -109,7 +127,7 @@ ONE = {
     "nan to num": (torch.nan_to_num, lambda x: x, lambda x: Z(1)),
     "entropy": (torch.special.entr, lambda x: -x * O.log(x), None),
     "cast": (lambda x: x.to(torch.bfloat16).float(), lambda x: x, lambda x: Z(1)),
-}  # fmt: skip
+}
 
 
 def _fraction(number):
@@ -128,27 +146,102 @@ TWO = {
     "sub alpha": (lambda x, y: torch.sub(x, y, alpha=2), lambda x, y: x - 2 * y, lambda x, y: Z(1), lambda x, y: Z(-2)),
     "mul": (torch.mul, lambda x, y: x * y, lambda x, y: y, lambda x, y: x),
     "div": (torch.div, lambda x, y: x / y, lambda x, y: 1 / y, lambda x, y: -x / (y * y)),
-    "addcmul": (lambda x, y: torch.addcmul(x, x, y, value=0.5), lambda x, y: x + x * y / 2, lambda x, y: 1 + y / 2, lambda x, y: x / 2),
-    "addcdiv": (lambda x, y: torch.addcdiv(x, x, y, value=2), lambda x, y: x + 2 * x / y, lambda x, y: 1 + 2 / y, lambda x, y: -2 * x / (y * y)),
-    "lerp": (lambda x, y: torch.lerp(x, y, 0.25), lambda x, y: x + (y - x) / 4, lambda x, y: Z(3) / 4, lambda x, y: Z(1) / 4),
+    "addcmul": (
+        lambda x, y: torch.addcmul(x, x, y, value=0.5),
+        lambda x, y: x + x * y / 2,
+        lambda x, y: 1 + y / 2,
+        lambda x, y: x / 2,
+    ),
+    "addcdiv": (
+        lambda x, y: torch.addcdiv(x, x, y, value=2),
+        lambda x, y: x + 2 * x / y,
+        lambda x, y: 1 + 2 / y,
+        lambda x, y: -2 * x / (y * y),
+    ),
+    "lerp": (
+        lambda x, y: torch.lerp(x, y, 0.25),
+        lambda x, y: x + (y - x) / 4,
+        lambda x, y: Z(3) / 4,
+        lambda x, y: Z(1) / 4,
+    ),
     "pow": (torch.pow, _pow_by_order, None, None),
-    "hypot": (torch.hypot, lambda x, y: O.sqrt(x * x + y * y), lambda x, y: x / O.sqrt(x * x + y * y), lambda x, y: y / O.sqrt(x * x + y * y)),
-    "atan2": (torch.atan2, lambda x, y: O.any("atan2.default", x + O.any("atan2.default, second", y)), lambda x, y: y / (x * x + y * y), lambda x, y: -x / (x * x + y * y)),
+    "hypot": (
+        torch.hypot,
+        lambda x, y: O.sqrt(x * x + y * y),
+        lambda x, y: x / O.sqrt(x * x + y * y),
+        lambda x, y: y / O.sqrt(x * x + y * y),
+    ),
+    "atan2": (
+        torch.atan2,
+        lambda x, y: O.any("atan2.default", x + O.any("atan2.default, second", y)),
+        lambda x, y: y / (x * x + y * y),
+        lambda x, y: -x / (x * x + y * y),
+    ),
     "xlogy": (torch.xlogy, lambda x, y: x * O.log(y), lambda x, y: O.log(y), lambda x, y: x / y),
     "logaddexp": (torch.logaddexp, lambda x, y: O.logsumexp([x, y]), None, None),
-    "maximum": (torch.maximum, lambda x, y: O.largest([x, y]), lambda x, y: Z(O.order(x) > O.order(y)), lambda x, y: Z(O.order(y) > O.order(x))),
-    "minimum": (torch.minimum, lambda x, y: min(x, y, key=O.order), lambda x, y: Z(O.order(x) < O.order(y)), lambda x, y: Z(O.order(y) < O.order(x))),
+    "maximum": (
+        torch.maximum,
+        lambda x, y: O.largest([x, y]),
+        lambda x, y: Z(O.order(x) > O.order(y)),
+        lambda x, y: Z(O.order(y) > O.order(x)),
+    ),
+    "minimum": (
+        torch.minimum,
+        lambda x, y: min(x, y, key=O.order),
+        lambda x, y: Z(O.order(x) < O.order(y)),
+        lambda x, y: Z(O.order(y) < O.order(x)),
+    ),
     "remainder": (torch.remainder, lambda x, y: x - y * O.any("floor", x / y), lambda x, y: Z(1), None),
-    "prelu": (lambda x, y: torch._prelu_kernel(x, y), lambda x, y: O.any(clamp(0), x) - y * O.any(clamp(0), -x), lambda x, y: O.any(clamp(0) + "'", x) + y * O.any(clamp(0) + "'", -x), lambda x, y: -O.any(clamp(0), -x)),
-    "smooth l1": (lambda x, y: F.smooth_l1_loss(x, y, reduction="none"), lambda x, y: O.even("smooth_l1_loss 1", x - y), lambda x, y: O.odd("smooth_l1_loss 1'", x - y), lambda x, y: -O.odd("smooth_l1_loss 1'", x - y)),
-    "huber": (lambda x, y: F.huber_loss(x, y, delta=0.5, reduction="none"), lambda x, y: O.even("huber_loss 1/2", x - y), lambda x, y: O.odd("huber_loss 1/2'", x - y), None),
-    "l1": (lambda x, y: F.l1_loss(x, y, reduction="none"), lambda x, y: O.even("abs", x - y), lambda x, y: O.odd("sign", x - y), lambda x, y: -O.odd("sign", x - y)),
-    "mse": (lambda x, y: F.mse_loss(x, y, reduction="none"), lambda x, y: (x - y) * (x - y), lambda x, y: 2 * (x - y), lambda x, y: 2 * (y - x)),
-    "bce": (lambda x, y: F.binary_cross_entropy(x, y, reduction="none"), lambda x, y: -(y * O.log(x) + (1 - y) * O.log(1 - x)), lambda x, y: (x - y) / (x * (1 - x)), None),
-    "bce with logits": (lambda x, y: F.binary_cross_entropy_with_logits(x, y, reduction="none"), lambda x, y: -(y * O.log(O.sigmoid(x)) + (1 - y) * O.log(1 - O.sigmoid(x))), lambda x, y: O.sigmoid(x) - y, None),
-    "soft margin": (lambda x, y: F.soft_margin_loss(x, y, reduction="none"), lambda x, y: O.log(1 + O.exp(-x * y)), lambda x, y: -y * O.sigmoid(-x * y), None),
+    "prelu": (
+        lambda x, y: torch._prelu_kernel(x, y),
+        lambda x, y: O.any(clamp(0), x) - y * O.any(clamp(0), -x),
+        lambda x, y: O.any(clamp(0) + "'", x) + y * O.any(clamp(0) + "'", -x),
+        lambda x, y: -O.any(clamp(0), -x),
+    ),
+    "smooth l1": (
+        lambda x, y: F.smooth_l1_loss(x, y, reduction="none"),
+        lambda x, y: O.even("smooth_l1_loss 1", x - y),
+        lambda x, y: O.odd("smooth_l1_loss 1'", x - y),
+        lambda x, y: -O.odd("smooth_l1_loss 1'", x - y),
+    ),
+    "huber": (
+        lambda x, y: F.huber_loss(x, y, delta=0.5, reduction="none"),
+        lambda x, y: O.even("huber_loss 1/2", x - y),
+        lambda x, y: O.odd("huber_loss 1/2'", x - y),
+        None,
+    ),
+    "l1": (
+        lambda x, y: F.l1_loss(x, y, reduction="none"),
+        lambda x, y: O.even("abs", x - y),
+        lambda x, y: O.odd("sign", x - y),
+        lambda x, y: -O.odd("sign", x - y),
+    ),
+    "mse": (
+        lambda x, y: F.mse_loss(x, y, reduction="none"),
+        lambda x, y: (x - y) * (x - y),
+        lambda x, y: 2 * (x - y),
+        lambda x, y: 2 * (y - x),
+    ),
+    "bce": (
+        lambda x, y: F.binary_cross_entropy(x, y, reduction="none"),
+        lambda x, y: -(y * O.log(x) + (1 - y) * O.log(1 - x)),
+        lambda x, y: (x - y) / (x * (1 - x)),
+        None,
+    ),
+    "bce with logits": (
+        lambda x, y: F.binary_cross_entropy_with_logits(x, y, reduction="none"),
+        lambda x, y: -(y * O.log(O.sigmoid(x)) + (1 - y) * O.log(1 - O.sigmoid(x))),
+        lambda x, y: O.sigmoid(x) - y,
+        None,
+    ),
+    "soft margin": (
+        lambda x, y: F.soft_margin_loss(x, y, reduction="none"),
+        lambda x, y: O.log(1 + O.exp(-x * y)),
+        lambda x, y: -y * O.sigmoid(-x * y),
+        None,
+    ),
     "kl": (lambda x, y: F.kl_div(x, y, reduction="none"), lambda x, y: y * (O.log(y) - x), lambda x, y: -y, None),
-}  # fmt: skip
+}
 
 COUNT = 24
 
@@ -181,7 +274,11 @@ def test_a_function_of_two_numbers(name):
         z = function(x, y)
         if slopes[1] is None and name == "pow":
             pairs = [(a, b) for a, b in pairs]
-        wanted = [value(a, b) for a, b in pairs] if name != "pow" else [_power(a, b) for a, b in zip(first, second, strict=True)]
+        wanted = (
+            [value(a, b) for a, b in pairs]
+            if name != "pow"
+            else [_power(a, b) for a, b in zip(first, second, strict=True)]
+        )
         check(exact.digits(z), wanted)
         for leafs, slope in zip((x, y), slopes, strict=True):
             if slope is not None:
@@ -219,6 +316,12 @@ def test_constant_exponents_in_a_tensor_mean_what_the_scalars_mean():
 def test_limits_in_a_tensor_mean_what_the_scalars_mean():
     x = leaf(sixteenths(6))
     with mode() as exact:
-        same = [x.clamp(min=0), torch.maximum(x, torch.zeros(6)), F.relu(x), torch.clamp(x, min=torch.zeros(6)), F.threshold(x, 0, 0)]
+        same = [
+            x.clamp(min=0),
+            torch.maximum(x, torch.zeros(6)),
+            F.relu(x),
+            torch.clamp(x, min=torch.zeros(6)),
+            F.threshold(x, 0, 0),
+        ]
         assert all(torch.equal(exact.digits(y), exact.digits(same[0])) for y in same)
         assert not torch.equal(exact.digits(x.clamp(min=0.5)), exact.digits(same[0]))

@@ -5,7 +5,6 @@ from itertools import permutations
 
 import pytest
 import torch
-
 from tests.exact.rules.integers import Z, check, mode, nested, sixteenths
 
 
@@ -54,15 +53,19 @@ PRODUCTS = {
     "linear": (lambda a, b, c: torch.nn.functional.linear(a, b.t()), lambda a, b, c: times(a, b)),
     "addmm": (
         lambda a, b, c: torch.addmm(c, a, b, beta=0.5, alpha=2),
-        lambda a, b, c: [[z / 2 + 2 * x for z, x in zip(p, q, strict=True)] for p, q in zip(c, times(a, b), strict=True)],
+        lambda a, b, c: [
+            [z / 2 + 2 * x for z, x in zip(p, q, strict=True)] for p, q in zip(c, times(a, b), strict=True)
+        ],
     ),
     "mv": (lambda a, b, c: a @ b[:, 0], lambda a, b, c: [row[0] for row in times(a, b)]),
-    "bmm": (lambda a, b, c: torch.stack((a, 2 * a)) @ torch.stack((b, b)),
-            lambda a, b, c: times(a, b) + [[2 * x for x in row] for row in times(a, b)]),
+    "bmm": (
+        lambda a, b, c: torch.stack((a, 2 * a)) @ torch.stack((b, b)),
+        lambda a, b, c: times(a, b) + [[2 * x for x in row] for row in times(a, b)],
+    ),
     "einsum": (lambda a, b, c: torch.einsum("ij,jk->ki", a, b), lambda a, b, c: swapped(times(a, b))),
     "dot": (lambda a, b, c: a[0] @ b[:, 1], lambda a, b, c: [times(a, b)[0][1]]),
     "outer": (lambda a, b, c: torch.outer(a[:, 0], b[0]), lambda a, b, c: [[row[0] * y for y in b[0]] for row in a]),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", PRODUCTS)
@@ -96,7 +99,10 @@ def test_a_transposed_gradient_is_found():
 def test_triangular_systems(upper, unit, left):
     (a, first), (b, second) = leaf(0, 3, 3), leaf(50, 3, 3)
     triangle = [
-        [x if (j > i if upper else j < i) else (Fraction(1) if unit else x) if i == j else Fraction(0) for j, x in enumerate(row)]
+        [
+            x if (j > i if upper else j < i) else (Fraction(1) if unit else x) if i == j else Fraction(0)
+            for j, x in enumerate(row)
+        ]
         for i, row in enumerate(first)
     ]
     with mode() as exact:

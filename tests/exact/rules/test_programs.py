@@ -6,11 +6,11 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
+from tests.exact.rules.integers import mode
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from shardproof.exact import RandomDrawError
-from tests.exact.rules.integers import mode
 
 
 def drawn(seed, *shape):
@@ -182,9 +182,7 @@ def test_checkpointing_changes_nothing(use_reentrant):
             return [exact.digits(p.grad) for p in net.parameters()] + [exact.digits(x.grad)]
 
     plain = gradients(lambda net, x: net(x))
-    again = gradients(
-        lambda net, x: checkpoint(net, x * 1, use_reentrant=use_reentrant, preserve_rng_state=False)
-    )
+    again = gradients(lambda net, x: checkpoint(net, x * 1, use_reentrant=use_reentrant, preserve_rng_state=False))
     assert all(same(plain, again))
     assert not any(same(plain, gradients(lambda net, x: net(x + 1))))
 

@@ -5,7 +5,6 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
-
 from tests.exact.rules.integers import ORACLES as O
 from tests.exact.rules.integers import Z, check, mode, nested, sixteenths
 
@@ -83,13 +82,19 @@ FORWARD = {
     "norm of rows": (lambda x: x.norm(dim=1), by_rows(lambda row: O.sqrt(total(x * x for x in row)))),
     "norm of order 1": (lambda x: x.norm(p=1, dim=1), by_rows(lambda row: total(sizes(row)))),
     "norm of order 0": (lambda x: torch.linalg.vector_norm(x, 0, dim=1), by_rows(lambda row: Z(len(row)))),
-    "norm of order 3": (lambda x: x.norm(p=3, dim=1),
-                        by_rows(lambda row: O.exp(O.log(total(s**3 for s in sizes(row))) * (Z(1) / 3)))),
-    "norm of order 4": (lambda x: x.norm(p=4, dim=1),
-                        by_rows(lambda row: O.exp(O.log(total(x**4 for x in row)) * (Z(1) / 4)))),
+    "norm of order 3": (
+        lambda x: x.norm(p=3, dim=1),
+        by_rows(lambda row: O.exp(O.log(total(s**3 for s in sizes(row))) * (Z(1) / 3))),
+    ),
+    "norm of order 4": (
+        lambda x: x.norm(p=4, dim=1),
+        by_rows(lambda row: O.exp(O.log(total(x**4 for x in row)) * (Z(1) / 4))),
+    ),
     "largest size": (lambda x: x.norm(p=INFINITY, dim=1), by_rows(lambda row: O.largest(sizes(row)))),
-    "least size": (lambda x: torch.linalg.vector_norm(x, -INFINITY, dim=1),
-                   by_rows(lambda row: min(sizes(row), key=O.order))),
+    "least size": (
+        lambda x: torch.linalg.vector_norm(x, -INFINITY, dim=1),
+        by_rows(lambda row: min(sizes(row), key=O.order)),
+    ),
     "logsumexp": (lambda x: x.logsumexp(1), by_rows(O.logsumexp)),
     "logsumexp of all": (lambda x: x.logsumexp((0, 1)), lambda rows: O.logsumexp([x for row in rows for x in row])),
     "softmax": (lambda x: x.softmax(1), by_rows(O.softmax)),
@@ -97,16 +102,28 @@ FORWARD = {
     "log softmax": (lambda x: x.log_softmax(1), by_rows(lambda row: [x - O.logsumexp(row) for x in row])),
     "layer norm": (lambda x: F.layer_norm(x, (COLUMNS,)), by_rows(normalized)),
     "rms norm": (lambda x: F.rms_norm(x, (COLUMNS,), eps=1e-5), by_rows(by_rms)),
-    "batch norm": (lambda x: F.batch_norm(x, None, None, training=True),
-                   lambda rows: list(map(list, zip(*(normalized(c) for c in zip(*rows, strict=True)), strict=True)))),
-    "glu": (lambda x: F.glu(x, dim=0),
-            lambda rows: [[a * O.sigmoid(b) for a, b in zip(*pair, strict=True)] for pair in zip(rows[:2], rows[2:], strict=True)]),
-    "normalize": (lambda x: F.normalize(x, eps=0.0),
-                  lambda rows: [[x / O.any("clamp 0", O.sqrt(total(y * y for y in row))) for x in row] for row in rows]),
-    "cdist": (lambda x: torch.cdist(x[:2], x[2:]),
-              lambda rows: [[O.sqrt(total((x - y) ** 2 for x, y in zip(a, b, strict=True))) for b in rows[2:]] for a in rows[:2]]),
+    "batch norm": (
+        lambda x: F.batch_norm(x, None, None, training=True),
+        lambda rows: list(map(list, zip(*(normalized(c) for c in zip(*rows, strict=True)), strict=True))),
+    ),
+    "glu": (
+        lambda x: F.glu(x, dim=0),
+        lambda rows: [
+            [a * O.sigmoid(b) for a, b in zip(*pair, strict=True)] for pair in zip(rows[:2], rows[2:], strict=True)
+        ],
+    ),
+    "normalize": (
+        lambda x: F.normalize(x, eps=0.0),
+        lambda rows: [[x / O.any("clamp 0", O.sqrt(total(y * y for y in row))) for x in row] for row in rows],
+    ),
+    "cdist": (
+        lambda x: torch.cdist(x[:2], x[2:]),
+        lambda rows: [
+            [O.sqrt(total((x - y) ** 2 for x, y in zip(a, b, strict=True))) for b in rows[2:]] for a in rows[:2]
+        ],
+    ),
     "trace": (torch.trace, lambda rows: total(rows[i][i] for i in range(ROWS))),
-}  # fmt: skip
+}
 
 
 def matrix(start=0):
@@ -159,22 +176,34 @@ BACKWARD = {
     "log softmax": (lambda x: x.log_softmax(1), log_softmax_slope),
     "layer norm": (lambda x: F.layer_norm(x, (COLUMNS,)), lambda row, g: norm_slope(row, g, center=True)),
     "rms norm": (lambda x: F.rms_norm(x, (COLUMNS,), eps=1e-5), lambda row, g: norm_slope(row, g, center=False)),
-    "rms norm by hand": (lambda x: x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + 1e-5),
-                         lambda row, g: norm_slope(row, g, center=False)),
-    "rms norm by power": (lambda x: x * (x.pow(2).mean(-1, keepdim=True) + 1e-5).pow(-0.5),
-                          lambda row, g: norm_slope(row, g, center=False)),
+    "rms norm by hand": (
+        lambda x: x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + 1e-5),
+        lambda row, g: norm_slope(row, g, center=False),
+    ),
+    "rms norm by power": (
+        lambda x: x * (x.pow(2).mean(-1, keepdim=True) + 1e-5).pow(-0.5),
+        lambda row, g: norm_slope(row, g, center=False),
+    ),
     "cumsum": (lambda x: x.cumsum(1), tail_sums),
     "mean": (lambda x: x.mean(1, keepdim=True), lambda row, g: [g[0] / len(row)] * len(row)),
     "prod": (lambda x: x.prod(1, keepdim=True), product_slope),
-    "var": (lambda x: x.var(1, keepdim=True),
-            lambda row, g: [g[0] * 2 * (x - mean(row)) / (len(row) - 1) for x in row]),
-    "std": (lambda x: x.std(1, keepdim=True),
-            lambda row, g: [g[0] * (x - mean(row)) / (len(row) - 1) / O.sqrt(variance(row)) for x in row]),
-    "norm": (lambda x: x.norm(dim=1, keepdim=True),
-             lambda row, g: [g[0] * x / O.sqrt(total(y * y for y in row)) for x in row]),
-    "norm of order 1": (lambda x: x.norm(p=1, dim=1, keepdim=True),
-                        lambda row, g: [g[0] * O.odd("sign", x) for x in row]),
-}  # fmt: skip
+    "var": (
+        lambda x: x.var(1, keepdim=True),
+        lambda row, g: [g[0] * 2 * (x - mean(row)) / (len(row) - 1) for x in row],
+    ),
+    "std": (
+        lambda x: x.std(1, keepdim=True),
+        lambda row, g: [g[0] * (x - mean(row)) / (len(row) - 1) / O.sqrt(variance(row)) for x in row],
+    ),
+    "norm": (
+        lambda x: x.norm(dim=1, keepdim=True),
+        lambda row, g: [g[0] * x / O.sqrt(total(y * y for y in row)) for x in row],
+    ),
+    "norm of order 1": (
+        lambda x: x.norm(p=1, dim=1, keepdim=True),
+        lambda row, g: [g[0] * O.odd("sign", x) for x in row],
+    ),
+}
 
 
 @pytest.mark.parametrize("name", BACKWARD)
@@ -203,7 +232,7 @@ TARGETS = [3, 0, -100, 4]
 WEIGHTS = [Z(1), Z(2), Z(3), Z(1) / 2, Z(1) / 4]
 
 
-def cross_entropy(rows, *, weights=None, smoothing=Z(0), reduce="mean"):
+def cross_entropy(rows, *, weights=None, smoothing=0, reduce="mean"):
     """Per kept row: -(1 - s) * w[t] * log p[t] - s / C * sum over c of w[c] * log p[c]; over the sum of the w[t]."""
     weights = weights or [Z(1)] * COLUMNS
     losses, size = [], Z(0)
@@ -212,8 +241,8 @@ def cross_entropy(rows, *, weights=None, smoothing=Z(0), reduce="mean"):
             losses.append(Z(0))
             continue
         logs = [x - O.logsumexp(row) for x in row]
-        spread = total(w * y for w, y in zip(weights, logs, strict=True)) * smoothing / COLUMNS
-        losses.append(-((1 - smoothing) * weights[target] * logs[target]) - spread)
+        spread = total(w * y for w, y in zip(weights, logs, strict=True)) * Z(smoothing) / COLUMNS
+        losses.append(-(Z(1 - smoothing) * weights[target] * logs[target]) - spread)
         size += weights[target]
     return losses if reduce == "none" else [total(losses) / size if reduce == "mean" else total(losses)]
 
@@ -225,11 +254,9 @@ def test_cross_entropy(reduce, weighted, smoothing):
     x, rows = matrix()
     weight = torch.tensor([1, 2, 3, 0.5, 0.25], dtype=torch.float64) if weighted else None
     with mode() as exact:
-        loss = F.cross_entropy(
-            x, torch.tensor(TARGETS), weight=weight, label_smoothing=smoothing, reduction=reduce
-        )
+        loss = F.cross_entropy(x, torch.tensor(TARGETS), weight=weight, label_smoothing=smoothing, reduction=reduce)
         found = exact.digits(loss)
-    check(found, cross_entropy(rows, weights=WEIGHTS if weighted else None, smoothing=Z(smoothing), reduce=reduce))
+    check(found, cross_entropy(rows, weights=WEIGHTS if weighted else None, smoothing=smoothing, reduce=reduce))
 
 
 def test_the_gradient_of_cross_entropy():
@@ -260,10 +287,12 @@ MEANS = {
     "huber": (F.huber_loss, lambda x, y: O.even("huber_loss 1", x - y)),
     "kl": (F.kl_div, lambda x, y: y * (O.log(y) - x)),
     "bce": (F.binary_cross_entropy, lambda x, y: -(y * O.log(x) + (1 - y) * O.log(1 - x))),
-    "bce with logits": (F.binary_cross_entropy_with_logits,
-                        lambda x, y: -(y * O.log(O.sigmoid(x)) + (1 - y) * O.log(O.sigmoid(-x)))),
+    "bce with logits": (
+        F.binary_cross_entropy_with_logits,
+        lambda x, y: -(y * O.log(O.sigmoid(x)) + (1 - y) * O.log(O.sigmoid(-x))),
+    ),
     "soft margin": (F.soft_margin_loss, lambda x, y: O.log(1 + O.exp(-x * y))),
-}  # fmt: skip
+}
 
 
 @pytest.mark.filterwarnings("ignore:reduction. 'mean' divides")

@@ -7,7 +7,6 @@ from math import ceil
 import pytest
 import torch
 import torch.nn.functional as F
-
 from tests.exact.rules.integers import ORACLES as O
 from tests.exact.rules.integers import Z, check, mode, sixteenths
 
@@ -71,7 +70,9 @@ def test_a_shifted_convolution_is_found():
         check(found, [sum((ws[0, 0, 2 - k] * xs[0, 0, i + k] for k in range(3)), Z(0)) for i in range(3)])
 
 
-@pytest.mark.parametrize("options", [{}, {"stride": 2, "padding": 1, "output_padding": 1}, {"dilation": 2, "groups": 2}])
+@pytest.mark.parametrize(
+    "options", [{}, {"stride": 2, "padding": 1, "output_padding": 1}, {"dilation": 2, "groups": 2}]
+)
 def test_transposed_convolution_spreads_each_element_over_the_kernel(options):
     settings = {"stride": 1, "padding": 0, "dilation": 1, "groups": 1} | options
     groups, extra = settings["groups"], settings.pop("output_padding", 0)
@@ -114,7 +115,11 @@ def test_average_pool(count_padding):
         slopes = exact.digits(torch.autograd.grad(y.sum(), x)[0])
     wanted, dx = [], dict.fromkeys(xs, Z(0))
     for i, j in product(range(3), range(3)):
-        inside = [(0, 0, a, b) for a, b in product(range(2 * i - 1, 2 * i + 2), range(2 * j - 1, 2 * j + 2)) if (0, 0, a, b) in xs]
+        inside = [
+            (0, 0, a, b)
+            for a, b in product(range(2 * i - 1, 2 * i + 2), range(2 * j - 1, 2 * j + 2))
+            if (0, 0, a, b) in xs
+        ]
         count = 9 if count_padding else len(inside)
         wanted.append(sum((xs[p] for p in inside), Z(0)) / count)
         for p in inside:
@@ -180,7 +185,11 @@ def test_pads_add_up_what_they_copied(how):
     with mode() as exact:
         y = F.pad(x, (2, 3), mode=how)
         found, slopes = exact.digits(y), exact.digits(torch.autograd.grad(y.sum(), x)[0])
-    places = [abs(i) if i < 4 else 6 - i for i in range(-2, 7)] if how == "reflect" else [min(max(i, 0), 3) for i in range(-2, 7)]
+    places = (
+        [abs(i) if i < 4 else 6 - i for i in range(-2, 7)]
+        if how == "reflect"
+        else [min(max(i, 0), 3) for i in range(-2, 7)]
+    )
     check(found, [xs[0, 0, p] for p in places])
     check(slopes, [Z(places.count(p)) for p in range(4)])
 
@@ -194,5 +203,3 @@ def test_fold_is_the_transpose_of_unfold():
     check(found, columns)
     meets = [(1 if i in {0, 3} else 2) * (1 if j in {0, 3} else 2) for i in range(4) for j in range(4)]
     check(back, [v * m for v, m in zip(xs.values(), meets, strict=True)])
-
-

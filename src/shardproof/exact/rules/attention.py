@@ -75,7 +75,7 @@ def attention(
     scale: float | None = None,
     symbols: bool,
 ) -> tuple[Residue, Residue]:
-    """(..., heads, queries, E), (..., heads, keys, E) twice -> (..., heads, queries, E), and the log-sum-exp of the scores."""
+    """(..., heads, queries, E), (..., heads, keys, E) twice -> (..., heads, queries, E); the scores' log-sum-exp."""
     del symbols  # the scores are looked at
     _refuse_dropout(dropout)
     heads = q.shape[-3]
@@ -106,7 +106,7 @@ def attention_backward(
     scale: float | None = None,
     symbols: bool,
 ) -> tuple[Residue, Residue, Residue]:
-    """dv = w^T dy; with dw = dy v^T and ds = w * (dw - sum(dw * w)) * scale: dq = ds k, dk = ds^T q."""
+    """Dv = w^T dy; with dw = dy v^T and ds = w * (dw - sum(dw * w)) * scale: dq = ds k, dk = ds^T q."""
     del symbols
     _refuse_dropout(dropout)
     factor, heads = _scale(q, scale), q.shape[-3]

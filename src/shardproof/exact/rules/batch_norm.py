@@ -67,7 +67,7 @@ def group_norm(
     groups: int,
     eps: float,
 ) -> tuple[Residue, Residue, Residue]:
-    """Each group of channels normalized, then weighted by channel; the means and 1 / sqrt(var + eps). Wu and He 2018."""
+    """Each group of channels normalized, then weighted by channel; means, 1 / sqrt(var + eps). Wu and He 2018."""
     del places
     flat = x.moved(lambda t: t.reshape(n, groups, -1))
     mean = flat.mean(-1, keepdim=True)

@@ -54,8 +54,8 @@ class Geometry:
         """(N, C, *size) -> (N, groups, C / groups * kernel, places)."""
         n, channels = x.shape[:2]
         image = x.new_zeros(n, channels, *self.padded())
-        image[(..., *_inner(self.padding, self.size))] = x
-        parts = [image[(..., *self.windows(offset))] for offset in product(*map(range, self.kernel))]
+        image[_last(_inner(self.padding, self.size))] = x
+        parts = [image[_last(self.windows(offset))] for offset in product(*map(range, self.kernel))]
         return torch.stack(parts, 2).reshape(n, self.groups, channels // self.groups * prod(self.kernel), -1)
 
     def fold(self, columns: Tensor, channels: int) -> Tensor:
@@ -64,8 +64,13 @@ class Geometry:
         parts = columns.reshape(n, channels, prod(self.kernel), *self.places)
         image = columns.new_zeros(n, channels, *self.padded())
         for k, offset in enumerate(product(*map(range, self.kernel))):
-            image[(..., *self.windows(offset))] += parts[:, :, k]
-        return image[(..., *_inner(self.padding, self.size))].contiguous()
+            image[_last(self.windows(offset))] += parts[:, :, k]
+        return image[_last(_inner(self.padding, self.size))].contiguous()
+
+
+def _last(slices: tuple[slice, ...]) -> tuple[slice, ...]:
+    """Slices of the spatial dims, after the two of the batch and the channels."""
+    return (slice(None), slice(None), *slices)
 
 
 def _inner(padding: Sequence[int], size: Sequence[int]) -> tuple[slice, ...]:
@@ -142,8 +147,8 @@ def convolution(
     reach = tuple(d * (k - 1) + 1 for d, k in zip(sizes.dilation, sizes.kernel, strict=True))
     if transposed:
         extra = tuple(output_padding) * len(size) if len(output_padding) == 1 else tuple(output_padding)
-        pairs = zip(size, sizes.stride, sizes.padding, reach, extra, strict=True)
-        image = [(n - 1) * s - 2 * p + r + e for n, s, p, r, e in pairs]
+        spread = zip(size, sizes.stride, sizes.padding, reach, extra, strict=True)
+        image = [(n - 1) * s - 2 * p + r + e for n, s, p, r, e in spread]
         out = _input_gradient(x, weight, _geometry(image, size, weight, (stride, padding, dilation), groups))
     else:
         pairs = zip(size, sizes.stride, sizes.padding, reach, strict=True)
@@ -172,9 +177,10 @@ def convolution_backward(
     """The gradients for the input, the weight and the bias; of a transposed one the first two change parts."""
     del output_padding  # the shapes say it
     if x.ndim == weight.ndim - 1:
-        one = [t.moved(lambda t: t.unsqueeze(0)) for t in (grad, x)]
-        sizes = (None, stride, padding, dilation, transposed, [0], groups, mask)
-        dx, dw, db = convolution_backward(m, *one, weight, *sizes)
+        one, grads = (t.moved(lambda t: t.unsqueeze(0)) for t in (x, grad))
+        dx, dw, db = convolution_backward(
+            m, grads, one, weight, None, stride, padding, dilation, transposed, [0], groups, mask
+        )
         return (None if dx is None else dx.moved(lambda t: t.squeeze(0))), dw, db
     dx = dw = db = None
     image, places = (grad.shape[2:], x.shape[2:]) if transposed else (x.shape[2:], grad.shape[2:])

@@ -85,14 +85,14 @@ def silu_backward(_m: Arithmetic, grad: Residue, x: Residue) -> Residue:
 @formula("glu.default")
 def glu(_m: Arithmetic, x: Residue, dim: int = -1) -> Residue:
     """First half times the sigmoid of the second."""
-    first, second = (x.moved(lambda t, i=i: t.chunk(2, dim)[i]) for i in range(2))
+    first, second = x.moved(lambda t: t.chunk(2, dim)[0]), x.moved(lambda t: t.chunk(2, dim)[1])
     return first * second.sigmoid()
 
 
 @formula("glu_backward.default")
 def glu_backward(_m: Arithmetic, grad: Residue, x: Residue, dim: int) -> Residue:
     """(grad * s, grad * first * s * (1 - s)), s the sigmoid of the second half."""
-    first, second = (x.moved(lambda t, i=i: t.chunk(2, dim)[i]) for i in range(2))
+    first, second = x.moved(lambda t: t.chunk(2, dim)[0]), x.moved(lambda t: t.chunk(2, dim)[1])
     s = second.sigmoid()
     slope = grad * (first * (s * (1 - s)))
     return Residue(torch.cat(((grad * s).tensor, slope.tensor), dim), slope.degree, x.of)

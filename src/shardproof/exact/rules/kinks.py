@@ -126,7 +126,7 @@ def clamp_max(m: Arithmetic, x: Residue, high: float) -> Residue:
 
 
 def by_limit(x: Residue, limits: Residue, function: Callable[[Residue, float], Residue]) -> Residue:
-    """`function(x, limit)` elementwise, each different limit by itself: a tensor of limits means what the scalars mean."""
+    """`function(x, limit)` elementwise, each different limit by itself: limits in a tensor mean what scalars mean."""
     values = limits.tensor.unique().tolist()
     if len(values) > _MOST_LIMITS:
         raise UnsupportedOpError(f"a clamp by {len(values)} different limits has no exact rule; {_MOST_LIMITS} have")
@@ -218,13 +218,13 @@ def elu_backward(
 
 @formula("celu.default")
 def celu(m: Arithmetic, x: Residue, alpha: float = 1) -> Residue:
-    """elu with an input scale."""
+    """Elu with an input scale."""
     return elu(m, x, alpha, 1, 1 / alpha)
 
 
 @formula("selu.default")
 def selu(m: Arithmetic, x: Residue) -> Residue:
-    """elu with the numbers of Klambauer et al. 2017."""
+    """Elu with the numbers of Klambauer et al. 2017."""
     return elu(m, x, 1.6732632423543772848170429916717, 1.0507009873554804934193349852946)
 
 

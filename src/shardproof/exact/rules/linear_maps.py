@@ -6,28 +6,27 @@ The matrix of a dim is what PyTorch's own op makes of the unit vectors along it:
 
 from __future__ import annotations
 
+from functools import partial
 from math import ceil
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from shardproof.exact.arithmetic import Residue
 from shardproof.exact.registry import find_op, formula
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from shardproof.exact.arithmetic import Arithmetic
+    from shardproof.exact.arithmetic import Arithmetic, Residue
 
 
 def apply_along(x: Residue, matrices: Sequence[Residue]) -> Residue:
     """The last len(matrices) dims each multiplied by a matrix (out, in)."""
     for position, matrix in enumerate(matrices):
         dim = x.ndim - len(matrices) + position
-        x = (x.moved(lambda t, d=dim: t.movedim(d, -1)) @ matrix.transpose()).moved(
-            lambda t, d=dim: t.movedim(-1, d).contiguous()
-        )
+        turned = x.moved(partial(torch.movedim, source=dim, destination=-1)) @ matrix.transpose()
+        x = turned.moved(partial(torch.movedim, source=-1, destination=dim)).moved(Tensor.contiguous)
     return x
 
 

@@ -30,9 +30,7 @@ def _of_difference(name: str) -> None:
     def forward(_m: Arithmetic, x: Residue, y: Residue, reduction: int = _MEAN, parameter: float = 1.0) -> Residue:
         return reduced((x - y).even_oracle(f"{name} {Fraction(parameter)}", at_zero=0), reduction)
 
-    def backward(
-        _m: Arithmetic, grad: Residue, x: Residue, y: Residue, reduction: int, parameter: float
-    ) -> Residue:
+    def backward(_m: Arithmetic, grad: Residue, x: Residue, y: Residue, reduction: int, parameter: float) -> Residue:
         return _shared(grad, (x - y).odd_oracle(f"{name} {Fraction(parameter)}'"), reduction)
 
     formula(f"{name}.default")(forward)
@@ -51,7 +49,7 @@ def _weighted(losses: Residue, weight: Residue | None) -> Residue:
 def binary_cross_entropy(
     _m: Arithmetic, x: Residue, target: Residue, weight: Residue | None = None, reduction: int = _MEAN
 ) -> Residue:
-    """-(t * log(x) + (1 - t) * log(1 - x)). The clamp of the logarithms at -100 is for floating point; it is no kink."""
+    """-(t * log(x) + (1 - t) * log(1 - x)). The clamp of logarithms at -100 is for floating point; it is no kink."""
     losses = -(target * x.log() + (1 - target) * (1 - x).log())
     return reduced(_weighted(losses, weight), reduction)
 
@@ -92,8 +90,6 @@ def soft_margin_loss(_m: Arithmetic, x: Residue, target: Residue, reduction: int
 
 
 @formula("soft_margin_loss_backward.default")
-def soft_margin_loss_backward(
-    _m: Arithmetic, grad: Residue, x: Residue, target: Residue, reduction: int
-) -> Residue:
+def soft_margin_loss_backward(_m: Arithmetic, grad: Residue, x: Residue, target: Residue, reduction: int) -> Residue:
     """-grad * t * sigmoid(-t * x)."""
     return _shared(grad, -(target * (-(target * x)).sigmoid()), reduction)

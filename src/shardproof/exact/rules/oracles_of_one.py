@@ -8,10 +8,9 @@ import torch
 
 from shardproof.exact.lift import LOWEST, NEGATIVE_INFINITY
 from shardproof.exact.registry import formula
-from shardproof.exact.arithmetic import Residue
 
 if TYPE_CHECKING:
-    from shardproof.exact.arithmetic import Arithmetic, Operand
+    from shardproof.exact.arithmetic import Arithmetic, Operand, Residue
 
 # Plain functions; those that are odd; those that are even, with their value at zero.
 _PLAIN = (
@@ -25,8 +24,13 @@ _ODD = (
     *("special_bessel_j1", "special_modified_bessel_i1", "round", "trunc"),
 )
 _EVEN = {
-    **{"cos": 1, "i0": 1, "special_i0e": 1, "special_bessel_j0": 1, "special_modified_bessel_i0": 1},
-    **{"special_spherical_bessel_j0": 1, "sinc": 1},
+    "cos": 1,
+    "i0": 1,
+    "special_i0e": 1,
+    "special_bessel_j0": 1,
+    "special_modified_bessel_i0": 1,
+    "special_spherical_bessel_j0": 1,
+    "sinc": 1,
 }
 
 
@@ -103,7 +107,7 @@ def fraction(_m: Arithmetic, x: Residue) -> Residue:
 @formula("round.decimals")
 def round_to(_m: Arithmetic, x: Residue, *, decimals: int) -> Residue:
     """round(x * 10**d) / 10**d."""
-    scale = 10 ** abs(decimals)
+    scale = int(10 ** abs(decimals))
     if decimals < 0:
         return (x / scale).odd_oracle("round") * scale
     return (x * scale).odd_oracle("round") / scale

@@ -7,7 +7,7 @@ before everything else, as they do in floating point.
 
 from __future__ import annotations
 
-from math import inf
+from math import inf, isnan
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -123,7 +123,7 @@ def _digits(m: Arithmetic, x: Operand) -> Tensor | float:
     """What equality compares: the residue, or the symbol."""
     if isinstance(x, Residue):
         return x.tensor
-    if x == inf or x != x:
+    if x == inf or isnan(x):
         return float(x)
     if is_symbol(float(x)):
         return NEGATIVE_INFINITY if x == NEGATIVE_INFINITY else LOWEST
@@ -169,7 +169,7 @@ for _name in (
 
 
 def _of_two(name: str, by_constant: Callable[[Arithmetic, Residue, float], Residue], op: Callable[..., Tensor]) -> None:
-    """An op of two tensors: with a constant the oracle that clamp is, else the one that comes last, or first, in order."""
+    """An op of two tensors: with a constant the oracle that clamp is, else the one that comes last (or first)."""
 
     def rule(m: Arithmetic, x: Residue, y: Residue, *, symbols: bool) -> Residue:
         constants = [z.degree == CONSTANT for z in (x, y)]

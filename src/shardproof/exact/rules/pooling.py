@@ -22,7 +22,9 @@ def _average(dims: int) -> None:
     def counts(m: Arithmetic, x: Tensor, args: tuple[Any, ...], override: int | None) -> Residue:
         ones = torch.ones((1, *x.shape[-dims:]), dtype=torch.float64, device=x.device)
         elements = forward_op(ones, *args, 1)
-        numbers = torch.full_like(elements, override) if override else (elements / forward_op(ones, *args, None)).round()
+        numbers = (
+            torch.full_like(elements, override) if override else (elements / forward_op(ones, *args, None)).round()
+        )
         return m.residue(m.field.reduce_(numbers))
 
     def forward(

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from shardproof.exact.arithmetic import Arithmetic, Operand
+    from shardproof.exact.arithmetic import Arithmetic
 
 # Constant exponents up to this are powers by multiplication, in a tensor as in a scalar.
 _LARGEST_EXPONENT = 64
@@ -45,7 +45,7 @@ def power_tensor(m: Arithmetic, x: Residue, exponent: Residue) -> Residue:
     scalars = _scalars(m, exponent)
     if scalars is None:
         return (x.log() * exponent).exp()
-    return _chosen(x, exponent.tensor, {key: power(m, x, value) for key, value in scalars.items()})
+    return _chosen(x, exponent.tensor, {key: power(m, x, float(value)) for key, value in scalars.items()})
 
 
 @formula("pow.Scalar")

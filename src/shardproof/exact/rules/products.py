@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from shardproof.exact.arithmetic import Residue
 from shardproof.exact.lift import LOWEST
 from shardproof.exact.registry import formula
 from shardproof.exact.rules.powers import vector_norm
@@ -16,7 +15,7 @@ from shardproof.exact.rules.softmax import chosen, shifted_exp
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from shardproof.exact.arithmetic import Arithmetic
+    from shardproof.exact.arithmetic import Arithmetic, Residue
     from shardproof.exact.degree import Degree
 
 
@@ -94,7 +93,7 @@ def log_sum_exp(
 
 @formula("logcumsumexp.default")
 def log_running_sum_exp(m: Arithmetic, x: Residue, dim: int) -> Residue:
-    """c + log(sum of E(x - c) up to each element), c the maximum along the whole dim."""
+    """C + log(sum of E(x - c) up to each element), c the maximum along the whole dim."""
     if x.ndim == 0:
         return x.moved(torch.clone)
     shift, _ = x.keyed_max(dim)
@@ -108,7 +107,6 @@ def distances(m: Arithmetic, x: Residue, y: Residue, order: float, _compute_mode
     """The norm of x[..., i, :] - y[..., j, :]."""
     difference = x.moved(lambda t: t.unsqueeze(-2)) - y.moved(lambda t: t.unsqueeze(-3))
     return vector_norm(m, difference, order, [-1])
-
 
 
 @formula("_pdist_forward.default")

@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from shardproof.exact.arithmetic import Arithmetic, Residue
 
 
-
 def _every_source(_result: Tensor, *args: Any, **_kwargs: Any) -> int:
     return 1 + max(x.numel() for x in args if isinstance(x, Tensor))
 
@@ -56,8 +55,8 @@ def scatter_reduce(
         return m.residue(from_ranks(m, best), (x.degree | source.degree).selected_from(count))
     if reduce == "prod":
         return m.residue(_product(m, x, dim, index, source, include_self=include_self), degree.power(count))
-    total = x.tensor.scatter_reduce(dim, index, source.tensor, "sum", include_self=include_self)
-    total = m.residue(m.field.reduce_(total), degree)
+    met = x.tensor.scatter_reduce(dim, index, source.tensor, "sum", include_self=include_self)
+    total = m.residue(m.field.reduce_(met), degree)
     if reduce == "sum":
         return total
     if reduce != "mean":
@@ -67,9 +66,7 @@ def scatter_reduce(
     return total / m.residue(m.field.reduce_(counts.clamp_(min=1)))
 
 
-def _product(
-    m: Arithmetic, x: Residue, dim: int, index: Tensor, source: Residue, *, include_self: bool
-) -> Tensor:
+def _product(m: Arithmetic, x: Residue, dim: int, index: Tensor, source: Residue, *, include_self: bool) -> Tensor:
     """Round by round: in each, every place takes one of the factors that are left for it."""
     if x.ndim == 0:
         return _product_of_scalars(m, x, source, include_self=include_self)

@@ -11,13 +11,12 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from shardproof.exact.arithmetic import Residue
 from shardproof.exact.errors import UnsupportedOpError
 from shardproof.exact.registry import formula
 from shardproof.exact.rules.products import product_along
 
 if TYPE_CHECKING:
-    from shardproof.exact.arithmetic import Arithmetic
+    from shardproof.exact.arithmetic import Arithmetic, Residue
     from shardproof.exact.degree import Degree
 
 
@@ -60,7 +59,7 @@ def solve_triangular(
 
 
 def factorize(m: Arithmetic, a: Tensor) -> tuple[Tensor, Tensor]:
-    """L and U in one tensor, as LAPACK's getrf lays them out, and the rows exchanged, counted from 1: (*, n, k), (*, min).
+    """L and U in one tensor, as LAPACK's getrf lays them out, and the rows exchanged, from 1: (*, n, k), (*, min).
 
     The pivot is the first element that is not zero. A column without one leaves a zero on the diagonal of U.
     """

@@ -1,7 +1,7 @@
 """The two symbols of masks, -inf and the lowest finite number, in the few ops that may meet them.
 
-0 times the lowest number is 0 and 1 times it is itself (a mask built as (1 - mask) * finfo.min); a residue plus a symbol
-is the symbol; any other use is refused. 0 times -inf is NaN in floating point and an error here.
+0 times the lowest number is 0 and 1 times it is itself (a mask built as (1 - mask) * finfo.min); a residue plus a
+symbol is the symbol; any other use is refused. 0 times -inf is NaN in floating point and an error here.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 def split_symbols(m: Arithmetic, x: Operand) -> tuple[Residue, Tensor | float]:
     """The residues with zeros in the symbols' places, and the symbols with zeros elsewhere."""
     if not isinstance(x, Residue):
-        if is_symbol(x):
+        if is_symbol(float(x)):
             symbol = NEGATIVE_INFINITY if x == NEGATIVE_INFINITY else LOWEST
             return m.residue(torch.zeros((), dtype=torch.float64)), symbol
         return m.residue(torch.tensor(float(m.constant(x)), dtype=torch.float64)), 0.0
@@ -31,11 +31,11 @@ def split_symbols(m: Arithmetic, x: Operand) -> tuple[Residue, Tensor | float]:
 
 
 def add_symbols(m: Arithmetic, x: Residue, y: Operand, alpha: float) -> Residue:
-    """X + alpha * y where some elements are symbols. Two lowest numbers overflow to -inf, as they do in floating point."""
+    """X + alpha * y where some elements are symbols. Two lowest numbers overflow to -inf, as in floating point."""
     if alpha != 1:
         raise SymbolError(f"-inf or finfo.min is added with alpha = {alpha}; masks are added as they are")
     (a, a_symbols), (b, b_symbols) = split_symbols(m, x), split_symbols(m, y)
-    total = a + (b if b.ndim or isinstance(y, Residue) else b)
+    total = a + b
     symbols = torch.add(torch.as_tensor(a_symbols, dtype=torch.float64), b_symbols)  # lowest + lowest = -inf
     return m.residue(torch.where(symbols != 0, symbols, total.tensor), total.degree)
 
