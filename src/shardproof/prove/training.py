@@ -12,7 +12,7 @@ from torch.utils._pytree import tree_flatten
 from shardproof.prove.records import Phase
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from torch.nn import Module
     from torch.optim import Optimizer
@@ -21,7 +21,9 @@ if TYPE_CHECKING:
     from shardproof.prove.step import Step
 
 
-def train(model: Module, step: Step, batch: Any, records: Records) -> None:
+def train(
+    model: Module, step: Step, batch: Any, records: Records, renew: Callable[[Tensor, str], None] | None = None
+) -> None:
     """Take the step's steps on one model.
 
     Args:
@@ -29,6 +31,8 @@ def train(model: Module, step: Step, batch: Any, records: Records) -> None:
         step: what a step is.
         batch: the batch as this world holds it.
         records: filled in execution order.
+        renew: given each parameter and optimizer state between two steps, after it was recorded, with the same name for
+            all of them: in exact arithmetic a step starts from fresh residues, so that each has a bound of its own.
     """
     optimizer = step.optimizer(list(model.parameters())) if step.optimizer else None
     for number in range(step.steps):
@@ -46,6 +50,20 @@ def train(model: Module, step: Step, batch: Any, records: Records) -> None:
             break
         optimizer.step()
         _record_update(model, optimizer, records)
+        if renew is not None and number + 1 < step.steps:
+            for parameter in model.parameters():
+                renew(parameter.detach(), f"after step {number + 1}")
+                for state in states_of(optimizer, parameter).values():
+                    renew(state, f"after step {number + 1}")
+
+
+def states_of(optimizer: Optimizer, parameter: Tensor) -> dict[str, Tensor]:
+    """The optimizer's states that lie as the parameter does (moments, not counters), by name in order."""
+    return {
+        key: value
+        for key, value in sorted(optimizer.state.get(parameter, {}).items())
+        if isinstance(value, Tensor) and value.shape == parameter.shape
+    }
 
 
 def settled(gradient: Tensor | None, parameter: Tensor) -> Tensor | None:
@@ -80,9 +98,8 @@ def clip_gradients(model: Module, max_norm: float) -> Tensor:
 def _record_update(model: Module, optimizer: Optimizer, records: Records) -> None:
     for name, parameter in model.named_parameters():
         records.add(Phase.UPDATE, name, parameter.detach())
-        for key, value in sorted(optimizer.state.get(parameter, {}).items()):
-            if isinstance(value, Tensor) and value.shape == parameter.shape:
-                records.add(Phase.STATE, f"{name}/{key}", value)
+        for key, value in states_of(optimizer, parameter).items():
+            records.add(Phase.STATE, f"{name}/{key}", value)
     for name, buffer in model.named_buffers():
         if buffer.is_floating_point():
             records.add(Phase.BUFFER, name, buffer)
