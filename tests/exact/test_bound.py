@@ -6,9 +6,12 @@ import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
+from torch.distributed._local_tensor import LocalTensor, LocalTensorMode
+from torch.distributed.tensor import Partial
 
 from shardproof.exact import ExactArithmetic, trials_needed
 from shardproof.exact.bound import Bound, bound_of
+from shardproof.exact.cut import CutBothWays
 from shardproof.exact.degree import CONSTANT, UNKNOWN, VARIABLE
 
 PRIME = 2_097_169
@@ -222,3 +225,26 @@ def test_a_cut_cuts_the_gradient_too():
         assert exact.cuts[-1].residues.tolist() == [1, 1, 1]
         assert len(set(exact.digits(w.grad).tolist())) == 1
         assert exact.digits(w.grad)[0] != 1
+
+
+def test_a_cut_gives_ranks_and_one_process_the_same_residues():
+    w = torch.randn(4, 6)
+    whole = torch.nn.Parameter(w)
+    parts = LocalTensor({0: w[:2].clone(), 1: w[2:].clone()}).requires_grad_()
+    with ExactArithmetic(seed=1) as exact:
+        cut = exact.cut(whole * 2, "here")
+        expected = exact.digits(cut)
+    with ExactArithmetic(seed=1) as exact, LocalTensorMode(2):
+        local = exact.cut(parts * 2, "here")
+        with exact.paused():
+            found = [local._local_tensors[rank].detach().long() for rank in range(2)]
+    assert torch.equal(torch.cat(found), expected)
+    assert [cut.name for cut in exact.cuts] == ["here", "here"]
+
+
+def test_a_cut_through_a_partial_sum_is_refused():
+    class Part:
+        placements = (Partial(),)
+
+    with pytest.raises(ValueError, match="partial sum"):
+        CutBothWays.forward(type("Context", (), {})(), Part(), "here")
