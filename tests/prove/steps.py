@@ -1,5 +1,9 @@
 """A small step, and shardings of it: one right, each other with one bug planted. Importable by spawned ranks."""
 
+import os
+import signal
+import time
+
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
@@ -95,3 +99,47 @@ def megatron(bug):
         return MegatronMLP(model, mesh.get_local_rank(), mesh.size(), bug)
 
     return shard
+
+
+def make_sgd(parameters):
+    return torch.optim.SGD(parameters, lr=0.1)
+
+
+def make_step_to_send():
+    return make_step(optimizer=make_sgd)
+
+
+def scaled_gradient(model, mesh):
+    model = parallelize(model, mesh)
+    model.up.weight.register_hook(lambda gradient: gradient * 2)
+    return model
+
+
+def load_with_lambdas():
+    return make_step(), megatron("bias inside")
+
+
+def dies(model, mesh):
+    if mesh.get_local_rank() == 1:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return parallelize(model, mesh)
+
+
+def raises(model, mesh):
+    if mesh.get_local_rank() == 1:
+        raise OverflowError("more than it can hold")
+    return parallelize(model, mesh)
+
+
+def hangs(model, mesh):
+    model = parallelize(model, mesh)
+    if mesh.get_local_rank() == 1:
+        model.down.register_forward_hook(lambda *_: time.sleep(60))
+    return model
+
+
+def slow(model, mesh):
+    model = parallelize(model, mesh)
+    model.register_full_backward_pre_hook(lambda *_: time.sleep(1.2))
+    model.up.register_forward_hook(lambda *_: time.sleep(1.2))
+    return model

@@ -14,31 +14,49 @@ from shardproof.prove.alignment import Alignment
 from shardproof.prove.findings import Finding, Proof, Verdict
 from shardproof.prove.judge import judge
 from shardproof.prove.layout import find_layout
+from shardproof.prove.ranks import Sent, run_in_processes, run_in_threads
 from shardproof.prove.records import ACTIVATIONS
 from shardproof.prove.roots import mark_roots
 from shardproof.prove.rounding import measure_rounding
-from shardproof.prove.sides import build_model, draw_parameters, run_candidate, run_reference
+from shardproof.prove.sides import build_model, draw_parameters, run_reference
+from shardproof.worlds.spawned import SpawnedWorld
 from shardproof.worlds.threaded import ThreadedWorld
+from shardproof.worlds.world import DEFAULT_TIMEOUT
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from shardproof.prove.judge import Outcome
+    from shardproof.prove.ranks import Reload
     from shardproof.prove.records import Key
     from shardproof.prove.rounding import Rounding
     from shardproof.prove.sides import Parallelize
     from shardproof.prove.step import Step
 
 
-def prove(step: Step, *, parallelize: Parallelize, devices: int, trials: int = 3, seed: int = 0) -> Proof:
+def prove(
+    step: Step,
+    *,
+    parallelize: Parallelize,
+    devices: int,
+    trials: int = 3,
+    seed: int = 0,
+    spawn: bool = False,
+    timeout: float = DEFAULT_TIMEOUT,
+    reload: Reload | None = None,
+) -> Proof:
     """Prove that a sharded training step is still the single-device step.
 
     Args:
         step: what a training step is.
         parallelize: `parallelize(model, mesh) -> model`, the user's own sharding. The mesh has one axis, `tp`.
-        devices: how many ranks, simulated in this process.
+        devices: how many ranks.
         trials: how many times, each with another prime, other inputs and other oracles.
         seed: of all of them.
+        spawn: run each rank in a process of its own, instead of simulating them in this one.
+        timeout: seconds after which ranks that get nowhere are given up.
+        reload: what a spawned rank calls for its `(step, parallelize)`, where these cannot be pickled: a function at
+            the top of a module, or an object of such a class.
 
     Raises:
         CannotRunError: a side cannot be built or run.
@@ -51,10 +69,14 @@ def prove(step: Step, *, parallelize: Parallelize, devices: int, trials: int = 3
     draw_parameters(model, seed)
     state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     seeds = tuple(seed * 1000 + trial for trial in range(trials))
-    reference = run_reference(step, model, [ExactArithmetic(seed=s) for s in seeds])
-    # Contexts of its own: what the reference lifts or tags is not known to the candidate.
     contexts = [ExactArithmetic(seed=s) for s in seeds]
-    ranks = ThreadedWorld(size=devices).run(run_candidate, step, parallelize, state, contexts, seed)
+    # The candidate gets contexts of its own: what the reference lifts or tags is not known to it.
+    reference = run_reference(step, model, contexts)
+    if spawn:
+        world = SpawnedWorld(size=devices, timeout=timeout)
+        ranks = run_in_processes(world, reload or Sent(step, parallelize), state, seeds, seed)
+    else:
+        ranks = run_in_threads(ThreadedWorld(size=devices, timeout=timeout), step, parallelize, state, seeds, seed)
     layout = find_layout(
         reference.parameters,
         {name: {rank: side.parameters[name] for rank, side in enumerate(ranks)} for name in ranks[0].parameters},

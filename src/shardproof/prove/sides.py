@@ -18,6 +18,7 @@ from torch.utils._pytree import tree_map
 from shardproof.errors import CannotRunError
 from shardproof.prove.records import Recorded, Records
 from shardproof.prove.training import train
+from shardproof.worlds.processgroup import say_nothing
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -82,8 +83,11 @@ def run_candidate(
     state: Mapping[str, Tensor],
     trials: Sequence[ExactArithmetic],
     seed: int,
+    beat: Callable[[], None] = say_nothing,
 ) -> Side:
     """Take the steps on one rank: the reference's full state goes in through the user's own sharding.
+
+    `beat` is called for every tensor recorded, in the backward too: a sign that this rank gets somewhere.
 
     Raises:
         CannotRunError: the sharding returns no module, or names its parameters otherwise.
@@ -103,29 +107,40 @@ def run_candidate(
     if before != after:
         changed = ", ".join(sorted(before ^ after)[:4])
         raise CannotRunError(f"parallelize changed the parameters' names ({changed}); they must keep their names")
-    return _run(step, sharded, trials, native=(torch.float64,))
+    return _run(step, sharded, trials, native=(torch.float64,), beat=beat)
 
 
-def _run(step: Step, model: nn.Module, trials: Sequence[ExactArithmetic], *, native: Sequence[torch.dtype]) -> Side:
+def _run(
+    step: Step,
+    model: nn.Module,
+    trials: Sequence[ExactArithmetic],
+    *,
+    native: Sequence[torch.dtype],
+    beat: Callable[[], None] = say_nothing,
+) -> Side:
     parameters = {name: local_value(p.detach()).clone() for name, p in model.named_parameters()}
     records = []
     for exact in trials:
         with exact.joined():
-            record = Records(capture=partial(capture, exact))
-            train(model, step, copy_batch(step.batch), record)
+            record = Records(capture=partial(capture, exact, beat=beat))
+            train(model, step, copy_batch(step.batch), record, partial(renew, exact))
         records.append(record)
         if dist.is_initialized():
             dist.barrier()  # the last rank to leave puts every rank's parameters back
-    return Side(
-        parameters=parameters, trials=records, native={dtype: _run_natively(step, model, dtype) for dtype in native}
-    )
+    natively = {dtype: _run_natively(step, model, dtype, beat) for dtype in native}
+    return Side(parameters=parameters, trials=records, native=natively)
 
 
-def _run_natively(step: Step, model: nn.Module, dtype: torch.dtype) -> Records:
+def _run_natively(step: Step, model: nn.Module, dtype: torch.dtype, beat: Callable[[], None]) -> Records:
     """Take the steps in ordinary arithmetic; the model is as before at the end."""
     tensors = [*model.parameters(), *model.buffers()]
     saved = [tensor.detach().clone() for tensor in tensors]
-    records = Records(capture=lambda tensor: Recorded(values=local_value(tensor).detach().clone()))
+
+    def take(tensor: Tensor) -> Recorded:
+        beat()
+        return Recorded(values=local_value(tensor).detach().clone())
+
+    records = Records(capture=take)
     train(model.to(dtype), step, copy_batch(step.batch, dtype), records)
     model.zero_grad(set_to_none=True)
     model.to(torch.float64)
@@ -147,8 +162,9 @@ def local_value(tensor: Tensor) -> Tensor:
     return tensor
 
 
-def capture(exact: ExactArithmetic, tensor: Tensor) -> Recorded:
+def capture(exact: ExactArithmetic, tensor: Tensor, *, beat: Callable[[], None] = say_nothing) -> Recorded:
     """A tensor's residues, cloned (collectives write in place), with what is known of them."""
+    beat()
     local = local_value(tensor)
     bound = exact.bound(local)
     return Recorded(
@@ -156,6 +172,13 @@ def capture(exact: ExactArithmetic, tensor: Tensor) -> Recorded:
         chance=1.0 if bound.per_trial is None else bound.per_trial,
         void=bound.void,
     )
+
+
+def renew(exact: ExactArithmetic, tensor: Tensor, name: str) -> None:
+    """Put fresh residues in place of a rank's own: the same for the same residue, wherever it is held."""
+    local = local_value(tensor)
+    with torch.no_grad():
+        local.copy_(exact.cut(local, name))
 
 
 def copy_batch(batch: Any, dtype: torch.dtype = torch.float64) -> Any:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from shardproof.worlds.call import Call
 
-_HEAD = struct.Struct("<QQH")
+_HEAD = struct.Struct("<QQHQ")
 _LENGTH = 512
 
 
@@ -23,12 +23,14 @@ _LENGTH = 512
 class Standing:
     """How far one rank has come: `entered` collectives of which it has left `left`, in `call` when they differ.
 
-    Joining the world counts as the first, so that `left` is 0 until the rank runs.
+    Joining the world counts as the first, so that `left` is 0 until the rank runs. `beats` counts the other signs of
+    life that the rank has given.
     """
 
     entered: int
     left: int
     call: str
+    beats: int = 0
 
     @property
     def waits(self) -> bool:
@@ -43,21 +45,27 @@ class BoardWriter:
         with (directory / f"rank-{rank}").open("r+b") as file:
             self._memory = mmap.mmap(file.fileno(), _LENGTH)
         self._entered = 0
+        self._beats = 0
 
     def join(self) -> None:
         """Say that this rank has joined the world."""
         self._entered = 1
-        _HEAD.pack_into(self._memory, 0, 1, 1, 0)
+        _HEAD.pack_into(self._memory, 0, 1, 1, 0, 0)
 
     def announce(self, call: Call | None) -> None:
         """Say which collective this rank enters, or that it has left it."""
         if call is None:
-            _HEAD.pack_into(self._memory, 0, self._entered, self._entered, 0)
+            _HEAD.pack_into(self._memory, 0, self._entered, self._entered, 0, self._beats)
             return
         text = str(call).encode()[: _LENGTH - _HEAD.size]
         self._memory[_HEAD.size : _HEAD.size + len(text)] = text
-        _HEAD.pack_into(self._memory, 0, self._entered + 1, self._entered, len(text))
+        _HEAD.pack_into(self._memory, 0, self._entered + 1, self._entered, len(text), self._beats)
         self._entered += 1
+
+    def beat(self) -> None:
+        """Say, outside our own collectives, that this rank gets somewhere."""
+        self._beats += 1
+        _HEAD.pack_into(self._memory, 0, self._entered, self._entered, 0, self._beats)
 
 
 def lay_out(directory: Path, size: int) -> None:
@@ -71,7 +79,7 @@ def read_board(directory: Path, size: int) -> tuple[Standing, ...]:
     standings = []
     for rank in range(size):
         content = (directory / f"rank-{rank}").read_bytes()
-        entered, left, length = _HEAD.unpack_from(content)
+        entered, left, length, beats = _HEAD.unpack_from(content)
         text = content[_HEAD.size : _HEAD.size + length].decode(errors="replace")
-        standings.append(Standing(entered=entered, left=left, call=text))
+        standings.append(Standing(entered=entered, left=left, call=text, beats=beats))
     return tuple(standings)

@@ -35,19 +35,21 @@ class CollectiveFailedError(CannotRunError):
         self.call = str(call)
 
 
-def say_nothing(call: Call | None) -> None:
-    """Announce collectives to nobody."""
+def say_nothing(call: Call | None = None) -> None:
+    """Announce collectives, or signs of life, to nobody."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProcessGroupCommunicator:
     """See `Communicator`; `group` carries the tensors, so its backend is one for their device (gloo, or nccl for CUDA).
 
-    `announce` is told of each collective before it begins, and `None` after it.
+    `announce` is told of each collective before it begins, and `None` after it. Code whose collectives go another way
+    (DTensor's do) calls `beat` now and then, or a world of processes takes its silence for a hang.
     """
 
     group: dist.ProcessGroup
     announce: Callable[[Call | None], None] = say_nothing
+    beat: Callable[[], None] = say_nothing
 
     @property
     def rank(self) -> int:

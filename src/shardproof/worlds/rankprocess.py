@@ -54,7 +54,7 @@ def _join_and_run(directory: Path, rank: int, size: int, timeout: float) -> Any:
     group = dist.group.WORLD
     assert group is not None
     board.join()
-    return fn(ProcessGroupCommunicator(group=group, announce=board.announce), *args)
+    return fn(ProcessGroupCommunicator(group=group, announce=board.announce, beat=board.beat), *args)
 
 
 def _explain(error: BaseException) -> Failure:

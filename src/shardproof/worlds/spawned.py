@@ -62,7 +62,8 @@ class SpawnedWorld:
     """One process a rank, on this machine; see `World`.
 
     Each rank gets its own copy of `fn`'s arguments, and its results come back as copies. The run ends `timeout` seconds
-    after the last sign of life: a collective begun or done, by any rank. Starting up may take 5 seconds more a rank.
+    after the last sign of life: a collective begun or done, or a beat, by any rank. Starting up may take 5 seconds more
+    a rank.
     What ranks print goes to stderr; what they write to stderr is shown only when one dies.
     """
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import io
+import operator
 import pickle
 import sys
 from pathlib import Path
@@ -88,6 +89,9 @@ class _Unpickler(pickle.Unpickler):
                 importlib.import_module(module)
             except ModuleNotFoundError:
                 _load_file(module, self.files[module])
+        if module in self.files and module in sys.modules:
+            # Not by importing it: a file's module may have the name of a package that cannot be imported from here.
+            return operator.attrgetter(name)(sys.modules[module])
         return super().find_class(module, name)
 
 

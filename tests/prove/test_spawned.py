@@ -1,0 +1,57 @@
+"""Ranks in processes find what simulated ranks find, and a step that cannot travel, a hang and a death say so."""
+
+import time
+
+import pytest
+
+from shardproof.errors import CannotRunError
+from shardproof.prove.prove import prove
+
+from . import steps
+
+pytestmark = pytest.mark.processes
+
+
+@pytest.mark.parametrize(("parallelize", "right"), [(steps.parallelize, True), (steps.scaled_gradient, False)])
+def test_simulated_and_spawned_ranks_agree_on_every_finding(parallelize, right):
+    simulated = prove(steps.make_step_to_send(), parallelize=parallelize, devices=2, trials=2)
+    spawned = prove(steps.make_step_to_send(), parallelize=parallelize, devices=2, trials=2, spawn=True)
+    assert spawned == simulated
+    assert spawned.ok is right
+    if not right:
+        assert [(root.key.name, root.cause) for root in spawned.roots] == [("up.weight", "2 times too large")]
+
+
+def test_a_step_of_closures_is_loaded_again_in_each_rank():
+    step, parallelize = steps.load_with_lambdas()
+    simulated = prove(step, parallelize=parallelize, devices=2, trials=1)
+    spawned = prove(step, parallelize=parallelize, devices=2, trials=1, spawn=True, reload=steps.load_with_lambdas)
+    assert spawned == simulated
+    assert not spawned.ok
+
+
+def test_a_step_of_closures_that_nobody_can_load_says_so():
+    step, parallelize = steps.load_with_lambdas()
+    with pytest.raises(CannotRunError, match=r"cannot send a value to another process.*at the top of a module"):
+        prove(step, parallelize=parallelize, devices=2, trials=1, spawn=True)
+
+
+@pytest.mark.parametrize(
+    ("parallelize", "said"), [(steps.dies, "rank 1 was ended by SIGKILL"), (steps.raises, "rank 1: Overflow")]
+)
+def test_a_rank_that_ends_is_named(parallelize, said):
+    with pytest.raises(CannotRunError, match=said):
+        prove(steps.make_step_to_send(), parallelize=parallelize, devices=2, trials=1, spawn=True)
+
+
+def test_ranks_that_get_nowhere_are_given_up():
+    begun = time.monotonic()
+    with pytest.raises(CannotRunError, match="did not get anywhere for 2 s"):
+        prove(steps.make_step_to_send(), parallelize=steps.hangs, devices=2, trials=1, spawn=True, timeout=2)
+    assert time.monotonic() - begun < 50
+
+
+def test_a_step_slower_than_the_timeout_is_alive_while_it_records():
+    # The control of the test above: 4.8 s of collectives that the world does not see, of which none takes 2 s.
+    proof = prove(steps.make_step_to_send(), parallelize=steps.slow, devices=2, trials=2, spawn=True, timeout=2)
+    assert proof.ok
