@@ -24,6 +24,7 @@ from shardproof.exact.lift import Lift
 from shardproof.exact.modules import ModuleStack
 from shardproof.exact.oracles import Oracles
 from shardproof.exact.run import Run
+from shardproof.exact.slopes import with_slopes
 from shardproof.exact.tags import TagStore
 from shardproof.exact.threads import guard_threads
 from shardproof.exact.walk import PLAIN, tensors_in
@@ -278,7 +279,8 @@ class _Functions(TorchFunctionMode):
                 return func(*args, **kwargs)
         if func is Tensor.__deepcopy__:
             return self._copy(*args)
-        return func(*args, **kwargs)
+        clamped = with_slopes(func, args, kwargs)
+        return func(*args, **kwargs) if clamped is None else clamped
 
     def _admit(self, tensor: Tensor) -> None:
         if isinstance(tensor, FakeTensor):

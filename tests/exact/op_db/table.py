@@ -23,10 +23,10 @@ writes this file; `tests/exact/test_op_db.py` judges them again.
 
 An op is judged at two primes on samples whose numbers are multiples of 1/16 (as residues as large as any). *rational*:
 every element of every result and gradient is the residue of the number that PyTorch's own float64 run gives.
-every element of every result and gradient is the residue of the number that PyTorch's own float64 run gives. *order*:
-is made of an oracle, so that its digits are not PyTorch's; shapes, dtypes and whole numbers are, the same numbers in
-another memory layout give the same digits, the backward is linear, and tests/exact/rules compares the formulas with
-Python's integers and fractions.
+*order*: results and gradients are those of PyTorch's own op on the operands' places in the keyed order.
+*oracle*: the op is made of an oracle, so that its digits are not PyTorch's; shapes, dtypes and whole numbers are, the
+same numbers in another memory layout give the same digits, the backward is linear, and tests/exact/rules compares the
+formulas with Python's integers and fractions.
 
 | op | outcome | how, or why not |
 |---|---|---|

@@ -9,6 +9,7 @@ from tests.exact.rules.integers import ORACLES as O
 from tests.exact.rules.integers import Z, check, mode, sixteenths
 
 HALF = Z(1) / 2
+INFINITY = math.inf
 
 
 def clamp(low):
@@ -78,8 +79,27 @@ ONE = {
     "mish": (F.mish, lambda x: x * tanh(softplus(x)), mish_slope),
     "logit": (torch.logit, lambda x: O.log(x / (1 - x)), lambda x: 1 / (x * (1 - x))),
     "relu": (F.relu, lambda x: O.any(clamp(0), x), lambda x: O.any(clamp(0) + "'", x)),
-    "clamp": (lambda x: x.clamp(-1, 2), lambda x: -O.any(clamp(-2), -O.any(clamp(-1), x)), None),
-    "clamp from below": (lambda x: x.clamp(min=0.5), lambda x: O.any(clamp(0.5), x), None),
+    "clamp": (
+        lambda x: x.clamp(-1, 2),
+        lambda x: -O.any(clamp(-2), -O.any(clamp(-1), x)),
+        lambda x: O.any(clamp(-2) + "'", -O.any(clamp(-1), x)) * O.any(clamp(-1) + "'", x),
+    ),
+    "clamp from below": (
+        lambda x: torch.clamp(x, min=0.5),
+        lambda x: O.any(clamp(0.5), x),
+        lambda x: O.any(clamp(0.5) + "'", x),
+    ),
+    "clamp from above": (
+        lambda x: x.clamp_max(0.5),
+        lambda x: -O.any(clamp(-0.5), -x),
+        lambda x: O.any(clamp(-0.5) + "'", -x),
+    ),
+    "clamp by nothing": (lambda x: x.clamp(min=-INFINITY, max=torch.finfo(x.dtype).max), lambda x: x, lambda x: Z(1)),
+    "hardtanh": (
+        lambda x: F.hardtanh(x, -1, 2),
+        lambda x: -O.any(clamp(-2), -O.any(clamp(-1), x)),
+        lambda x: O.any(clamp(-2) + "'", -O.any(clamp(-1), x)) * O.any(clamp(-1) + "'", x),
+    ),
     "relu6": (
         F.relu6,
         lambda x: -O.any(clamp(-6), -O.any(clamp(0), x)),

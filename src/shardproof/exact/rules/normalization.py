@@ -39,7 +39,7 @@ def layer_norm_backward(
     bias: Residue | None,
     mask: Sequence[bool],
 ) -> tuple[Residue | None, Residue | None, Residue | None]:
-    """n = (x - mean) * rstd, g = grad * weight: dx = rstd * (g - mean(g) - n * mean(g * n)), dw = sum(grad * n)."""
+    """With n = (x - mean) * rstd, g = grad * weight: dx = rstd * (g - mean(g) - n * mean(g * n)), dw = sum(grad*n)."""
     inner = tuple(range(x.ndim - len(shape), x.ndim))
     outer = tuple(range(x.ndim - len(shape)))
     normalized = (x - mean) * rstd
