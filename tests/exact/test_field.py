@@ -102,6 +102,9 @@ def test_matrix_products_longer_than_the_longest_sum_stay_exact(prime, pieces):
         for column, more in zip(columns, c.tolist(), strict=True)
     ]
     assert ints(field.matmul(a, b, plus=c)) == expected(want, prime)
+    assert torch.equal(
+        field.matmul(a.view(1, 1, *a.shape), b.expand(2, 1, inner, 2), plus=c)[1, 0], field.matmul(a, b, plus=c)
+    )
     batched = field.matmul(torch.stack([a, a.flip(0)]), b.expand(2, inner, 2), plus=c)
     assert ints(batched[0]) == expected(want, prime)
     assert torch.equal(batched[1], batched[0].flip(0))

@@ -132,7 +132,7 @@ class Field:
         return self.reduce_(products.sum(tuple(over), keepdim=keepdim) if over else products)
 
     def matmul(self, a: Tensor, b: Tensor, *, plus: Tensor | None = None) -> Tensor:
-        """A @ b for two matrices or two batches of matrices, ([B,] M, K) @ ([B,] K, N) -> ([B,] M, N).
+        """A @ b for two matrices or two batches of matrices, (..., M, K) @ (..., K, N) -> (..., M, N).
 
         The inner dimension goes in pieces whose sums stay exact, each added to the reduced sum of those before it.
 
@@ -143,11 +143,11 @@ class Field:
         """
         inner, longest = a.shape[-1], self.longest_sum
         total = a.narrow(-1, 0, min(inner, longest)) @ b.narrow(-2, 0, min(inner, longest))
-        accumulate = total.addmm_ if total.ndim == 2 else total.baddbmm_
         for start in range(longest, inner, longest):
             length = min(longest, inner - start)
             self.reduce_(total)
-            accumulate(a.narrow(-1, start, length), b.narrow(-2, start, length))
+            x, y = a.narrow(-1, start, length), b.narrow(-2, start, length)
+            total = total.addmm_(x, y) if total.ndim == 2 else total.add_(x @ y)
         return self.reduce_(total, plus=plus)
 
     def square_root(self, number: int) -> int | None:
