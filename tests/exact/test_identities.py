@@ -305,11 +305,17 @@ HOLD = [
         positive=True,
     ),
     Identity(
-        name="relu is clamp(x, min=0) and maximum(x, 0), forward",
+        name="relu is clamp(x, min=0)",
+        left=F.relu,
+        right=lambda x: torch.clamp(x, min=0),
+        wrong=lambda x: torch.clamp(x, min=1),
+    ),
+    Identity(
+        name="relu is maximum(x, 0), forward",
+        left=F.relu,
+        right=lambda x: torch.maximum(x, torch.zeros(())),
+        wrong=lambda x: torch.maximum(x, torch.ones(())),
         backward=False,
-        left=lambda x: 2 * F.relu(x),
-        right=lambda x: torch.clamp(x, min=0) + torch.maximum(x, torch.zeros(())),
-        wrong=lambda x: torch.clamp(x, min=0) + torch.maximum(x, torch.ones(())),
     ),
     Identity(
         name="a constant is the same as a scalar, in float32 and in float64",
@@ -347,12 +353,6 @@ NOT_PROMISED = [
         name="the gradient of logsumexp is the softmax",
         left=lambda x: x.logsumexp(-1),
         right=lambda x: (x - x.detach().amax(-1, keepdim=True)).exp().sum(-1).log() + x.detach().amax(-1),
-        backward=False,
-    ),
-    Identity(
-        name="the gradient of relu is that of clamp(x, min=0)",
-        left=F.relu,
-        right=lambda x: torch.clamp(x, min=0),
         backward=False,
     ),
     Identity(
