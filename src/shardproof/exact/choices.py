@@ -74,7 +74,7 @@ def mark_choice(tags: TagStore, op: OpOverload, args: Any, result: Any) -> None:
 def mark_compared(tags: TagStore, args: Any, result: Any) -> None:
     """Let what is made of comparisons of residues remember it: no Python branch may be taken on it.
 
-    Integers are free: an index, or how many elements were chosen, is what programs loop over (the experts that were hit).
+    Integers are free: an index, or how many elements were chosen, is what programs loop over (the experts hit).
     """
     if any((tag := tags.get(x)) is not None and tag.compared for x in tensors_in(args) if not x.is_meta):
         for x in tensors_in(result):
