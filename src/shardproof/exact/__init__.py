@@ -13,6 +13,7 @@ from shardproof.exact.errors import (
 )
 from shardproof.exact.mode import ExactArithmetic
 from shardproof.exact.registry import formula, moves, sums
+from shardproof.exact.voids import say_zero_divisions
 
 __all__ = [
     "Bound",
@@ -28,6 +29,7 @@ __all__ = [
     "bound_of",
     "formula",
     "moves",
+    "say_zero_divisions",
     "sums",
     "trials_needed",
 ]

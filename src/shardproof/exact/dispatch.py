@@ -126,6 +126,9 @@ class Dispatcher:
         if op in _OVERWRITES:
             self.writing.store(args[0], self._overwriting(args))
             return args[0]
+        for argument, value in zip(op._schema.arguments, args, strict=False):
+            if argument.name == "scalars" and isinstance(value, Tensor):
+                self.refuse_reading(value, f"a tensor of scalars ({op})")
         calls = split_foreach(op, args, kwargs)
         if calls is not None:
             with reenter:

@@ -100,8 +100,7 @@ def split_foreach(op: OpOverload, args: tuple[Any, ...], kwargs: dict[str, Any])
     names = [argument.name for argument in op._schema.arguments]
     # A tensor of scalars stands for one scalar an element.
     unbound = [
-        list(value.unbind()) if names[i] == "scalars" and isinstance(value, Tensor) else value
-        for i, value in enumerate(args)
+        value.tolist() if names[i] == "scalars" and isinstance(value, Tensor) else value for i, value in enumerate(args)
     ]
     named = dict(kwargs)
     if packet in _WITH_VALUE and len(unbound) > _TENSORS_OF_ADDC:
