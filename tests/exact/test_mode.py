@@ -65,7 +65,7 @@ def test_a_wrong_learning_rate_is_seen():
 def test_parameters_are_put_back_bit_for_bit_even_after_an_exception():
     net = Net().to(torch.bfloat16)
     before = {name: p.detach().clone() for name, p in net.named_parameters()}
-    with pytest.raises(LeavingFieldError, match="item|_local_scalar_dense"), ExactArithmetic(seed=1):
+    with pytest.raises(LeavingFieldError, match=r"item|_local_scalar_dense"), ExactArithmetic(seed=1):
         net(torch.tensor([[1, 2]])).sum().item()
     for name, p in net.named_parameters():
         assert p.dtype == torch.bfloat16
