@@ -75,7 +75,7 @@ def train_alone(name):
 
 
 def train_on_ranks(comm, name):
-    """The tensor-parallel step on gloo, sharded before exact arithmetic begins; its digits, and whether all came back."""
+    """The tensor-parallel step on gloo, sharded before the mode begins; its digits, and whether all came back."""
     model = parallelize(build(), comm.size)
     x, y = batch()
     before = {name: p.to_local().clone() for name, p in model.named_parameters()}

@@ -1,4 +1,4 @@
-"""What the dispatcher must never get wrong: an op unseen, a result that is an operand's memory, a tag that is not true."""
+"""What the dispatcher must never get wrong: an op unseen, a result in an operand's memory, a tag that is not true."""
 
 import pytest
 import torch
@@ -15,7 +15,6 @@ from shardproof.exact import (
 )
 from shardproof.exact.mode import ordinary_pytorch
 from shardproof.exact.registry import RULES, find_op
-from shardproof.exact.run import Run
 
 
 def drawn(*shape, seed=0):
@@ -33,7 +32,7 @@ def same(exact, a, b):
     return torch.equal(exact.digits(a), exact.digits(b))
 
 
-# Default deny ---------------------------------------------------------------------------------------------------------
+# Default deny --------------------------------------------------------------------------------------------------------
 
 torch.library.define("shardproof_tests::halve", "(Tensor x) -> Tensor")
 torch.library.impl("shardproof_tests::halve", "CompositeExplicitAutograd", lambda x: x / 2)
@@ -90,7 +89,7 @@ def test_a_rule_can_be_added_as_the_refusal_says_and_taken_away():
 
 
 def test_a_rule_for_an_op_that_is_not_there_says_so():
-    with pytest.raises(ValueError, match="has no op 'no_such_op.default'"):
+    with pytest.raises(ValueError, match=r"has no op 'no_such_op\.default'"):
         formula("no_such_op.default")(lambda m, x: x)
 
 
@@ -99,7 +98,7 @@ def test_an_in_place_form_is_refused_with_its_functional_op(exact):
         torch.ops.shardproof_tests.halve_(drawn(3).detach())
 
 
-# Memory ---------------------------------------------------------------------------------------------------------------
+# Memory --------------------------------------------------------------------------------------------------------------
 
 IDENTITIES = {
     "pow 1": lambda x: x.pow(1),
@@ -275,7 +274,7 @@ def test_autograd_accumulates_exactly(exact):
     assert same(exact, torch.autograd.grad(grads.sum(), x)[0], 6 * x)
 
 
-# Division by zero -----------------------------------------------------------------------------------------------------
+# Division by zero ----------------------------------------------------------------------------------------------------
 
 
 def test_a_division_by_zero_voids_what_comes_of_it_and_nothing_else(exact):
@@ -312,7 +311,7 @@ def test_a_tiny_prime_divides_by_zero_by_chance_and_a_program_by_itself():
         say_zero_divisions([])
 
 
-# What is recorded and checked ------------------------------------------------------------------------------------------
+# What is recorded and checked -----------------------------------------------------------------------------------------
 
 
 def test_the_operands_of_selections_are_kept_as_they_were():
@@ -328,79 +327,6 @@ def test_the_operands_of_selections_are_kept_as_they_were():
     with ExactArithmetic(seed=1) as exact:
         (x * 3).topk(2, -1)
         assert exact.selections == ()
-
-
-class Transformer(nn.Module):
-    """Embedding, attention with a mask, a gated layer, norms, tied output: what real models are made of."""
-
-    def __init__(self):
-        super().__init__()
-        self.embedding = nn.Embedding(11, 8)
-        self.norm1, self.norm2 = nn.LayerNorm(8), nn.RMSNorm(8)
-        self.qkv, self.out = nn.Linear(8, 24), nn.Linear(8, 8)
-        self.gate, self.up, self.down = (nn.Linear(8, 12), nn.Linear(8, 12), nn.Linear(12, 8))
-
-    def forward(self, ids):
-        x = self.embedding(ids)
-        q, k, v = (t.view(*ids.shape, 2, 4).transpose(1, 2) for t in self.qkv(self.norm1(x)).chunk(3, -1))
-        x = x + self.out(F.scaled_dot_product_attention(q, k, v, is_causal=True).transpose(1, 2).flatten(2))
-        y = self.norm2(x)
-        x = x + self.down(F.silu(self.gate(y)) * self.up(y))
-        return x @ self.embedding.weight.T
-
-
-def train_transformer(seed=5, **options):
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        model, ids = Transformer(), torch.randint(0, 11, (2, 6))
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
-    with ExactArithmetic(seed=seed, **options) as exact:
-        for _ in range(2):
-            optimizer.zero_grad()
-            F.cross_entropy(model(ids[:, :-1]).flatten(0, 1), ids[:, 1:].flatten()).backward()
-            nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-            optimizer.step()
-        return {name: exact.digits(p) for name, p in model.named_parameters()}
-
-
-def test_everything_a_transformer_sees_is_canonical(monkeypatch):
-    """After each op of two steps; and the check sees a reduction that was left out."""
-    checked = []
-    own = Run.require_canonical
-    monkeypatch.setattr(
-        Run, "require_canonical", lambda self, x, **how: (checked.append(x.numel()), own(self, x, **how))
-    )
-    digits = train_transformer(check=True)
-    assert len(checked) > 500
-    assert all(torch.equal(x, train_transformer()[name]) for name, x in digits.items())
-    multiply = RULES[find_op("silu.default")]
-
-    @formula("silu.default")
-    def unreduced(m, x):
-        return m.residue(x.tensor * x.tensor)
-
-    try:
-        with pytest.raises(RuntimeError, match="not a canonical residue"):
-            train_transformer(check=True)
-    finally:
-        RULES[find_op("silu.default")] = multiply
-    assert unreduced
-
-
-# The same on every machine. A new number here means that digits of an earlier version cannot be compared any more.
-GOLDEN = {"prime": 2457311, "sum": -7219543, "weight": [-212871, 949986, 868613, -1115851]}
-
-
-def test_the_digits_of_a_seed_are_the_same_everywhere():
-    digits = train_transformer(seed=7)
-    total = sum(int(x.sum()) for x in digits.values())
-    found = {
-        "prime": ExactArithmetic(seed=7).prime,
-        "sum": total,
-        "weight": digits["down.weight"][0, :4].tolist(),
-    }
-    assert found == GOLDEN
-    assert found["weight"] != train_transformer(seed=8)["down.weight"][0, :4].tolist()
 
 
 def test_symbols_do_not_pass_where_a_rule_knows_none(exact):

@@ -64,9 +64,9 @@ class Applying:
         if rule.kind != "formula":
             args, kwargs = self._promoted(op, args, kwargs)
         operands = floats_in((args, kwargs))
-        symbols = any([self.reals.symbols_in(x) for x in operands]) or _symbol_among(args, kwargs)
+        symbols = any(self.reals.symbols_in(x) for x in operands) or _symbol_among(args, kwargs)
         if symbols and not rule.symbols:
-            self._refuse_symbols(op, operands, args, kwargs)
+            self._refuse_symbols(op, operands)
             symbols = False
         inherited = replace(union(self.run.tag(x) for x in operands), real=False, symbols=symbols)
         if self.run.record_selections and op in SELECTIONS:
@@ -204,16 +204,18 @@ class Applying:
             tensor = tensor.clone()  # an operand as it was: the program may write into its result
         taken.add(tensor.untyped_storage()._cdata)
         symbols = inherited.symbols and bool((tensor < -self.run.arithmetic.field.half).any())
-        known: dict[str, Tensor] = {}
-        for name in ("exponential", "squared"):
-            companion = getattr(value, name)
-            if companion is not None and tensor.is_contiguous() and covers_storage(tensor):
-                known[name] = companion.tensor.contiguous()
-                self.run.set(known[name], Tag(degree=companion.degree, void=inherited.void))
-        self.run.set(
-            tensor,
-            Tag(degree=value.degree, void=inherited.void, symbols=symbols, roots=value.roots, **known),
-        )
+        tag = Tag(degree=value.degree, void=inherited.void, symbols=symbols, roots=value.roots)
+        if tensor.is_contiguous() and covers_storage(tensor):
+            exponential = self._settle_companion(value.exponential, inherited)
+            tag = replace(tag, exponential=exponential, squared=self._settle_companion(value.squared, inherited))
+        self.run.set(tensor, tag)
+        return tensor
+
+    def _settle_companion(self, known: Residue | None, inherited: Tag) -> Tensor | None:
+        if known is None:
+            return None
+        tensor = known.tensor.contiguous()
+        self.run.set(tensor, Tag(degree=known.degree, void=inherited.void))
         return tensor
 
     # Operands --------------------------------------------------------------------------------------------------------
@@ -283,9 +285,7 @@ class Applying:
             {a.name: lifted(kwargs[a.name], a) for a in arguments if a.name in kwargs},
         )
 
-    def _refuse_symbols(
-        self, op: OpOverload, operands: list[Tensor], args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> None:
+    def _refuse_symbols(self, op: OpOverload, operands: list[Tensor]) -> None:
         """Raise if the elements given, and not others of their storage, are symbols."""
         held = any(bool((self.reals.residues_of(x) < -self.run.arithmetic.field.half).any()) for x in operands)
         if held:

@@ -1,7 +1,7 @@
-"""Threads: PyTorch's modes belong to one, so a thread started inside would compute on residues in rounding arithmetic.
+"""Threads: PyTorch's modes belong to one, so another would compute on residues in rounding arithmetic.
 
-Threads may run (data loaders, progress bars); one that touches a residue gets an error. A thread that was started before
-is out of reach, and so is what it is handed.
+Threads may run (data loaders, progress bars); one that touches a residue gets an error. A thread that was started
+before is out of reach, and so is what it is handed.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ def guard_threads(tags: TagStore) -> Iterator[None]:
     """
     before = threading.getprofile()
 
-    def enter_guard(frame: Any, event: str, argument: Any) -> None:
-        _Guard(tags).__enter__()  # it goes with the thread
+    def enter_guard(frame: Any, event: Any, argument: Any) -> None:
+        _Guard(tags).__enter__()  # type: ignore[no-untyped-call]  # it goes with the thread
         sys.setprofile(before)
         if before is not None:
             before(frame, event, argument)
@@ -50,7 +50,7 @@ class _Guard(TorchDispatchMode):
     """Refuses ops on residues."""
 
     def __init__(self, tags: TagStore) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self._tags = tags
 
     def __torch_dispatch__(

@@ -1,6 +1,6 @@
-"""Collectives of torch.distributed on residues, in real processes. (Simulated ranks add and copy by ordinary ops.)
+"""Collectives of torch.distributed on residues, in real processes. Simulated ranks add and copy by ordinary ops.
 
-A sum over ranks is a sum: exact while N * p < 2**53, and canonical when PyTorch sees it, so asynchronous collectives are
+A sum over ranks is a sum: exact while N * p < 2**53, and canonical when PyTorch sees it, so that asynchronous ones are
 waited for at once. An average is the sum times the inverse of N. MAX and MIN go by the keyed order, in which a maximum
 along a dim goes too. Before each, the ranks agree on what they hold, by a reduction of six numbers: whether a division
 by zero has made one of them void is not a thing that each may know for itself alone.
@@ -36,6 +36,15 @@ if TYPE_CHECKING:
 _NEUTRAL: Final = float("-inf")
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Call:
+    """One call of a collective: its process group, and its arguments by their names."""
+
+    op: OpOverload
+    group: Any
+    given: dict[str, Any]
+
+
 @dataclass(slots=True, kw_only=True)
 class Collectives:
     """Carries out the ops of the c10d namespace."""
@@ -63,118 +72,118 @@ class Collectives:
                 self.entry.admit(x)
         given = {a.name: a.default_value for a in op._schema.arguments if a.has_default_value()}
         given |= dict(zip((a.name for a in op._schema.arguments), args, strict=False)) | kwargs
-        return _METHODS[name](self, op, _distributed().ProcessGroup.unbox(given["process_group"]), given)
+        group = _distributed().ProcessGroup.unbox(given["process_group"])
+        return _METHODS[name](self, _Call(op=op, group=group, given=given))
 
     # Collectives -----------------------------------------------------------------------------------------------------
 
-    def _all_reduce(self, op: OpOverload, group: Any, given: dict[str, Any]) -> Any:
+    def _all_reduce(self, call: _Call) -> Any:
         def transmit(inputs: list[Tensor], outputs: list[Tensor], reduction: Any) -> Any:
             outputs[0].copy_(inputs[0])
-            return group.allreduce(outputs, _options("AllreduceOptions", reduceOp=reduction))
+            return call.group.allreduce(outputs, _options("AllreduceOptions", reduceOp=reduction))
 
         work = None
-        for x in given["tensors"]:
-            work = self._reduce(op, group, [x], [x], _kind_of(given["reduce_op"]), transmit)
-        return (given["tensors"], work) if len(op._schema.returns) == 2 else work
+        for x in call.given["tensors"]:
+            work = self._reduce(call, [x], [x], _kind_of(call.given["reduce_op"]), transmit)
+        return (call.given["tensors"], work) if len(call.op._schema.returns) == 2 else work
 
-    def _reduce_to_root(self, op: OpOverload, group: Any, given: dict[str, Any]) -> Any:
-        root = given["root_rank"]
+    def _reduce_to_root(self, call: _Call) -> Any:
+        root = call.given["root_rank"]
 
         def transmit(inputs: list[Tensor], outputs: list[Tensor], reduction: Any) -> Any:
             outputs[0].copy_(inputs[0])
-            return group.reduce(outputs, _options("ReduceOptions", reduceOp=reduction, rootRank=root))
+            return call.group.reduce(outputs, _options("ReduceOptions", reduceOp=reduction, rootRank=root))
 
-        x = given["tensors"][0]
-        return self._reduce(op, group, [x], [x], _kind_of(given["reduce_op"]), transmit, only=root)
+        x = call.given["tensors"][0]
+        return self._reduce(call, [x], [x], _kind_of(call.given["reduce_op"]), transmit, only=root)
 
-    def _reduce_scatter(self, op: OpOverload, group: Any, given: dict[str, Any]) -> Any:
+    def _reduce_scatter(self, call: _Call) -> Any:
         def transmit(inputs: list[Tensor], outputs: list[Tensor], reduction: Any) -> Any:
-            return group.reduce_scatter(outputs, [inputs], _options("ReduceScatterOptions", reduceOp=reduction))
+            return call.group.reduce_scatter(outputs, [inputs], _options("ReduceScatterOptions", reduceOp=reduction))
 
-        outputs, inputs = given["output_tensors"], given["input_tensors"][0]
-        work = self._reduce(op, group, inputs, outputs, _kind_of(given["reduce_op"]), transmit)
+        outputs, inputs = call.given["output_tensors"], call.given["input_tensors"][0]
+        work = self._reduce(call, inputs, outputs, _kind_of(call.given["reduce_op"]), transmit)
         return outputs, work
 
-    def _reduce_scatter_tensors(self, op: OpOverload, group: Any, given: dict[str, Any]) -> Any:
+    def _reduce_scatter_tensors(self, call: _Call) -> Any:
         def transmit(inputs: list[Tensor], outputs: list[Tensor], reduction: Any) -> Any:
             options = _options("ReduceScatterOptions", reduceOp=reduction)
-            return group._reduce_scatter_base(outputs[0], inputs[0], options)
+            return call.group._reduce_scatter_base(outputs[0], inputs[0], options)
 
-        several = "outputs" in given
-        outputs = given["outputs"] if several else [given["output_tensor"]]
-        inputs = given["inputs"] if several else [given["input_tensor"]]
+        several = "outputs" in call.given
+        outputs = call.given["outputs"] if several else [call.given["output_tensor"]]
+        inputs = call.given["inputs"] if several else [call.given["input_tensor"]]
         work = None
         for output, x in zip(outputs, inputs, strict=True):
-            work = self._reduce(op, group, [x], [output], _kind_of(given["reduce_op"]), transmit)
+            work = self._reduce(call, [x], [output], _kind_of(call.given["reduce_op"]), transmit)
         return work if several else (outputs[0], work)
 
-    def _broadcast(self, op: OpOverload, group: Any, given: dict[str, Any]) -> Any:
-        root, tensors = given["root_rank"], given["tensors"]
+    def _broadcast(self, call: _Call) -> Any:
+        root, tensors = call.given["root_rank"], call.given["tensors"]
 
         def transmit(inputs: list[Tensor], outputs: list[Tensor], _: Any) -> Any:
-            if group.rank() == root:
+            if call.group.rank() == root:
                 outputs[0].copy_(inputs[0])
-            return group.broadcast(outputs, _options("BroadcastOptions", rootRank=root, rootTensor=0))
+            return call.group.broadcast(outputs, _options("BroadcastOptions", rootRank=root, rootTensor=0))
 
-        return tensors, self._move(group, tensors, tensors, transmit, source=root)
+        return tensors, self._move(call, tensors, tensors, transmit, source=root)
 
-    def _all_gather(self, op: OpOverload, group: Any, given: dict[str, Any]) -> Any:
+    def _all_gather(self, call: _Call) -> Any:
         def transmit(inputs: list[Tensor], outputs: list[Tensor], _: Any) -> Any:
-            return group.allgather([outputs], inputs)
+            return call.group.allgather([outputs], inputs)
 
-        outputs = given["output_tensors"]
-        return outputs, self._move(group, given["input_tensors"], outputs[0], transmit)
+        outputs = call.given["output_tensors"]
+        return outputs, self._move(call, call.given["input_tensors"], outputs[0], transmit)
 
-    def _all_gather_tensors(self, op: OpOverload, group: Any, given: dict[str, Any]) -> Any:
+    def _all_gather_tensors(self, call: _Call) -> Any:
         def transmit(inputs: list[Tensor], outputs: list[Tensor], _: Any) -> Any:
-            return group._allgather_base(outputs[0], inputs[0])
+            return call.group._allgather_base(outputs[0], inputs[0])
 
-        several = "outputs" in given
-        outputs = given["outputs"] if several else [given["output_tensor"]]
-        inputs = given["inputs"] if several else [given["input_tensor"]]
+        several = "outputs" in call.given
+        outputs = call.given["outputs"] if several else [call.given["output_tensor"]]
+        inputs = call.given["inputs"] if several else [call.given["input_tensor"]]
         work = None
         for output, x in zip(outputs, inputs, strict=True):
-            work = self._move(group, [x], [output], transmit)
+            work = self._move(call, [x], [output], transmit)
         return work if several else (outputs[0], work)
 
-    def _gather(self, op: OpOverload, group: Any, given: dict[str, Any]) -> Any:
-        root = given["root_rank"]
+    def _gather(self, call: _Call) -> Any:
+        root = call.given["root_rank"]
 
         def transmit(inputs: list[Tensor], outputs: list[Tensor], _: Any) -> Any:
-            return group.gather([outputs] if outputs else [], inputs, _options("GatherOptions", rootRank=root))
+            return call.group.gather([outputs] if outputs else [], inputs, _options("GatherOptions", rootRank=root))
 
-        outputs = given["output_tensors"]
-        return self._move(group, given["input_tensors"], outputs[0] if outputs else [], transmit)
+        outputs = call.given["output_tensors"]
+        return self._move(call, call.given["input_tensors"], outputs[0] if outputs else [], transmit)
 
-    def _scatter(self, op: OpOverload, group: Any, given: dict[str, Any]) -> Any:
-        root, inputs = given["root_rank"], given["input_tensors"]
+    def _scatter(self, call: _Call) -> Any:
+        root, inputs = call.given["root_rank"], call.given["input_tensors"]
 
         def transmit(inputs: list[Tensor], outputs: list[Tensor], _: Any) -> Any:
-            return group.scatter(outputs, [inputs] if inputs else [], _options("ScatterOptions", rootRank=root))
+            return call.group.scatter(outputs, [inputs] if inputs else [], _options("ScatterOptions", rootRank=root))
 
-        outputs = given["output_tensors"]
-        return outputs, self._move(group, inputs[0] if inputs else [], outputs, transmit, source=root)
+        outputs = call.given["output_tensors"]
+        return outputs, self._move(call, inputs[0] if inputs else [], outputs, transmit, source=root)
 
-    def _all_to_all(self, op: OpOverload, group: Any, given: dict[str, Any]) -> Any:
+    def _all_to_all(self, call: _Call) -> Any:
         def transmit(inputs: list[Tensor], outputs: list[Tensor], _: Any) -> Any:
-            return group.alltoall(outputs, inputs)
+            return call.group.alltoall(outputs, inputs)
 
-        outputs = given["output_tensors"]
-        return outputs, self._move(group, given["input_tensors"], outputs, transmit)
+        outputs = call.given["output_tensors"]
+        return outputs, self._move(call, call.given["input_tensors"], outputs, transmit)
 
-    def _all_to_all_tensor(self, op: OpOverload, group: Any, given: dict[str, Any]) -> Any:
+    def _all_to_all_tensor(self, call: _Call) -> Any:
         def transmit(inputs: list[Tensor], outputs: list[Tensor], _: Any) -> Any:
-            splits = given["output_split_sizes"], given["input_split_sizes"]
-            return group.alltoall_base(outputs[0], inputs[0], *splits)
+            splits = call.given["output_split_sizes"], call.given["input_split_sizes"]
+            return call.group.alltoall_base(outputs[0], inputs[0], *splits)
 
-        return self._move(group, [given["input"]], [given["output"]], transmit)
+        return self._move(call, [call.given["input"]], [call.given["output"]], transmit)
 
     # What they are made of -------------------------------------------------------------------------------------------
 
     def _reduce(
         self,
-        op: OpOverload,
-        group: Any,
+        call: _Call,
         inputs: list[Tensor],
         outputs: list[Tensor],
         reduction: Any,
@@ -183,16 +192,16 @@ class Collectives:
         only: int | None = None,
     ) -> Any:
         """Reduce over the ranks; `only` that rank sees the result."""
-        kinds, size = _distributed().ReduceOp.RedOpType, group.size()
+        kinds, size = _distributed().ReduceOp.RedOpType, call.group.size()
         plain = reduction != kinds.AVG and all(bool((x == x.round()).all()) for x in inputs if self.run.tag(x).real)
-        tag = self._agree(group, inputs, outputs, plain=plain)
+        tag = self._agree(call.group, inputs, outputs, plain=plain)
         by_order = reduction in (kinds.MAX, kinds.MIN) and not tag.real
         if reduction not in (kinds.SUM, kinds.AVG, kinds.MAX, kinds.MIN):
-            self.run.refuse_op(op, f"with {reduction} has no exact rule; SUM, AVG, MAX and MIN have")
+            self.run.refuse_op(call.op, f"with {reduction} has no exact rule; SUM, AVG, MAX and MIN have")
         if tag.symbols and reduction != kinds.MAX:
-            self.run.refuse_symbols(op)
+            self.run.refuse_symbols(call.op)
         if size * self.run.arithmetic.field.half >= EXACT_LIMIT:
-            self.run.refuse_op(op, f"over {size} ranks has sums that float64 does not hold")
+            self.run.refuse_op(call.op, f"over {size} ranks has sums that float64 does not hold")
         given = [(x if tag.real else self.reals.residues_of(x)).contiguous() for x in inputs]
         if by_order:
             given = [self._places(x) for x in given]
@@ -203,13 +212,13 @@ class Collectives:
             results = [self._reduced(x, size, average=reduction == kinds.AVG, by_order=by_order) for x in results]
             degree = tag.degree.selected_from(size) if by_order else tag.degree.sum_of(size)
             tag = Tag(degree=degree, void=tag.void, symbols=tag.symbols)
-        if only is None or group.rank() == only:
+        if only is None or call.group.rank() == only:
             self._store(outputs, results, tag)
         return _boxed(work)
 
     def _move(
         self,
-        group: Any,
+        call: _Call,
         inputs: list[Tensor],
         outputs: list[Tensor],
         transmit: Transmit,
@@ -217,8 +226,8 @@ class Collectives:
         source: int | None = None,
     ) -> Any:
         """Hand elements from rank to rank; from `source` alone where there is one."""
-        mine = source is None or group.rank() == source
-        tag = self._agree(group, inputs if mine else [], outputs, plain=True)
+        mine = source is None or call.group.rank() == source
+        tag = self._agree(call.group, inputs if mine else [], outputs, plain=True)
         given = [(x if tag.real else self.reals.residues_of(x)).contiguous() for x in inputs] if mine else []
         results = [torch.empty_like(x, memory_format=torch.contiguous_format) for x in outputs]
         work = transmit(given, results, None)
@@ -234,13 +243,11 @@ class Collectives:
     def _agree(self, group: Any, inputs: list[Tensor], outputs: list[Tensor], *, plain: bool) -> Tag:
         """The tag of what all ranks give together. It is real if all of it is real, and `plain` on all of them."""
         tag = union(self.run.tag(x) for x in inputs)
-        symbols = any([self.reals.symbols_in(x) for x in inputs])
+        symbols = any(self.reals.symbols_in(x) for x in inputs)
         code = float(crc32(repr(tag.degree).encode()))
         self._degrees[code] = tag.degree
-        if inputs:
-            said = [code, -code, tag.void, symbols, not tag.roots, not (tag.real and plain)]
-        else:
-            said = [_NEUTRAL] * 6
+        said = [code, -code, tag.void, symbols, not tag.roots, not (tag.real and plain)]
+        said = said if inputs else [_NEUTRAL] * len(said)
         device = (inputs or outputs)[0].device
         header = torch.tensor([float(x) for x in said], dtype=torch.float64, device=device)
         maximum = _options("AllreduceOptions", reduceOp=_distributed().ReduceOp.RedOpType.MAX)
