@@ -23,8 +23,8 @@ from shardproof.exact.leaving import DISPLAYS, READS_MEMORY
 from shardproof.exact.lift import Lift
 from shardproof.exact.modules import ModuleStack
 from shardproof.exact.oracles import Oracles
+from shardproof.exact.rewrites import rewritten
 from shardproof.exact.run import Run
-from shardproof.exact.slopes import with_slopes
 from shardproof.exact.tags import TagStore
 from shardproof.exact.threads import guard_threads
 from shardproof.exact.walk import PLAIN, tensors_in
@@ -51,8 +51,8 @@ class ExactArithmetic:
     program keeps its own objects) and are put back bit for bit at the end.
 
     Args:
-        seed: draws the prime, the key of the oracles and the residues of the inputs. The same seed gives the same digits
-            in every process and on every machine.
+        seed: draws the prime, the key of the oracles and the residues of the inputs. The same seed gives the same
+            digits in every process and on every machine.
         prime: instead of the drawn one; from 3 to 2**23.
         random: 'refuse' random draws inside, or 'draw' them from PyTorch's generators as the program would.
         leaving: 'refuse' `.item()` and branches on residues, or 'allow' them (the representative is what is seen).
@@ -74,7 +74,7 @@ class ExactArithmetic:
         check: bool = False,
     ) -> None:
         if random not in ("refuse", "draw") or leaving not in ("refuse", "allow"):
-            msg = f"random is {random!r}, leaving is {leaving!r}; needed: random 'refuse'|'draw', leaving 'refuse'|'allow'"
+            msg = f"random is {random!r}, leaving is {leaving!r}; needed: 'refuse' or 'draw', and 'refuse' or 'allow'"
             raise ValueError(msg)
         field = Field(choose_prime(seed) if prime is None else prime)
         self.arithmetic = Arithmetic(field=field, oracles=Oracles(field=field, key=seed), lift=Lift(field=field))
@@ -98,8 +98,8 @@ class ExactArithmetic:
     def __enter__(self) -> Self:
         if _active:
             msg = (
-                f"exact arithmetic is entered inside exact arithmetic, at {user_line()}; leave the outer one first (one "
-                "runs at a time in a process, whatever the thread)"
+                f"exact arithmetic is entered inside exact arithmetic, at {user_line()}; leave the outer one first: "
+                "one runs at a time in a process, whatever the thread"
             )
             raise ExactArithmeticError(msg)
         self._modes.enter_context(self.joined())
@@ -150,8 +150,8 @@ class ExactArithmetic:
     def cut(self, tensor: Tensor, name: str) -> Tensor:
         """Take the computation apart here: fresh residues forward, and in place of the gradient backward.
 
-        Both ways what arrives is recorded in `cuts`. A cut with another name is another random function; the two programs
-        compared give the same name to the same tensor.
+        Both ways what arrives is recorded in `cuts`. A cut with another name is another random function; the two
+        programs compared give the same name to the same tensor.
 
         Args:
             tensor: what the segment before ends with, any shape; a DTensor must not be partial.
@@ -198,6 +198,11 @@ class ExactArithmetic:
         return tuple(self.run.selections)
 
     @property
+    def ops(self) -> int:
+        """How many ATen ops have been carried out so far, those that composite ops consist of included."""
+        return self.run.ops
+
+    @property
     def zero_divisions(self) -> tuple[Place, ...]:
         """Where a division by zero modulo the prime made results void, in the order of execution."""
         return tuple(self.run.zero_divisions)
@@ -218,14 +223,22 @@ class ExactArithmetic:
             yield
 
     def digits(self, tensor: Tensor) -> Tensor:
-        """A copy of the residues as int64, which outlives the mode. Wrapper subclasses are refused: pass local tensors."""
+        """A copy of the residues as int64, which outlives the mode.
+
+        Raises:
+            ValueError: it is a wrapper subclass; pass its local tensor.
+            ExactArithmeticError: elements of a mask, or of memory never written, are no residues.
+        """
         if type(tensor) not in PLAIN:
             msg = f"digits of a {type(tensor).__name__} are asked for; pass its local tensor"
             raise ValueError(msg)
         with ordinary_pytorch():
             residues = self.dispatcher.residues_of(tensor.detach())
             if not self.arithmetic.field.is_canonical(residues):
-                msg = f"a tensor of shape {tuple(tensor.shape)} holds elements that are no residues (a mask, or memory never written)"
+                msg = (
+                    f"a tensor of shape {tuple(tensor.shape)} holds elements that are no residues (a mask, or memory "
+                    "never written)"
+                )
                 raise ExactArithmeticError(msg)
             return residues.to(torch.int64)
 
@@ -241,7 +254,7 @@ class _Ops(TorchDispatchMode):
     """Below autograd: each op goes to the dispatcher."""
 
     def __init__(self, dispatcher: Dispatcher) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self._dispatcher = dispatcher
 
     def __torch_dispatch__(
@@ -279,8 +292,8 @@ class _Functions(TorchFunctionMode):
                 return func(*args, **kwargs)
         if func is Tensor.__deepcopy__:
             return self._copy(*args)
-        clamped = with_slopes(func, args, kwargs)
-        return func(*args, **kwargs) if clamped is None else clamped
+        otherwise = rewritten(func, args, kwargs)
+        return func(*args, **kwargs) if otherwise is None else otherwise
 
     def _admit(self, tensor: Tensor) -> None:
         if isinstance(tensor, FakeTensor):
@@ -306,7 +319,7 @@ class _Functions(TorchFunctionMode):
     def _copy(self, source: Tensor, memo: dict[Any, Any]) -> Tensor:
         """`copy.deepcopy`, which copies a storage's bytes past every op."""
         with ordinary_pytorch():
-            copy = Tensor.__deepcopy__(source, memo)
+            copy: Tensor = Tensor.__deepcopy__(source, memo)  # type: ignore[no-untyped-call]
         for old, new in zip(inner_tensors(source), inner_tensors(copy), strict=True):
             tag = self._exact.tags.get(old)
             if tag is not None:

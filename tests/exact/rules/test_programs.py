@@ -67,6 +67,17 @@ def test_attention_is_softmax_by_hand(kv_heads, mask, scale):
     assert all(same(attended(fused, 4, kv_heads), hand))
 
 
+def test_attention_by_the_kernel_that_takes_the_root_of_the_scale_agrees():
+    def apart(x):
+        """In a layout for which PyTorch takes its kernel of plain products."""
+        return x.transpose(-2, -1).contiguous().transpose(-2, -1)
+
+    def fused(q, k, v):
+        return F.scaled_dot_product_attention(apart(q), apart(k), apart(v), scale=0.3)
+
+    assert all(same(attended(fused, 4, 4), attended(lambda q, k, v: by_hand(q, k, v, scale=0.3), 4, 4)))
+
+
 def test_causal_attention_is_softmax_by_hand_and_not_the_unmasked_one():
     def causal(q, k, v):
         return F.scaled_dot_product_attention(q, k, v, is_causal=True)

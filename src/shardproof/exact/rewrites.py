@@ -1,15 +1,20 @@
-"""Clamps above autograd: their backward as the oracle that it is.
+"""Functions that are written otherwise above autograd, because PyTorch's own way loses what exact arithmetic keeps.
 
-PyTorch writes the backward of `clamp` with comparisons, so that a gradient would be there or not by the keyed order of
-its input, and a wrong input would vanish behind a zero one time in two. Here max(x, c) has the backward that relu has,
-and min(x, c) = -max(-x, -c): relu(x), x.clamp(min=0) and F.hardtanh agree in their gradients as they do in their values.
+Clamps: PyTorch writes their backward with comparisons, so that a gradient would be there or not by the keyed order of its
+input, and a wrong input would vanish behind a zero one time in two. Here max(x, c) has the backward that relu has, an
+oracle, and min(x, c) = -max(-x, -c): relu(x), x.clamp(min=0) and F.hardtanh agree in gradients as they do in values.
+
+Attention: one of PyTorch's kernels multiplies queries and keys by the square root of the scale each, a number of which
+nothing is known modulo a prime. Here the scale is multiplied into the queries, and each kernel is given a scale of one.
 """
 
 from __future__ import annotations
 
+from math import sqrt
 from typing import TYPE_CHECKING, Any, Final
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 if TYPE_CHECKING:
@@ -60,19 +65,29 @@ def _limit(value: Any, side: int) -> Any:
     return None if value * side >= torch.finfo(torch.bfloat16).max else value
 
 
-_FUNCTIONS: Final[dict[Any, Callable[..., Tensor | None]]] = {
+def _attention(
+    query: Tensor, key: Tensor, value: Tensor, *args: Any, scale: float | None = None, **kwargs: Any
+) -> Tensor:
+    factor = 1 / sqrt(query.shape[-1]) if scale is None else scale
+    return F.scaled_dot_product_attention(query * factor, key, value, *args, scale=1.0, **kwargs)
+
+
+_CLAMPS: Final[dict[Any, Callable[..., Tensor | None]]] = {
     **dict.fromkeys((torch.clamp, torch.clip, Tensor.clamp, Tensor.clip), _both),
     **dict.fromkeys((torch.clamp_min, Tensor.clamp_min), _from_below),
     **dict.fromkeys((torch.clamp_max, Tensor.clamp_max), _from_above),
 }
 
 
-def with_slopes(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor | None:
-    """The function's result where it is a clamp by numbers that autograd is to go back through; None where it is not."""
-    function = _FUNCTIONS.get(func)
+def rewritten(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor | None:
+    """The function's result where it is written otherwise; None where it is to run as it is."""
+    if func is F.scaled_dot_product_attention:
+        return None if kwargs.get("scale") == 1.0 else _attention(*args, **kwargs)
+    function = _CLAMPS.get(func)
     if function is None or not torch.is_grad_enabled() or "out" in kwargs:
         return None
     x = args[0] if args else kwargs.get("input")
-    if not isinstance(x, Tensor) or not x.requires_grad or torch._C._functorch.peek_interpreter_stack() is not None:
+    inside_transform = torch._C._functorch.peek_interpreter_stack() is not None
+    if not isinstance(x, Tensor) or not x.requires_grad or inside_transform:
         return None
     return function(x, *args[1:], **{name: value for name, value in kwargs.items() if name != "input"})
