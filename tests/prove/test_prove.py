@@ -43,7 +43,11 @@ def test_a_sharding_by_hand_is_proved(devices):
     ("bug", "root", "cause"),
     [
         ("no all-reduce", (Phase.OUTPUT, "model"), ""),
-        ("bias inside", (Phase.OUTPUT, "model"), ""),
+        (
+            "bias inside",
+            (Phase.OUTPUT, "model"),
+            "off by the same vector at every position: a bias is added more than once, or not at all",
+        ),
         ("swapped shards", (Phase.OUTPUT, "model"), ""),
     ],
 )

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from shardproof.prove.layout import PADDING
 from shardproof.prove.records import ACTIVATIONS, OF_PARAMETERS, Key, Phase
+from shardproof.prove.rows import find_rows
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -20,10 +21,17 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Held:
-    """What one rank holds of a tensor and what it should hold: the same shape, unless the rank's is wrong."""
+    """What one rank holds of a tensor and what it should hold: the same shape, unless the rank's is wrong.
+
+    Attributes:
+        actual: the rank's.
+        expected: the reference's.
+        places: of a parameter's tensor, where in the full state each element is; PADDING where it is none.
+    """
 
     actual: Tensor
     expected: Tensor
+    places: Tensor | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,7 +70,8 @@ class Alignment:
             return Aligned(held={}, involved=[], fault="the reference has no such tensor")
         involved = [*here.values(), expected]
         if key.phase in ACTIVATIONS:
-            held = _align_activation({rank: one.values for rank, one in here.items()}, expected.values)
+            parts = {rank: one.values for rank, one in here.items()}
+            held = _align_activation(parts, expected.values, find_rows(self.layout, key.name))
             return None if held is None else Aligned(held=held, involved=involved)
         return Aligned(
             held={rank: Held(actual=one.values, expected=expected.values) for rank, one in here.items()},
@@ -80,7 +89,11 @@ class Alignment:
             if not bool((present[at] | ~kept).all()):
                 fault = "the parameter has a gradient here and none on one device"
                 return Aligned(held={}, involved=[], fault=fault)
-            held[rank] = Held(actual=torch.where(kept, recorded.values, 0), expected=torch.where(kept, vector[at], 0))
+            held[rank] = Held(
+                actual=torch.where(kept, recorded.values, 0),
+                expected=torch.where(kept, vector[at], 0),
+                places=places,
+            )
         whole = [self._reference_key(key.step, key.phase, part, suffix) for part in self.layout.spans(name)]
         of_reference = [self.reference.tensors[one] for one in whole if one in self.reference.tensors]
         return Aligned(held=held, involved=[*here.values(), *of_reference])
@@ -101,13 +114,20 @@ class Alignment:
         return Key(step, phase, f"{name}/{suffix}" if suffix else name)
 
 
-def _align_activation(parts: Mapping[int, Tensor], whole: Tensor) -> dict[int, Held] | None:
-    """Replicated, or the ranks' shards in order along one dim; None if neither fits the shapes."""
+def _align_activation(
+    parts: Mapping[int, Tensor], whole: Tensor, features: Mapping[int, Tensor] | None
+) -> dict[int, Held] | None:
+    """Replicated, or the ranks' shards along one dim; None if neither fits the shapes.
+
+    Shards are in order, but for features that follow the order of the rows of the module's own weight.
+    """
     if all(part.shape == whole.shape for part in parts.values()):
         return {rank: Held(actual=part, expected=whole) for rank, part in parts.items()}
     for dim in range(whole.ndim):
         if _fits(list(parts.values()), whole, dim):
-            wanted = whole.split([part.shape[dim] for part in parts.values()], dim)
+            wanted: Sequence[Tensor] = whole.split([part.shape[dim] for part in parts.values()], dim)
+            if features and dim == whole.ndim - 1 and all(len(features[r]) == p.shape[-1] for r, p in parts.items()):
+                wanted = [whole[..., features[rank]] for rank in parts]
             return {
                 rank: Held(actual=part, expected=want) for (rank, part), want in zip(parts.items(), wanted, strict=True)
             }

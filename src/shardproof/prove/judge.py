@@ -28,6 +28,7 @@ class Outcome:
         ranks: where it differs.
         differing: elements that differ, over all ranks, of `elements`.
         informative: elements of the reference that are not zero.
+        partial: an activation whose sum over ranks is right: reduced later or not, its user will show.
     """
 
     equal: bool
@@ -38,6 +39,7 @@ class Outcome:
     differing: int = 0
     elements: int = 0
     informative: int = 0
+    partial: bool = False
 
 
 def judge(alignment: Alignment, prime: int) -> dict[Key, Outcome]:
@@ -68,7 +70,8 @@ def _outcome(aligned: Aligned, prime: int, *, partial_allowed: bool) -> Outcome:
         cause = f"of shape {tuple(misshapen.actual.shape)} instead of {tuple(misshapen.expected.shape)}"
         return Outcome(equal=False, void=void, chance=chance, cause=cause, ranks=tuple(held))
     differing = {rank: int((one.actual != one.expected).sum()) for rank, one in held.items()}
-    if partial_allowed and any(differing.values()) and _is_partial(held, prime):
+    partial = partial_allowed and any(differing.values()) and _is_partial(held, prime)
+    if partial:
         # Reduced later or not: whoever uses it unreduced is the one that parts.
         differing = dict.fromkeys(differing, 0)
     wrong = tuple(rank for rank, count in differing.items() if count)
@@ -81,6 +84,7 @@ def _outcome(aligned: Aligned, prime: int, *, partial_allowed: bool) -> Outcome:
         differing=sum(differing.values()),
         elements=sum(one.expected.numel() for one in held.values()),
         informative=sum(int(one.expected.count_nonzero()) for one in held.values()),
+        partial=partial,
     )
 
 

@@ -15,7 +15,7 @@ from shardproof.prove.findings import Finding, Proof, Verdict
 from shardproof.prove.judge import judge
 from shardproof.prove.layout import find_layout
 from shardproof.prove.ranks import Sent, run_in_processes, run_in_threads
-from shardproof.prove.records import ACTIVATIONS
+from shardproof.prove.records import ACTIVATIONS, Phase
 from shardproof.prove.roots import mark_roots
 from shardproof.prove.rounding import measure_rounding
 from shardproof.prove.sides import build_model, draw_parameters, run_reference
@@ -71,7 +71,12 @@ def prove(
     seeds = tuple(seed * 1000 + trial for trial in range(trials))
     contexts = [ExactArithmetic(seed=s) for s in seeds]
     # The candidate gets contexts of its own: what the reference lifts or tags is not known to it.
-    reference = run_reference(step, model, contexts)
+    try:
+        reference = run_reference(step, model, contexts)
+    except Exception as error:
+        if isinstance(error, CannotRunError):
+            raise
+        raise CannotRunError(f"the step cannot be run on one device: {type(error).__name__}: {error}") from error
     if spawn:
         world = SpawnedWorld(size=devices, timeout=timeout)
         ranks = run_in_processes(world, reload or Sent(step, parallelize), state, seeds, seed)
@@ -114,7 +119,8 @@ def conclude(
     """
     if not trials[0]:
         raise CannotRunError("nothing was compared: the step computes no gradient, loss or update")
-    findings = []
+    findings: list[Finding] = []
+    pending: Finding | None = None  # the first of the partial activations that nothing has been seen to reduce yet
     for key in trials[0]:
         outcomes = [trial[key] for trial in trials if key in trial]
         verdict = judge_trials(outcomes)
@@ -122,7 +128,14 @@ def conclude(
         if verdict is Verdict.WRONG and native is not None and native.agrees and not worst_cause(outcomes):
             verdict = Verdict.UNDECIDED
         if key.phase in ACTIVATIONS and verdict.ok:
-            continue  # right activations are no findings; a wrong one is where the trouble starts
+            # Right activations are no findings; a wrong one is where the trouble starts.
+            partial_here = all(outcome.partial for outcome in outcomes)
+            pending = (pending or unreduced(key, outcomes[0])) if partial_here else None
+            continue
+        if pending is not None and key.phase in ACTIVATIONS | {Phase.LOSS} and verdict is Verdict.WRONG:
+            if all(finding.verdict.ok for finding in findings):
+                findings.append(pending)
+            pending = None
         worst = next((o for o in outcomes if not o.equal), outcomes[0])
         bound = prod(outcome.chance for outcome in outcomes)
         findings.append(
@@ -138,6 +151,16 @@ def conclude(
             )
         )
     return mark_roots(findings)
+
+
+def unreduced(key: Key, outcome: Outcome) -> Finding:
+    """An activation that was partial on each rank, when what is computed from it turns out wrong."""
+    return Finding(
+        key=key,
+        verdict=Verdict.WRONG,
+        cause="ranks hold partial values whose sum is right, and what is computed from them is wrong",
+        elements=outcome.elements,
+    )
 
 
 def worst_cause(outcomes: Sequence[Outcome]) -> str:

@@ -1,0 +1,1 @@
+"""One bug a file; see `bug.py` for what a file needs."""

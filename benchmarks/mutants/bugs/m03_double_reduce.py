@@ -1,0 +1,17 @@
+"""The gradient is all-reduced in the layer and again in its wrapper."""
+
+from __future__ import annotations
+
+from benchmarks.mutants.bug import Bug
+from benchmarks.mutants.collectives import Copy
+
+BUG = Bug(
+    id="M03",
+    name="double-reduce",
+    phase="B",
+    seen_in="torchtitan#2106",
+    line="column_input",
+    change=lambda x: Copy.apply(Copy.apply(x)),
+    root="output gradient layers.0.mlp_norm",
+    cause="2 times too large",
+)

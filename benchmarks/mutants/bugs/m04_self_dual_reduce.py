@@ -1,0 +1,35 @@
+"""An all-reduce whose backward all-reduces too."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from benchmarks.mutants.bug import Bug
+from benchmarks.mutants.collectives import all_reduced
+
+
+class ReduceBothWays(torch.autograd.Function):
+    """All-reduce forward, all-reduce backward."""
+
+    @staticmethod
+    def forward(_ctx: Any, x: Tensor) -> Tensor:
+        return all_reduced(x)
+
+    @staticmethod
+    def backward(_ctx: Any, grad: Tensor) -> Tensor:
+        return all_reduced(grad)
+
+
+BUG = Bug(
+    id="M04",
+    name="self-dual-reduce",
+    phase="B",
+    seen_in="spmd_types design notes",
+    line="row_output",
+    change=ReduceBothWays.apply,
+    root="output gradient layers.0.mlp.gate_up",
+    cause="2 times too large",
+)
