@@ -77,7 +77,8 @@ class Dispatcher:
             kwargs: its keyword arguments.
             reenter: the mode, to be entered again around PyTorch's own decompositions.
         """
-        inputs = list(tensors_in((args, kwargs)))
+        self.run.ops += 1
+        inputs = tensors_in((args, kwargs))
         if any(x.is_meta for x in inputs) or _asks_for_meta(kwargs):
             return self._on_meta(op, args, kwargs)
         for x in inputs:

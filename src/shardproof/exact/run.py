@@ -51,6 +51,7 @@ class Run:
     check: bool = False
     selections: list[Selection] = field(default_factory=list)
     zero_divisions: list[Place] = field(default_factory=list)
+    ops: int = 0
     escaped: Degree = CONSTANT  # what Python has seen of comparisons of residues: every later element may owe to it
     left: bool = False  # a residue was read as a number, or a branch was taken on one
 
