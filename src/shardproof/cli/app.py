@@ -10,6 +10,7 @@ from typing import cast
 
 import typer
 
+from shardproof.cli.check import check_command
 from shardproof.cli.compare import compare_command
 from shardproof.cli.prove import prove_command
 from shardproof.cli.walkthrough import walkthrough_command
@@ -25,6 +26,7 @@ app = typer.Typer(
 app.command("walkthrough")(walkthrough_command)
 app.command("compare")(compare_command)
 app.command("prove")(prove_command)
+app.command("check")(check_command)
 
 
 # What typer raises for a wrong option; its own class is private where typer carries its own copy of click.

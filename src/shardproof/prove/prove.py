@@ -72,7 +72,12 @@ def prove(
     contexts = [ExactArithmetic(seed=s) for s in seeds]
     # The candidate gets contexts of its own: what the reference lifts or tags is not known to it.
     try:
+        try:
         reference = run_reference(step, model, contexts)
+    except Exception as error:
+        if isinstance(error, CannotRunError):
+            raise
+        raise CannotRunError(f"the step cannot be run on one device: {type(error).__name__}: {error}") from error
     except Exception as error:
         if isinstance(error, CannotRunError):
             raise

@@ -1,22 +1,35 @@
-"""A proof as JSON."""
+"""A proof as JSON: a certificate, if it says of what it is one."""
 
 from __future__ import annotations
 
 import json
 import math
+import platform
+from dataclasses import asdict
+from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING
 
+import shardproof
+
 if TYPE_CHECKING:
+    from shardproof.frameworks.specification import Specification
     from shardproof.prove.findings import Finding, Proof
 
 SCHEMA_VERSION = 1
 
 
-def render_json(proof: Proof) -> str:
-    """Fields are those of `Proof` and `Finding`."""
+def render_json(proof: Proof, specification: Specification | None = None) -> str:
+    """Fields are those of `Proof`, `Finding` and `Specification`; without the last, nobody can replay it.
+
+    Raises:
+        CannotRunError: a file of the specification cannot be read.
+    """
     return json.dumps(
         {
             "schema_version": SCHEMA_VERSION,
+            "versions": installed_versions(),
+            "specification": None if specification is None else asdict(specification),
+            "files": {} if specification is None else specification.digests(),
             "ok": proof.ok,
             "devices": proof.devices,
             "trials": proof.trials,
@@ -26,6 +39,17 @@ def render_json(proof: Proof) -> str:
         },
         indent=2,
     )
+
+
+def installed_versions() -> dict[str, str | None]:
+    """Of what a proof depends on; None of what is not installed."""
+    found: dict[str, str | None] = {"shardproof": shardproof.__version__, "python": platform.python_version()}
+    for name in ("torch", "transformers"):
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = None
+    return found
 
 
 def _number(value: float) -> float | str:

@@ -1,0 +1,94 @@
+"""`shardproof check CERTIFICATE`: replay a proof from its certificate and say whether it still holds."""
+
+from __future__ import annotations
+
+import json
+import sys
+from enum import StrEnum
+from pathlib import Path  # noqa: TC003 - typer reads the annotations
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from shardproof.report.certificate import Certificate
+
+
+class Format(StrEnum):
+    """How the answer is written."""
+
+    text = "text"
+    json = "json"
+
+
+SCHEMA_VERSION = 1
+
+
+def check_command(
+    certificate: Annotated[Path, typer.Argument(metavar="CERTIFICATE", help="Of `shardproof prove --format json`.")],
+    *,
+    spawn: Annotated[bool, typer.Option("--spawn", help="A process for each rank, on this machine.")] = False,
+    timeout: Annotated[float, typer.Option(help="Seconds after which ranks that get nowhere are given up.")] = 60.0,
+    form: Annotated[Format, typer.Option("--format", help="How the answer is written.")] = Format.text,
+    output: Annotated[Path | None, typer.Option(help="A file for it instead of standard output.")] = None,
+) -> int:
+    """Prove again what a certificate claims: exit 0 it holds, 1 it does not or is of no proof, 2 could not run.
+
+    Runs the files that the certificate names, which must lie in the current folder.
+    """
+    from shardproof.cli.atomic import check_writable, write_atomically
+    from shardproof.prove.prove import prove
+    from shardproof.report.certificate import compare_with, read_certificate
+    from shardproof.tensorfiles import printable
+
+    if output is not None:
+        check_writable(output)
+    read = read_certificate(certificate)
+    notes = _changes(read)
+    load = read.specification.load
+    step, parallelize = load()
+    proof = prove(
+        step,
+        parallelize=parallelize,
+        devices=read.devices,
+        trials=len(read.primes),
+        seed=read.specification.seed,
+        spawn=spawn,
+        timeout=timeout,
+        reload=load,
+    )
+    differences = compare_with(read, proof)
+    if form is Format.json:
+        content = {
+            "schema_version": SCHEMA_VERSION,
+            "holds": not differences,
+            "ok": proof.ok,
+            "compared": len(read.claims),
+            "differences": differences,
+            "notes": notes,
+        }
+        text = json.dumps(content, indent=2)
+    else:
+        answer = (
+            "DOES NOT HOLD" if differences else "HOLDS" if proof.ok else "HOLDS, and is of a step that is NOT PROVED"
+        )
+        text = "\n".join(map(printable, [f"{answer}: {len(read.claims)} tensors", *differences, *notes]))
+    if output is None:
+        sys.stdout.write(text + "\n")
+    else:
+        write_atomically(output, text + "\n")
+    return 0 if proof.ok and not differences else 1
+
+
+def _changes(read: Certificate) -> list[str]:
+    """What has changed since, that may explain a difference."""
+    from shardproof.report.json import installed_versions
+
+    now = read.specification.digests()
+    notes = [f"{name} has changed since" for name, digest in now.items() if read.digests.get(name) != digest]
+    versions = installed_versions()
+    return notes + [
+        f"{name} was {then}, is {versions.get(name)}"
+        for name, then in read.versions.items()
+        if versions.get(name) != then
+    ]

@@ -1,0 +1,133 @@
+"""`Specification`: a step and its sharding in words, from which any process can make them again."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import sys
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from shardproof.errors import CannotRunError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from types import ModuleType
+
+    from shardproof.prove.sides import Parallelize
+    from shardproof.prove.step import Step
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Specification:
+    """What `shardproof prove` is given.
+
+    Attributes:
+        step: FILE.py:NAME of a `Step`, or hf:TYPE, or hf:CONFIG.json.
+        parallelize: FILE.py:NAME of `parallelize(model, mesh) -> model`; None for an hf: model's own plan.
+        settings: changes of the hf: configuration.
+        plan_set: styles put into the hf: plan, by pattern.
+        plan_drop: patterns taken out of the hf: plan.
+        steps: training steps; None for the Step's own.
+        seed: draws an hf: model's batch.
+    """
+
+    step: str
+    parallelize: str | None = None
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    plan_set: Mapping[str, str] = field(default_factory=dict)
+    plan_drop: tuple[str, ...] = ()
+    steps: int | None = None
+    seed: int = 0
+
+    def load(self) -> tuple[Step, Parallelize]:
+        """Make the step and the sharding. Runs the user's files; a file that is named twice is run once.
+
+        Raises:
+            CannotRunError: something is not there, or not what it should be.
+        """
+        step, parallelize = self._hf() if self.step.startswith("hf:") else self._files()
+        return step if self.steps is None else replace(step, steps=self.steps), parallelize
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """The files that it names."""
+        named = [place.rpartition(":")[0] for place in (self.step, self.parallelize or "") if ".py:" in place]
+        if self.step.startswith("hf:") and self.step.endswith(".json"):
+            named.append(self.step.removeprefix("hf:"))
+        return tuple(dict.fromkeys(named))
+
+    def digests(self) -> dict[str, str]:
+        """SHA-256 of each file, to tell whether it has changed since.
+
+        Raises:
+            CannotRunError: one cannot be read.
+        """
+        try:
+            return {name: hashlib.sha256(Path(name).read_bytes()).hexdigest() for name in self.files}
+        except OSError as error:
+            raise CannotRunError(f"{error.filename}: {error.strerror}") from error
+
+    def _hf(self) -> tuple[Step, Parallelize]:
+        from shardproof.frameworks.transformers import OwnPlan, PlanChange, tiny_step
+
+        if self.parallelize is not None and (self.plan_set or self.plan_drop):
+            raise CannotRunError("--plan-set and --plan-drop change the model's own plan; leave --parallelize out")
+        step = tiny_step(self.step.removeprefix("hf:"), self.settings, seed=self.seed)
+        if self.parallelize is not None:
+            return step, _function(self.parallelize, {})
+        return step, OwnPlan(change=PlanChange(drop=self.plan_drop, put=self.plan_set))
+
+    def _files(self) -> tuple[Step, Parallelize]:
+        from shardproof.prove.step import Step
+
+        if self.settings or self.plan_set or self.plan_drop:
+            raise CannotRunError("--set, --plan-set and --plan-drop change an hf: model; for your own, change its file")
+        if self.parallelize is None:
+            raise CannotRunError("--parallelize FILE.py:NAME is needed: the function that shards the model")
+        modules: dict[Path, ModuleType] = {}
+        step = _find(self.step, modules)
+        if not isinstance(step, Step):
+            raise CannotRunError(f"{self.step} is a {type(step).__name__}; needed is a shardproof.Step")
+        return step, _function(self.parallelize, modules)
+
+
+def _function(place: str, modules: dict[Path, ModuleType]) -> Parallelize:
+    found = _find(place, modules)
+    if not callable(found):
+        raise CannotRunError(f"{place} is a {type(found).__name__}; needed is a function parallelize(model, mesh)")
+    sharding: Parallelize = found
+    return sharding
+
+
+def _find(place: str, modules: dict[Path, ModuleType]) -> Any:
+    """The object NAME of FILE.py."""
+    path, colon, name = place.rpartition(":")
+    if not (colon and path.endswith(".py") and name):
+        raise CannotRunError(f"{place!r}: give FILE.py:NAME, or hf:TYPE, or hf:CONFIG.json")
+    if not Path(path).is_file():
+        raise CannotRunError(f"{path}: no such file")
+    resolved = Path(path).resolve()
+    if resolved not in modules:
+        modules[resolved] = _run(resolved)
+    if not hasattr(modules[resolved], name):
+        raise CannotRunError(f"{path} has no {name!r}")
+    return getattr(modules[resolved], name)
+
+
+def _run(path: Path) -> ModuleType:
+    """Run a user's file, named by the user, as a module; it finds the modules beside it, as a script would."""
+    # A name that no module has: the file may well be called json.py.
+    spec = importlib.util.spec_from_file_location(f"shardproof_file_{path.stem}", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    if str(path.parent) not in sys.path:
+        sys.path.append(str(path.parent))
+    try:
+        spec.loader.exec_module(module)
+    except (Exception, SystemExit) as error:
+        raise CannotRunError(f"{path} cannot be run: {type(error).__name__}: {error}") from error
+    return module

@@ -1,0 +1,233 @@
+"""A certificate read back, without trusting it, and held against a new proof of the same step."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from shardproof.errors import CannotRunError
+from shardproof.frameworks.specification import Specification
+from shardproof.prove.findings import Verdict
+from shardproof.prove.records import Key, Phase
+from shardproof.report.json import SCHEMA_VERSION
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from shardproof.prove.findings import Proof
+
+_LARGEST_FILE = 1 << 28
+_MOST = 4096  # ranks, trials or steps that a certificate can make us run
+_T = TypeVar("_T")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Claim:
+    """What a certificate says of one tensor; see `Finding`."""
+
+    verdict: Verdict
+    cause: str
+    false_accept: float | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Certificate:
+    """What was run, with what, and what it showed.
+
+    Attributes:
+        specification: what `prove` was given.
+        digests: SHA-256 of the files that it names, as they were.
+        versions: of Python and the packages, as they were.
+        devices: how many ranks.
+        primes: of each trial.
+        seeds: of each trial.
+        claims: in execution order.
+    """
+
+    specification: Specification
+    digests: Mapping[str, str]
+    versions: Mapping[str, str | None]
+    devices: int
+    primes: tuple[int, ...]
+    seeds: tuple[int, ...]
+    claims: Mapping[Key, Claim]
+
+    @property
+    def ok(self) -> bool:
+        """It claims that every tensor is as it should be."""
+        return all(claim.verdict.ok for claim in self.claims.values())
+
+
+def read_certificate(path: Path) -> Certificate:
+    """Read what `render_json` wrote, believing nothing.
+
+    Raises:
+        CannotRunError: it cannot be read, a field is not what it should be, or it cannot be replayed: it names no
+            step, or a file outside the current folder, which would run code that is not the reader's own.
+    """
+    content = _load(path)
+    schema = _field(content, "schema_version", int)
+    if schema != SCHEMA_VERSION:
+        raise CannotRunError(f"the certificate has schema_version {schema}; this version reads {SCHEMA_VERSION}")
+    if content.get("specification") is None:
+        raise CannotRunError(
+            "the certificate does not say how to make its step again: write it by `shardproof prove --format json`"
+        )
+    specification = _specification(_field(content, "specification", dict))
+    certificate = Certificate(
+        specification=specification,
+        digests=_texts(_field(content, "files", dict), "files"),
+        versions=_texts(
+            {k: v for k, v in _field(content, "versions", dict).items() if v is not None},
+            "versions",
+        ),
+        devices=_count(content, "devices", least=2),
+        primes=tuple(_typed(x, int, "primes") for x in _field(content, "primes", list)),
+        seeds=tuple(_typed(x, int, "seeds") for x in _field(content, "seeds", list)),
+        claims=_claims(_field(content, "findings", list)),
+    )
+    trials = _count(content, "trials", least=1)
+    if not len(certificate.primes) == len(certificate.seeds) == trials:
+        raise CannotRunError(f"the certificate has {trials} trials and not as many primes and seeds")
+    if certificate.ok is not _field(content, "ok", bool):
+        raise CannotRunError("the certificate contradicts itself: its ok is not what its findings say")
+    return certificate
+
+
+def compare_with(certificate: Certificate, proof: Proof) -> list[str]:
+    """What the certificate claims and the new proof does not show, one line each; empty if it still holds."""
+    told = []
+    if certificate.primes != proof.primes or certificate.seeds != proof.seeds:
+        told.append(f"primes and seeds are now {_listed(proof.primes)} and {_listed(proof.seeds)}")
+    found = {finding.key: finding for finding in proof.findings}
+    for key, claim in certificate.claims.items():
+        finding = found.get(key)
+        if finding is None:
+            told.append(f"{key}: {claim.verdict} then, not compared now")
+        elif (finding.verdict, finding.cause) != (claim.verdict, claim.cause):
+            told.append(f"{key}: {_said(claim.verdict, claim.cause)} then, {_said(finding.verdict, finding.cause)} now")
+        elif claim.false_accept is not None and not _within(finding.false_accept, claim.false_accept):
+            told.append(f"{key}: bound {claim.false_accept:.3g} then, {finding.false_accept or 'none'} now")
+    told += [
+        f"{key}: {finding.verdict} now, not compared then"
+        for key, finding in found.items()
+        if key not in certificate.claims
+    ]
+    return told
+
+
+def _within(bound: float | None, claimed: float) -> bool:
+    return bound is not None and bound <= claimed * (1 + 1e-9)
+
+
+def _said(verdict: Verdict, cause: str) -> str:
+    return f"{verdict} ({cause})" if cause else str(verdict)
+
+
+def _listed(numbers: tuple[int, ...]) -> str:
+    return ", ".join(map(str, numbers))
+
+
+def _load(path: Path) -> dict[str, Any]:
+    try:
+        if path.stat().st_size > _LARGEST_FILE:
+            raise CannotRunError(f"{path} is larger than {_LARGEST_FILE} bytes: no certificate")
+        content = json.loads(path.read_text(encoding="utf-8"), parse_constant=_refuse_constant)
+    except OSError as error:
+        raise CannotRunError(f"{path} cannot be read: {error.strerror}") from error
+    except (ValueError, RecursionError) as error:
+        if isinstance(error, CannotRunError):
+            raise
+        raise CannotRunError(f"{path} is no certificate: {error}") from error
+    return _typed(content, dict, "the certificate")
+
+
+def _refuse_constant(name: str) -> None:
+    raise CannotRunError(f"the certificate holds {name}, which is no JSON")
+
+
+def _specification(content: dict[str, Any]) -> Specification:
+    parallelize, steps = content.get("parallelize"), content.get("steps")
+    settings = _field(content, "settings", dict)
+    for key in settings:
+        # Not `_attn_implementation`, `auto_map` and the like, by which a configuration can name code.
+        if not key.isidentifier() or key.startswith("_") or key == "auto_map":
+            raise CannotRunError(f"the certificate sets {key!r}, which is no plain setting of a configuration")
+    specification = Specification(
+        step=_field(content, "step", str),
+        parallelize=None if parallelize is None else _typed(parallelize, str, "parallelize"),
+        settings=settings,
+        plan_set=_texts(_field(content, "plan_set", dict), "plan_set"),
+        plan_drop=tuple(_typed(x, str, "plan_drop") for x in _field(content, "plan_drop", list)),
+        steps=None if steps is None else _count(content, "steps", least=1),
+        seed=_field(content, "seed", int),
+    )
+    here = Path.cwd().resolve()
+    for name in specification.files:
+        if not Path(name).resolve().is_relative_to(here):
+            raise CannotRunError(
+                f"the certificate names {name}, which is outside the current folder: a check runs only what is inside"
+            )
+    return specification
+
+
+def _claims(findings: list[Any]) -> dict[Key, Claim]:
+    claims = {}
+    for entry in findings:
+        content = _typed(entry, dict, "a finding")
+        bound = content.get("false_accept")
+        if bound is not None and not (_is_number(bound) and 0 <= bound <= 1 and math.isfinite(bound)):
+            raise CannotRunError("the certificate's false_accept must be a probability or null")
+        key = Key(
+            _count(content, "step", least=1) - 1,
+            _member(Phase, _field(content, "phase", str), "phase"),
+            _field(content, "name", str),
+            _count(content, "call", least=1) - 1,
+        )
+        if key in claims:
+            raise CannotRunError(f"the certificate has {key} twice")
+        claims[key] = Claim(
+            verdict=_member(Verdict, _field(content, "verdict", str), "verdict"),
+            cause=_field(content, "cause", str),
+            false_accept=None if bound is None else float(bound),
+        )
+    if not claims:
+        raise CannotRunError("the certificate has no findings: nothing was compared")
+    return claims
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _field(content: Mapping[str, Any], name: str, kind: type[_T]) -> _T:
+    if name not in content:
+        raise CannotRunError(f"the certificate has no {name}")
+    return _typed(content[name], kind, name)
+
+
+def _typed(value: object, kind: type[_T], name: str) -> _T:
+    if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
+        raise CannotRunError(f"the certificate's {name} must be of type {kind.__name__}, not {type(value).__name__}")
+    return value
+
+
+def _count(content: Mapping[str, Any], name: str, *, least: int) -> int:
+    value = _field(content, name, int)
+    if not least <= value <= _MOST:
+        raise CannotRunError(f"the certificate's {name} is {value}; it must lie between {least} and {_MOST}")
+    return value
+
+
+def _texts(content: dict[str, Any], name: str) -> dict[str, str]:
+    return {key: _typed(value, str, name) for key, value in content.items()}
+
+
+def _member(kind: type[_T], value: str, name: str) -> _T:
+    try:
+        return kind(value)  # type: ignore[call-arg]
+    except ValueError as error:
+        raise CannotRunError(f"the certificate's {name} is {value!r}, which is none") from error
