@@ -230,6 +230,10 @@ class Residue:
         """A function of which nothing is known but its name."""
         return self._looked_up(self.of.oracles.permutation(name))
 
+    def shifted_oracle(self, name: str, by: int) -> Residue:
+        """The oracle of self + by, in one look-up."""
+        return self._looked_up(self.of.oracles.shifted(name, by))
+
     def oracle_of_preimage(self, name: str, of: str) -> Residue:
         """f(x) where this is g(x), g the oracle `of`: a derivative that autograd computes from the result."""
         inverse = self.of.oracles.permutation_inverse(of)

@@ -42,6 +42,10 @@ class Oracles:
         """The inverse of `permutation(name)`."""
         return self._table(f"{name}^-1", lambda: _inverted(self.permutation(name), self.field))
 
+    def shifted(self, name: str, by: int) -> Tensor:
+        """`permutation(name)` of x + by: what a function of two arguments is where the second is a number."""
+        return self._table(f"{name} after {by}", lambda: self.permutation(name).roll(-by))
+
     def function(self, name: str) -> Tensor:
         """A random function with f(0) = 0: independent uniform values elsewhere, not a permutation."""
         return self._table(f"{name} function", lambda: self._random_function(name))

@@ -1,7 +1,7 @@
 """Functions that are written otherwise above autograd, because PyTorch's own way loses what exact arithmetic keeps.
 
-Clamps: PyTorch writes their backward with comparisons, so that a gradient would be there or not by the keyed order of its
-input, and a wrong input would vanish behind a zero one time in two. Here max(x, c) has the backward that relu has, an
+Clamps: PyTorch writes their backward with comparisons, so that a gradient would be there or not by the keyed order of
+its input, and a wrong input would vanish behind a zero one time in two. Here max(x, c) has the backward that relu has, an
 oracle, and min(x, c) = -max(-x, -c): relu(x), x.clamp(min=0) and F.hardtanh agree in gradients as they do in values.
 
 Attention: one of PyTorch's kernels multiplies queries and keys by the square root of the scale each, a number of which
@@ -65,11 +65,10 @@ def _limit(value: Any, side: int) -> Any:
     return None if value * side >= torch.finfo(torch.bfloat16).max else value
 
 
-def _attention(
-    query: Tensor, key: Tensor, value: Tensor, *args: Any, scale: float | None = None, **kwargs: Any
-) -> Tensor:
+def _attention(query: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+    scale = kwargs.get("scale")
     factor = 1 / sqrt(query.shape[-1]) if scale is None else scale
-    return F.scaled_dot_product_attention(query * factor, key, value, *args, scale=1.0, **kwargs)
+    return F.scaled_dot_product_attention(query * factor, *args, **{**kwargs, "scale": 1.0})
 
 
 _CLAMPS: Final[dict[Any, Callable[..., Tensor | None]]] = {

@@ -12,8 +12,12 @@ HALF = Z(1) / 2
 INFINITY = math.inf
 
 
-def clamp(low):
-    return f"clamp {Z(low).balanced}"
+def at_least(x, low):
+    return O.any("clamp", x + O.any("limit of clamp", low))
+
+
+def at_least_slope(x, low):
+    return O.any("clamp'", x + O.any("limit of clamp", low))
 
 
 def lift(number):
@@ -78,32 +82,32 @@ ONE = {
     "logsigmoid": (F.logsigmoid, lambda x: -O.log(1 + O.exp(-x)), lambda x: O.sigmoid(-x)),
     "mish": (F.mish, lambda x: x * tanh(softplus(x)), mish_slope),
     "logit": (torch.logit, lambda x: O.log(x / (1 - x)), lambda x: 1 / (x * (1 - x))),
-    "relu": (F.relu, lambda x: O.any(clamp(0), x), lambda x: O.any(clamp(0) + "'", x)),
+    "relu": (F.relu, lambda x: at_least(x, 0), lambda x: at_least_slope(x, 0)),
     "clamp": (
         lambda x: x.clamp(-1, 2),
-        lambda x: -O.any(clamp(-2), -O.any(clamp(-1), x)),
-        lambda x: O.any(clamp(-2) + "'", -O.any(clamp(-1), x)) * O.any(clamp(-1) + "'", x),
+        lambda x: -at_least(-at_least(x, -1), -2),
+        lambda x: at_least_slope(-at_least(x, -1), -2) * at_least_slope(x, -1),
     ),
     "clamp from below": (
         lambda x: torch.clamp(x, min=0.5),
-        lambda x: O.any(clamp(0.5), x),
-        lambda x: O.any(clamp(0.5) + "'", x),
+        lambda x: at_least(x, 0.5),
+        lambda x: at_least_slope(x, 0.5),
     ),
     "clamp from above": (
         lambda x: x.clamp_max(0.5),
-        lambda x: -O.any(clamp(-0.5), -x),
-        lambda x: O.any(clamp(-0.5) + "'", -x),
+        lambda x: -at_least(-x, -0.5),
+        lambda x: at_least_slope(-x, -0.5),
     ),
     "clamp by nothing": (lambda x: x.clamp(min=-INFINITY, max=torch.finfo(x.dtype).max), lambda x: x, lambda x: Z(1)),
     "hardtanh": (
         lambda x: F.hardtanh(x, -1, 2),
-        lambda x: -O.any(clamp(-2), -O.any(clamp(-1), x)),
-        lambda x: O.any(clamp(-2) + "'", -O.any(clamp(-1), x)) * O.any(clamp(-1) + "'", x),
+        lambda x: -at_least(-at_least(x, -1), -2),
+        lambda x: at_least_slope(-at_least(x, -1), -2) * at_least_slope(x, -1),
     ),
     "relu6": (
         F.relu6,
-        lambda x: -O.any(clamp(-6), -O.any(clamp(0), x)),
-        lambda x: O.any(clamp(-6) + "'", -O.any(clamp(0), x)) * O.any(clamp(0) + "'", x),
+        lambda x: -at_least(-at_least(x, 0), -6),
+        lambda x: at_least_slope(-at_least(x, 0), -6) * at_least_slope(x, 0),
     ),
     "gelu": (F.gelu, lambda x: O.any("gelu none", x), lambda x: O.any("gelu none'", x)),
     "gelu tanh": (
@@ -214,9 +218,9 @@ TWO = {
     "remainder": (torch.remainder, lambda x, y: x - y * O.any("floor", x / y), lambda x, y: Z(1), None),
     "prelu": (
         lambda x, y: torch._prelu_kernel(x, y),
-        lambda x, y: O.any(clamp(0), x) - y * O.any(clamp(0), -x),
-        lambda x, y: O.any(clamp(0) + "'", x) + y * O.any(clamp(0) + "'", -x),
-        lambda x, y: -O.any(clamp(0), -x),
+        lambda x, y: at_least(x, 0) - y * at_least(-x, 0),
+        lambda x, y: at_least_slope(x, 0) + y * at_least_slope(-x, 0),
+        lambda x, y: -at_least(-x, 0),
     ),
     "smooth l1": (
         lambda x, y: F.smooth_l1_loss(x, y, reduction="none"),

@@ -114,7 +114,10 @@ FORWARD = {
     ),
     "normalize": (
         lambda x: F.normalize(x, eps=0.0),
-        lambda rows: [[x / O.any("clamp 0", O.sqrt(total(y * y for y in row))) for x in row] for row in rows],
+        lambda rows: [
+            [x / O.any("clamp", O.sqrt(total(y * y for y in row)) + O.any("limit of clamp", 0)) for x in row]
+            for row in rows
+        ],
     ),
     "cdist": (
         lambda x: torch.cdist(x[:2], x[2:]),

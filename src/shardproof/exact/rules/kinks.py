@@ -12,37 +12,37 @@ from typing import TYPE_CHECKING
 import torch
 
 from shardproof.exact.arithmetic import Residue
-from shardproof.exact.degree import CONSTANT
 from shardproof.exact.errors import UnsupportedOpError
 from shardproof.exact.lift import is_symbol
 from shardproof.exact.registry import formula
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from shardproof.exact.arithmetic import Arithmetic
 
-_MOST_LIMITS = 64  # different numbers in a tensor of limits
+_CLAMP, _LIMIT = "clamp", "limit of clamp"
 
 
 # Clamps ---------------------------------------------------------------------------------------------------------------
 
 
-def _name(m: Arithmetic, low: float) -> str:
-    return f"clamp {m.constant(low)}"
+def _shift(m: Arithmetic, low: float) -> int:
+    limit = torch.tensor(float(m.constant(low)), dtype=torch.float64)
+    return int(m.oracles.look_up(m.oracles.permutation(_LIMIT), limit))
 
 
-def at_least(m: Arithmetic, x: Residue, low: float) -> Residue:
-    """max(x, low)."""
-    return x.oracle(_name(m, low))
+def at_least(m: Arithmetic, x: Residue, low: Residue | float) -> Residue:
+    """max(x, low) = P(x + Q(low)), with two random permutations: limits in a tensor mean what numbers mean."""
+    if isinstance(low, Residue):
+        return (x + low.oracle(_LIMIT)).oracle(_CLAMP)
+    return x.shifted_oracle(_CLAMP, _shift(m, low))
 
 
 def at_least_slope(m: Arithmetic, x: Residue, low: float) -> Residue:
     """The derivative of max(x, low) at x."""
-    return x.oracle(f"{_name(m, low)}'")
+    return x.shifted_oracle(f"{_CLAMP}'", _shift(m, low))
 
 
-def at_most(m: Arithmetic, x: Residue, high: float) -> Residue:
+def at_most(m: Arithmetic, x: Residue, high: Residue | float) -> Residue:
     """min(x, high) = -max(-x, -high)."""
     return -at_least(m, -x, -high)
 
@@ -101,8 +101,8 @@ def relu(m: Arithmetic, x: Residue) -> Residue:
 @formula("threshold_backward.default", elementwise=True)
 def threshold_backward(m: Arithmetic, grad: Residue, y: Residue, threshold: float) -> Residue:
     """The backward of max(x, threshold), which PyTorch computes from its *result*."""
-    name = _name(m, threshold)
-    return grad * y.oracle_of_preimage(f"{name}'", of=name)
+    del threshold  # it is in the result
+    return grad * y.oracle_of_preimage(f"{_CLAMP}'", of=_CLAMP)
 
 
 @formula("threshold.default")
@@ -125,26 +125,11 @@ def clamp_max(m: Arithmetic, x: Residue, high: float) -> Residue:
     return clamp(m, x, None, high)
 
 
-def by_limit(x: Residue, limits: Residue, function: Callable[[Residue, float], Residue]) -> Residue:
-    """`function(x, limit)` elementwise, each different limit by itself: limits in a tensor mean what scalars mean."""
-    values = limits.tensor.unique().tolist()
-    if len(values) > _MOST_LIMITS:
-        raise UnsupportedOpError(f"a clamp by {len(values)} different limits has no exact rule; {_MOST_LIMITS} have")
-    shape = torch.broadcast_shapes(x.shape, limits.shape)
-    result, degree = x.tensor.new_zeros(shape), x.degree
-    for value in values:
-        found = function(x, value)
-        result, degree = torch.where(limits.tensor == value, found.tensor, result), found.degree
-    if limits.degree != CONSTANT:  # then it is one oracle of two arguments
-        degree = (x.degree + limits.degree).oracle()
-    return Residue(result, degree, x.of)
-
-
 @formula("clamp.Tensor")
 def clamp_tensor(m: Arithmetic, x: Residue, low: Residue | None = None, high: Residue | None = None) -> Residue:
     """min(max(x, low), high)."""
-    x = x if low is None else by_limit(x, low, lambda y, c: at_least(m, y, c))
-    return x if high is None else by_limit(x, high, lambda y, c: at_most(m, y, c))
+    x = x if low is None else at_least(m, x, low)
+    return x if high is None else at_most(m, x, high)
 
 
 @formula("clamp_min.Tensor")

@@ -19,7 +19,7 @@ from shardproof.exact.choices import compared_for_one
 from shardproof.exact.degree import CONSTANT
 from shardproof.exact.lift import LOWEST, NEGATIVE_INFINITY, is_symbol
 from shardproof.exact.registry import find_op, formula, runs_on_reals, selects
-from shardproof.exact.rules.kinks import at_least, at_most, by_limit
+from shardproof.exact.rules.kinks import at_least, at_most
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -168,14 +168,16 @@ for _name in (
 # The larger of two ----------------------------------------------------------------------------------------------------
 
 
-def _of_two(name: str, by_constant: Callable[[Arithmetic, Residue, float], Residue], op: Callable[..., Tensor]) -> None:
+def _of_two(
+    name: str, by_constant: Callable[[Arithmetic, Residue, Residue], Residue], op: Callable[..., Tensor]
+) -> None:
     """An op of two tensors: with a constant the oracle that clamp is, else the one that comes last (or first)."""
 
     def rule(m: Arithmetic, x: Residue, y: Residue, *, symbols: bool) -> Residue:
         constants = [z.degree == CONSTANT for z in (x, y)]
         if not symbols and sum(constants) == 1:
             limits, other = (x, y) if constants[0] else (y, x)
-            return by_limit(other, limits, lambda z, c: by_constant(m, z, c))
+            return by_constant(m, other, limits)
         ranks = op(to_ranks(m, x.tensor), to_ranks(m, y.tensor))
         return m.residue(from_ranks(m, ranks), (x.degree | y.degree).selected_from(2))
 
