@@ -1,9 +1,9 @@
 """Designs of an oracle, a keyed permutation of the field, against the one chosen: 2**22 residues, two threads.
 
-The chosen one is a float32 table read with int32 indices, block by block. A hash must be as good as a permutation,
-(p = 2**21 and more values, each as likely): three rounds of multiply and xorshift are the least that reaches that in
-the tests of lift.py's mixing, and it still needs a remainder; a power map x**k with a fixed k is algebra of a known
-degree, and is here for its price only.
+The chosen one is a float32 table read with int32 indices, block by block. The hash stands for the cheapest that mixes
+well, splitmix64's finaliser with one round more; it is no permutation, and its remainder alone costs several passes. The
+power map stands for permutations by arithmetic; a fixed exponent is algebra of a known degree, so it is here for its
+price only.
 """
 
 from __future__ import annotations
