@@ -241,6 +241,20 @@ def test_a_thread_may_run_but_not_touch_residues():
     assert torch.equal(run_in_thread(lambda: x.relu()), x.relu())
 
 
+def test_a_thread_may_join_and_then_compute_exactly():
+    x = nn.Parameter(torch.randn(3))
+    with ExactArithmetic(seed=1, check=True) as exact:
+
+        def join():
+            with exact.joined():
+                return exact.digits(F.gelu(x * 3).sum())
+
+        assert torch.equal(run_in_thread(join), exact.digits(F.gelu(x * 3).sum()))
+        with pytest.raises(ExactArithmeticError, match="inside exact arithmetic"), exact.joined():
+            pass
+    assert x.dtype == torch.float32
+
+
 def test_another_thread_cannot_enter_at_the_same_time():
     def enter():
         with ExactArithmetic(seed=2):

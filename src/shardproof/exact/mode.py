@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import threading
 from contextlib import ExitStack, contextmanager
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, NoReturn, Self
 
 import torch
 from torch import Tensor
@@ -93,15 +94,11 @@ class ExactArithmetic:
         self.dispatcher = Dispatcher(run=self.run, entry=self.entry)
         self._modes = ExitStack()
         self._process = ExitStack()
-        self._members = 0
+        self._members: set[int] = set()
 
     def __enter__(self) -> Self:
-        if _active:
-            msg = (
-                f"exact arithmetic is entered inside exact arithmetic, at {user_line()}; leave the outer one first: "
-                "one runs at a time in a process, whatever the thread"
-            )
-            raise ExactArithmeticError(msg)
+        if self._members:
+            _refuse_nesting()
         self._modes.enter_context(self.joined())
         return self
 
@@ -116,24 +113,29 @@ class ExactArithmetic:
 
         The first to join begins it, and the last to leave ends it: tensors from outside are put back then.
         """
+        thread = threading.get_ident()
+        if thread in self._members:
+            _refuse_nesting()
         if not self._members:
             self._begin()
-        self._members += 1
+        self._members.add(thread)
         try:
             with _Functions(self), _Ops(self.dispatcher):
                 yield
         finally:
-            self._members -= 1
+            self._members.remove(thread)
             if not self._members:
                 self._process.close()
 
     def _begin(self) -> None:
         """What holds for the whole process."""
+        if _active:
+            _refuse_nesting()
         _active.append(self)
         with ExitStack() as process:
             process.callback(self._end)
             process.enter_context(torch.compiler.set_stance("force_eager"))  # compiled code would not be seen
-            process.enter_context(guard_threads(self.tags))
+            process.enter_context(guard_threads(self.tags, self._members))
             self.modules.start()
             self._process = process.pop_all()
 
@@ -241,6 +243,13 @@ class ExactArithmetic:
                 )
                 raise ExactArithmeticError(msg)
             return residues.to(torch.int64)
+
+
+def _refuse_nesting() -> NoReturn:
+    raise ExactArithmeticError(
+        f"exact arithmetic is entered inside exact arithmetic, at {user_line()}; leave the outer one first: one runs at a "
+        "time in a process, whatever the thread"
+    )
 
 
 @contextmanager

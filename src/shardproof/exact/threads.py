@@ -26,15 +26,17 @@ if TYPE_CHECKING:
 
 
 @contextmanager
-def guard_threads(tags: TagStore) -> Iterator[None]:
+def guard_threads(tags: TagStore, members: set[int]) -> Iterator[None]:
     """Inside, every thread that Python's `threading` starts is guarded, for as long as it runs.
+
+    The `members` among them, by their identity, are let through: they have modes of their own.
 
     `threading.setprofile` is the one place where Python lets code run first in each new thread.
     """
     before = threading.getprofile()
 
     def enter_guard(frame: Any, event: Any, argument: Any) -> None:
-        _Guard(tags).__enter__()  # type: ignore[no-untyped-call]  # it goes with the thread
+        _Guard(tags, members).__enter__()  # type: ignore[no-untyped-call]  # it goes with the thread
         sys.setprofile(before)
         if before is not None:
             before(frame, event, argument)
@@ -49,14 +51,17 @@ def guard_threads(tags: TagStore) -> Iterator[None]:
 class _Guard(TorchDispatchMode):
     """Refuses ops on residues."""
 
-    def __init__(self, tags: TagStore) -> None:
+    def __init__(self, tags: TagStore, members: set[int]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self._tags = tags
+        self._members = members
 
     def __torch_dispatch__(
         self, func: OpOverload, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
+        if threading.get_ident() in self._members:
+            return func(*args, **kwargs)
         for x in tensors_in((args, kwargs)):
             if type(x) in PLAIN and x.is_floating_point() and not x.is_meta and x.layout == torch.strided:
                 tag = self._tags.get(x)
