@@ -247,8 +247,8 @@ class ExactArithmetic:
 
 def _refuse_nesting() -> NoReturn:
     raise ExactArithmeticError(
-        f"exact arithmetic is entered inside exact arithmetic, at {user_line()}; leave the outer one first: one runs at a "
-        "time in a process, whatever the thread"
+        f"exact arithmetic is entered inside exact arithmetic, at {user_line()}; leave the outer one first: "
+        "one runs at a time in a process, whatever the thread"
     )
 
 
