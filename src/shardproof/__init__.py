@@ -9,16 +9,21 @@ if TYPE_CHECKING:
     from shardproof.comparison import Comparison, compare
     from shardproof.errors import CannotRunError
     from shardproof.exact import ExactArithmetic
+    from shardproof.prove.step import Step
+    from shardproof.report.assertion import NotProvedError, assert_proved
 
 __version__ = "0.1.0"
 
-__all__ = ["CannotRunError", "Comparison", "ExactArithmetic", "compare"]
+__all__ = ["CannotRunError", "Comparison", "ExactArithmetic", "NotProvedError", "Step", "assert_proved", "compare"]
 
 # Imported when first asked for: `import shardproof` costs nothing, and the command line only what a command needs.
 _HOMES = {
     "CannotRunError": "shardproof.errors",
     "Comparison": "shardproof.comparison",
     "ExactArithmetic": "shardproof.exact",
+    "NotProvedError": "shardproof.report.assertion",
+    "Step": "shardproof.prove.step",
+    "assert_proved": "shardproof.report.assertion",
     "compare": "shardproof.comparison",
 }
 

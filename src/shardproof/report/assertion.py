@@ -1,0 +1,37 @@
+"""A proof as an assertion, for tests: what is not proved is an AssertionError with the report as its message."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from shardproof.prove.prove import prove
+from shardproof.report.text import render_text
+
+if TYPE_CHECKING:
+    from shardproof.prove.findings import Proof
+    from shardproof.prove.step import Step
+
+
+class NotProvedError(AssertionError):
+    """The step is not proved; `proof` says what of it is not."""
+
+    def __init__(self, message: str, proof: Proof) -> None:
+        super().__init__(message, proof)  # both, so that it survives pickling
+        self.proof = proof
+
+    def __str__(self) -> str:
+        return str(self.args[0])
+
+
+def assert_proved(step: Step, *, devices: int, **settings: Any) -> Proof:
+    """Prove, and return the proof; arguments are those of `prove`: `parallelize` and so on.
+
+    Raises:
+        NotProvedError: an AssertionError whose message is the text report.
+        CannotRunError: a side cannot be built or run.
+    """
+    __tracebackhide__ = True
+    proof = prove(step, devices=devices, **settings)
+    if not proof.ok:
+        raise NotProvedError(render_text(proof), proof)
+    return proof
