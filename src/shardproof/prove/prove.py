@@ -11,7 +11,6 @@ import torch
 from shardproof.errors import CannotRunError
 from shardproof.exact import ExactArithmetic
 from shardproof.prove.alignment import Alignment
-from shardproof.prove.candidate import run_training
 from shardproof.prove.findings import Finding, Proof, Verdict
 from shardproof.prove.judge import judge
 from shardproof.prove.layout import find_layout
@@ -27,7 +26,6 @@ from shardproof.worlds.world import DEFAULT_TIMEOUT
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from shardproof.prove.candidate import Candidate
     from shardproof.prove.judge import Outcome
     from shardproof.prove.ranks import Reload
     from shardproof.prove.records import Key
@@ -39,8 +37,7 @@ if TYPE_CHECKING:
 def prove(
     step: Step,
     *,
-    parallelize: Parallelize | None = None,
-    candidate: Candidate | None = None,
+    parallelize: Parallelize,
     devices: int,
     trials: int = 3,
     seed: int = 0,
@@ -53,8 +50,6 @@ def prove(
     Args:
         step: what a training step is.
         parallelize: `parallelize(model, mesh) -> model`, the user's own sharding. The mesh has one axis, `tp`.
-        candidate: instead, `candidate(run)`: the user's own training step, with its own split of the batch, averaging of
-            the loss, clipping and update; see `shardproof.prove.candidate`.
         devices: how many ranks.
         trials: how many times, each with another prime, other inputs and other oracles.
         seed: of all of them.
@@ -70,10 +65,6 @@ def prove(
         raise CannotRunError(f"devices is {devices}; a sharded step needs at least 2")
     if trials < 1:
         raise CannotRunError(f"trials is {trials}; give at least 1")
-    if (parallelize is None) == (candidate is None):
-        raise CannotRunError("prove needs exactly one of parallelize(model, mesh) and candidate(run)")
-    if candidate is not None and spawn:
-        raise CannotRunError("candidate(run) is run simulated only; leave out spawn, or give parallelize")
     model = build_model(step, seed)
     draw_parameters(model, seed)
     state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
@@ -81,20 +72,15 @@ def prove(
     contexts = [ExactArithmetic(seed=s) for s in seeds]
     # The candidate gets contexts of its own: what the reference lifts or tags is not known to it.
     try:
-        reference = run_reference(step, model, contexts, fresh=candidate is None)
+        reference = run_reference(step, model, contexts)
     except Exception as error:
         if isinstance(error, CannotRunError):
             raise
         raise CannotRunError(f"the step cannot be run on one device: {type(error).__name__}: {error}") from error
-    if candidate is not None:
-        trained = [ExactArithmetic(seed=s) for s in seeds]
-        ranks = ThreadedWorld(size=devices, timeout=timeout).run(run_training, step, candidate, state, trained)
-    elif spawn:
-        assert parallelize is not None
+    if spawn:
         world = SpawnedWorld(size=devices, timeout=timeout)
         ranks = run_in_processes(world, reload or Sent(step, parallelize), state, seeds, seed)
     else:
-        assert parallelize is not None
         ranks = run_in_threads(ThreadedWorld(size=devices, timeout=timeout), step, parallelize, state, seeds, seed)
     layout = find_layout(
         reference.parameters,
