@@ -1,7 +1,7 @@
 """Designs of an oracle, a keyed permutation of the field, against the one chosen: 2**22 residues, two threads.
 
-The chosen one is a float32 table read with int32 indices, block by block. The hash stands for the cheapest that mixes
-well, splitmix64's finaliser with one round more; it is no permutation, and its remainder alone costs several passes. The
+The chosen one is a float32 table read with int32 indices, block by block. The hash is the cheapest one known to mix
+well, splitmix64's finaliser with one round more; it is no permutation, and its remainder is several passes. The
 power map stands for permutations by arithmetic; a fixed exponent is algebra of a known degree, so it is here for its
 price only.
 """
