@@ -42,7 +42,9 @@ def test_wrong_programs_do_agree_by_chance_as_often_as_one_point_in_the_field():
 def by_sign(exact):
     """relu by the sign of the representative."""
     half = exact.arithmetic.field.half
-    exact.arithmetic.oracles._tables["clamp 0"] = torch.arange(-half, half + 1).clamp(min=0).to(torch.float32)
+    oracles = exact.arithmetic.oracles
+    shift = int(oracles.permutation("limit of clamp")[half])  # max(x, 0) is the oracle "clamp" of x and this
+    oracles._tables[f"clamp after {shift}"] = torch.arange(-half, half + 1).clamp(min=0).to(torch.float32)
 
 
 def with_few_values(name):

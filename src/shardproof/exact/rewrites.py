@@ -1,8 +1,8 @@
 """Functions that are written otherwise above autograd, because PyTorch's own way loses what exact arithmetic keeps.
 
 Clamps: PyTorch writes their backward with comparisons, so that a gradient would be there or not by the keyed order of
-its input, and a wrong input would vanish behind a zero one time in two. Here max(x, c) has the backward that relu has, an
-oracle, and min(x, c) = -max(-x, -c): relu(x), x.clamp(min=0) and F.hardtanh agree in gradients as they do in values.
+its input, and a wrong input would vanish behind a zero one time in two. Here max(x, c) has the backward that relu has,
+an oracle, and min(x, c) = -max(-x, -c): relu(x), x.clamp(min=0) and F.hardtanh agree in gradients as they do in values.
 
 Attention: one of PyTorch's kernels multiplies queries and keys by the square root of the scale each, a number of which
 nothing is known modulo a prime. Here the scale is multiplied into the queries, and each kernel is given a scale of one.
