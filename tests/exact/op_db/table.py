@@ -72,7 +72,13 @@ def _why(verdict):
     if verdict.outcome == "exact":
         kind = f": {ORACLES[verdict.name]}" if verdict.how == "oracle" else ""
         return f"{verdict.how}{kind}{', backward too' if verdict.backward else ''}"
-    return verdict.how.split(", at ")[0].split(", in module")[0].split(" is used at")[0].replace("|", "/")[:90]
+    return (
+        verdict.how.split(", at ")[0]
+        .split(", in module")[0]
+        .split(" is used at")[0]
+        .split(", first used at")[0]
+        .replace("|", "/")[:90]
+    )
 
 
 def render(verdicts):
