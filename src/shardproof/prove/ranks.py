@@ -67,6 +67,7 @@ def _run_in_process(
     """Exact arithmetic is made here from its seeds; what goes back are the records without it."""
     assert isinstance(comm, ProcessGroupCommunicator)
     step, parallelize = load()
+    comm.beat()
     trials = [ExactArithmetic(seed=s) for s in seeds]
     side = run_candidate(comm, step, parallelize, state, trials, seed, comm.beat)
     return replace(

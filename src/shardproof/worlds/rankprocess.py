@@ -23,11 +23,13 @@ from shardproof.worlds.gloo import use_loopback
 from shardproof.worlds.processgroup import CollectiveFailedError, ProcessGroupCommunicator
 from shardproof.worlds.transport import pack, unpack
 from shardproof.worlds.verdict import Failure
+from shardproof.worlds.whereabouts import answer_when_asked
 
 
 def run_rank(*, rank: int, size: int, directory: str, channel: int, timeout: float, threads: int) -> None:
     """Run one rank and report over `channel`; return never, but end when the parent says so or is gone."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # an interrupt is the parent's to handle: it ends us
+    answer_when_asked()
     threading.Thread(target=_end_with_parent, args=(directory,), daemon=True).start()
     torch.set_num_threads(threads)
     spawned.forbid_spawning()

@@ -25,6 +25,7 @@ from shardproof.errors import CannotRunError
 from shardproof.worlds.board import Standing, lay_out, read_board
 from shardproof.worlds.transport import pack, unpack
 from shardproof.worlds.verdict import blame_board, name_ranks, say_waiting
+from shardproof.worlds.whereabouts import ask
 from shardproof.worlds.world import DEFAULT_TIMEOUT
 
 if TYPE_CHECKING:
@@ -244,6 +245,8 @@ class _Watch:
         waiting = [rank for rank, standing in enumerate(board) if standing.waits]
         missing = [rank for rank in range(size) if rank not in waiting and rank not in returned]
         late = f"{name_ranks(missing or waiting)} did not get anywhere for {patience:g} s"
+        stands = {one.rank: ask(one.process.pid, one.log) for one in self.processes if one.rank in missing}
+        late += "".join(f"; rank {rank} is in {place}" for rank, place in stands.items() if place)
         raise CannotRunError(late + (f"; {say_waiting(waiting, board[waiting[0]].call)}" if waiting else ""))
 
     def _tell(self, ranks: list[_RankProcess]) -> CannotRunError:
