@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: walkthrough test test-fast lint format bench clean
+.PHONY: walkthrough test test-fast lint format bench mutants clean
 
 walkthrough: $(VENV)/.installed        ## the seed's training step, by hand, on one device and on two
 	$(BIN)/shardproof walkthrough
@@ -26,6 +26,9 @@ format: $(VENV)/.installed-test
 
 bench: $(VENV)/.installed-test         ## every benchmark, one table, benchmarks/results.json
 	$(BIN)/python -m benchmarks
+
+mutants: $(VENV)/.installed-test       ## planted bugs and correct configurations: the kill matrix
+	$(BIN)/python -m benchmarks.mutants --docs
 
 $(VENV)/bin/python:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "shardproof needs Python 3.11 or newer; this is " + sys.version.split()[0] + ". Set PYTHON=...")'

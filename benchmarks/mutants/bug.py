@@ -46,6 +46,8 @@ class Bug:
         sequence_parallel: whether the activations between layers are shards of the sequence.
         sizes: of the model.
         training: None for `parallelize`, or which of the trainings in `training.py` carries it.
+
+    Without a line it is no bug: the correct step.
     """
 
     id: str
@@ -63,7 +65,7 @@ class Bug:
 
     def __post_init__(self) -> None:
         known = {one.name for one in fields(TrainingLines if self.of_training_line else Lines)}
-        if self.line not in known:
+        if self.line and self.line not in known:
             raise ValueError(f"{self.id} changes the line {self.line!r}; there are {', '.join(sorted(known))}")
 
     @property
@@ -74,7 +76,7 @@ class Bug:
     @property
     def lines(self) -> Lines:
         """The sharding with the bug."""
-        return Lines() if self.of_training_line else replace(Lines(), **{self.line: self.change})
+        return Lines() if self.of_training_line or not self.line else replace(Lines(), **{self.line: self.change})
 
     @property
     def training_lines(self) -> TrainingLines:

@@ -8,6 +8,14 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from benchmarks.mutants.block import Sizes, Transformer, make_batch
+from benchmarks.mutants.training import (
+    CLIP_NORM,
+    MatrixDescent,
+    Projection,
+    data_parallel,
+    matrix_optimizer,
+    tensor_parallel,
+)
 from shardproof.prove.step import Step
 
 if TYPE_CHECKING:
@@ -15,13 +23,14 @@ if TYPE_CHECKING:
 
     from torch import Tensor, nn
 
+    from benchmarks.mutants.bug import Bug
+    from shardproof.prove.candidate import Run
+
 
 def make_step(sizes: Sizes, **settings: Any) -> Step:
     """One SGD step on the transformer, or as the settings say."""
     defaults = {"optimizer": sgd, "steps": 1}
-    return Step(
-        model=partial(Transformer, sizes), batch=make_batch(sizes), forward=forward, **(defaults | settings)
-    )
+    return Step(model=partial(Transformer, sizes), batch=make_batch(sizes), forward=forward, **(defaults | settings))
 
 
 def forward(model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
@@ -45,3 +54,16 @@ OPTIMIZERS: dict[str, Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]]
     "momentum": momentum,
     "AdamW": adamw,
 }
+
+
+def make_training(bug: Bug) -> tuple[Step, Callable[[Run], None]]:
+    """Two steps, on one device and as a training of the user's own."""
+    sizes, lines, training = bug.sizes, bug.lines, bug.training_lines
+    if bug.training == "matrix optimizer":
+        x = torch.randn(5, 6, generator=torch.Generator().manual_seed(0))
+        step = Step(model=Projection, batch=x, forward=lambda model, x: model(x), optimizer=MatrixDescent, steps=2)
+        return step, matrix_optimizer(training)
+    if bug.training == "data parallel":
+        return make_step(sizes, steps=2), data_parallel(sizes, training, sgd)
+    step = make_step(sizes, steps=2, optimizer=adamw, clip_norm=CLIP_NORM)
+    return step, tensor_parallel(sizes, lines, training, adamw)

@@ -56,7 +56,9 @@ class Alignment:
     reference: Records
     ranks: Sequence[Records]
     layout: Layout
+    own_training: bool = False  # in which a scalar that a module gives may be a rank's share of it
     _vectors: dict[tuple[int, Phase, str], tuple[Tensor, Tensor]] = field(default_factory=dict)
+    _coverage: dict[tuple[int, Phase, str], Tensor] = field(default_factory=dict)
 
     def of(self, key: Key) -> Aligned | None:
         """The tensor, side by side; None for an activation laid out in a way that only the candidate knows."""
@@ -70,6 +72,8 @@ class Alignment:
             return Aligned(held={}, involved=[], fault="the reference has no such tensor")
         involved = [*here.values(), expected]
         if key.phase in ACTIVATIONS:
+            if self.own_training and not expected.values.ndim:
+                return None
             parts = {rank: one.values for rank, one in here.items()}
             held = _align_activation(parts, expected.values, find_rows(self.layout, key.name))
             return None if held is None else Aligned(held=held, involved=involved)
@@ -77,6 +81,28 @@ class Alignment:
             held={rank: Held(actual=one.values, expected=expected.values) for rank, one in here.items()},
             involved=involved,
         )
+
+    def covers(self, key: Key) -> bool:
+        """Whether the ranks together hold every element of a parameter's tensor of the reference's.
+
+        A gradient that some rank reports as missing is a finding of its own.
+        """
+        name, _, suffix = key.name.partition("/")
+        if name not in self.layout.state.names:
+            return True
+        held = self._held(key.step, key.phase, suffix)
+        return bool(held[self.layout.state.span(name)].all())
+
+    def _held(self, step: int, phase: Phase, suffix: str) -> Tensor:
+        if (step, phase, suffix) not in self._coverage:
+            held = torch.zeros(self.layout.state.length, dtype=torch.bool)
+            for name, ranks in self.layout.places.items():
+                key = self._reference_key(step, phase, name, suffix)
+                for rank, places in ranks.items():
+                    if key in self.ranks[rank].tensors or key in self.ranks[rank].missing:
+                        held[places[places != PADDING]] = True
+            self._coverage[step, phase, suffix] = held
+        return self._coverage[step, phase, suffix]
 
     def _of_parameter(self, key: Key, here: Mapping[int, Recorded]) -> Aligned:
         name, _, suffix = key.name.partition("/")

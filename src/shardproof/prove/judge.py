@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from shardproof.prove.causes import explain
-from shardproof.prove.records import ACTIVATIONS, Key, Phase
+from shardproof.prove.records import ACTIVATIONS, OF_PARAMETERS, Key, Phase
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -56,6 +56,8 @@ def judge(alignment: Alignment, prime: int) -> dict[Key, Outcome]:
     for key in reference.tensors:
         if key.phase in (Phase.LOSS, Phase.NORM) and key not in found:
             found[key] = Outcome(equal=False, cause="the candidate does not compute it")
+        elif key.phase in OF_PARAMETERS and not alignment.covers(key):
+            found.setdefault(key, Outcome(equal=False, cause="no rank of the candidate computes all of it"))
     return found
 
 

@@ -11,6 +11,7 @@ import torch
 from shardproof.errors import CannotRunError
 from shardproof.exact import ExactArithmetic
 from shardproof.prove.alignment import Alignment
+from shardproof.prove.candidate import run_training
 from shardproof.prove.findings import Finding, Proof, Verdict
 from shardproof.prove.judge import judge
 from shardproof.prove.layout import find_layout
@@ -26,6 +27,7 @@ from shardproof.worlds.world import DEFAULT_TIMEOUT
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
+    from shardproof.prove.candidate import Candidate
     from shardproof.prove.judge import Outcome
     from shardproof.prove.ranks import Reload
     from shardproof.prove.records import Key
@@ -37,7 +39,8 @@ if TYPE_CHECKING:
 def prove(
     step: Step,
     *,
-    parallelize: Parallelize,
+    parallelize: Parallelize | None = None,
+    candidate: Candidate | None = None,
     devices: int,
     trials: int = 3,
     seed: int = 0,
@@ -50,6 +53,8 @@ def prove(
     Args:
         step: what a training step is.
         parallelize: `parallelize(model, mesh) -> model`, the user's own sharding. The mesh has one axis, `tp`.
+        candidate: instead, `candidate(run)`: the user's own training step, with its own split of the batch, averaging
+            of the loss, clipping and update; see `shardproof.prove.candidate`.
         devices: how many ranks.
         trials: how many times, each with another prime, other inputs and other oracles.
         seed: of all of them.
@@ -65,6 +70,10 @@ def prove(
         raise CannotRunError(f"devices is {devices}; a sharded step needs at least 2")
     if trials < 1:
         raise CannotRunError(f"trials is {trials}; give at least 1")
+    if (parallelize is None) == (candidate is None):
+        raise CannotRunError("prove needs exactly one of parallelize(model, mesh) and candidate(run)")
+    if candidate is not None and spawn:
+        raise CannotRunError("candidate(run) is run simulated only; leave out spawn, or give parallelize")
     model = build_model(step, seed)
     draw_parameters(model, seed)
     state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
@@ -72,15 +81,20 @@ def prove(
     contexts = [ExactArithmetic(seed=s) for s in seeds]
     # The candidate gets contexts of its own: what the reference lifts or tags is not known to it.
     try:
-        reference = run_reference(step, model, contexts)
+        reference = run_reference(step, model, contexts, fresh=candidate is None)
     except Exception as error:
         if isinstance(error, CannotRunError):
             raise
         raise CannotRunError(f"the step cannot be run on one device: {type(error).__name__}: {error}") from error
-    if spawn:
+    if candidate is not None:
+        trained = [ExactArithmetic(seed=s) for s in seeds]
+        ranks = ThreadedWorld(size=devices, timeout=timeout).run(run_training, step, candidate, state, trained)
+    elif spawn:
+        assert parallelize is not None
         world = SpawnedWorld(size=devices, timeout=timeout)
         ranks = run_in_processes(world, reload or Sent(step, parallelize), state, seeds, seed)
     else:
+        assert parallelize is not None
         ranks = run_in_threads(ThreadedWorld(size=devices, timeout=timeout), step, parallelize, state, seeds, seed)
     layout = find_layout(
         reference.parameters,
@@ -88,7 +102,12 @@ def prove(
     )
     outcomes = [
         judge(
-            Alignment(reference=reference.trials[trial], ranks=[side.trials[trial] for side in ranks], layout=layout),
+            Alignment(
+                reference=reference.trials[trial],
+                ranks=[side.trials[trial] for side in ranks],
+                layout=layout,
+                own_training=candidate is not None,
+            ),
             context.prime,
         )
         for trial, context in enumerate(contexts)
@@ -101,7 +120,7 @@ def prove(
         float32=Alignment(reference=beside, ranks=[reference.native[torch.float32]], layout=alone),
     )
     return Proof(
-        findings=conclude(outcomes, rounding),
+        findings=conclude(outcomes, rounding, own_training=candidate is not None),
         devices=devices,
         trials=trials,
         primes=tuple(context.prime for context in contexts),
@@ -110,9 +129,12 @@ def prove(
 
 
 def conclude(
-    trials: Sequence[Mapping[Key, Outcome]], rounding: Callable[[Key], Rounding | None]
+    trials: Sequence[Mapping[Key, Outcome]], rounding: Callable[[Key], Rounding | None], *, own_training: bool = False
 ) -> tuple[Finding, ...]:
     """One finding a tensor from its outcomes in all trials, and from its rounding where they differ.
+
+    In a training of the user's own, modules may split the work as they like: where loss, gradients and updates are
+    right, an activation that differs is no finding.
 
     Raises:
         CannotRunError: nothing was compared.
@@ -132,6 +154,8 @@ def conclude(
             partial_here = all(outcome.partial for outcome in outcomes)
             pending = (pending or unreduced(key, outcomes[0])) if partial_here else None
             continue
+        if own_training and key.phase in ACTIVATIONS and " times too " in worst_cause(outcomes):
+            continue  # a rank's own scale (a local mean), which its training may make up for later
         if pending is not None and key.phase in ACTIVATIONS | {Phase.LOSS} and verdict is Verdict.WRONG:
             if all(finding.verdict.ok for finding in findings):
                 findings.append(pending)
@@ -150,6 +174,9 @@ def conclude(
                 false_accept=bound if verdict is Verdict.PROVED and bound < 1 else None,
             )
         )
+    results = [finding for finding in findings if finding.key.phase not in ACTIVATIONS]
+    if own_training and results and all(finding.verdict.ok for finding in results):
+        return tuple(results)
     return mark_roots(findings)
 
 

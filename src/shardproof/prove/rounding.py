@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from shardproof.prove.records import OF_PARAMETERS
+
 if TYPE_CHECKING:
     from shardproof.prove.alignment import Aligned, Alignment
     from shardproof.prove.records import Key
@@ -42,6 +44,8 @@ def measure_rounding(key: Key, candidate: Alignment, float32: Alignment) -> Roun
         candidate: the candidate's ranks in float64 beside the reference in float64.
         float32: the reference in float32 beside the reference in float64.
     """
+    if key.phase in OF_PARAMETERS and key.name.partition("/")[0] not in float32.layout.places:
+        return None  # a parameter that one device has not
     aligned, own = candidate.of(key), float32.of(key)
     if aligned is None or aligned.fault or own is None or own.fault:
         return None

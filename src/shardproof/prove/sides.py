@@ -71,9 +71,12 @@ def draw_parameters(model: nn.Module, seed: int) -> None:
             parameter.copy_(torch.randn(parameter.shape, generator=generator, dtype=torch.float64))
 
 
-def run_reference(step: Step, model: nn.Module, trials: Sequence[ExactArithmetic]) -> Side:
-    """Take the steps on one device, once a trial, and natively in float64 and float32."""
-    return _run(step, model, trials, native=(torch.float64, torch.float32))
+def run_reference(step: Step, model: nn.Module, trials: Sequence[ExactArithmetic], *, fresh: bool = True) -> Side:
+    """Take the steps on one device, once a trial, and natively in float64 and float32.
+
+    `fresh` residues for each step need a candidate that has them too.
+    """
+    return _run(step, model, trials, native=(torch.float64, torch.float32), fresh=fresh)
 
 
 def run_candidate(
@@ -117,13 +120,14 @@ def _run(
     *,
     native: Sequence[torch.dtype],
     beat: Callable[[], None] = say_nothing,
+    fresh: bool = True,
 ) -> Side:
     parameters = {name: local_value(p.detach()).clone() for name, p in model.named_parameters()}
     records = []
     for exact in trials:
         with exact.joined():
             record = Records(capture=partial(capture, exact, beat=beat))
-            train(model, step, copy_batch(step.batch), record, partial(renew, exact))
+            train(model, step, copy_batch(step.batch), record, partial(renew, exact) if fresh else None)
         records.append(record)
         if dist.is_initialized():
             dist.barrier()  # the last rank to leave puts every rank's parameters back

@@ -49,7 +49,7 @@ def train(
         if optimizer is None:
             break
         optimizer.step()
-        _record_update(model, optimizer, records)
+        record_update(model, optimizer, records)
         if renew is not None and number + 1 < step.steps:
             for parameter in model.parameters():
                 renew(parameter.detach(), f"after step {number + 1}")
@@ -95,10 +95,11 @@ def clip_gradients(model: Module, max_norm: float) -> Tensor:
     return norm
 
 
-def _record_update(model: Module, optimizer: Optimizer, records: Records) -> None:
+def record_update(model: Module, optimizer: Optimizer | None, records: Records) -> None:
+    """Record updated parameters, the optimizer's state of each, and buffers."""
     for name, parameter in model.named_parameters():
         records.add(Phase.UPDATE, name, parameter.detach())
-        for key, value in states_of(optimizer, parameter).items():
+        for key, value in (states_of(optimizer, parameter) if optimizer else {}).items():
             records.add(Phase.STATE, f"{name}/{key}", value)
     for name, buffer in model.named_buffers():
         if buffer.is_floating_point():

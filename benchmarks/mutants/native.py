@@ -1,0 +1,78 @@
+"""Both sides of a mutant in ordinary float32, for the baselines."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import torch
+from torch.distributed.device_mesh import init_device_mesh
+
+from benchmarks.mutants.baselines import Natively, count_collectives
+from shardproof.prove.candidate import run_training
+from shardproof.prove.records import Recorded, Records
+from shardproof.prove.sides import build_model, copy_batch, draw_parameters, local_value
+from shardproof.prove.training import train
+from shardproof.worlds.threaded import ThreadedWorld
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from torch import Tensor, nn
+
+    from shardproof.prove.candidate import Candidate
+    from shardproof.prove.sides import Parallelize
+    from shardproof.prove.step import Step
+    from shardproof.worlds.communicator import Communicator
+
+
+def reference_natively(step: Step) -> tuple[Natively, Mapping[str, Tensor]]:
+    """The run on one device, and the full state that it started from."""
+    model = build_model(step, 0)
+    draw_parameters(model, 0)
+    state = {name: tensor.float().double() for name, tensor in model.state_dict().items()}
+    model.load_state_dict(state)
+    return _take(model, step), state
+
+
+def parallelized_natively(
+    step: Step, parallelize: Parallelize, devices: int, state: Mapping[str, Tensor]
+) -> list[Natively]:
+    """The run of each rank."""
+
+    def run(comm: Communicator) -> Natively:
+        model = build_model(step, 0)
+        model.load_state_dict(state)
+        mesh = init_device_mesh("cpu", (comm.size,), mesh_dim_names=("tp",))
+        return _take(parallelize(model, mesh), step)
+
+    return run_counted(devices, run)
+
+
+def trained_natively(step: Step, candidate: Candidate, devices: int, state: Mapping[str, Tensor]) -> list[Natively]:
+    """The run of each rank in a training step of the user's own."""
+
+    def run(comm: Communicator) -> Natively:
+        side = run_training(comm, step, candidate, state, [], native=[torch.float32])
+        return Natively(parameters=side.parameters, records=side.native[torch.float32])
+
+    return run_counted(devices, run)
+
+
+def run_counted(devices: int, run: Callable[[Communicator], Natively]) -> list[Natively]:
+    """Each rank's run, and the collectives that it called."""
+    with count_collectives() as counts:
+        ranks = ThreadedWorld(size=devices).run(run)
+    return [replace(one, collectives=counts[rank]) for rank, one in enumerate(ranks)]
+
+
+def keep(tensor: Tensor) -> Recorded:
+    """A tensor as it is, cloned."""
+    return Recorded(values=local_value(tensor).detach().clone())
+
+
+def _take(model: nn.Module, step: Step) -> Natively:
+    parameters = {name: local_value(p.detach()).clone() for name, p in model.named_parameters()}
+    records = Records(capture=keep)
+    train(model.to(torch.float32), step, copy_batch(step.batch, torch.float32), records)
+    return Natively(parameters=parameters, records=records)
