@@ -28,7 +28,7 @@ def test_a_process_says_where_it_sleeps_and_goes_on(tmp_path):
     script = tmp_path / "sleeper.py"
     script.write_text(
         "import sys\nfrom shardproof.worlds.whereabouts import answer_when_asked\n"
-        "def rest():\n    sys.stdin.read(1)\nanswer_when_asked()\nprint(1, flush=True)\nrest()\n"
+        "def rest():\n    print(1, flush=True); sys.stdin.read(1)\nanswer_when_asked()\nrest()\n"
     )
     log = tmp_path / "log"
     with log.open("wb") as stderr:
