@@ -41,10 +41,13 @@ def is_prime(number: int) -> bool:
 
 
 def choose_prime(seed: int) -> int:
-    """A prime in [2**21, 2**21.5] modulo which 2, 3, 5, 7 and 11 have square roots; each seed its own choice."""
+    """A prime in [2**21, 2**21.5] modulo which 2, 3, 5, 7 and 11 have square roots; each seed its own choice.
+
+    It is 3 modulo 4, so that of the two roots of a number one has a root itself: fourth roots exist as well.
+    """
     generator = torch.Generator().manual_seed(seed)
     while True:
-        candidate = int(torch.randint(_LOWEST, _HIGHEST, (), generator=generator)) | 1
+        candidate = int(torch.randint(_LOWEST, _HIGHEST, (), generator=generator)) | 3
         if is_prime(candidate) and all(pow(q, (candidate - 1) // 2, candidate) == 1 for q in ROOTED):
             return candidate
 
@@ -151,7 +154,11 @@ class Field:
         return self.reduce_(total, plus=plus)
 
     def square_root(self, number: int) -> int | None:
-        """A residue whose square is `number` (Tonelli-Shanks), always the same of the two; None if there is none."""
+        """A residue whose square is `number`, always the same of the two; None if there is none.
+
+        For a prime that is 3 modulo 4 it is the one that is a square itself, so that the root of a product is the product
+        of the roots. For others it is the smaller one (Tonelli-Shanks).
+        """
         return _square_root(number % self.prime, self.prime)
 
     def is_canonical(self, x: Tensor) -> bool:
@@ -165,6 +172,8 @@ def _square_root(number: int, prime: int) -> int | None:
         return 0
     if pow(number, (prime - 1) // 2, prime) != 1:
         return None
+    if prime % 4 == 3:
+        return pow(number, (prime + 1) // 4, prime)
     odd, twos = prime - 1, 0
     while odd % 2 == 0:
         odd, twos = odd // 2, twos + 1

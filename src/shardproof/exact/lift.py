@@ -134,6 +134,10 @@ class Lift:
                 rooted[i] = False
         if values.size <= _FEW:
             generic = ~(meant.simple | rooted)
+            for i in np.flatnonzero(generic):
+                fourth = self._fourth_root(float(values[i]), bits)
+                if fourth is not None:
+                    quotients[i], generic[i] = fourth, False
             for position, value in enumerate(values.tolist()):
                 found = int(quotients[position])
                 quotients[position] = self._snapped(value, found, bits, generic=bool(generic[position]))
@@ -155,6 +159,17 @@ class Lift:
         if whole * whole != rest:
             return None
         return self.field.representative(Fraction(root * whole, number.denominator))
+
+    def _fourth_root(self, value: float, bits: int) -> int | None:
+        """The residue of a number whose fourth power is a very simple quotient: attention may scale by d**-0.25."""
+        over, under, near = _nearest_quotients(np.array([value**4]), bits - _SNAP_BITS)
+        if not near[0] or over[0] * under[0] >= 2.0 ** (bits // 3):
+            return None
+        root = self.root(Fraction(int(over[0]), int(under[0])))
+        fourth = None if root is None else self.field.square_root(root)
+        if fourth is None or self.field.representative(fourth * fourth - (root or 0)) != 0:
+            return None
+        return self.field.representative(fourth if value > 0 else -fourth)
 
     def _snapped(self, value: float, residue: int, bits: int, *, generic: bool) -> int:
         seen = self._seen.setdefault(bits, [])  # the same float means another number at another precision
