@@ -156,8 +156,8 @@ class Field:
     def square_root(self, number: int) -> int | None:
         """A residue whose square is `number`, always the same of the two; None if there is none.
 
-        For a prime that is 3 modulo 4 it is the one that is a square itself, so that the root of a product is the product
-        of the roots. For others it is the smaller one (Tonelli-Shanks).
+        For a prime that is 3 modulo 4 it is the one that is a square itself, so that the root of a product is the
+        product of the roots. For others it is the smaller one (Tonelli-Shanks).
         """
         return _square_root(number % self.prime, self.prime)
 
