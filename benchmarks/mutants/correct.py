@@ -98,7 +98,15 @@ class MLP(nn.Module):
 
 
 def parallelize_mlp(model: nn.Module, mesh: DeviceMesh) -> nn.Module:
-    return parallelize_module(model, mesh, {"up": ColwiseParallel(), "down": RowwiseParallel()})
+    """The activation between stays a DTensor: a local one would not say how a width that does not divide is cut."""
+    return parallelize_module(
+        model,
+        mesh,
+        {
+            "up": ColwiseParallel(use_local_output=False),
+            "down": RowwiseParallel(),
+        },
+    )
 
 
 def _dtensor() -> Iterator[Configuration]:
