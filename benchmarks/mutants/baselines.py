@@ -10,17 +10,17 @@ from typing import TYPE_CHECKING, Any
 import torch
 import torch.distributed as dist
 
-from shardproof.prove.alignment import Alignment
-from shardproof.prove.layout import find_layout
-from shardproof.prove.records import Key, Phase
+from shardproof.proving.alignment import Alignment
+from shardproof.proving.layout import find_layout
+from shardproof.proving.records import Key, Phase
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from torch import Tensor
 
-    from shardproof.prove.alignment import Held
-    from shardproof.prove.records import Records
+    from shardproof.proving.alignment import Held
+    from shardproof.proving.records import Records
 
 EPSILONS = 100
 NAMES = ("loss", "allclose", "1e-2", "1e-5", "parameters", "counts", "rel. norm")

@@ -18,15 +18,15 @@ from benchmarks.mutants.steps import OPTIMIZERS, make_step
 from benchmarks.mutants.training import CLIP_NORM, data_parallel, tensor_parallel
 from benchmarks.mutants.training_lines import TrainingLines
 from shardproof.frameworks.transformers import OwnPlan, PlanChange, tiny_step
-from shardproof.prove.prove import prove
-from shardproof.prove.step import Step
+from shardproof.proving.prove import prove
+from shardproof.proving.step import Step
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from torch.distributed.device_mesh import DeviceMesh
 
-    from shardproof.prove.findings import Proof
+    from shardproof.proving.findings import Proof
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -12,13 +12,13 @@ from benchmarks.mutants.native import parallelized_natively, reference_natively,
 from benchmarks.mutants.sharded import shard
 from benchmarks.mutants.steps import make_step, make_training
 from shardproof.errors import CannotRunError
-from shardproof.prove.prove import prove
+from shardproof.proving.prove import prove
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from benchmarks.mutants.bug import Bug
-    from shardproof.prove.findings import Proof
+    from shardproof.proving.findings import Proof
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

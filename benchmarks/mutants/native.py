@@ -9,10 +9,10 @@ import torch
 from torch.distributed.device_mesh import init_device_mesh
 
 from benchmarks.mutants.baselines import Natively, count_collectives
-from shardproof.prove.candidate import run_training
-from shardproof.prove.records import Recorded, Records
-from shardproof.prove.sides import build_model, copy_batch, draw_parameters, local_value
-from shardproof.prove.training import train
+from shardproof.proving.candidate import run_training
+from shardproof.proving.records import Recorded, Records
+from shardproof.proving.sides import build_model, copy_batch, draw_parameters, local_value
+from shardproof.proving.training import train
 from shardproof.worlds.threaded import ThreadedWorld
 
 if TYPE_CHECKING:
@@ -20,9 +20,9 @@ if TYPE_CHECKING:
 
     from torch import Tensor, nn
 
-    from shardproof.prove.candidate import Candidate
-    from shardproof.prove.sides import Parallelize
-    from shardproof.prove.step import Step
+    from shardproof.proving.candidate import Candidate
+    from shardproof.proving.sides import Parallelize
+    from shardproof.proving.step import Step
     from shardproof.worlds.communicator import Communicator
 
 

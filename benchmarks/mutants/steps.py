@@ -16,7 +16,7 @@ from benchmarks.mutants.training import (
     matrix_optimizer,
     tensor_parallel,
 )
-from shardproof.prove.step import Step
+from shardproof.proving.step import Step
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from benchmarks.mutants.bug import Bug
-    from shardproof.prove.candidate import Run
+    from shardproof.proving.candidate import Run
 
 
 def make_step(sizes: Sizes, **settings: Any) -> Step:

@@ -9,22 +9,40 @@ if TYPE_CHECKING:
     from shardproof.comparison import Comparison, compare
     from shardproof.errors import CannotRunError
     from shardproof.exact import ExactArithmetic
-    from shardproof.prove.step import Step
+    from shardproof.proving.findings import Finding, Proof, Verdict
+    from shardproof.proving.prove import prove
+    from shardproof.proving.step import Step
     from shardproof.report.assertion import NotProvedError, assert_proved
 
 __version__ = "0.1.0"
 
-__all__ = ["CannotRunError", "Comparison", "ExactArithmetic", "NotProvedError", "Step", "assert_proved", "compare"]
+__all__ = [
+    "CannotRunError",
+    "Comparison",
+    "ExactArithmetic",
+    "Finding",
+    "NotProvedError",
+    "Proof",
+    "Step",
+    "Verdict",
+    "assert_proved",
+    "compare",
+    "prove",
+]
 
 # Imported when first asked for: `import shardproof` costs nothing, and the command line only what a command needs.
 _HOMES = {
     "CannotRunError": "shardproof.errors",
     "Comparison": "shardproof.comparison",
     "ExactArithmetic": "shardproof.exact",
+    "Finding": "shardproof.proving.findings",
     "NotProvedError": "shardproof.report.assertion",
-    "Step": "shardproof.prove.step",
+    "Proof": "shardproof.proving.findings",
+    "Step": "shardproof.proving.step",
+    "Verdict": "shardproof.proving.findings",
     "assert_proved": "shardproof.report.assertion",
     "compare": "shardproof.comparison",
+    "prove": "shardproof.proving.prove",
 }
 
 

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 if TYPE_CHECKING:
-    from shardproof.prove.findings import Proof
-    from shardproof.prove.step import Step
+    from shardproof.proving.findings import Proof
+    from shardproof.proving.step import Step
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

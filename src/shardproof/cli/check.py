@@ -37,7 +37,7 @@ def check_command(
     Runs the files that the certificate names, which must lie in the current folder.
     """
     from shardproof.cli.atomic import check_writable, write_atomically
-    from shardproof.prove.prove import prove
+    from shardproof.proving.prove import prove
     from shardproof.report.certificate import compare_with, read_certificate
     from shardproof.tensorfiles import printable
 

@@ -39,7 +39,7 @@ def prove_command(
     """Prove a sharded training step in exact arithmetic; exit 0 proved, 1 not, 2 could not run."""
     from shardproof.cli.atomic import check_writable, write_atomically
     from shardproof.frameworks.specification import Specification
-    from shardproof.prove.prove import prove
+    from shardproof.proving.prove import prove
     from shardproof.report.json import render_json
     from shardproof.report.text import render_text
 

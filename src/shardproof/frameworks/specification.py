@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from types import ModuleType
 
-    from shardproof.prove.sides import Parallelize
-    from shardproof.prove.step import Step
+    from shardproof.proving.sides import Parallelize
+    from shardproof.proving.step import Step
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,7 +80,7 @@ class Specification:
         return step, OwnPlan(change=PlanChange(drop=self.plan_drop, put=self.plan_set))
 
     def _files(self) -> tuple[Step, Parallelize]:
-        from shardproof.prove.step import Step
+        from shardproof.proving.step import Step
 
         if self.settings or self.plan_set or self.plan_drop:
             raise CannotRunError("--set, --plan-set and --plan-drop change an hf: model; for your own, change its file")

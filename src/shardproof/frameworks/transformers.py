@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from shardproof.errors import CannotRunError
-from shardproof.prove.step import Step
+from shardproof.proving.step import Step
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from shardproof.prove.prove import prove
+from shardproof.proving.prove import prove
 from shardproof.report.text import render_text
 
 if TYPE_CHECKING:
-    from shardproof.prove.findings import Proof
-    from shardproof.prove.step import Step
+    from shardproof.proving.findings import Proof
+    from shardproof.proving.step import Step
 
 
 class NotProvedError(AssertionError):

@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from shardproof.errors import CannotRunError
 from shardproof.frameworks.specification import Specification
-from shardproof.prove.findings import Verdict
-from shardproof.prove.records import Key, Phase
+from shardproof.proving.findings import Verdict
+from shardproof.proving.records import Key, Phase
 from shardproof.report.json import SCHEMA_VERSION
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from shardproof.prove.findings import Proof
+    from shardproof.proving.findings import Proof
 
 _LARGEST_FILE = 1 << 28
 _MOST = 4096  # ranks, trials or steps that a certificate can make us run

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from shardproof.prove.findings import Finding
+    from shardproof.proving.findings import Finding
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -13,7 +13,7 @@ import shardproof
 
 if TYPE_CHECKING:
     from shardproof.frameworks.specification import Specification
-    from shardproof.prove.findings import Finding, Proof
+    from shardproof.proving.findings import Finding, Proof
 
 SCHEMA_VERSION = 1
 

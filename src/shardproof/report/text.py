@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING
 
-from shardproof.prove.findings import Verdict
-from shardproof.prove.records import Phase
+from shardproof.proving.findings import Verdict
+from shardproof.proving.records import Phase
 from shardproof.report.grouping import group_findings
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from shardproof.prove.findings import Finding, Proof
+    from shardproof.proving.findings import Finding, Proof
     from shardproof.report.grouping import Group
 
 _MENDS = {

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from shardproof.prove.prove import prove
+from shardproof.proving.prove import prove
 from shardproof.report.assertion import NotProvedError, assert_proved
 from shardproof.report.text import render_text
 

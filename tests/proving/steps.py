@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
 
-from shardproof.prove.step import Step
+from shardproof.proving.step import Step
 
 
 class MLP(nn.Module):

@@ -6,7 +6,7 @@ import time
 import pytest
 
 from shardproof.errors import CannotRunError
-from shardproof.prove.prove import prove
+from shardproof.proving.prove import prove
 
 from . import steps
 

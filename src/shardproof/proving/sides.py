@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
 from shardproof.errors import CannotRunError
-from shardproof.prove.records import Recorded, Records
-from shardproof.prove.training import train
+from shardproof.proving.records import Recorded, Records
+from shardproof.proving.training import train
 from shardproof.worlds.processgroup import say_nothing
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from torch.distributed.device_mesh import DeviceMesh
 
     from shardproof.exact import ExactArithmetic
-    from shardproof.prove.step import Step
+    from shardproof.proving.step import Step
     from shardproof.worlds.communicator import Communicator
 
     Parallelize = Callable[[nn.Module, DeviceMesh], nn.Module]

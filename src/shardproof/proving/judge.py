@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from shardproof.prove.causes import explain
-from shardproof.prove.records import ACTIVATIONS, OF_PARAMETERS, Key, Phase
+from shardproof.proving.causes import explain
+from shardproof.proving.records import ACTIVATIONS, OF_PARAMETERS, Key, Phase
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from shardproof.prove.alignment import Aligned, Alignment, Held
+    from shardproof.proving.alignment import Aligned, Alignment, Held
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -10,16 +10,16 @@ import torch
 
 from shardproof.errors import CannotRunError
 from shardproof.exact import ExactArithmetic
-from shardproof.prove.alignment import Alignment
-from shardproof.prove.candidate import run_training
-from shardproof.prove.findings import Finding, Proof, Verdict
-from shardproof.prove.judge import judge
-from shardproof.prove.layout import find_layout
-from shardproof.prove.ranks import Sent, run_in_processes, run_in_threads
-from shardproof.prove.records import ACTIVATIONS, Phase
-from shardproof.prove.roots import mark_roots
-from shardproof.prove.rounding import measure_rounding
-from shardproof.prove.sides import build_model, draw_parameters, run_reference
+from shardproof.proving.alignment import Alignment
+from shardproof.proving.candidate import run_training
+from shardproof.proving.findings import Finding, Proof, Verdict
+from shardproof.proving.judge import judge
+from shardproof.proving.layout import find_layout
+from shardproof.proving.ranks import Sent, run_in_processes, run_in_threads
+from shardproof.proving.records import ACTIVATIONS, Phase
+from shardproof.proving.roots import mark_roots
+from shardproof.proving.rounding import measure_rounding
+from shardproof.proving.sides import build_model, draw_parameters, run_reference
 from shardproof.worlds.spawned import SpawnedWorld
 from shardproof.worlds.threaded import ThreadedWorld
 from shardproof.worlds.world import DEFAULT_TIMEOUT
@@ -27,13 +27,13 @@ from shardproof.worlds.world import DEFAULT_TIMEOUT
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from shardproof.prove.candidate import Candidate
-    from shardproof.prove.judge import Outcome
-    from shardproof.prove.ranks import Reload
-    from shardproof.prove.records import Key
-    from shardproof.prove.rounding import Rounding
-    from shardproof.prove.sides import Parallelize
-    from shardproof.prove.step import Step
+    from shardproof.proving.candidate import Candidate
+    from shardproof.proving.judge import Outcome
+    from shardproof.proving.ranks import Reload
+    from shardproof.proving.records import Key
+    from shardproof.proving.rounding import Rounding
+    from shardproof.proving.sides import Parallelize
+    from shardproof.proving.step import Step
 
 
 def prove(
@@ -54,7 +54,7 @@ def prove(
         step: what a training step is.
         parallelize: `parallelize(model, mesh) -> model`, the user's own sharding. The mesh has one axis, `tp`.
         candidate: instead, `candidate(run)`: the user's own training step, with its own split of the batch, averaging
-            of the loss, clipping and update; see `shardproof.prove.candidate`.
+            of the loss, clipping and update; see `shardproof.proving.candidate`.
         devices: how many ranks.
         trials: how many times, each with another prime, other inputs and other oracles.
         seed: of all of them.

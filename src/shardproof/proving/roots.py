@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from shardproof.prove.records import ACTIVATIONS, Phase
+from shardproof.proving.records import ACTIVATIONS, Phase
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from shardproof.prove.findings import Finding
+    from shardproof.proving.findings import Finding
 
 
 def mark_roots(findings: Sequence[Finding]) -> tuple[Finding, ...]:

@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from shardproof.exact import ExactArithmetic
-from shardproof.prove.sides import Side, run_candidate
+from shardproof.proving.sides import Side, run_candidate
 from shardproof.worlds.processgroup import ProcessGroupCommunicator
 
 if TYPE_CHECKING:
@@ -14,9 +14,9 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from shardproof.prove.records import Recorded
-    from shardproof.prove.sides import Parallelize
-    from shardproof.prove.step import Step
+    from shardproof.proving.records import Recorded
+    from shardproof.proving.sides import Parallelize
+    from shardproof.proving.step import Step
     from shardproof.worlds.communicator import Communicator
     from shardproof.worlds.spawned import SpawnedWorld
     from shardproof.worlds.threaded import ThreadedWorld

@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from shardproof.prove.layout import PADDING
+from shardproof.proving.layout import PADDING
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from shardproof.prove.alignment import Held
+    from shardproof.proving.alignment import Held
 
 _LARGEST_FACTOR = 64
 

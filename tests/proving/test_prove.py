@@ -6,9 +6,9 @@ import torch.nn.functional as F
 from torch import nn
 
 from shardproof.errors import CannotRunError
-from shardproof.prove.findings import Verdict
-from shardproof.prove.prove import prove
-from shardproof.prove.records import Phase
+from shardproof.proving.findings import Verdict
+from shardproof.proving.prove import prove
+from shardproof.proving.records import Phase
 
 from . import steps
 

@@ -8,15 +8,15 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from shardproof.prove.layout import PADDING
-from shardproof.prove.records import ACTIVATIONS, OF_PARAMETERS, Key, Phase
-from shardproof.prove.rows import find_rows
+from shardproof.proving.layout import PADDING
+from shardproof.proving.records import ACTIVATIONS, OF_PARAMETERS, Key, Phase
+from shardproof.proving.rows import find_rows
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from shardproof.prove.layout import Layout
-    from shardproof.prove.records import Recorded, Records
+    from shardproof.proving.layout import Layout
+    from shardproof.proving.records import Recorded, Records
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from shardproof.prove.records import OF_PARAMETERS
+from shardproof.proving.records import OF_PARAMETERS
 
 if TYPE_CHECKING:
-    from shardproof.prove.alignment import Aligned, Alignment
-    from shardproof.prove.records import Key
+    from shardproof.proving.alignment import Aligned, Alignment
+    from shardproof.proving.records import Key
 
 # float32 has 2**29 times the epsilon of float64: what rounding does to the reference in float32, scaled down.
 _SCALE = 2.0**-29

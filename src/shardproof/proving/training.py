@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_flatten
 
-from shardproof.prove.records import Phase
+from shardproof.proving.records import Phase
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from torch.nn import Module
     from torch.optim import Optimizer
 
-    from shardproof.prove.records import Records
-    from shardproof.prove.step import Step
+    from shardproof.proving.records import Records
+    from shardproof.proving.step import Step
 
 
 def train(

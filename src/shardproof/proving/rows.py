@@ -6,14 +6,14 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from shardproof.prove.layout import PADDING
+from shardproof.proving.layout import PADDING
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from torch import Tensor
 
-    from shardproof.prove.layout import Layout
+    from shardproof.proving.layout import Layout
 
 
 def find_rows(layout: Layout, module: str) -> Mapping[int, Tensor] | None:

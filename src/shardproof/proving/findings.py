@@ -7,8 +7,8 @@ from enum import StrEnum
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from shardproof.prove.records import Key
-    from shardproof.prove.rounding import Rounding
+    from shardproof.proving.records import Key
+    from shardproof.proving.rounding import Rounding
 
 
 class Verdict(StrEnum):

@@ -31,9 +31,9 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from shardproof.errors import CannotRunError
-from shardproof.prove.records import Phase, Recorded, Records
-from shardproof.prove.sides import Side, capture, copy_batch, local_value
-from shardproof.prove.training import record_update, settled, watched
+from shardproof.proving.records import Phase, Recorded, Records
+from shardproof.proving.sides import Side, capture, copy_batch, local_value
+from shardproof.proving.training import record_update, settled, watched
 from shardproof.worlds.processgroup import say_nothing
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from torch.optim import Optimizer
 
     from shardproof.exact import ExactArithmetic
-    from shardproof.prove.step import Step
+    from shardproof.proving.step import Step
     from shardproof.worlds.communicator import Communicator
 
     Candidate = Callable[["Run"], None]
