@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from shardproof.exact import ExactArithmetic, ExactArithmeticError, NotANumberError, RandomDrawError
+from shardproof.exact import ExactArithmetic, ExactArithmeticError, NotANumberError, RandomDrawError, oracles
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 
@@ -134,6 +134,21 @@ def test_nan_and_infinity_are_errors_at_once(way):
     x = torch.randn(3, generator=torch.Generator().manual_seed(0))
     with pytest.raises(ExactArithmeticError, match=r"test_entry\.py"), ExactArithmetic(seed=1) as exact:
         exact.digits(F.gelu(NANS[way](x)))
+
+
+@pytest.mark.parametrize("by_index", [True, False])
+@pytest.mark.parametrize(
+    "value", [float("nan"), float("inf"), -float("inf"), 1e7, -1e7, torch.finfo(torch.float64).min]
+)
+def test_what_is_no_residue_does_not_pass_an_oracle(monkeypatch, by_index, value):
+    """On x86 a look-up finds no such place; where the processor would find one, the elements are looked at."""
+    if not by_index:
+        monkeypatch.setattr(oracles, "_NAN_MISSES", False)
+    tables = ExactArithmetic(seed=1).arithmetic.oracles
+    bad = torch.tensor([1.0, value, 2.0], dtype=torch.float64)
+    with pytest.raises(FloatingPointError, match="no residue"):
+        tables.look_up(tables.permutation("gelu none"), bad)
+    assert tables.look_up(tables.permutation("gelu none"), bad[::2]).shape == (2,)
 
 
 def quantized():

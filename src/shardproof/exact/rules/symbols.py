@@ -44,11 +44,12 @@ def multiply_symbols(m: Arithmetic, x: Residue, y: Operand) -> Residue:
     """X * y where some elements are symbols and the other factor is 0 or 1."""
     (a, a_symbols), (b, b_symbols) = split_symbols(m, x), split_symbols(m, y)
     product = a * b
-    a_symbols, b_symbols = (torch.as_tensor(s, dtype=torch.float64) for s in (a_symbols, b_symbols))
+    device = product.tensor.device  # a single number may be on another
+    a_symbols, b_symbols = (torch.as_tensor(s, dtype=torch.float64, device=device) for s in (a_symbols, b_symbols))
     symbols = torch.zeros_like(product.tensor)
     for held, factor in ((a_symbols, b), (b_symbols, a)):
         here = held.expand(symbols.shape) != 0
-        factors = factor.tensor.expand(symbols.shape)
+        factors = factor.tensor.to(device).expand(symbols.shape)
         if bool((here & (factors != 0) & (factors != 1)).any()) or bool(((a_symbols != 0) & (b_symbols != 0)).any()):
             raise SymbolError("-inf or finfo.min is multiplied by something other than 0 or 1")
         if bool((here & (factors == 0) & (held == NEGATIVE_INFINITY)).any()):
