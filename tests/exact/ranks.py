@@ -164,6 +164,8 @@ def call_collectives(comm):
         for call in (
             lambda: dist.all_reduce(mine.clone(), dist.ReduceOp.PRODUCT),
             lambda: dist.all_reduce(torch.full((2,), float("-inf")) + mine[0, 0]),
+            lambda: dist.send(mine, (rank + 1) % size),
+            lambda: dist.recv(mine.clone(), (rank - 1) % size),
         ):
             try:
                 call()

@@ -101,10 +101,12 @@ def test_a_division_by_zero_on_one_rank_voids_the_sum_on_all(calls):
     assert all(call["void after"] for call in calls)
 
 
-def test_products_and_sums_of_masks_are_refused_on_every_rank(calls):
+def test_products_sums_of_masks_and_messages_are_refused_on_every_rank(calls):
     for call in calls:
-        product, masks = call["refused"]
+        product, masks, sent, received = call["refused"]
         assert product.startswith("UnsupportedOpError")
         assert "PRODUCT" in product
         assert "SUM, AVG, MAX and MIN have" in product
         assert masks.startswith("SymbolError")
+        for message in (sent, received):
+            assert "is a collective that exact arithmetic does not carry out yet" in message

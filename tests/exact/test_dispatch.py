@@ -12,6 +12,7 @@ from shardproof.exact import (
     UnsupportedOpError,
     formula,
     say_zero_divisions,
+    sums,
 )
 from shardproof.exact.mode import ordinary_pytorch
 from shardproof.exact.registry import RULES, find_op
@@ -20,6 +21,13 @@ from shardproof.exact.registry import RULES, find_op
 def drawn(*shape, seed=0):
     with ordinary_pytorch():
         return nn.Parameter(torch.randn(*shape, generator=torch.Generator().manual_seed(seed)))
+
+
+@pytest.fixture(autouse=True)
+def fixed_seed():
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        yield
 
 
 @pytest.fixture
@@ -86,6 +94,22 @@ def test_a_rule_can_be_added_as_the_refusal_says_and_taken_away():
     with pytest.raises(UnsupportedOpError), ExactArithmetic(seed=1):
         model(x)
     assert rule
+
+
+def test_a_sum_of_more_than_float64_holds_is_refused():
+    x, summed = torch.tensor([2.0, 4.0, 6.0]), find_op("shardproof_tests::halve.default")
+    try:
+        for count in (2**20, 2**40):
+            sums("shardproof_tests::halve.default", count=lambda *_args, count=count: count)
+            with ExactArithmetic(seed=1) as exact:
+                y = x * 4
+                if count == 2**20:
+                    assert exact.digits(torch.ops.shardproof_tests.halve(y)).tolist() == [4, 8, 12]
+                    continue
+                with pytest.raises(UnsupportedOpError, match="more than float64 holds"):
+                    torch.ops.shardproof_tests.halve(y)
+    finally:
+        del RULES[summed]
 
 
 def test_a_rule_for_an_op_that_is_not_there_says_so():

@@ -12,6 +12,13 @@ from shardproof.exact import ExactArithmetic, ExactArithmeticError, NotANumberEr
 DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 
 
+@pytest.fixture(autouse=True)
+def fixed_seed():
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        yield
+
+
 def bits(x):
     return x.detach().clone().reshape(-1).view(torch.uint8)
 

@@ -12,6 +12,13 @@ from torch import nn
 from shardproof.exact import ExactArithmetic, LeavingFieldError
 
 
+@pytest.fixture(autouse=True)
+def fixed_seed():
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        yield
+
+
 def residue():
     return nn.Parameter(torch.randn(3, 4, generator=torch.Generator().manual_seed(0)))
 

@@ -12,6 +12,7 @@ from torch import Tensor
 from shardproof.exact.arithmetic import Residue
 from shardproof.exact.choices import choice_among, mark_choice, mark_selection
 from shardproof.exact.errors import ExactArithmeticError
+from shardproof.exact.field import EXACT_LIMIT
 from shardproof.exact.lift import is_symbol
 from shardproof.exact.registry import SELECTIONS, Rule
 from shardproof.exact.run import Selection
@@ -97,7 +98,7 @@ class Applying:
         args, kwargs = self._lift_scalars(op, *given)
         result = op(*args, **kwargs)
         if rule.kind == "sum":
-            return self._sum(rule, result, args, kwargs, inherited)
+            return self._sum(op, rule, result, args, kwargs, inherited)
         return self._moved(op, result, operands, args, kwargs, inherited)
 
     # Kinds of rules --------------------------------------------------------------------------------------------------
@@ -145,9 +146,13 @@ class Applying:
         except FloatingPointError as error:
             self.run.refuse_nan(error)
 
-    def _sum(self, rule: Rule, result: Any, args: tuple[Any, ...], kwargs: dict[str, Any], inherited: Tag) -> Any:
+    def _sum(
+        self, op: OpOverload, rule: Rule, result: Any, args: tuple[Any, ...], kwargs: dict[str, Any], inherited: Tag
+    ) -> Any:
         assert rule.function is not None
         count = rule.function(result, *args, **kwargs)
+        if count * self.run.arithmetic.field.half >= EXACT_LIMIT:
+            self.run.refuse_op(op, f"adds up {count} residues, more than float64 holds exactly")
         tag = Tag(degree=inherited.degree.sum_of(count), void=inherited.void)
         for x in tensors_in(result):
             self.run.arithmetic.field.reduce_(x)
