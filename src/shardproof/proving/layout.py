@@ -71,14 +71,6 @@ class Layout:
     state: FullState
     places: Mapping[str, Mapping[int, Tensor]]
 
-    def covered(self) -> Tensor:
-        """[length] bool: which elements of the full state some rank holds."""
-        held = torch.zeros(self.state.length, dtype=torch.bool)
-        for ranks in self.places.values():
-            for places in ranks.values():
-                held[places[places != PADDING]] = True
-        return held
-
     def spans(self, name: str) -> Sequence[str]:
         """Which of the reference's parameters a candidate's parameter holds elements of."""
         held = torch.cat([places.reshape(-1) for places in self.places[name].values()])

@@ -47,10 +47,6 @@ def mean_dims(
     return x.mean(dims, keepdim=keepdim)
 
 
-def _all_of(result: Tensor, x: Tensor, *_args: Any, **_kwargs: Any) -> int:
-    return x.numel() // max(result.numel(), 1)
-
-
 def _along(result: Tensor, x: Tensor, dim: int, **_kwargs: Any) -> int:
     return x.shape[dim] if x.ndim else 1
 
