@@ -125,23 +125,18 @@ def _let_rank_zero_speak() -> None:
 def _open_world(settings: Settings, *, launched: int | None, spawn: bool, timeout: float) -> tuple[World, WorldKind]:
     if not timeout > 0:
         raise CannotRunError(f"--timeout {timeout}: give a positive number of seconds")
+    kind: WorldKind = "spawned" if spawn else "simulated"
     if launched is not None:
-        from shardproof.worlds.launched import LaunchedWorld
-
         if spawn:
             raise CannotRunError("--spawn: torchrun has started the processes already; leave it out")
         if launched != settings.devices:
             raise CannotRunError(
                 f"--devices {settings.devices}: torchrun has started {launched} processes; leave --devices out"
             )
-        return LaunchedWorld(timeout=timeout), "launched"
-    if spawn:
-        from shardproof.worlds.spawned import SpawnedWorld
+        kind = "launched"
+    from shardproof.worlds.world import make_world
 
-        return SpawnedWorld(size=settings.devices, timeout=timeout), "spawned"
-    from shardproof.worlds.simulated import SimulatedWorld
-
-    return SimulatedWorld(size=settings.devices), "simulated"
+    return make_world(kind, size=settings.devices, timeout=timeout), kind
 
 
 def _show_progress(reports: Iterable[StepReport], steps: int) -> Iterator[StepReport]:
