@@ -1,0 +1,324 @@
+"""`Sharding`: what each rank's local parameter is of the full one.
+
+One value says it for all ranks: which contiguous blocks of one dim each of them holds. That describes even and uneven
+splits, fused projections ([Q; K; V], [gate; up]: a block of each section), padded vocabularies (local rows that are no
+row of the full tensor) and KV heads that several ranks hold alike. A block that several ranks hold is counted by the
+first of them, so that gradient norms and checkpoints have every element once.
+
+Clipping, saving and resharding work from this value alone. It is a claim of whoever cut the parameter; the prover finds
+the layout from the parameter's values and never asks it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from shardproof.errors import CannotRunError
+from shardproof.worlds.communicator import shard_range
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+# Where a parameter carries its sharding; read it with `sharding_of`.
+_ATTRIBUTE = "shardproof_sharding"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Piece:
+    """A block along the sharded dim: local indices from `local` on are the full tensor's from `full` on.
+
+    Attributes:
+        local: where it begins in the rank's tensor.
+        full: where it begins in the full tensor.
+        length: how many indices, at least 1.
+    """
+
+    local: int
+    full: int
+    length: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Section:
+    """A part of a fused dim that is split by itself: the queries of [Q; K; V], the gate of [gate; up].
+
+    Attributes:
+        length: how many indices of the full dim.
+        unit: what is never cut, a head's width; `length` is a multiple.
+        shared: whether fewer units than ranks are held by several ranks alike (KV heads), rather than by only some.
+    """
+
+    length: int
+    unit: int = 1
+    shared: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sharding:
+    """How a parameter is split over one axis; made by `replicated`, `split`, `split_padded` and `split_sections`.
+
+    Attributes:
+        shape: of the full tensor.
+        dim: the dim that is split; None where every rank holds the whole.
+        pieces: of each rank, in local order; empty where `dim` is None.
+        lengths: of each rank's tensor along `dim`; local indices in no piece are padding, zeros.
+        rank: whose description this is. Everything else is the same on all ranks.
+        size: how many ranks.
+    """
+
+    shape: tuple[int, ...]
+    dim: int | None
+    pieces: tuple[tuple[Piece, ...], ...]
+    lengths: tuple[int, ...]
+    rank: int
+    size: int
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.rank < self.size:
+            raise CannotRunError(f"rank {self.rank} of {self.size}: give a rank below the size")
+        if self.dim is None:
+            return
+        if not 0 <= self.dim < len(self.shape):
+            raise CannotRunError(f"dim {self.dim} of a tensor of shape {list(self.shape)}: there is no such dim")
+        if len(self.pieces) != self.size or len(self.lengths) != self.size:
+            raise CannotRunError(f"pieces of {len(self.pieces)} ranks, needed is one entry for each of {self.size}")
+        for held, length in zip(self.pieces, self.lengths, strict=True):
+            _check_apart([(piece.local, piece.length) for piece in held], length, "a rank's tensor", gaps=True)
+        # Two ranks hold a block alike or not at all; apart from that the blocks tile the dim.
+        blocks = {(piece.full, piece.length) for held in self.pieces for piece in held}
+        _check_apart(sorted(blocks), self.shape[self.dim], "the full tensor", gaps=False)
+
+    @property
+    def local_shape(self) -> tuple[int, ...]:
+        """Of this rank's tensor, padding included."""
+        if self.dim is None:
+            return self.shape
+        return (*self.shape[: self.dim], self.lengths[self.rank], *self.shape[self.dim + 1 :])
+
+    def on_rank(self, rank: int) -> Sharding:
+        """The same sharding as another rank has it."""
+        return Sharding(
+            shape=self.shape, dim=self.dim, pieces=self.pieces, lengths=self.lengths, rank=rank, size=self.size
+        )
+
+    def counted_pieces(self) -> tuple[Piece, ...]:
+        """This rank's pieces that no rank before it holds: over all ranks, every index of the full dim once.
+
+        Empty where `dim` is None: there the first rank counts the whole.
+        """
+        earlier = {piece.full for held in self.pieces[: self.rank] for piece in held}
+        own = self.pieces[self.rank] if self.pieces else ()
+        return tuple(piece for piece in own if piece.full not in earlier)
+
+    def holders(self, piece: Piece) -> tuple[int, ...]:
+        """The ranks that hold this block of the full tensor, in order."""
+        return tuple(rank for rank, held in enumerate(self.pieces) if any(other.full == piece.full for other in held))
+
+
+def replicated(shape: Sequence[int], *, rank: int, size: int) -> Sharding:
+    """Every rank holds the whole tensor, and the first counts it."""
+    return Sharding(shape=tuple(shape), dim=None, pieces=(), lengths=(), rank=rank, size=size)
+
+
+def split(shape: Sequence[int], dim: int, *, rank: int, size: int) -> Sharding:
+    """One block a rank, as even as can be: the first ranks are one longer, as `worlds.communicator.shard_sizes` says.
+
+    Raises:
+        CannotRunError: there is no such dim.
+    """
+    dim = _check_dim(shape, dim)
+    return split_sections(shape, dim, [Section(length=shape[dim])], rank=rank, size=size)
+
+
+def split_padded(shape: Sequence[int], dim: int, *, multiple: int = 1, rank: int, size: int) -> Sharding:
+    """One block a rank, all equally long: the dim is padded with zeros at its end to a multiple of size * multiple.
+
+    Args:
+        shape: of the full tensor, without padding.
+        dim: the dim that is split.
+        multiple: of which each rank's length is one.
+        rank: this one.
+        size: how many ranks.
+
+    Raises:
+        CannotRunError: there is no such dim, or `multiple` is below 1.
+    """
+    dim = _check_dim(shape, dim)
+    if multiple < 1:
+        raise CannotRunError(f"a length padded to a multiple of {multiple}: give at least 1")
+    total = shape[dim]
+    length = -(-total // (size * multiple)) * multiple
+    starts = [min(at * length, total) for at in range(size + 1)]
+    pieces = [
+        (Piece(local=0, full=start, length=stop - start),) if stop > start else () for start, stop in pairwise(starts)
+    ]
+    return Sharding(shape=tuple(shape), dim=dim, pieces=tuple(pieces), lengths=(length,) * size, rank=rank, size=size)
+
+
+def split_sections(shape: Sequence[int], dim: int, sections: Sequence[Section], *, rank: int, size: int) -> Sharding:
+    """A block of each section a rank, one after the other.
+
+    Args:
+        shape: of the full tensor.
+        dim: the dim that is split.
+        sections: the fused parts of that dim in order.
+        rank: this one.
+        size: how many ranks.
+
+    Raises:
+        CannotRunError: the sections are not as long as the dim, a unit does not divide its section, or the ranks cannot
+            share the units evenly.
+    """
+    dim = _check_dim(shape, dim)
+    if sum(section.length for section in sections) != shape[dim]:
+        told = " + ".join(str(section.length) for section in sections)
+        raise CannotRunError(f"sections of {told} in a dim of {shape[dim]}: their sum must be the dim")
+    pieces, lengths = [], []
+    for at in range(size):
+        held: list[Piece] = []
+        local = begin = 0
+        for section in sections:
+            start, stop = own_interval(section, at, size)
+            if stop > start:
+                held.append(Piece(local=local, full=begin + start, length=stop - start))
+            local += stop - start
+            begin += section.length
+        pieces.append(tuple(held))
+        lengths.append(local)
+    return Sharding(shape=tuple(shape), dim=dim, pieces=tuple(pieces), lengths=tuple(lengths), rank=rank, size=size)
+
+
+def own_interval(section: Section, rank: int, size: int) -> tuple[int, int]:
+    """The half-open interval of the section that `rank` of `size` holds.
+
+    Raises:
+        CannotRunError: a unit does not divide the section, or the ranks cannot share the units evenly.
+    """
+    units, rest = divmod(section.length, section.unit)
+    if rest:
+        raise CannotRunError(f"a section of {section.length} in units of {section.unit}: units must divide it")
+    if section.shared and 0 < units < size:
+        if size % units:
+            raise CannotRunError(
+                f"{units} heads on {size} ranks: neither divides the other; choose ranks that divide the heads, or a "
+                "multiple of them"
+            )
+        rank //= size // units
+        size = units
+    start, stop = shard_range(units, rank, size)
+    return start * section.unit, stop * section.unit
+
+
+def take(full: Tensor, sharding: Sharding) -> Tensor:
+    """Cut this rank's tensor out of the full one, in memory of its own; zeros in the padding.
+
+    Args:
+        full: of `sharding.shape`, any dtype and device.
+        sharding: this rank's.
+
+    Returns:
+        A contiguous tensor of `sharding.local_shape`.
+
+    Raises:
+        CannotRunError: the full tensor has another shape.
+    """
+    if tuple(full.shape) != sharding.shape:
+        raise CannotRunError(f"a tensor of shape {list(full.shape)}; its sharding is of shape {list(sharding.shape)}")
+    if sharding.dim is None:
+        return full.clone(memory_format=torch.contiguous_format)
+    local = full.new_zeros(sharding.local_shape)
+    for piece in sharding.pieces[sharding.rank]:
+        local.narrow(sharding.dim, piece.local, piece.length).copy_(full.narrow(sharding.dim, piece.full, piece.length))
+    return local
+
+
+def assemble(locals_: Sequence[Tensor], sharding: Sharding) -> Tensor:
+    """Put the full tensor together from every rank's, each element from the rank that counts it.
+
+    Args:
+        locals_: every rank's tensor, in rank order.
+        sharding: any rank's.
+
+    Returns:
+        A tensor of `sharding.shape`.
+
+    Raises:
+        CannotRunError: not one tensor a rank, or one has not the shape that the sharding says.
+    """
+    if len(locals_) != sharding.size:
+        raise CannotRunError(f"{len(locals_)} local tensors; the sharding is over {sharding.size} ranks")
+    for rank, local in enumerate(locals_):
+        expected = sharding.on_rank(rank).local_shape
+        if tuple(local.shape) != expected:
+            raise CannotRunError(
+                f"rank {rank}'s tensor has shape {list(local.shape)}; its sharding says {list(expected)}"
+            )
+    if sharding.dim is None:
+        return locals_[0].clone(memory_format=torch.contiguous_format)
+    full = locals_[0].new_empty(sharding.shape)
+    for rank, local in enumerate(locals_):
+        for piece in sharding.on_rank(rank).counted_pieces():
+            full.narrow(sharding.dim, piece.full, piece.length).copy_(
+                local.narrow(sharding.dim, piece.local, piece.length)
+            )
+    return full
+
+
+def counted_parts(local: Tensor, sharding: Sharding) -> tuple[Tensor, ...]:
+    """Views of what this rank counts of its tensor (a parameter, its gradient, an optimizer's state).
+
+    Over all ranks every element of the full tensor is in one of them, once; padding is in none. The squares of a
+    gradient, summed over these and then over ranks, make the square of its norm.
+
+    Raises:
+        CannotRunError: the tensor has not the shape that the sharding says.
+    """
+    if tuple(local.shape) != sharding.local_shape:
+        raise CannotRunError(f"a tensor of shape {list(local.shape)}; its sharding says {list(sharding.local_shape)}")
+    if sharding.dim is None:
+        return (local,) if sharding.rank == 0 else ()
+    dim = sharding.dim
+    return tuple(local.narrow(dim, piece.local, piece.length) for piece in sharding.counted_pieces())
+
+
+def set_sharding(parameter: Tensor, sharding: Sharding) -> None:
+    """Note on the parameter what it is of the full one, as its attribute `shardproof_sharding`.
+
+    `copy.deepcopy` of a parameter does not take the note along.
+
+    Raises:
+        CannotRunError: the parameter has not the shape that the sharding says.
+    """
+    if tuple(parameter.shape) != sharding.local_shape:
+        raise CannotRunError(
+            f"a parameter of shape {list(parameter.shape)}; its sharding says {list(sharding.local_shape)}"
+        )
+    setattr(parameter, _ATTRIBUTE, sharding)
+
+
+def sharding_of(parameter: Tensor) -> Sharding | None:
+    """What the parameter is of the full one; None where nothing was noted: then every rank holds the whole."""
+    found: Sharding | None = getattr(parameter, _ATTRIBUTE, None)
+    return found
+
+
+def _check_dim(shape: Sequence[int], dim: int) -> int:
+    if not -len(shape) <= dim < len(shape):
+        raise CannotRunError(f"dim {dim} of a tensor of shape {list(shape)}: there is no such dim")
+    return dim % len(shape)
+
+
+def _check_apart(blocks: Sequence[tuple[int, int]], total: int, where: str, *, gaps: bool) -> None:
+    """Blocks (start, length) in order lie within `total` and apart; without gaps they fill it."""
+    end = 0
+    for start, length in blocks:
+        if length < 1 or start < end or (not gaps and start > end):
+            raise CannotRunError(f"a piece at {start} of length {length} in {where}: pieces lie side by side, in order")
+        end = start + length
+    if end > total or (not gaps and end < total):
+        raise CannotRunError(f"pieces end at {end} in {where}, which is {total} long")
