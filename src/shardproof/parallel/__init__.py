@@ -1,1 +1,1 @@
-"""Tensor-parallel layers on `torch.distributed`, their backward derived by hand."""
+"""Tensor-parallel modules: collectives in one file, layers in others, and a plan that applies them to a model."""
