@@ -11,6 +11,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from benchmarks.mutants.baselines import Natively, count_collectives
 from shardproof.proving.candidate import run_training
 from shardproof.proving.records import Recorded, Records
+from shardproof.proving.runs import Runs
 from shardproof.proving.sides import build_model, copy_batch, draw_parameters, local_value
 from shardproof.proving.training import train
 from shardproof.worlds.threaded import ThreadedWorld
@@ -20,9 +21,8 @@ if TYPE_CHECKING:
 
     from torch import Tensor, nn
 
-    from shardproof.proving.candidate import Candidate
-    from shardproof.proving.sides import Parallelize
     from shardproof.proving.step import Step
+    from shardproof.proving.subject import Candidate, Parallelize
     from shardproof.worlds.communicator import Communicator
 
 
@@ -53,7 +53,8 @@ def trained_natively(step: Step, candidate: Candidate, devices: int, state: Mapp
     """The run of each rank in a training step of the user's own."""
 
     def run(comm: Communicator) -> Natively:
-        side = run_training(comm, step, candidate, state, [], native=[torch.float32])
+        runs = Runs(mesh={"tp": devices}, native=(torch.float32,))
+        side = run_training(comm, step, candidate, state, runs, [])
         return Natively(parameters=side.parameters, records=side.native[torch.float32])
 
     return run_counted(devices, run)

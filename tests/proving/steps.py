@@ -11,6 +11,7 @@ from torch import nn
 from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
 
 from shardproof.proving.step import Step
+from shardproof.proving.subject import Subject
 
 
 class MLP(nn.Module):
@@ -116,7 +117,7 @@ def scaled_gradient(model, mesh):
 
 
 def load_with_lambdas():
-    return make_step(), megatron("bias inside")
+    return Subject(step=make_step(), parallelize=megatron("bias inside"))
 
 
 def dies(model, mesh):
@@ -143,3 +144,55 @@ def slow(model, mesh):
     model.register_full_backward_pre_hook(lambda *_: time.sleep(1.2))
     model.up.register_forward_hook(lambda *_: time.sleep(1.2))
     return model
+
+
+def average(tensor):
+    tensor = tensor.detach().clone()
+    dist.all_reduce(tensor)
+    return tensor / dist.get_world_size()
+
+
+def make_training(*, forget=(), late=False, steps_taken=None, clip=None):
+    """Data parallel over two ranks, four rows a batch."""
+
+    def train(run):
+        model = MLP().to(run.state["up.weight"].dtype)
+        model.load_state_dict(dict(run.state))
+        if "watch" not in forget:
+            run.watch(model)
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        for number, (x, y) in enumerate(run.batches()):
+            if number == steps_taken:
+                break
+            optimizer.zero_grad()
+            loss = F.mse_loss(model(x.chunk(run.size)[run.rank]), y.chunk(run.size)[run.rank])
+            if "loss" not in forget:
+                run.record_loss(average(loss))
+            loss.backward()
+            for parameter in model.parameters():
+                if "average" not in forget:
+                    parameter.grad = average(parameter.grad)
+            if "gradients" not in forget:
+                run.record_gradients()
+            norm = None
+            if clip is not None:
+                norm = torch.nn.utils.clip_grad_norm_(model.parameters(), clip)
+            optimizer.step()
+            if "update" not in forget:
+                run.record_update(optimizer, norm=norm)
+
+    return train
+
+
+def make_step_of_four_rows(**changes):
+    generator = torch.Generator().manual_seed(0)
+    batch = torch.randn(4, 6, generator=generator), torch.randn(4, 4, generator=generator)
+    return make_step(batch=batch, **({"steps": 2} | changes))
+
+
+def load_training():
+    return Subject(step=make_step_of_four_rows(), candidate=make_training())
+
+
+def load_training_without_average():
+    return Subject(step=make_step_of_four_rows(), candidate=make_training(forget=["average"]))

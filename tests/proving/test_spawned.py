@@ -24,7 +24,8 @@ def test_simulated_and_spawned_ranks_agree_on_every_finding(parallelize, right):
 
 
 def test_a_step_of_closures_is_loaded_again_in_each_rank():
-    step, parallelize = steps.load_with_lambdas()
+    subject = steps.load_with_lambdas()
+    step, parallelize = subject.step, subject.parallelize
     simulated = prove(step, parallelize=parallelize, devices=2, trials=1)
     spawned = prove(step, parallelize=parallelize, devices=2, trials=1, spawn=True, reload=steps.load_with_lambdas)
     assert spawned == simulated
@@ -32,7 +33,8 @@ def test_a_step_of_closures_is_loaded_again_in_each_rank():
 
 
 def test_a_step_of_closures_that_nobody_can_load_says_so():
-    step, parallelize = steps.load_with_lambdas()
+    subject = steps.load_with_lambdas()
+    step, parallelize = subject.step, subject.parallelize
     with pytest.raises(CannotRunError, match=r"cannot send a value to another process.*at the top of a module"):
         prove(step, parallelize=parallelize, devices=2, trials=1, spawn=True)
 

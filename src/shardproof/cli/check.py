@@ -46,10 +46,11 @@ def check_command(
     read = read_certificate(certificate)
     notes = _changes(read)
     load = read.specification.load
-    step, parallelize = load()
+    subject = load()
     proof = prove(
-        step,
-        parallelize=parallelize,
+        subject.step,
+        parallelize=subject.parallelize,
+        candidate=subject.candidate,
         devices=read.devices,
         trials=len(read.primes),
         seed=read.specification.seed,

@@ -24,6 +24,7 @@ def prove_command(
     step: Annotated[str, typer.Argument(metavar="STEP", help="FILE.py:NAME of a Step, or hf:TYPE, or hf:CONFIG.json.")],
     *,
     parallelize: Annotated[str | None, typer.Option(help="FILE.py:NAME of parallelize(model, mesh) -> model.")] = None,
+    candidate: Annotated[str | None, typer.Option(help="FILE.py:NAME of candidate(run), your own training.")] = None,
     devices: Annotated[int, typer.Option(help="How many ranks, simulated in this process.")] = 2,
     spawn: Annotated[bool, typer.Option("--spawn", help="A process for each rank, on this machine.")] = False,
     timeout: Annotated[float, typer.Option(help="Seconds after which ranks that get nowhere are given up.")] = 60.0,
@@ -48,16 +49,18 @@ def prove_command(
     specification = Specification(
         step=step,
         parallelize=parallelize,
+        candidate=candidate,
         settings={key: _value(value) for key, value in map(_split, settings or [])},
         plan_set=dict(map(_split, plan_set or [])),
         plan_drop=tuple(plan_drop or []),
         steps=steps,
         seed=seed,
     )
-    what, how = specification.load()
+    subject = specification.load()
     proof = prove(
-        what,
-        parallelize=how,
+        subject.step,
+        parallelize=subject.parallelize,
+        candidate=subject.candidate,
         devices=devices,
         trials=trials,
         seed=seed,

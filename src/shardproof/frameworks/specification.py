@@ -7,7 +7,7 @@ import importlib.util
 import sys
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypedDict
 
 from shardproof.errors import CannotRunError
 
@@ -15,8 +15,15 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from types import ModuleType
 
-    from shardproof.proving.sides import Parallelize
     from shardproof.proving.step import Step
+    from shardproof.proving.subject import Candidate, Parallelize, Subject
+
+
+class _Candidates(TypedDict, total=False):
+    """One of them."""
+
+    parallelize: Parallelize
+    candidate: Candidate
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,6 +33,7 @@ class Specification:
     Attributes:
         step: FILE.py:NAME of a `Step`, or hf:TYPE, or hf:CONFIG.json.
         parallelize: FILE.py:NAME of `parallelize(model, mesh) -> model`; None for an hf: model's own plan.
+        candidate: instead, FILE.py:NAME of `candidate(run)`, the user's own training step.
         settings: changes of the hf: configuration.
         plan_set: styles put into the hf: plan, by pattern.
         plan_drop: patterns taken out of the hf: plan.
@@ -35,25 +43,31 @@ class Specification:
 
     step: str
     parallelize: str | None = None
+    candidate: str | None = None
     settings: Mapping[str, Any] = field(default_factory=dict)
     plan_set: Mapping[str, str] = field(default_factory=dict)
     plan_drop: tuple[str, ...] = ()
     steps: int | None = None
     seed: int = 0
 
-    def load(self) -> tuple[Step, Parallelize]:
-        """Make the step and the sharding. Runs the user's files; a file that is named twice is run once.
+    def load(self) -> Subject:
+        """Make the step and its candidate. Runs the user's files; a file that is named twice is run once.
 
         Raises:
             CannotRunError: something is not there, or not what it should be.
         """
-        step, parallelize = self._hf() if self.step.startswith("hf:") else self._files()
-        return step if self.steps is None else replace(step, steps=self.steps), parallelize
+        from shardproof.proving.subject import Subject
+
+        if self.parallelize is not None and self.candidate is not None:
+            raise CannotRunError("--parallelize and --candidate are given; the ranks can run one of them")
+        step, candidates = self._hf() if self.step.startswith("hf:") else self._files()
+        return Subject(step=step if self.steps is None else replace(step, steps=self.steps), **candidates)
 
     @property
     def files(self) -> tuple[str, ...]:
         """The files that it names."""
-        named = [place.rpartition(":")[0] for place in (self.step, self.parallelize or "") if ".py:" in place]
+        places = (self.step, self.parallelize or "", self.candidate or "")
+        named = [place.rpartition(":")[0] for place in places if ".py:" in place]
         if self.step.startswith("hf:") and self.step.endswith(".json"):
             named.append(self.step.removeprefix("hf:"))
         return tuple(dict.fromkeys(named))
@@ -69,36 +83,47 @@ class Specification:
         except OSError as error:
             raise CannotRunError(f"{error.filename}: {error.strerror}") from error
 
-    def _hf(self) -> tuple[Step, Parallelize]:
+    def _hf(self) -> tuple[Step, _Candidates]:
         from shardproof.frameworks.transformers import OwnPlan, PlanChange, tiny_step
 
-        if self.parallelize is not None and (self.plan_set or self.plan_drop):
-            raise CannotRunError("--plan-set and --plan-drop change the model's own plan; leave --parallelize out")
+        own = self.parallelize is None and self.candidate is None
+        if not own and (self.plan_set or self.plan_drop):
+            raise CannotRunError(
+                "--plan-set and --plan-drop change the model's own plan; leave --parallelize and --candidate out"
+            )
         step = tiny_step(self.step.removeprefix("hf:"), self.settings, seed=self.seed)
-        if self.parallelize is not None:
-            return step, _function(self.parallelize, {})
-        return step, OwnPlan(change=PlanChange(drop=self.plan_drop, put=self.plan_set))
+        if not own:
+            return step, self._candidates({})
+        return step, {"parallelize": OwnPlan(change=PlanChange(drop=self.plan_drop, put=self.plan_set))}
 
-    def _files(self) -> tuple[Step, Parallelize]:
+    def _files(self) -> tuple[Step, _Candidates]:
         from shardproof.proving.step import Step
 
         if self.settings or self.plan_set or self.plan_drop:
             raise CannotRunError("--set, --plan-set and --plan-drop change an hf: model; for your own, change its file")
-        if self.parallelize is None:
-            raise CannotRunError("--parallelize FILE.py:NAME is needed: the function that shards the model")
+        if self.parallelize is None and self.candidate is None:
+            raise CannotRunError(
+                "--parallelize FILE.py:NAME is needed: the function that shards the model; or --candidate "
+                "FILE.py:NAME, the training step that each rank runs"
+            )
         modules: dict[Path, ModuleType] = {}
         step = _find(self.step, modules)
         if not isinstance(step, Step):
             raise CannotRunError(f"{self.step} is a {type(step).__name__}; needed is a shardproof.Step")
-        return step, _function(self.parallelize, modules)
+        return step, self._candidates(modules)
+
+    def _candidates(self, modules: dict[Path, ModuleType]) -> _Candidates:
+        if self.candidate is not None:
+            return {"candidate": _function(self.candidate, "candidate(run)", modules)}
+        assert self.parallelize is not None
+        return {"parallelize": _function(self.parallelize, "parallelize(model, mesh)", modules)}
 
 
-def _function(place: str, modules: dict[Path, ModuleType]) -> Parallelize:
+def _function(place: str, form: str, modules: dict[Path, ModuleType]) -> Any:
     found = _find(place, modules)
     if not callable(found):
-        raise CannotRunError(f"{place} is a {type(found).__name__}; needed is a function parallelize(model, mesh)")
-    sharding: Parallelize = found
-    return sharding
+        raise CannotRunError(f"{place} is a {type(found).__name__}; needed is a function {form}")
+    return found
 
 
 def _find(place: str, modules: dict[Path, ModuleType]) -> Any:

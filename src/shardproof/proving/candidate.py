@@ -32,7 +32,7 @@ from torch import Tensor, nn
 
 from shardproof.errors import CannotRunError
 from shardproof.proving.records import Phase, Recorded, Records
-from shardproof.proving.sides import Side, capture, copy_batch, local_value
+from shardproof.proving.sides import Side, capture, copy_batch, local_value, make_mesh
 from shardproof.proving.training import record_update, settled, watched
 from shardproof.worlds.processgroup import say_nothing
 
@@ -43,10 +43,10 @@ if TYPE_CHECKING:
     from torch.optim import Optimizer
 
     from shardproof.exact import ExactArithmetic
+    from shardproof.proving.runs import Runs
     from shardproof.proving.step import Step
+    from shardproof.proving.subject import Candidate
     from shardproof.worlds.communicator import Communicator
-
-    Candidate = Callable[["Run"], None]
 
 
 @dataclass(slots=True, kw_only=True)
@@ -54,7 +54,7 @@ class Run:
     """One run of the user's training step on one rank.
 
     Attributes:
-        mesh: one axis, `tp`, over all ranks.
+        mesh: over all ranks; one axis, `tp`, unless `prove` was given another mesh.
         state: the full state dict, in the run's dtype, of this run's own.
         steps: how many batches there will be.
     """
@@ -140,9 +140,8 @@ def run_training(
     step: Step,
     candidate: Candidate,
     state: Mapping[str, Tensor],
-    trials: Sequence[ExactArithmetic],
-    *,
-    native: Sequence[torch.dtype] = (torch.float64,),
+    runs: Runs,
+    contexts: Sequence[ExactArithmetic],
     beat: Callable[[], None] = say_nothing,
 ) -> Side:
     """Run the user's training step on one rank: once a trial, and natively; each from the full state.
@@ -150,9 +149,8 @@ def run_training(
     Raises:
         CannotRunError: it watched no model, or took fewer steps than it should.
     """
-    from torch.distributed.device_mesh import init_device_mesh
-
-    mesh = init_device_mesh("cpu", (comm.size,), mesh_dim_names=("tp",))
+    assert comm.size == runs.size
+    mesh = make_mesh(runs.mesh)
 
     def take(tensor: Tensor) -> Recorded:
         beat()
@@ -179,11 +177,11 @@ def run_training(
             raise CannotRunError(f"the training step took {taken} of {step.steps} steps: loop over run.batches()")
         return run
 
-    runs = [run_once(exact, torch.float64) for exact in trials]
-    natively = {dtype: run_once(None, dtype) for dtype in native}
-    first = [*runs, *natively.values()][0]
+    exactly = [run_once(exact, torch.float64) for exact in contexts]
+    natively = {dtype: run_once(None, dtype) for dtype in runs.native}
+    first = [*exactly, *natively.values()][0]
     return Side(
         parameters=first._parameters,  # noqa: SLF001
-        trials=[run._records for run in runs],  # noqa: SLF001
+        trials=[run._records for run in exactly],  # noqa: SLF001
         native={dtype: run._records for dtype, run in natively.items()},  # noqa: SLF001
     )

@@ -5,71 +5,65 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from shardproof.exact import ExactArithmetic
-from shardproof.proving.sides import Side, run_candidate
-from shardproof.worlds.processgroup import ProcessGroupCommunicator
+from shardproof.proving.candidate import run_training
+from shardproof.proving.sides import Side, run_parallelized
+from shardproof.worlds.processgroup import ProcessGroupCommunicator, say_nothing
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from torch import Tensor
 
+    from shardproof.exact import ExactArithmetic
     from shardproof.proving.records import Recorded
-    from shardproof.proving.sides import Parallelize
-    from shardproof.proving.step import Step
+    from shardproof.proving.runs import Runs
+    from shardproof.proving.subject import Subject
     from shardproof.worlds.communicator import Communicator
     from shardproof.worlds.spawned import SpawnedWorld
     from shardproof.worlds.threaded import ThreadedWorld
 
-    Reload = Callable[[], tuple[Step, Parallelize]]
+    Reload = Callable[[], Subject]
 
 
-def run_in_threads(
-    world: ThreadedWorld,
-    step: Step,
-    parallelize: Parallelize,
-    state: Mapping[str, Tensor],
-    seeds: Sequence[int],
-    seed: int,
-) -> list[Side]:
+def run_in_threads(world: ThreadedWorld, subject: Subject, state: Mapping[str, Tensor], runs: Runs) -> list[Side]:
     """What each rank computed, in rank order.
 
     Raises:
         CannotRunError: a rank failed or came to no end.
     """
-    return world.run(run_candidate, step, parallelize, state, [ExactArithmetic(seed=s) for s in seeds], seed)
+    return world.run(run_on_rank, subject, state, runs, runs.contexts())
 
 
-def run_in_processes(
-    world: SpawnedWorld, load: Reload, state: Mapping[str, Tensor], seeds: Sequence[int], seed: int
-) -> list[Side]:
+def run_in_processes(world: SpawnedWorld, load: Reload, state: Mapping[str, Tensor], runs: Runs) -> list[Side]:
     """What each rank computed, in rank order; `load` is called in each process.
 
     Raises:
         CannotRunError: `load` cannot be sent to another process; a rank failed, died or came to no end.
     """
-    return world.run(_run_in_process, load, dict(state), tuple(seeds), seed)
+    return world.run(_run_in_process, load, dict(state), runs)
 
 
-class Sent:
-    """The step and its sharding as they are, for where they can be pickled."""
-
-    def __init__(self, step: Step, parallelize: Parallelize) -> None:
-        self._sides = (step, parallelize)
-
-    def __call__(self) -> tuple[Step, Parallelize]:
-        return self._sides
-
-
-def _run_in_process(
-    comm: Communicator, load: Reload, state: Mapping[str, Tensor], seeds: Sequence[int], seed: int
+def run_on_rank(
+    comm: Communicator,
+    subject: Subject,
+    state: Mapping[str, Tensor],
+    runs: Runs,
+    contexts: Sequence[ExactArithmetic],
+    beat: Callable[[], None] = say_nothing,
 ) -> Side:
+    """One rank's side, whichever way the user says what it does."""
+    if subject.parallelize is not None:
+        return run_parallelized(comm, subject.step, subject.parallelize, state, runs, contexts, beat)
+    assert subject.candidate is not None
+    return run_training(comm, subject.step, subject.candidate, state, runs, contexts, beat)
+
+
+def _run_in_process(comm: Communicator, load: Reload, state: Mapping[str, Tensor], runs: Runs) -> Side:
     """Exact arithmetic is made here from its seeds; what goes back are the records without it."""
     assert isinstance(comm, ProcessGroupCommunicator)
-    step, parallelize = load()
+    subject = load()
     comm.beat()
-    trials = [ExactArithmetic(seed=s) for s in seeds]
-    side = run_candidate(comm, step, parallelize, state, trials, seed, comm.beat)
+    side = run_on_rank(comm, subject, state, runs, runs.contexts(), comm.beat)
     return replace(
         side,
         trials=[replace(records, capture=_refuse) for records in side.trials],

@@ -26,10 +26,10 @@ if TYPE_CHECKING:
     from torch.distributed.device_mesh import DeviceMesh
 
     from shardproof.exact import ExactArithmetic
+    from shardproof.proving.runs import Runs
     from shardproof.proving.step import Step
+    from shardproof.proving.subject import Parallelize
     from shardproof.worlds.communicator import Communicator
-
-    Parallelize = Callable[[nn.Module, DeviceMesh], nn.Module]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,21 +71,18 @@ def draw_parameters(model: nn.Module, seed: int) -> None:
             parameter.copy_(torch.randn(parameter.shape, generator=generator, dtype=torch.float64))
 
 
-def run_reference(step: Step, model: nn.Module, trials: Sequence[ExactArithmetic], *, fresh: bool = True) -> Side:
-    """Take the steps on one device, once a trial, and natively in float64 and float32.
-
-    `fresh` residues for each step need a candidate that has them too.
-    """
-    return _run(step, model, trials, native=(torch.float64, torch.float32), fresh=fresh)
+def run_reference(step: Step, model: nn.Module, runs: Runs, contexts: Sequence[ExactArithmetic]) -> Side:
+    """Take the steps on one device."""
+    return _run(step, model, runs, contexts)
 
 
-def run_candidate(
+def run_parallelized(
     comm: Communicator,
     step: Step,
     parallelize: Parallelize,
     state: Mapping[str, Tensor],
-    trials: Sequence[ExactArithmetic],
-    seed: int,
+    runs: Runs,
+    contexts: Sequence[ExactArithmetic],
     beat: Callable[[], None] = say_nothing,
 ) -> Side:
     """Take the steps on one rank: the reference's full state goes in through the user's own sharding.
@@ -95,10 +92,9 @@ def run_candidate(
     Raises:
         CannotRunError: the sharding returns no module, or names its parameters otherwise.
     """
-    from torch.distributed.device_mesh import init_device_mesh
-
-    mesh = init_device_mesh("cpu", (comm.size,), mesh_dim_names=("tp",))
-    model = build_model(step, seed)
+    assert comm.size == runs.size
+    mesh = make_mesh(runs.mesh)
+    model = build_model(step, runs.build_seed)
     model.load_state_dict(state)
     before = {name for name, _ in model.named_parameters()}
     sharded = parallelize(model, mesh)
@@ -110,28 +106,34 @@ def run_candidate(
     if before != after:
         changed = ", ".join(sorted(before ^ after)[:4])
         raise CannotRunError(f"parallelize changed the parameters' names ({changed}); they must keep their names")
-    return _run(step, sharded, trials, native=(torch.float64,), beat=beat)
+    return _run(step, sharded, runs, contexts, beat=beat)
+
+
+def make_mesh(sizes: Mapping[str, int]) -> DeviceMesh:
+    """The mesh over all ranks of this world."""
+    from torch.distributed.device_mesh import init_device_mesh
+
+    return init_device_mesh("cpu", tuple(sizes.values()), mesh_dim_names=tuple(sizes))
 
 
 def _run(
     step: Step,
     model: nn.Module,
-    trials: Sequence[ExactArithmetic],
+    runs: Runs,
+    contexts: Sequence[ExactArithmetic],
     *,
-    native: Sequence[torch.dtype],
     beat: Callable[[], None] = say_nothing,
-    fresh: bool = True,
 ) -> Side:
     parameters = {name: local_value(p.detach()).clone() for name, p in model.named_parameters()}
     records = []
-    for exact in trials:
+    for exact in contexts:
         with exact.joined():
             record = Records(capture=partial(capture, exact, beat=beat))
-            train(model, step, copy_batch(step.batch), record, partial(renew, exact) if fresh else None)
+            train(model, step, copy_batch(step.batch), record, partial(renew, exact) if runs.fresh else None)
         records.append(record)
         if dist.is_initialized():
             dist.barrier()  # the last rank to leave puts every rank's parameters back
-    natively = {dtype: _run_natively(step, model, dtype, beat) for dtype in native}
+    natively = {dtype: _run_natively(step, model, dtype, beat) for dtype in runs.native}
     return Side(parameters=parameters, trials=records, native=natively)
 
 

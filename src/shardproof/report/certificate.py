@@ -150,7 +150,7 @@ def _refuse_constant(name: str) -> None:
 
 
 def _specification(content: dict[str, Any]) -> Specification:
-    parallelize, steps = content.get("parallelize"), content.get("steps")
+    parallelize, candidate, steps = (content.get(name) for name in ("parallelize", "candidate", "steps"))
     settings = _field(content, "settings", dict)
     for key in settings:
         # Not `_attn_implementation`, `auto_map` and the like, by which a configuration can name code.
@@ -159,6 +159,7 @@ def _specification(content: dict[str, Any]) -> Specification:
     specification = Specification(
         step=_field(content, "step", str),
         parallelize=None if parallelize is None else _typed(parallelize, str, "parallelize"),
+        candidate=None if candidate is None else _typed(candidate, str, "candidate"),
         settings=settings,
         plan_set=_texts(_field(content, "plan_set", dict), "plan_set"),
         plan_drop=tuple(_typed(x, str, "plan_drop") for x in _field(content, "plan_drop", list)),

@@ -1,0 +1,42 @@
+"""Runs: what both sides are to carry out, and on which ranks; small enough to be sent to each process."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import prod
+from typing import TYPE_CHECKING
+
+from shardproof.exact import ExactArithmetic
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    import torch
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Runs:
+    """One run in exact arithmetic for each seed, and one in ordinary arithmetic for each dtype.
+
+    Attributes:
+        mesh: the sizes of the mesh's axes by name, in order.
+        build_seed: seeds the building of the model and its parameters' values.
+        seeds: of the exact runs: prime, oracles and residues.
+        native: dtypes of the ordinary runs.
+        fresh: parameters and optimizer state start each step from fresh residues.
+    """
+
+    mesh: Mapping[str, int]
+    build_seed: int = 0
+    seeds: tuple[int, ...] = ()
+    native: tuple[torch.dtype, ...] = ()
+    fresh: bool = True
+
+    @property
+    def size(self) -> int:
+        """How many ranks."""
+        return prod(self.mesh.values())
+
+    def contexts(self) -> list[ExactArithmetic]:
+        """An exact arithmetic for each seed; ranks that are threads share them."""
+        return [ExactArithmetic(seed=seed) for seed in self.seeds]
