@@ -7,7 +7,7 @@ import os
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 
@@ -36,6 +36,8 @@ TINY = {
     "max_position_embeddings": 64,
     "pad_token_id": None,
 }
+# Grouped matrix products know no float64; the loop over experts does.
+_EXPERTS = {"experts_implementation": "eager"}
 _SEQUENCE, _BATCH = 9, 2
 
 
@@ -111,8 +113,19 @@ class OwnPlan:
                 raise CannotRunError(f"--plan-set {pattern}: no module matches")
             plan |= dict.fromkeys(matched, style)
         model.config.distributed_config = config  # type: ignore[union-attr]
-        sharded: nn.Module = apply_tensor_parallelism(model, mesh, plan)
-        return sharded
+        # As from_pretrained does: a plan is applied to weights that are not tied yet, and the sharded ones are tied.
+        _untie(model)
+        sharded: Any = apply_tensor_parallelism(model, mesh, plan)
+        sharded.tie_weights(recompute_mapping=False)
+        return cast("nn.Module", sharded)
+
+
+def _untie(model: nn.Module) -> None:
+    """Give every tied weight a parameter of its own, with the values of the one that it was tied to."""
+    for target, source in cast("Mapping[str, str]", model.all_tied_weights_keys).items():
+        owner, _, name = target.rpartition(".")
+        values = model.get_parameter(source).detach().clone()
+        setattr(model.get_submodule(owner), name, torch.nn.Parameter(values))
 
 
 def _load_config(source: str, settings: Mapping[str, Any]) -> Any:
@@ -134,7 +147,7 @@ def _load_config(source: str, settings: Mapping[str, Any]) -> Any:
     try:
         known = AutoConfig.for_model(kind).to_dict()
         tiny = {name: value for name, value in TINY.items() if name in known} if not given else {}
-        return AutoConfig.for_model(kind, **{**tiny, **given, **settings, "use_cache": False})
+        return AutoConfig.for_model(kind, **{**tiny, **_EXPERTS, **given, **settings, "use_cache": False})
     except Exception as error:
         told = str(error).split(". ")[0]  # the rest lists every model there is
         raise CannotRunError(f"transformers makes no configuration of {kind!r}: {told}") from error
