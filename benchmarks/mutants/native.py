@@ -10,9 +10,10 @@ from torch.distributed.device_mesh import init_device_mesh
 
 from benchmarks.mutants.baselines import Natively, count_collectives
 from shardproof.proving.candidate import run_training
-from shardproof.proving.records import Recorded, Records
+from shardproof.proving.capture import capture_natively, local_value
+from shardproof.proving.records import Records
 from shardproof.proving.runs import Runs
-from shardproof.proving.sides import build_model, copy_batch, draw_parameters, local_value
+from shardproof.proving.sides import build_model, copy_batch, draw_parameters
 from shardproof.proving.training import train
 from shardproof.worlds.threaded import ThreadedWorld
 
@@ -67,13 +68,8 @@ def run_counted(devices: int, run: Callable[[Communicator], Natively]) -> list[N
     return [replace(one, collectives=counts[rank]) for rank, one in enumerate(ranks)]
 
 
-def keep(tensor: Tensor) -> Recorded:
-    """A tensor as it is, cloned."""
-    return Recorded(values=local_value(tensor).detach().clone())
-
-
 def _take(model: nn.Module, step: Step) -> Natively:
     parameters = {name: local_value(p.detach()).clone() for name, p in model.named_parameters()}
-    records = Records(capture=keep)
+    records = Records(capture=capture_natively)
     train(model.to(torch.float32), step, copy_batch(step.batch, torch.float32), records)
     return Natively(parameters=parameters, records=records)

@@ -31,8 +31,9 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from shardproof.errors import CannotRunError
-from shardproof.proving.records import Phase, Recorded, Records
-from shardproof.proving.sides import Side, capture, copy_batch, local_value, make_mesh
+from shardproof.proving.capture import capture_exactly, capture_natively, local_value
+from shardproof.proving.records import Phase, Records
+from shardproof.proving.sides import Side, copy_batch, make_mesh
 from shardproof.proving.training import record_update, settled, watched
 from shardproof.worlds.processgroup import say_nothing
 
@@ -152,10 +153,6 @@ def run_training(
     assert comm.size == runs.size
     mesh = make_mesh(runs.mesh)
 
-    def take(tensor: Tensor) -> Recorded:
-        beat()
-        return Recorded(values=local_value(tensor).detach().clone())
-
     def run_once(exact: ExactArithmetic | None, dtype: torch.dtype) -> Run:
         run = Run(
             mesh=mesh,
@@ -163,7 +160,11 @@ def run_training(
             steps=step.steps,
             _batch=step.batch,
             _dtype=dtype,
-            _records=Records(capture=take if exact is None else partial(capture, exact, beat=beat)),
+            _records=Records(
+                capture=partial(capture_natively, beat=beat)
+                if exact is None
+                else partial(capture_exactly, exact, beat=beat)
+            ),
             _exact=exact,
         )
         try:

@@ -91,9 +91,13 @@ def _outcome(aligned: Aligned, prime: int, *, partial_allowed: bool) -> Outcome:
 
 
 def _is_partial(held: Mapping[int, Held], prime: int) -> bool:
-    """Whether the ranks hold values of the whole's shape whose sum it is."""
+    """Whether the ranks hold values of the whole's shape whose sum it is; parts of it may be whole already.
+
+    A projection of which a part is used by all ranks alike and another by each for itself has such a gradient.
+    """
     first = next(iter(held.values())).expected
     if not all(one.expected is first for one in held.values()):
         return False
-    total = torch.stack([one.actual for one in held.values()]).sum(0)
-    return bool(((total - first) % prime == 0).all())
+    parts = torch.stack([one.actual for one in held.values()])
+    whole = (parts == first).all(0)
+    return bool((whole | ((parts.sum(0) - first) % prime == 0)).all())

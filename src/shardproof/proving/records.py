@@ -69,12 +69,13 @@ class Records:
     tensors: dict[Key, Recorded] = field(default_factory=dict)
     missing: list[Key] = field(default_factory=list)
 
-    def add(self, phase: Phase, name: str, tensor: Tensor | None) -> None:
-        """Record a tensor; None (a parameter without a gradient) is recorded as missing."""
-        key = Key(self.step, phase, name)
+    def add(self, phase: Phase, name: str, tensor: Tensor | None, *, call: int = 0) -> Key:
+        """Record a tensor under the next call of its name; None (a parameter without a gradient) as missing."""
+        key = Key(self.step, phase, name, call)
         while key in self.tensors:
             key = Key(key.step, phase, name, key.call + 1)
         if tensor is None:
             self.missing.append(key)
         else:
             self.tensors[key] = self.capture(tensor)
+        return key

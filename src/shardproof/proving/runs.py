@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 
     import torch
 
+    from shardproof.proving.segments import Cuts
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Runs:
@@ -23,6 +25,7 @@ class Runs:
         build_seed: seeds the building of the model and its parameters' values.
         seeds: of the exact runs: prime, oracles and residues.
         native: dtypes of the ordinary runs.
+        cuts: the modules whose outputs are cut, by name and call; see `segments.py`.
         fresh: parameters and optimizer state start each step from fresh residues.
     """
 
@@ -30,6 +33,7 @@ class Runs:
     build_seed: int = 0
     seeds: tuple[int, ...] = ()
     native: tuple[torch.dtype, ...] = ()
+    cuts: Cuts = frozenset()
     fresh: bool = True
 
     @property

@@ -16,7 +16,9 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
 from shardproof.errors import CannotRunError
-from shardproof.proving.records import Recorded, Records
+from shardproof.proving.capture import capture_exactly, capture_natively, local_value
+from shardproof.proving.records import Records
+from shardproof.proving.segments import Segments
 from shardproof.proving.training import train
 from shardproof.worlds.processgroup import say_nothing
 
@@ -128,8 +130,9 @@ def _run(
     records = []
     for exact in contexts:
         with exact.joined():
-            record = Records(capture=partial(capture, exact, beat=beat))
-            train(model, step, copy_batch(step.batch), record, partial(renew, exact) if runs.fresh else None)
+            record = Records(capture=partial(capture_exactly, exact, beat=beat))
+            segments = Segments(exact=exact, outputs=runs.cuts) if runs.fresh else None
+            train(model, step, copy_batch(step.batch), record, segments)
         records.append(record)
         if dist.is_initialized():
             dist.barrier()  # the last rank to leave puts every rank's parameters back
@@ -142,11 +145,7 @@ def _run_natively(step: Step, model: nn.Module, dtype: torch.dtype, beat: Callab
     tensors = [*model.parameters(), *model.buffers()]
     saved = [tensor.detach().clone() for tensor in tensors]
 
-    def take(tensor: Tensor) -> Recorded:
-        beat()
-        return Recorded(values=local_value(tensor).detach().clone())
-
-    records = Records(capture=take)
+    records = Records(capture=partial(capture_natively, beat=beat))
     train(model.to(dtype), step, copy_batch(step.batch, dtype), records)
     model.zero_grad(set_to_none=True)
     model.to(torch.float64)
@@ -154,37 +153,6 @@ def _run_natively(step: Step, model: nn.Module, dtype: torch.dtype, beat: Callab
         for tensor, values in zip([*model.parameters(), *model.buffers()], saved, strict=True):
             tensor.copy_(values)
     return records
-
-
-def local_value(tensor: Tensor) -> Tensor:
-    """This rank's own plain tensor: a DTensor's local one, the result of a collective under way."""
-    from torch.distributed._functional_collectives import AsyncCollectiveTensor
-    from torch.distributed.tensor import DTensor
-
-    if isinstance(tensor, DTensor):
-        tensor = tensor._local_tensor  # noqa: SLF001 - to_local() would record an autograd node
-    if isinstance(tensor, AsyncCollectiveTensor):
-        tensor = tensor.wait()
-    return tensor
-
-
-def capture(exact: ExactArithmetic, tensor: Tensor, *, beat: Callable[[], None] = say_nothing) -> Recorded:
-    """A tensor's residues, cloned (collectives write in place), with what is known of them."""
-    beat()
-    local = local_value(tensor)
-    bound = exact.bound(local)
-    return Recorded(
-        values=exact.digits(local),
-        chance=1.0 if bound.per_trial is None else bound.per_trial,
-        void=bound.void,
-    )
-
-
-def renew(exact: ExactArithmetic, tensor: Tensor, name: str) -> None:
-    """Put fresh residues in place of a rank's own: the same for the same residue, wherever it is held."""
-    local = local_value(tensor)
-    with torch.no_grad():
-        local.copy_(exact.cut(local, name))
 
 
 def copy_batch(batch: Any, dtype: torch.dtype = torch.float64) -> Any:

@@ -3,27 +3,27 @@
 from __future__ import annotations
 
 from contextlib import contextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_flatten
+from torch.utils._pytree import tree_flatten, tree_map
 
 from shardproof.proving.records import Phase
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
     from torch.nn import Module
     from torch.optim import Optimizer
 
-    from shardproof.proving.records import Records
+    from shardproof.proving.records import Key, Records
+    from shardproof.proving.segments import Segments
     from shardproof.proving.step import Step
 
 
-def train(
-    model: Module, step: Step, batch: Any, records: Records, renew: Callable[[Tensor, str], None] | None = None
-) -> None:
+def train(model: Module, step: Step, batch: Any, records: Records, segments: Segments | None = None) -> None:
     """Take the step's steps on one model.
 
     Args:
@@ -31,30 +31,31 @@ def train(
         step: what a step is.
         batch: the batch as this world holds it.
         records: filled in execution order.
-        renew: given each parameter and optimizer state between two steps, after it was recorded, with the same name for
-            all of them: in exact arithmetic a step starts from fresh residues, so that each has a bound of its own.
+        segments: in exact arithmetic, where the steps are taken apart; each starts from fresh residues.
     """
     optimizer = step.optimizer(list(model.parameters())) if step.optimizer else None
     for number in range(step.steps):
         records.step = number
         model.zero_grad(set_to_none=True)
-        with watched(model, records):
+        with watched(model, records, segments):
             loss = step.compute_loss(model, batch)
             records.add(Phase.LOSS, "loss", loss.detach())
             loss.backward()
         for name, parameter in model.named_parameters():
             records.add(Phase.GRADIENT, name, settled(parameter.grad, parameter))
+            if segments is not None and parameter.grad is not None:
+                segments.renew_gradient(parameter.grad, number)
         if step.clip_norm is not None:
             records.add(Phase.NORM, "gradient norm", clip_gradients(model, step.clip_norm))
         if optimizer is None:
             break
         optimizer.step()
         record_update(model, optimizer, records)
-        if renew is not None and number + 1 < step.steps:
+        if segments is not None and number + 1 < step.steps:
             for parameter in model.parameters():
-                renew(parameter.detach(), f"after step {number + 1}")
+                segments.renew(parameter.detach(), f"after step {number + 1}")
                 for state in states_of(optimizer, parameter).values():
-                    renew(state, f"after step {number + 1}")
+                    segments.renew(state, f"after step {number + 1}")
 
 
 def states_of(optimizer: Optimizer, parameter: Tensor) -> dict[str, Tensor]:
@@ -107,10 +108,11 @@ def record_update(model: Module, optimizer: Optimizer | None, records: Records) 
 
 
 @contextmanager
-def watched(model: Module, records: Records) -> Iterator[None]:
-    """Record the outputs of every module, and their gradients when the backward reaches them."""
+def watched(model: Module, records: Records, segments: Segments | None = None) -> Iterator[None]:
+    """Record the outputs of every module, and their gradients when the backward reaches them; cut them where asked."""
     handles = [
-        module.register_forward_hook(_recorder(name or "model", records)) for name, module in model.named_modules()
+        module.register_forward_hook(_recorder(name or "model", records, segments))
+        for name, module in model.named_modules()
     ]
     try:
         yield
@@ -119,13 +121,22 @@ def watched(model: Module, records: Records) -> Iterator[None]:
             handle.remove()
 
 
-def _recorder(name: str, records: Records) -> Any:
-    def record(_module: Module, _inputs: Any, outputs: Any) -> None:
+def _recorder(name: str, records: Records, segments: Segments | None) -> Any:
+    def record(_module: Module, _inputs: Any, outputs: Any) -> Any:
         tensors = [x for x in tree_flatten(outputs)[0] if isinstance(x, Tensor) and x.is_floating_point()]
+        cut = {}
         for i, tensor in enumerate(tensors):
             label = name if len(tensors) == 1 else f"{name}[{i}]"
-            records.add(Phase.OUTPUT, label, tensor.detach())
-            if tensor.requires_grad:
-                tensor.register_hook(lambda grad, label=label: records.add(Phase.OUTPUT_GRADIENT, label, grad.detach()))
+            key = records.add(Phase.OUTPUT, label, tensor.detach())
+            handed_on = tensor if segments is None else segments.cut_output(key, tensor)
+            if handed_on is not tensor:
+                cut[id(tensor)] = handed_on
+            if handed_on.requires_grad:
+                handed_on.register_hook(partial(_record_gradient, records, key))
+        return tree_map(lambda x: cut.get(id(x), x), outputs) if cut else None
 
     return record
+
+
+def _record_gradient(records: Records, output: Key, gradient: Tensor) -> None:
+    records.add(Phase.OUTPUT_GRADIENT, output.name, gradient.detach(), call=output.call)
