@@ -1,0 +1,260 @@
+"""A linear layer split over ranks, by its output features or by its input features, with the backward by hand.
+
+Each is built from an ordinary `nn.Linear` and holds its shard of the same weights under the same names. What goes in
+and what comes out is said in torch's placements:
+
+    layer          its            is              forward            backward
+    ColumnLinear   input          Replicate()     -                  all-reduce
+                                  Shard(dim)      all-gather         reduce-scatter
+                   output         Shard(-1)       -                  -
+                                  Replicate()     all-gather         -
+    RowLinear      input          Shard(-1)       -                  -
+                                  Replicate()     -                  all-gather
+                   output         Replicate()     all-reduce         -
+                                  Shard(dim)      reduce-scatter     all-gather
+
+A backward needs no collective for an input without a gradient. Weight gradients are computed while the collective of
+the input's gradient runs. I and O are the whole layer's input and output features, i and o this rank's share of them.
+Source: Shoeybi et al., "Megatron-LM" (arXiv:1909.08053), section 3, and Korthikanti et al. (arXiv:2205.05198), section
+4.2.2, for shards of the sequence.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from torch import nn
+from torch.distributed.tensor import Replicate, Shard
+
+from shardproof.errors import CannotRunError
+from shardproof.parallel.products import Split, multiply_columns, multiply_rows
+from shardproof.parallel.sharding import Section, replicated, set_sharding, split_sections, take
+from shardproof.parallel.traffic import Traffic
+from shardproof.worlds.communicator import shard_sizes
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from torch import Tensor
+
+    from shardproof.parallel.axis import Axis
+    from shardproof.parallel.sharding import Sharding
+
+REPLICATE = Replicate()
+FEATURES = Shard(-1)
+
+
+class ColumnLinear(nn.Module):
+    """Linear split by output features, z = x W^T + b: each rank has a shard of the rows of W, and of b.
+
+    `from_linear` cuts one out of an ordinary layer and says what the options mean; the table above says what is
+    communicated.
+
+    Attributes:
+        weight: [o, I], this rank's rows.
+        bias: [o], or None.
+        out_features: O, of the whole layer.
+    """
+
+    def __init__(
+        self,
+        weight: nn.Parameter,
+        bias: nn.Parameter | None,
+        axis: Axis,
+        *,
+        out_features: int,
+        input: Replicate | Shard = REPLICATE,  # noqa: A002 - torch's word for it
+        output: Replicate | Shard = FEATURES,
+        length: int | None = None,
+    ) -> None:
+        super().__init__()
+        _check_placement(
+            "ColumnLinear", "input", input, isinstance(input, Replicate | Shard), "Replicate() or Shard(dim)"
+        )
+        _check_placement("ColumnLinear", "output", output, output in (REPLICATE, FEATURES), "Shard(-1) or Replicate()")
+        self.weight, self.bias, self.axis = weight, bias, axis
+        self.in_features, self.out_features = weight.shape[1], out_features
+        self.input, self.output, self.length = input, output, length
+
+    @classmethod
+    def from_linear(
+        cls,
+        linear: nn.Linear,
+        axis: Axis,
+        *,
+        input: Replicate | Shard = REPLICATE,  # noqa: A002 - torch's word for it
+        output: Replicate | Shard = FEATURES,
+        length: int | None = None,
+        sections: Sequence[Section] | None = None,
+    ) -> ColumnLinear:
+        """This rank's share of an ordinary linear layer, in memory of its own.
+
+        Args:
+            linear: the whole layer, the same on every rank.
+            axis: the ranks that share it.
+            input: `Replicate()`: every rank has the whole x [..., I]. `Shard(-1)`: a shard of its features.
+                `Shard(dim)`: a shard of another dim, the sequence's.
+            output: `Shard(-1)`: each rank gets z [..., o], its shard. `Replicate()`: the whole, [..., O].
+            length: of the whole sequence, where the ranks' shards of it are not equally long.
+            sections: the fused parts of the output features, each cut by itself; for an output `Shard(-1)`.
+
+        Raises:
+            CannotRunError: a placement is none of these, or the sections do not fit.
+        """
+        if sections is not None and output != FEATURES:
+            raise CannotRunError(f"ColumnLinear with sections and output {output}: sections are cut, so keep Shard(-1)")
+        cut = sections or [Section(length=linear.out_features)]
+        weight, bias = (
+            p if p is None else _cut(p, split_sections(p.shape, 0, cut, rank=axis.rank, size=axis.size))
+            for p in (linear.weight, linear.bias)
+        )
+        assert weight is not None
+        features = linear.out_features
+        return cls(weight, bias, axis, out_features=features, input=input, output=output, length=length)
+
+    @property
+    def traffic(self) -> Traffic:
+        """The collectives of one forward and backward."""
+        entering = Traffic(backward=("all_reduce",))
+        if isinstance(self.input, Shard):
+            entering = Traffic(forward=("all_gather",), backward=("reduce_scatter",))
+        return entering + Traffic(forward=("all_gather",) if self.output == REPLICATE else ())
+
+    def forward(self, x: Tensor) -> Tensor:
+        """From x [..., I], or the shard of it that `input` says, to z [..., o], or [..., O] if `output` is whole.
+
+        Raises:
+            CannotRunError: x has another number of features, or not this rank's part of the sequence.
+        """
+        dim = self.input.dim % x.ndim if isinstance(self.input, Shard) else None
+        by_features = dim == x.ndim - 1
+        _check_features(self, x, self.in_features, shared=by_features)
+        total = self.in_features if by_features else self.length
+        wanted = self.out_features if self.output == REPLICATE else None
+        return multiply_columns(x, self.weight, self.bias, Split(axis=self.axis, dim=dim, total=total, features=wanted))
+
+    def extra_repr(self) -> str:
+        """What `print` says of the layer."""
+        return _describe(self)
+
+
+class RowLinear(nn.Module):
+    """Linear split by input features, z = x W^T + b: each rank has a shard of the columns of W, and all of b.
+
+    `from_linear` cuts one out of an ordinary layer and says what the options mean; the table above says what is
+    communicated. The first rank adds the bias to its partial sum, so that it is added once.
+
+    Attributes:
+        weight: [O, i], this rank's columns.
+        bias: [O], the same on every rank, or None.
+        in_features: I, of the whole layer.
+    """
+
+    def __init__(
+        self,
+        weight: nn.Parameter,
+        bias: nn.Parameter | None,
+        axis: Axis,
+        *,
+        in_features: int,
+        input: Replicate | Shard = FEATURES,  # noqa: A002 - torch's word for it
+        output: Replicate | Shard = REPLICATE,
+    ) -> None:
+        super().__init__()
+        _check_placement("RowLinear", "input", input, input in (REPLICATE, FEATURES), "Shard(-1) or Replicate()")
+        _check_placement(
+            "RowLinear", "output", output, isinstance(output, Replicate | Shard), "Replicate() or Shard(dim)"
+        )
+        self.weight, self.bias, self.axis = weight, bias, axis
+        self.in_features, self.out_features = in_features, weight.shape[0]
+        self.input, self.output = input, output
+
+    @classmethod
+    def from_linear(
+        cls,
+        linear: nn.Linear,
+        axis: Axis,
+        *,
+        input: Replicate | Shard = FEATURES,  # noqa: A002 - torch's word for it
+        output: Replicate | Shard = REPLICATE,
+        sections: Sequence[Section] | None = None,
+    ) -> RowLinear:
+        """This rank's share of an ordinary linear layer, in memory of its own.
+
+        Args:
+            linear: the whole layer, the same on every rank.
+            axis: the ranks that share it.
+            input: `Shard(-1)`: each rank has x [..., i], its shard of the features. `Replicate()`: the whole.
+            output: `Replicate()`: every rank gets z [..., O]. `Shard(dim)`: its shard of it along any dim, the
+                sequence's or the last.
+            sections: the parts of the input features, each cut by itself (heads are); for an input `Shard(-1)`.
+
+        Raises:
+            CannotRunError: a placement is none of these, or the sections do not fit.
+        """
+        if sections is not None and input != FEATURES:
+            raise CannotRunError(f"RowLinear with sections and input {input}: sections come cut, so keep Shard(-1)")
+        cut = sections or [Section(length=linear.in_features)]
+        place = {"rank": axis.rank, "size": axis.size}
+        weight = _cut(linear.weight, split_sections(linear.weight.shape, 1, cut, **place))
+        bias = None if linear.bias is None else _cut(linear.bias, replicated(linear.bias.shape, **place))
+        return cls(weight, bias, axis, in_features=linear.in_features, input=input, output=output)
+
+    @property
+    def traffic(self) -> Traffic:
+        """The collectives of one forward and backward."""
+        leaving = Traffic(forward=("all_reduce",))
+        if isinstance(self.output, Shard):
+            leaving = Traffic(forward=("reduce_scatter",), backward=("all_gather",))
+        return Traffic(backward=("all_gather",) if self.input == REPLICATE else ()) + leaving
+
+    def forward(self, x: Tensor) -> Tensor:
+        """From x [..., i], or [..., I] if `input` is whole, to z [..., O], or the shard of it that `output` says.
+
+        Raises:
+            CannotRunError: x has another number of features.
+        """
+        whole = self.input == REPLICATE
+        if whole:
+            _check_features(self, x, self.in_features, shared=False)
+        elif x.shape[-1] != self.weight.shape[1]:
+            raise CannotRunError(_say_features(self, x, self.weight.shape[1]))
+        dim = self.output.dim % x.ndim if isinstance(self.output, Shard) else None
+        features = self.in_features if whole else None
+        return multiply_rows(x, self.weight, self.bias, Split(axis=self.axis, dim=dim, total=None, features=features))
+
+    def extra_repr(self) -> str:
+        """What `print` says of the layer."""
+        return _describe(self)
+
+
+def _cut(parameter: Tensor, sharding: Sharding) -> nn.Parameter:
+    local = nn.Parameter(take(parameter.detach(), sharding), requires_grad=parameter.requires_grad)
+    set_sharding(local, sharding)
+    return local
+
+
+def _check_placement(layer: str, name: str, given: object, right: bool, needed: str) -> None:
+    if not right:
+        raise CannotRunError(f"{layer} with {name} {given}: give {needed}")
+
+
+def _check_features(layer: ColumnLinear | RowLinear, x: Tensor, features: int, *, shared: bool) -> None:
+    wanted = shard_sizes(features, layer.axis.size)[layer.axis.rank] if shared else features
+    if x.shape[-1] != wanted:
+        raise CannotRunError(_say_features(layer, x, wanted))
+
+
+def _say_features(layer: ColumnLinear | RowLinear, x: Tensor, wanted: int) -> str:
+    return (
+        f"{type(layer).__name__} got an input of shape {list(x.shape)}; with input {layer.input} rank "
+        f"{layer.axis.rank} of {layer.axis.size} has {wanted} features"
+    )
+
+
+def _describe(layer: ColumnLinear | RowLinear) -> str:
+    return (
+        f"in_features={layer.in_features}, out_features={layer.out_features}, bias={layer.bias is not None}, "
+        f"input={layer.input}, output={layer.output}, rank {layer.axis.rank} of {layer.axis.size} along "
+        f"{layer.axis.name!r}"
+    )

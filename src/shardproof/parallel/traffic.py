@@ -1,0 +1,48 @@
+"""Which collectives a layer asks for, as data: what its docstring says, and what a test counts."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from shardproof.parallel.axis import Axis
+
+Collective = Literal["all_gather", "reduce_scatter", "all_reduce", "all_reduce_max"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Traffic:
+    """The collectives of one forward and one backward, in order, where every input and parameter has a gradient."""
+
+    forward: tuple[Collective, ...] = ()
+    backward: tuple[Collective, ...] = ()
+
+    def __add__(self, other: Traffic) -> Traffic:
+        """The traffic of this layer and then the other."""
+        return Traffic(forward=self.forward + other.forward, backward=other.backward + self.backward)
+
+
+def count_calls(collectives: Iterable[Collective], axis: Axis) -> Counter[str]:
+    """How many calls of `torch.distributed` carry out these collectives, by the names of its ops.
+
+    As `CommDebugMode` counts them. An exchange is one all-to-all; an all-reduce of more than two ranks takes two.
+    """
+    if axis.size == 1:
+        return Counter()
+    if axis.by_exchange:
+        of_all_reduce = ["alltoall_base_"] * (1 if axis.size == 2 else 2)
+        exchanges = {"all_reduce": of_all_reduce, "all_reduce_max": ["allreduce_"]}
+        return Counter(call for collective in collectives for call in exchanges.get(collective, ["alltoall_base_"]))
+    return Counter(_LIBRARY[collective] for collective in collectives)
+
+
+_LIBRARY = {
+    "all_gather": "_allgather_base_",
+    "reduce_scatter": "_reduce_scatter_base_",
+    "all_reduce": "allreduce_",
+    "all_reduce_max": "allreduce_",
+}
