@@ -52,6 +52,18 @@ def test_experts_are_proved_and_their_missing_reduction_is_seen():
     assert "partial values whose sum is right" in root.cause
 
 
+LATENT = {"kv_lora_rank": 16, "q_lora_rank": 16, "qk_nope_head_dim": 8, "qk_rope_head_dim": 4, "v_head_dim": 8}
+
+
+def test_a_projection_that_is_used_whole_in_one_part_and_by_heads_in_another():
+    """Each rank has its share of a part of the output's gradient, inside the style that sums them."""
+    settings = LATENT | {"head_dim": 4, "num_key_value_heads": 4}
+    assert prove_plan("minicpm3", **settings).ok
+    root = prove_plan("minicpm3", put={"*.kv_a_proj_with_mqa": "replicate"}, **settings).roots[0]
+    assert root.verdict is Verdict.WRONG
+    assert str(root.key) == "step 1, output gradient model.layers.0.input_layernorm"
+
+
 def test_the_parameters_of_an_activation_between_column_and_row_need_their_gradients_summed():
     """Apertus' own plan lacks an entry for them; see docs/mutants.md."""
     roots = prove_plan("apertus").roots
