@@ -16,13 +16,13 @@ from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from shardproof.errors import CannotRunError
 from shardproof.worlds.communicator import shard_range
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
 # Where a parameter carries its sharding; read it with `sharding_of`.
 _ATTRIBUTE = "shardproof_sharding"
@@ -299,6 +299,36 @@ def set_sharding(parameter: Tensor, sharding: Sharding) -> None:
             f"a parameter of shape {list(parameter.shape)}; its sharding says {list(sharding.local_shape)}"
         )
     setattr(parameter, _ATTRIBUTE, sharding)
+
+
+def cut_parameter(parameter: Tensor, sharding: Sharding) -> nn.Parameter:
+    """This rank's part of a full parameter: memory of its own, its sharding noted, frozen if the full one was.
+
+    Raises:
+        CannotRunError: the parameter is not of the sharding's full shape.
+    """
+    local = nn.Parameter(take(parameter.detach(), sharding), requires_grad=parameter.requires_grad)
+    set_sharding(local, sharding)
+    return local
+
+
+def draw(sharding: Sharding, fill: Callable[[Tensor], object], *, like: Tensor) -> Tensor:
+    """Draw the whole tensor and keep this rank's part: the same values whatever the number of ranks.
+
+    Every rank must draw from a generator in the same state. The whole tensor lives only inside this call.
+
+    Args:
+        sharding: what to keep.
+        fill: writes random values into a full tensor (`nn.init.xavier_uniform_`, say).
+        like: of the dtype and device wanted.
+
+    Returns:
+        A tensor of `sharding.local_shape`.
+    """
+    full = like.new_empty(sharding.shape)
+    with torch.no_grad():
+        fill(full)
+    return take(full, sharding)
 
 
 def sharding_of(parameter: Tensor) -> Sharding | None:
