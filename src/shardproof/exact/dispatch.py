@@ -16,7 +16,7 @@ from shardproof.exact.entry import refuse_unusable
 from shardproof.exact.leaving import READS_NUMBER
 from shardproof.exact.reals import Reals, one_lowest
 from shardproof.exact.registry import RULES
-from shardproof.exact.rules.collectives import Collectives, functional_kernel
+from shardproof.exact.rules.collectives import Collectives, composing_kernel
 from shardproof.exact.rules.creation import FACTORIES
 from shardproof.exact.tags import REAL
 from shardproof.exact.variants import functional_of, own_decomposition, split_foreach, without_out, written_arguments
@@ -93,7 +93,7 @@ class Dispatcher:
                 return self.collectives.carry_out(op, args, kwargs)
             if op is _WAIT or op.namespace in _OBSERVERS:
                 return op(*args, **kwargs)
-            kernel = functional_kernel(op)
+            kernel = composing_kernel(op)
             if kernel is not None:
                 with reenter:
                     return kernel(*args, **kwargs)

@@ -318,8 +318,14 @@ _METHODS: Final[dict[str, Any]] = {
 }
 
 
-def functional_kernel(op: OpOverload) -> Callable[..., Any] | None:
-    """A functional collective's own kernel, which calls the ops of the c10d namespace; None if `op` is not one."""
+def composing_kernel(op: OpOverload) -> Callable[..., Any] | None:
+    """The kernel of an op that consists of others; None if `op` is not one.
+
+    A functional collective calls the ops of the c10d namespace; FSDP2's copies in and out of its buffers are written in
+    Python, the same for every device.
+    """
+    if op.namespace == "fsdp":
+        return lambda *args, **kwargs: op._op_dk(torch._C.DispatchKey.CPU, *args, **kwargs)
     if op.namespace in {"_c10d_functional", "_dtensor"} and op._schema.name != "_c10d_functional::wait_tensor":
         return lambda *args, **kwargs: op._op_dk(torch._C.DispatchKey.CompositeExplicitAutograd, *args, **kwargs)
     return None
