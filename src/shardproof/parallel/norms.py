@@ -14,11 +14,16 @@ import torch
 
 from shardproof.parallel.collectives import sum_gradients
 from shardproof.parallel.sharding import replicated, set_sharding
+from shardproof.parallel.traffic import Traffic
 
 if TYPE_CHECKING:
     from torch import nn
 
     from shardproof.parallel.axis import Axis
+
+
+# Of one forward and backward of such a module.
+REPLICATED_IN_PARTS = Traffic(backward=("all_reduce",))
 
 
 def sum_gradients_of_parameters(module: nn.Module, axis: Axis) -> nn.Module:
