@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import prod
 from typing import TYPE_CHECKING
 
 from shardproof.exact import ExactArithmetic
+from shardproof.proving.axes import Axes
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -22,6 +22,7 @@ class Runs:
 
     Attributes:
         mesh: the sizes of the mesh's axes by name, in order.
+        data_axes: those along which each rank gets rows of the batch of its own, with `parallelize`.
         build_seed: seeds the building of the model and its parameters' values.
         seeds: of the exact runs: prime, oracles and residues.
         native: dtypes of the ordinary runs.
@@ -30,6 +31,7 @@ class Runs:
     """
 
     mesh: Mapping[str, int]
+    data_axes: tuple[str, ...] = ()
     build_seed: int = 0
     seeds: tuple[int, ...] = ()
     native: tuple[torch.dtype, ...] = ()
@@ -37,9 +39,14 @@ class Runs:
     fresh: bool = True
 
     @property
+    def axes(self) -> Axes:
+        """The mesh as numbers."""
+        return Axes(sizes=self.mesh, data=self.data_axes)
+
+    @property
     def size(self) -> int:
         """How many ranks."""
-        return prod(self.mesh.values())
+        return self.axes.size
 
     def contexts(self) -> list[ExactArithmetic]:
         """An exact arithmetic for each seed; ranks that are threads share them."""

@@ -19,6 +19,7 @@ from shardproof.errors import CannotRunError
 from shardproof.proving.capture import capture_exactly, capture_natively, local_value
 from shardproof.proving.records import Records
 from shardproof.proving.segments import Segments
+from shardproof.proving.shares import Shares, share_of
 from shardproof.proving.training import train
 from shardproof.worlds.processgroup import say_nothing
 
@@ -74,8 +75,9 @@ def draw_parameters(model: nn.Module, seed: int) -> None:
 
 
 def run_reference(step: Step, model: nn.Module, runs: Runs, contexts: Sequence[ExactArithmetic]) -> Side:
-    """Take the steps on one device."""
-    return _run(step, model, runs, contexts)
+    """Take the steps on one device, from the model's state."""
+    state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    return _run(step, partial(_load_model, step, state, runs), runs, contexts, Shares(count=runs.axes.shares))
 
 
 def run_parallelized(
@@ -89,15 +91,35 @@ def run_parallelized(
 ) -> Side:
     """Take the steps on one rank: the reference's full state goes in through the user's own sharding.
 
+    Along the data axes each rank takes rows of the batch of its own; averaging gradients is the sharding's business.
     `beat` is called for every tensor recorded, in the backward too: a sign that this rank gets somewhere.
 
     Raises:
-        CannotRunError: the sharding returns no module, or names its parameters otherwise.
+        CannotRunError: the sharding returns no module, or names its parameters otherwise; the batch cannot be split.
     """
     assert comm.size == runs.size
     mesh = make_mesh(runs.mesh)
+
+    def build(dtype: torch.dtype) -> nn.Module:
+        return _parallelize(_load_model(step, state, runs, dtype), parallelize, mesh)
+
+    return _run(step, build, runs, contexts, share_of(runs.axes, mesh, comm.rank), beat=beat)
+
+
+def make_mesh(sizes: Mapping[str, int]) -> DeviceMesh:
+    """The mesh over all ranks of this world."""
+    from torch.distributed.device_mesh import init_device_mesh
+
+    return init_device_mesh("cpu", tuple(sizes.values()), mesh_dim_names=tuple(sizes))
+
+
+def _load_model(step: Step, state: Mapping[str, Tensor], runs: Runs, dtype: torch.dtype) -> nn.Module:
     model = build_model(step, runs.build_seed)
     model.load_state_dict(state)
+    return model.to(dtype)
+
+
+def _parallelize(model: nn.Module, parallelize: Parallelize, mesh: DeviceMesh) -> nn.Module:
     before = {name for name, _ in model.named_parameters()}
     sharded = parallelize(model, mesh)
     if not isinstance(sharded, nn.Module):
@@ -108,51 +130,41 @@ def run_parallelized(
     if before != after:
         changed = ", ".join(sorted(before ^ after)[:4])
         raise CannotRunError(f"parallelize changed the parameters' names ({changed}); they must keep their names")
-    return _run(step, sharded, runs, contexts, beat=beat)
-
-
-def make_mesh(sizes: Mapping[str, int]) -> DeviceMesh:
-    """The mesh over all ranks of this world."""
-    from torch.distributed.device_mesh import init_device_mesh
-
-    return init_device_mesh("cpu", tuple(sizes.values()), mesh_dim_names=tuple(sizes))
+    return sharded
 
 
 def _run(
     step: Step,
-    model: nn.Module,
+    build: Callable[[torch.dtype], nn.Module],
     runs: Runs,
     contexts: Sequence[ExactArithmetic],
+    shares: Shares,
     *,
     beat: Callable[[], None] = say_nothing,
 ) -> Side:
-    parameters = {name: local_value(p.detach()).clone() for name, p in model.named_parameters()}
-    records = []
-    for exact in contexts:
+    """Every run on a model of its own: a sharding may keep buffers beside it, which hold residues after one of them."""
+    parameters: dict[str, Tensor] = {}
+
+    def run(dtype: torch.dtype, exact: ExactArithmetic | None = None) -> Records:
+        model = build(dtype)
+        if not parameters:
+            parameters.update({name: local_value(p.detach()).clone() for name, p in model.named_parameters()})
+        batch = shares.rows_of(copy_batch(step.batch, dtype))
+        if exact is None:
+            records = Records(capture=partial(capture_natively, beat=beat))
+            train(model, step, batch, records, shares=shares)
+            return records
+        records = Records(capture=partial(capture_exactly, exact, beat=beat))
+        segments = Segments(exact=exact, outputs=runs.cuts) if runs.fresh else None
         with exact.joined():
-            record = Records(capture=partial(capture_exactly, exact, beat=beat))
-            segments = Segments(exact=exact, outputs=runs.cuts) if runs.fresh else None
-            train(model, step, copy_batch(step.batch), record, segments)
-        records.append(record)
+            train(model, step, batch, records, segments, shares)
         if dist.is_initialized():
-            dist.barrier()  # the last rank to leave puts every rank's parameters back
-    natively = {dtype: _run_natively(step, model, dtype, beat) for dtype in runs.native}
-    return Side(parameters=parameters, trials=records, native=natively)
+            dist.barrier()  # the next run begins when the last rank has left this one
+        return records
 
-
-def _run_natively(step: Step, model: nn.Module, dtype: torch.dtype, beat: Callable[[], None]) -> Records:
-    """Take the steps in ordinary arithmetic; the model is as before at the end."""
-    tensors = [*model.parameters(), *model.buffers()]
-    saved = [tensor.detach().clone() for tensor in tensors]
-
-    records = Records(capture=partial(capture_natively, beat=beat))
-    train(model.to(dtype), step, copy_batch(step.batch, dtype), records)
-    model.zero_grad(set_to_none=True)
-    model.to(torch.float64)
-    with torch.no_grad():
-        for tensor, values in zip([*model.parameters(), *model.buffers()], saved, strict=True):
-            tensor.copy_(values)
-    return records
+    trials = [run(torch.float64, exact) for exact in contexts]
+    native = {dtype: run(dtype) for dtype in runs.native}
+    return Side(parameters=parameters, trials=trials, native=native)
 
 
 def copy_batch(batch: Any, dtype: torch.dtype = torch.float64) -> Any:

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_flatten, tree_map
 
 from shardproof.proving.records import Phase
+from shardproof.proving.shares import Shares
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -23,15 +24,26 @@ if TYPE_CHECKING:
     from shardproof.proving.step import Step
 
 
-def train(model: Module, step: Step, batch: Any, records: Records, segments: Segments | None = None) -> None:
+_ALL = Shares()
+
+
+def train(
+    model: Module,
+    step: Step,
+    batch: Any,
+    records: Records,
+    segments: Segments | None = None,
+    shares: Shares = _ALL,
+) -> None:
     """Take the step's steps on one model.
 
     Args:
         model: the reference's, or the candidate's after sharding.
         step: what a step is.
-        batch: the batch as this world holds it.
+        batch: the rows that this device takes.
         records: filled in execution order.
         segments: in exact arithmetic, where the steps are taken apart; each starts from fresh residues.
+        shares: how the batch is shared out over ranks.
     """
     optimizer = step.optimizer(list(model.parameters())) if step.optimizer else None
     for number in range(step.steps):
@@ -39,8 +51,8 @@ def train(model: Module, step: Step, batch: Any, records: Records, segments: Seg
         model.zero_grad(set_to_none=True)
         with watched(model, records, segments):
             loss = step.compute_loss(model, batch)
-            records.add(Phase.LOSS, "loss", loss.detach())
-            loss.backward()
+            records.add(Phase.LOSS, "loss", shares.mean(loss.detach()))
+            shares.go_back(loss, model)
         for name, parameter in model.named_parameters():
             records.add(Phase.GRADIENT, name, settled(parameter.grad, parameter))
             if segments is not None and parameter.grad is not None:
