@@ -49,11 +49,14 @@ class Timing:
     spread: float
 
 
-def interleave(variants: Mapping[str, Callable[[], object]], *, rounds: int = 15) -> dict[str, Timing]:
-    """Time each variant once a round, after one round that does not count."""
+def interleave(
+    variants: Mapping[str, Callable[[], object]], *, rounds: int = 15, before: Callable[[], object] = lambda: None
+) -> dict[str, Timing]:
+    """Time each variant once a round, after one round that does not count; `before` each, untimed, say a barrier."""
     times: dict[str, list[float]] = {name: [] for name in variants}
     for turn in range(rounds + 1):
         for name, run in variants.items():
+            before()
             start = time.perf_counter()
             run()
             if turn:

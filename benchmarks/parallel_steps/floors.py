@@ -1,0 +1,51 @@
+"""What a step cannot be faster than: itself with its collectives left out, and those collectives with nothing else."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+from unittest.mock import patch
+
+import torch.distributed as dist
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from torch import Tensor
+
+_SENDS = "shardproof.parallel.collectives.dist.all_to_all_single"
+
+
+class _Nothing:
+    """A collective that is done as soon as it has begun."""
+
+    def wait(self) -> None:
+        """Return at once."""
+
+
+@contextmanager
+def without_collectives() -> Iterator[None]:
+    """Leave out what our collectives send: what would be received stays as the memory was."""
+    with patch(_SENDS, lambda *_args, **_kwargs: _Nothing()):
+        yield
+
+
+def record_collectives(step: Callable[[], object]) -> Callable[[], None]:
+    """Run a step, and return a function that sends and receives as much as the step did, and does nothing else."""
+    calls: list[tuple[Tensor, Tensor, list[int], list[int], Any]] = []
+    send = dist.all_to_all_single
+
+    def note(
+        received: Tensor, sent: Tensor, sizes: list[int], lengths: list[int], *, group: Any, async_op: bool
+    ) -> Any:
+        calls.append((received.clone(), sent.clone(), sizes, lengths, group))
+        return send(received, sent, sizes, lengths, group=group, async_op=async_op)
+
+    with patch(_SENDS, note):
+        step()
+
+    def replay() -> None:
+        for received, sent, sizes, lengths, group in calls:
+            send(received, sent, sizes, lengths, group=group, async_op=True).wait()
+
+    return replay
