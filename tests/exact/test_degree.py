@@ -161,6 +161,14 @@ def test_nothing_is_derived_of_an_exponential_after_a_logarithm_nor_of_two_logar
     assert logarithm.oracle().chance(P) < 1e-3
 
 
+def test_nothing_is_derived_where_an_oracle_is_asked_for_both():
+    """As the norm of a gradient through softplus is: the level more would need one itself, without end."""
+    both = VARIABLE.log() + VARIABLE.exp()
+    assert both.chance(P) < 1e-3
+    assert both.oracle().chance(P) == float("inf")
+    assert (both.oracle() + VARIABLE).chance(P) == float("inf")
+
+
 OPERATIONS = {
     "plus": lambda d: d + VARIABLE,
     "times": lambda d: VARIABLE * d,

@@ -73,7 +73,11 @@ class Degree:
             return inf
         met = (2 if self.signed else 1) * total / (prime - excluded)
         if self.gates and self.queries is not None:
-            queries = self.queries._beside_outputs() if self.inverses and self.loose else self.queries
+            queries = self.queries
+            if self.inverses and self.loose:
+                if queries.inverses and queries.loose:
+                    return inf  # one level more would ask for another, without end
+                queries = queries._beside_outputs()
             met += total * 4 * self.gates * queries._meets(prime)
         if self.inverses:
             met += 4 * self.gates / (prime - excluded)
