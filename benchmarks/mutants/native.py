@@ -11,6 +11,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from benchmarks.mutants.baselines import Natively, count_collectives
 from shardproof.proving.candidate import run_training
 from shardproof.proving.capture import capture_natively, local_value
+from shardproof.proving.precision import Precision
 from shardproof.proving.records import Records
 from shardproof.proving.runs import Runs
 from shardproof.proving.sides import build_model, copy_batch, draw_parameters
@@ -54,9 +55,9 @@ def trained_natively(step: Step, candidate: Candidate, devices: int, state: Mapp
     """The run of each rank in a training step of the user's own."""
 
     def run(comm: Communicator) -> Natively:
-        runs = Runs(mesh={"tp": devices}, native=(torch.float32,))
+        runs = Runs(mesh={"tp": devices}, native=(Precision.FLOAT32,))
         side = run_training(comm, step, candidate, state, runs, [])
-        return Natively(parameters=side.parameters, records=side.native[torch.float32])
+        return Natively(parameters=side.parameters, records=side.native[Precision.FLOAT32])
 
     return run_counted(devices, run)
 

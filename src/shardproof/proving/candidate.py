@@ -32,6 +32,7 @@ from torch import Tensor, nn
 
 from shardproof.errors import CannotRunError
 from shardproof.proving.capture import capture_exactly, capture_natively, local_value
+from shardproof.proving.precision import Precision
 from shardproof.proving.records import Phase, Records
 from shardproof.proving.sides import Side, copy_batch, make_mesh
 from shardproof.proving.training import record_update, settled, watched
@@ -64,7 +65,7 @@ class Run:
     state: Mapping[str, Tensor]
     steps: int
     _batch: Any
-    _dtype: torch.dtype
+    _dtype: torch.dtype | None
     _records: Records
     _exact: ExactArithmetic | None
     _inside: ExitStack = field(default_factory=ExitStack)
@@ -153,10 +154,11 @@ def run_training(
     assert comm.size == runs.size
     mesh = make_mesh(runs.mesh)
 
-    def run_once(exact: ExactArithmetic | None, dtype: torch.dtype) -> Run:
+    def run_once(exact: ExactArithmetic | None, precision: Precision) -> Run:
+        dtype = precision.dtype
         run = Run(
             mesh=mesh,
-            state={name: tensor.detach().to(dtype, copy=True) for name, tensor in state.items()},
+            state={name: tensor.detach().to(dtype or runs.dtypes[name], copy=True) for name, tensor in state.items()},
             steps=step.steps,
             _batch=step.batch,
             _dtype=dtype,
@@ -178,11 +180,11 @@ def run_training(
             raise CannotRunError(f"the training step took {taken} of {step.steps} steps: loop over run.batches()")
         return run
 
-    exactly = [run_once(exact, torch.float64) for exact in contexts]
-    natively = {dtype: run_once(None, dtype) for dtype in runs.native}
+    exactly = [run_once(exact, Precision.FLOAT64) for exact in contexts]
+    natively = {precision: run_once(None, precision) for precision in runs.native}
     first = [*exactly, *natively.values()][0]
     return Side(
         parameters=first._parameters,  # noqa: SLF001
         trials=[run._records for run in exactly],  # noqa: SLF001
-        native={dtype: run._records for dtype, run in natively.items()},  # noqa: SLF001
+        native={precision: run._records for precision, run in natively.items()},  # noqa: SLF001
     )

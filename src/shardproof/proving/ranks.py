@@ -67,7 +67,7 @@ def _run_in_process(comm: Communicator, load: Reload, state: Mapping[str, Tensor
     return replace(
         side,
         trials=[replace(records, capture=_refuse) for records in side.trials],
-        native={dtype: replace(records, capture=_refuse) for dtype, records in side.native.items()},
+        native={precision: replace(records, capture=_refuse) for precision, records in side.native.items()},
     )
 
 

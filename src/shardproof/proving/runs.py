@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from shardproof.exact import ExactArithmetic
@@ -13,19 +13,21 @@ if TYPE_CHECKING:
 
     import torch
 
+    from shardproof.proving.precision import Precision
     from shardproof.proving.segments import Cuts
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Runs:
-    """One run in exact arithmetic for each seed, and one in ordinary arithmetic for each dtype.
+    """One run in exact arithmetic for each seed, and one in ordinary arithmetic for each precision.
 
     Attributes:
         mesh: the sizes of the mesh's axes by name, in order.
         data_axes: those along which each rank gets rows of the batch of its own, with `parallelize`.
         build_seed: seeds the building of the model and its parameters' values.
         seeds: of the exact runs: prime, oracles and residues.
-        native: dtypes of the ordinary runs.
+        native: precisions of the ordinary runs.
+        dtypes: of the entries of the state as the user's model is built.
         cuts: the modules whose outputs are cut, by name and call; see `segments.py`.
         fresh: parameters and optimizer state start each step from fresh residues.
     """
@@ -34,7 +36,8 @@ class Runs:
     data_axes: tuple[str, ...] = ()
     build_seed: int = 0
     seeds: tuple[int, ...] = ()
-    native: tuple[torch.dtype, ...] = ()
+    native: tuple[Precision, ...] = ()
+    dtypes: Mapping[str, torch.dtype] = field(default_factory=dict)
     cuts: Cuts = frozenset()
     fresh: bool = True
 

@@ -6,7 +6,7 @@ Both are run by the same code, trial by trial; the candidate's is per-rank code 
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +17,7 @@ from torch.utils._pytree import tree_map
 
 from shardproof.errors import CannotRunError
 from shardproof.proving.capture import capture_exactly, capture_natively, local_value
+from shardproof.proving.precision import Precision, build_as_it_is, load_model
 from shardproof.proving.records import Records
 from shardproof.proving.segments import Segments
 from shardproof.proving.shares import Shares, share_of
@@ -42,12 +43,14 @@ class Side:
     Attributes:
         parameters: its own before the first step, by which its layout is found.
         trials: the records of each.
-        native: the records of ordinary runs, by dtype, without exact arithmetic.
+        native: the records of ordinary runs, without exact arithmetic.
+        failed: why the reference has no run in the user's own dtypes, if it was asked for; else empty.
     """
 
     parameters: Mapping[str, Tensor]
     trials: Sequence[Records]
-    native: Mapping[torch.dtype, Records]
+    native: Mapping[Precision, Records]
+    failed: str = ""
 
 
 def build_model(step: Step, seed: int) -> nn.Module:
@@ -56,14 +59,7 @@ def build_model(step: Step, seed: int) -> nn.Module:
     Raises:
         CannotRunError: it cannot be built, or is no module, or has no parameters.
     """
-    torch.manual_seed(seed)
-    try:
-        model = step.model()
-    except Exception as error:
-        raise CannotRunError(f"the model cannot be built: {type(error).__name__}: {error}") from error
-    if not isinstance(model, nn.Module) or not list(model.parameters()):
-        raise CannotRunError(f"model() gave {type(model).__name__}; needed is a torch.nn.Module with parameters")
-    return model.double()
+    return build_as_it_is(step, seed).double()
 
 
 def draw_parameters(model: nn.Module, seed: int) -> None:
@@ -75,9 +71,22 @@ def draw_parameters(model: nn.Module, seed: int) -> None:
 
 
 def run_reference(step: Step, model: nn.Module, runs: Runs, contexts: Sequence[ExactArithmetic]) -> Side:
-    """Take the steps on one device, from the model's state."""
+    """Take the steps on one device, from the model's state.
+
+    In the user's own dtypes the step may not run here (a CPU has no kernel of half precision, say): a proof needs no
+    such run, so that `Side.failed` says why, and nothing is raised.
+    """
     state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    return _run(step, partial(_load_model, step, state, runs), runs, contexts, Shares(count=runs.axes.shares))
+    build, shares = partial(load_model, step, runs.build_seed, state), Shares(count=runs.axes.shares)
+    needed = tuple(precision for precision in runs.native if precision is not Precision.OWN)
+    side = _run(step, build, replace(runs, native=needed), contexts, shares)
+    if needed == runs.native:
+        return side
+    try:
+        own = _run(step, build, replace(runs, native=(Precision.OWN,)), [], shares)
+    except Exception as error:  # noqa: BLE001 - whatever the user's code raises
+        return replace(side, failed=f"{type(error).__name__}: {error}")
+    return replace(side, native={**side.native, **own.native})
 
 
 def run_parallelized(
@@ -100,8 +109,8 @@ def run_parallelized(
     assert comm.size == runs.size
     mesh = make_mesh(runs.mesh)
 
-    def build(dtype: torch.dtype) -> nn.Module:
-        return _parallelize(_load_model(step, state, runs, dtype), parallelize, mesh)
+    def build(precision: Precision) -> nn.Module:
+        return _parallelize(load_model(step, runs.build_seed, state, precision), parallelize, mesh)
 
     return _run(step, build, runs, contexts, share_of(runs.axes, mesh, comm.rank), beat=beat)
 
@@ -111,12 +120,6 @@ def make_mesh(sizes: Mapping[str, int]) -> DeviceMesh:
     from torch.distributed.device_mesh import init_device_mesh
 
     return init_device_mesh("cpu", tuple(sizes.values()), mesh_dim_names=tuple(sizes))
-
-
-def _load_model(step: Step, state: Mapping[str, Tensor], runs: Runs, dtype: torch.dtype) -> nn.Module:
-    model = build_model(step, runs.build_seed)
-    model.load_state_dict(state)
-    return model.to(dtype)
 
 
 def _parallelize(model: nn.Module, parallelize: Parallelize, mesh: DeviceMesh) -> nn.Module:
@@ -135,7 +138,7 @@ def _parallelize(model: nn.Module, parallelize: Parallelize, mesh: DeviceMesh) -
 
 def _run(
     step: Step,
-    build: Callable[[torch.dtype], nn.Module],
+    build: Callable[[Precision], nn.Module],
     runs: Runs,
     contexts: Sequence[ExactArithmetic],
     shares: Shares,
@@ -145,11 +148,11 @@ def _run(
     """Every run on a model of its own: a sharding may keep buffers beside it, which hold residues after one of them."""
     parameters: dict[str, Tensor] = {}
 
-    def run(dtype: torch.dtype, exact: ExactArithmetic | None = None) -> Records:
-        model = build(dtype)
+    def run(precision: Precision, exact: ExactArithmetic | None = None) -> Records:
+        model = build(precision)
         if not parameters:
             parameters.update({name: local_value(p.detach()).clone() for name, p in model.named_parameters()})
-        batch = shares.rows_of(copy_batch(step.batch, dtype))
+        batch = shares.rows_of(copy_batch(step.batch, precision.dtype))
         if exact is None:
             records = Records(capture=partial(capture_natively, beat=beat))
             train(model, step, batch, records, shares=shares)
@@ -162,14 +165,14 @@ def _run(
             dist.barrier()  # the next run begins when the last rank has left this one
         return records
 
-    trials = [run(torch.float64, exact) for exact in contexts]
-    native = {dtype: run(dtype) for dtype in runs.native}
+    trials = [run(Precision.FLOAT64, exact) for exact in contexts]
+    native = {precision: run(precision) for precision in runs.native}
     return Side(parameters=parameters, trials=trials, native=native)
 
 
-def copy_batch(batch: Any, dtype: torch.dtype = torch.float64) -> Any:
-    """The batch, its floating tensors in one dtype, of its own: neither side may change the other's."""
+def copy_batch(batch: Any, dtype: torch.dtype | None = torch.float64) -> Any:
+    """The batch, its floating tensors in one dtype or each in its own: neither side may change the other's."""
     return tree_map(
-        lambda x: (x.detach().to(dtype) if x.is_floating_point() else x).clone() if isinstance(x, Tensor) else x,
+        lambda x: x.detach().to(dtype if x.is_floating_point() else None, copy=True) if isinstance(x, Tensor) else x,
         copy.deepcopy(batch),
     )

@@ -1,0 +1,73 @@
+"""Precision: in which dtypes an ordinary run computes, and from which values it starts."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import TYPE_CHECKING
+
+import torch
+
+from shardproof.errors import CannotRunError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from torch import Tensor, nn
+
+    from shardproof.proving.step import Step
+
+
+class Precision(StrEnum):
+    """Of an ordinary run. The last two start from the same values, so that they differ by rounding on the way alone."""
+
+    FLOAT64 = "float64"
+    FLOAT32 = "float32"
+    OWN = "own"  # the dtypes that the user's model is built in, each parameter its own, and the batch as it was given
+    ROUNDED = "rounded"  # float64, from values that were rounded to those dtypes
+
+    @property
+    def dtype(self) -> torch.dtype | None:
+        """The one to which everything is converted; None where everything stays as the user has it."""
+        if self is Precision.OWN:
+            return None
+        return torch.float32 if self is Precision.FLOAT32 else torch.float64
+
+
+def build_as_it_is(step: Step, seed: int) -> nn.Module:
+    """The user's model, in the dtypes that they build it in.
+
+    Raises:
+        CannotRunError: it cannot be built, or is no module, or has no parameters.
+    """
+    torch.manual_seed(seed)
+    try:
+        model = step.model()
+    except Exception as error:
+        raise CannotRunError(f"the model cannot be built: {type(error).__name__}: {error}") from error
+    if not isinstance(model, torch.nn.Module) or not list(model.parameters()):
+        raise CannotRunError(f"model() gave {type(model).__name__}; needed is a torch.nn.Module with parameters")
+    return model
+
+
+def load_model(step: Step, seed: int, state: Mapping[str, Tensor], precision: Precision) -> nn.Module:
+    """The user's model with the values of a full state in float64, each rounded as the precision asks.
+
+    Raises:
+        CannotRunError: it cannot be built.
+    """
+    model = build_as_it_is(step, seed)
+    if precision in (Precision.FLOAT64, Precision.FLOAT32):
+        model.double()
+    model.load_state_dict(state)
+    return model if precision.dtype is None else model.to(precision.dtype)
+
+
+def own_dtypes(model: nn.Module) -> dict[str, torch.dtype]:
+    """The dtype of every entry of a state dict."""
+    return {name: tensor.dtype for name, tensor in model.state_dict().items()}
+
+
+def name_dtypes(dtypes: Mapping[str, torch.dtype]) -> str:
+    """The floating ones in words: 'bfloat16', or 'bfloat16 and float32' where they are mixed."""
+    names = {str(dtype).removeprefix("torch.") for dtype in dtypes.values() if dtype.is_floating_point}
+    return " and ".join(sorted(names))
