@@ -11,6 +11,7 @@ import torch
 import torch.distributed as dist
 
 from shardproof.proving.alignment import Alignment
+from shardproof.proving.axes import Axes
 from shardproof.proving.layout import find_layout
 from shardproof.proving.records import Key, Phase
 
@@ -78,7 +79,12 @@ def see(reference: Natively, ranks: Sequence[Natively], right: Sequence[Natively
     layout = find_layout(
         reference.parameters, {name: {i: rank.parameters[name] for i, rank in enumerate(ranks)} for name in names}
     )
-    alignment = Alignment(reference=reference.records, ranks=[rank.records for rank in ranks], layout=layout)
+    alignment = Alignment(
+        reference=reference.records,
+        ranks=[rank.records for rank in ranks],
+        layout=layout,
+        axes=Axes(sizes={"tp": len(ranks)}),
+    )
     kinds = {Phase.GRADIENT, Phase.UPDATE}
     last = max(key.step for key in reference.records.tensors)
     missing = any(rank.records.missing != reference.records.missing for rank in ranks)

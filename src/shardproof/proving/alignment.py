@@ -9,12 +9,14 @@ import torch
 from torch import Tensor
 
 from shardproof.proving.layout import PADDING
+from shardproof.proving.placing import place_activation
 from shardproof.proving.records import ACTIVATIONS, OF_PARAMETERS, Key, Phase
 from shardproof.proving.rows import find_rows
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from shardproof.proving.axes import Axes
     from shardproof.proving.layout import Layout
     from shardproof.proving.records import Recorded, Records
 
@@ -56,6 +58,7 @@ class Alignment:
     reference: Records
     ranks: Sequence[Records]
     layout: Layout
+    axes: Axes
     own_training: bool = False  # in which a scalar that a module gives may be a rank's share of it
     _vectors: dict[tuple[int, Phase, str], tuple[Tensor, Tensor]] = field(default_factory=dict)
     _coverage: dict[tuple[int, Phase, str], Tensor] = field(default_factory=dict)
@@ -72,11 +75,15 @@ class Alignment:
             return Aligned(held={}, involved=[], fault="the reference has no such tensor")
         involved = [*here.values(), expected]
         if key.phase in ACTIVATIONS:
-            if self.own_training and not expected.values.ndim:
+            if (self.own_training or self.axes.shares > 1) and not expected.values.ndim:
                 return None
             parts = {rank: one.values for rank, one in here.items()}
-            held = _align_activation(parts, expected.values, find_rows(self.layout, key.name))
-            return None if held is None else Aligned(held=held, involved=involved)
+            rows = find_rows(self.layout, key.name, self.axes)
+            wanted = place_activation(parts, expected.values, self.axes, rows)
+            if wanted is None:
+                return None
+            held = {rank: Held(actual=part, expected=wanted[rank]) for rank, part in parts.items()}
+            return Aligned(held=held, involved=involved)
         return Aligned(
             held={rank: Held(actual=one.values, expected=expected.values) for rank, one in here.items()},
             involved=involved,
@@ -138,32 +145,3 @@ class Alignment:
     @staticmethod
     def _reference_key(step: int, phase: Phase, name: str, suffix: str) -> Key:
         return Key(step, phase, f"{name}/{suffix}" if suffix else name)
-
-
-def _align_activation(
-    parts: Mapping[int, Tensor], whole: Tensor, features: Mapping[int, Tensor] | None
-) -> dict[int, Held] | None:
-    """Replicated, or the ranks' shards along one dim; None if neither fits the shapes.
-
-    Shards are in order, but for features that follow the order of the rows of the module's own weight.
-    """
-    if all(part.shape == whole.shape for part in parts.values()):
-        return {rank: Held(actual=part, expected=whole) for rank, part in parts.items()}
-    for dim in range(whole.ndim):
-        if _fits(list(parts.values()), whole, dim):
-            wanted: Sequence[Tensor] = whole.split([part.shape[dim] for part in parts.values()], dim)
-            if features and dim == whole.ndim - 1 and all(len(features[r]) == p.shape[-1] for r, p in parts.items()):
-                wanted = [whole[..., features[rank]] for rank in parts]
-            return {
-                rank: Held(actual=part, expected=want) for (rank, part), want in zip(parts.items(), wanted, strict=True)
-            }
-    return None
-
-
-def _fits(parts: Sequence[Tensor], whole: Tensor, dim: int) -> bool:
-    rest = [(*part.shape[:dim], *part.shape[dim + 1 :]) for part in parts if part.ndim == whole.ndim]
-    return (
-        len(rest) == len(parts)
-        and all(shape == (*whole.shape[:dim], *whole.shape[dim + 1 :]) for shape in rest)
-        and sum(part.shape[dim] for part in parts) == whole.shape[dim]
-    )

@@ -38,7 +38,7 @@ class Axes:
     def place(self, rank: int) -> dict[str, int]:
         """Where the rank is on each axis."""
         found = {}
-        for name, size in reversed(self.sizes.items()):
+        for name, size in reversed(list(self.sizes.items())):
             rank, found[name] = divmod(rank, size)
         return found
 

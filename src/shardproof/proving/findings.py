@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
+from math import prod
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from shardproof.proving.records import Key
     from shardproof.proving.rounding import Rounding
 
@@ -55,13 +58,26 @@ class Finding:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Proof:
-    """All findings, in execution order."""
+    """All findings, in execution order.
+
+    Attributes:
+        findings: one a tensor.
+        mesh: the sizes of the mesh's axes by name, in order.
+        trials: how many random points.
+        primes: of each trial.
+        seeds: of each trial.
+    """
 
     findings: tuple[Finding, ...]
-    devices: int
+    mesh: Mapping[str, int]
     trials: int
     primes: tuple[int, ...]
     seeds: tuple[int, ...]
+
+    @property
+    def devices(self) -> int:
+        """How many ranks."""
+        return prod(self.mesh.values())
 
     @property
     def ok(self) -> bool:

@@ -11,9 +11,10 @@ from shardproof.proving.causes import explain
 from shardproof.proving.records import ACTIVATIONS, OF_PARAMETERS, Key, Phase
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from shardproof.proving.alignment import Aligned, Alignment, Held
+    from shardproof.proving.axes import Axes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,7 +53,7 @@ def judge(alignment: Alignment, prime: int) -> dict[Key, Outcome]:
     for key in dict.fromkeys(key for records in ranks for key in records.tensors):
         aligned = alignment.of(key)
         if aligned is not None:
-            found[key] = _outcome(aligned, prime, partial_allowed=key.phase in ACTIVATIONS)
+            found[key] = _outcome(aligned, prime, alignment.axes, partial_allowed=key.phase in ACTIVATIONS)
     for key in reference.tensors:
         if key.phase in (Phase.LOSS, Phase.NORM) and key not in found:
             found[key] = Outcome(equal=False, cause="the candidate does not compute it")
@@ -61,7 +62,7 @@ def judge(alignment: Alignment, prime: int) -> dict[Key, Outcome]:
     return found
 
 
-def _outcome(aligned: Aligned, prime: int, *, partial_allowed: bool) -> Outcome:
+def _outcome(aligned: Aligned, prime: int, axes: Axes, *, partial_allowed: bool) -> Outcome:
     if aligned.fault:
         return Outcome(equal=False, cause=aligned.fault)
     void = any(one.void for one in aligned.involved)
@@ -72,7 +73,7 @@ def _outcome(aligned: Aligned, prime: int, *, partial_allowed: bool) -> Outcome:
         cause = f"of shape {tuple(misshapen.actual.shape)} instead of {tuple(misshapen.expected.shape)}"
         return Outcome(equal=False, void=void, chance=chance, cause=cause, ranks=tuple(held))
     differing = {rank: int((one.actual != one.expected).sum()) for rank, one in held.items()}
-    partial = partial_allowed and any(differing.values()) and _is_partial(held, prime)
+    partial = partial_allowed and any(differing.values()) and _is_partial(held, prime, axes)
     if partial:
         # Reduced later or not: whoever uses it unreduced is the one that parts.
         differing = dict.fromkeys(differing, 0)
@@ -81,7 +82,7 @@ def _outcome(aligned: Aligned, prime: int, *, partial_allowed: bool) -> Outcome:
         equal=not wrong,
         void=void,
         chance=chance,
-        cause=explain(held, prime) if wrong else "",
+        cause=explain(held, prime, axes) if wrong else "",
         ranks=wrong,
         differing=sum(differing.values()),
         elements=sum(one.expected.numel() for one in held.values()),
@@ -90,14 +91,26 @@ def _outcome(aligned: Aligned, prime: int, *, partial_allowed: bool) -> Outcome:
     )
 
 
-def _is_partial(held: Mapping[int, Held], prime: int) -> bool:
-    """Whether the ranks hold values of the whole's shape whose sum it is; parts of it may be whole already.
+def _is_partial(held: Mapping[int, Held], prime: int, axes: Axes) -> bool:
+    """Whether it is the sum over some axes of what the ranks hold."""
+    return any(
+        all(
+            _sums_up([held[rank] for rank in group if rank in held], prime)
+            for group in axes.groups(names)
+            if any(rank in held for rank in group)
+        )
+        for names in axes.choices()
+    )
+
+
+def _sums_up(group: Sequence[Held], prime: int) -> bool:
+    """Whether ranks hold values of one shape whose sum is right; elements may be right already.
 
     A projection of which a part is used by all ranks alike and another by each for itself has such a gradient.
     """
-    first = next(iter(held.values())).expected
-    if not all(one.expected is first for one in held.values()):
+    expected = group[0].expected
+    if not all(torch.equal(one.expected, expected) for one in group):
         return False
-    parts = torch.stack([one.actual for one in held.values()])
-    whole = (parts == first).all(0)
-    return bool((whole | ((parts.sum(0) - first) % prime == 0)).all())
+    parts = torch.stack([one.actual for one in group])
+    right = (parts == expected).all(0)
+    return bool((right | ((parts.sum(0) - expected) % prime == 0)).all())

@@ -10,6 +10,7 @@ import torch
 
 from shardproof.errors import CannotRunError
 from shardproof.proving.alignment import Alignment
+from shardproof.proving.axes import Axes, make_axes
 from shardproof.proving.conclude import conclude
 from shardproof.proving.findings import Proof
 from shardproof.proving.judge import judge
@@ -43,7 +44,9 @@ def prove(
     *,
     parallelize: Parallelize | None = None,
     candidate: Candidate | None = None,
-    devices: int,
+    devices: int | None = None,
+    mesh: Mapping[str, int] | None = None,
+    data_axes: Sequence[str] | None = None,
     trials: int = 3,
     seed: int = 0,
     spawn: bool = False,
@@ -54,10 +57,13 @@ def prove(
 
     Args:
         step: what a training step is.
-        parallelize: `parallelize(model, mesh) -> model`, the user's own sharding. The mesh has one axis, `tp`.
+        parallelize: `parallelize(model, mesh) -> model`, the user's own sharding. Along data axes each rank gets
+            its rows of the batch, split along dim 0, and the sharding is to average the gradients.
         candidate: instead, `candidate(run)`: the user's own training step, with its own split of the batch, averaging
             of the loss, clipping and update; see `shardproof.proving.candidate`.
-        devices: how many ranks.
+        devices: how many ranks, on one axis `tp`.
+        mesh: instead, the sizes of the mesh's axes by name: {"dp": 2, "tp": 2}.
+        data_axes: of the mesh, by default those with `dp` or `data` in their name.
         trials: how many times, each with another prime, other inputs and other oracles.
         seed: of all of them.
         spawn: run each rank in a process of its own, instead of simulating them in this one.
@@ -68,13 +74,13 @@ def prove(
     Raises:
         CannotRunError: a side cannot be built or run.
     """
-    if devices < 2:
-        raise CannotRunError(f"devices is {devices}; a sharded step needs at least 2")
+    axes = make_axes(devices=devices, mesh=mesh, data_axes=data_axes)
     if trials < 1:
         raise CannotRunError(f"trials is {trials}; give at least 1")
     subject = Subject(step=step, parallelize=parallelize, candidate=candidate)
     runs = Runs(
-        mesh={"tp": devices},
+        mesh=axes.sizes,
+        data_axes=axes.data,
         build_seed=seed,
         seeds=tuple(seed * 1000 + trial for trial in range(trials)),
         fresh=candidate is None,
@@ -91,7 +97,7 @@ def prove(
     ]
     return Proof(
         findings=conclude(outcomes, _rounding(round_, layout), own_training=candidate is not None),
-        devices=devices,
+        mesh=axes.sizes,
         trials=trials,
         primes=round_.primes,
         seeds=runs.seeds,
@@ -105,6 +111,7 @@ class _Round:
     reference: Side
     ranks: Sequence[Side]
     primes: tuple[int, ...]
+    runs: Runs
 
     @property
     def names(self) -> Sequence[str]:
@@ -117,6 +124,7 @@ class _Round:
             reference=self.reference.trials[trial],
             ranks=[side.trials[trial] for side in self.ranks],
             layout=layout,
+            axes=self.runs.axes,
             own_training=own_training,
         )
 
@@ -145,7 +153,8 @@ class _Sides:
         contexts = runs.contexts()
         reference = self._reference(model, replace(runs, native=reference_dtypes), contexts)
         ranks = self._ranks(state, replace(runs, native=rank_dtypes))
-        return _Round(reference=reference, ranks=ranks, primes=tuple(context.prime for context in contexts))
+        primes = tuple(context.prime for context in contexts)
+        return _Round(reference=reference, ranks=ranks, primes=primes, runs=runs)
 
     def _reference(self, model: nn.Module, runs: Runs, contexts: Sequence[ExactArithmetic]) -> Side:
         try:
@@ -169,11 +178,15 @@ def _rounding(round_: _Round, layout: Layout) -> Callable[[Key], Rounding | None
     return partial(
         measure_rounding,
         candidate=Alignment(
-            reference=beside, ranks=[side.native[torch.float64] for side in round_.ranks], layout=layout
+            reference=beside,
+            ranks=[side.native[torch.float64] for side in round_.ranks],
+            layout=layout,
+            axes=round_.runs.axes,
         ),
         float32=Alignment(
             reference=beside,
             ranks=[round_.reference.native[torch.float32]],
+            axes=Axes(),
             layout=find_layout(round_.reference.parameters, own),
         ),
     )
