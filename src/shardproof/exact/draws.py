@@ -34,9 +34,9 @@ def draw(run: Run, writing: Writing, op: OpOverload, args: tuple[Any, ...], kwar
         UnsupportedOpError: the draw depends on residues.
     """
     targets = written_arguments(op, args, kwargs)
-    if not targets and run.random == "refuse" and _gives_floats(op, args, kwargs):
+    if not targets and run.random != "draw" and _gives_floats(op, args, kwargs):
         run.refuse_draw(op)
-    if run.random == "refuse" and floats_in(targets):
+    if run.random != "draw" and floats_in(targets):
         run.refuse_draw(op)
     given = [x for x in floats_in((args, kwargs)) if op not in _LIKE and not any(x is target for target in targets)]
     if any(not run.tag(x).real for x in given):

@@ -24,7 +24,7 @@ from shardproof.exact.leaving import DISPLAYS, READS_MEMORY
 from shardproof.exact.lift import Lift
 from shardproof.exact.modules import ModuleStack
 from shardproof.exact.oracles import Oracles
-from shardproof.exact.rewrites import rewritten
+from shardproof.exact.rewrites import Rewrites
 from shardproof.exact.run import Run
 from shardproof.exact.tags import TagStore
 from shardproof.exact.threads import guard_threads
@@ -55,7 +55,8 @@ class ExactArithmetic:
         seed: draws the prime, the key of the oracles and the residues of the inputs. The same seed gives the same
             digits in every process and on every machine.
         prime: instead of the drawn one; from 3 to 2**23.
-        random: 'refuse' random draws inside, or 'draw' them from PyTorch's generators as the program would.
+        random: 'refuse' random draws inside; 'oracle' makes dropout's mask an oracle of each element, and refuses other
+            draws; 'draw' takes numbers from PyTorch's generators as the program would.
         leaving: 'refuse' `.item()` and branches on residues, or 'allow' them (the representative is what is seen).
         record_selections: keep the operands of max, sort, topk and comparisons in `selections`.
         check: verify after each op that every element is canonical. Slow; for finding a rule that is wrong.
@@ -69,13 +70,16 @@ class ExactArithmetic:
         *,
         seed: int = 0,
         prime: int | None = None,
-        random: Literal["refuse", "draw"] = "refuse",
+        random: Literal["refuse", "oracle", "draw"] = "refuse",
         leaving: Literal["refuse", "allow"] = "refuse",
         record_selections: bool = False,
         check: bool = False,
     ) -> None:
-        if random not in ("refuse", "draw") or leaving not in ("refuse", "allow"):
-            msg = f"random is {random!r}, leaving is {leaving!r}; needed: 'refuse' or 'draw', and 'refuse' or 'allow'"
+        if random not in ("refuse", "oracle", "draw") or leaving not in ("refuse", "allow"):
+            msg = (
+                f"random is {random!r}, leaving is {leaving!r}; needed: 'refuse', 'oracle' or 'draw', and 'refuse' or "
+                "'allow'"
+            )
             raise ValueError(msg)
         field = Field(choose_prime(seed) if prime is None else prime)
         self.arithmetic = Arithmetic(field=field, oracles=Oracles(field=field, key=seed), lift=Lift(field=field))
@@ -283,6 +287,7 @@ class _Functions(TorchFunctionMode):
     def __init__(self, exact: ExactArithmetic) -> None:
         super().__init__()
         self._exact = exact
+        self._rewrites = Rewrites(oracles=exact.run.random == "oracle")
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -301,8 +306,7 @@ class _Functions(TorchFunctionMode):
                 return func(*args, **kwargs)
         if func is Tensor.__deepcopy__:
             return self._copy(*args)
-        otherwise = rewritten(func, args, kwargs)
-        return func(*args, **kwargs) if otherwise is None else otherwise
+        return self._rewrites.call(func, args, kwargs, inside=self)
 
     def _admit(self, tensor: Tensor) -> None:
         if isinstance(tensor, FakeTensor):

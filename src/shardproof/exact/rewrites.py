@@ -4,6 +4,8 @@ Clamps: PyTorch writes their backward with comparisons, so that a gradient would
 its input, and a wrong input would vanish behind a zero one time in two. Here max(x, c) has the backward that relu has,
 an oracle, and min(x, c) = -max(-x, -c): relu(x), x.clamp(min=0) and F.hardtanh agree in gradients as they do in values.
 
+Dropout: see dropout.py.
+
 Attention: one of PyTorch's kernels multiplies queries and keys by the square root of the scale each, a number of which
 nothing is known modulo a prime. Here the scale is multiplied into the queries, and each kernel is given a scale of one.
 """
@@ -16,6 +18,10 @@ from typing import TYPE_CHECKING, Any, Final
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
+
+from shardproof.exact.dropout import drops_weights, find_dropout, oracle_of, written_out_attention
+from shardproof.exact.opened import BACKWARDS, opened
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -78,7 +84,42 @@ _CLAMPS: Final[dict[Any, Callable[..., Tensor | None]]] = {
 }
 
 
-def rewritten(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor | None:
+class Rewrites(TorchFunctionMode):
+    """Calls functions as they are written here, and nothing more; as a mode, for what a checkpoint computes again.
+
+    Args:
+        oracles: dropout is written out, its mask an oracle of each element.
+    """
+
+    def __init__(self, *, oracles: bool) -> None:
+        super().__init__()
+        self._oracles = oracles
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        return self.call(func, args, kwargs or {}, inside=self)
+
+    def call(
+        self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], *, inside: TorchFunctionMode
+    ) -> Any:
+        """The function's result; what is called in its own body goes through the mode `inside`."""
+        body = opened(func)
+        if body is not None:
+            with self if func in BACKWARDS else inside:
+                return body(*args, **kwargs)
+        if self._oracles:
+            if drops_weights(func, args, kwargs):
+                with inside:
+                    return written_out_attention(*args, **kwargs)
+            dropout = find_dropout(func, args, kwargs)
+            if dropout is not None:
+                return dropout.times(oracle_of(dropout))
+        otherwise = _rewritten(func, args, kwargs)
+        return func(*args, **kwargs) if otherwise is None else otherwise
+
+
+def _rewritten(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor | None:
     """The function's result where it is written otherwise; None where it is to run as it is."""
     if func is F.scaled_dot_product_attention:
         return None if kwargs.get("scale") == 1.0 else _attention(*args, **kwargs)

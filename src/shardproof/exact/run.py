@@ -45,7 +45,7 @@ class Run:
     arithmetic: Arithmetic
     tags: TagStore
     modules: ModuleStack
-    random: Literal["refuse", "draw"] = "refuse"
+    random: Literal["refuse", "oracle", "draw"] = "refuse"
     leaving: Literal["refuse", "allow"] = "refuse"
     record_selections: bool = False
     check: bool = False
@@ -110,8 +110,19 @@ class Run:
         """A random draw of floating numbers."""
         name = op._schema.name.removeprefix("aten::")
         raise RandomDrawError(
-            f"{name} draws random numbers inside exact arithmetic, {self.place}; draw them outside and pass them "
-            "in, switch dropout off, or use ExactArithmetic(random='draw')"
+            f"{name} draws random numbers inside exact arithmetic, {self.place}; {self._instead_of_drawing}"
+        )
+
+    @property
+    def _instead_of_drawing(self) -> str:
+        if self.random == "oracle":
+            return (
+                "draw them outside and pass them in. Of random layers only nn.Dropout, F.dropout and attention's "
+                "dropout_p have an oracle: write a mask of your own as F.dropout, or switch it off"
+            )
+        return (
+            "draw them outside and pass them in, switch dropout off, or use ExactArithmetic(random='oracle'), in which "
+            "dropout's mask is an oracle, or random='draw'"
         )
 
     def refuse_symbols(self, op: OpOverload) -> NoReturn:
