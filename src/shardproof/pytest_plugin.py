@@ -22,8 +22,8 @@ class Prover:
 
     item: pytest.Item
 
-    def assert_proved(self, step: Step, *, devices: int, **settings: Any) -> Proof:
-        """Prove, and return the proof; arguments are those of `prove`: `parallelize` and so on.
+    def assert_proved(self, step: Step, **settings: Any) -> Proof:
+        """Prove, and return the proof; arguments are those of `prove`: `parallelize`, `devices` and so on.
 
         Raises:
             NotProvedError: an AssertionError with the answer in one line; the report is a section of the failure.
@@ -33,7 +33,7 @@ class Prover:
         from shardproof.report.assertion import NotProvedError, assert_proved
 
         try:
-            return assert_proved(step, devices=devices, **settings)
+            return assert_proved(step, **settings)
         except NotProvedError as error:
             # On the item: pytest takes it into the report of this phase, and xdist carries it to the main process.
             self.item.add_report_section("call", "shardproof", str(error))

@@ -25,7 +25,12 @@ def prove_command(
     *,
     parallelize: Annotated[str | None, typer.Option(help="FILE.py:NAME of parallelize(model, mesh) -> model.")] = None,
     candidate: Annotated[str | None, typer.Option(help="FILE.py:NAME of candidate(run), your own training.")] = None,
-    devices: Annotated[int, typer.Option(help="How many ranks, simulated in this process.")] = 2,
+    devices: Annotated[int | None, typer.Option(help="How many ranks, on one axis tp; 2 if not given.")] = None,
+    mesh: Annotated[str | None, typer.Option(help="Instead, the mesh's axes in order: dp=2,tp=2.")] = None,
+    data_axes: Annotated[
+        str | None,
+        typer.Option(help="NAME,...: those over which a batch is split; else those with dp or data in the name."),
+    ] = None,
     spawn: Annotated[bool, typer.Option("--spawn", help="A process for each rank, on this machine.")] = False,
     timeout: Annotated[float, typer.Option(help="Seconds after which ranks that get nowhere are given up.")] = 60.0,
     trials: Annotated[int, typer.Option(help="How many random points.")] = 3,
@@ -61,7 +66,9 @@ def prove_command(
         subject.step,
         parallelize=subject.parallelize,
         candidate=subject.candidate,
-        devices=devices,
+        devices=2 if devices is None and mesh is None else devices,
+        mesh=None if mesh is None else _mesh(mesh),
+        data_axes=None if data_axes is None else [name for name in data_axes.split(",") if name],
         trials=trials,
         seed=seed,
         spawn=spawn,
@@ -81,6 +88,15 @@ def _split(entry: str) -> tuple[str, str]:
     if not (key and equals and value):
         raise CannotRunError(f"{entry!r}: give KEY=VALUE")
     return key, value
+
+
+def _mesh(text: str) -> dict[str, int]:
+    sizes: dict[str, int] = {}
+    for name, size in map(_split, text.split(",")):
+        if name in sizes or not size.isdecimal():
+            raise CannotRunError(f"--mesh {text}: give each axis once, with its size: dp=2,tp=2")
+        sizes[name] = int(size)
+    return sizes
 
 
 def _value(text: str) -> Any:

@@ -63,6 +63,7 @@ class Proof:
     Attributes:
         findings: one a tensor.
         mesh: the sizes of the mesh's axes by name, in order.
+        data_axes: those along which each rank took rows of the batch of its own.
         trials: how many random points.
         primes: of each trial.
         seeds: of each trial.
@@ -70,6 +71,7 @@ class Proof:
 
     findings: tuple[Finding, ...]
     mesh: Mapping[str, int]
+    data_axes: tuple[str, ...]
     trials: int
     primes: tuple[int, ...]
     seeds: tuple[int, ...]

@@ -1,7 +1,7 @@
-"""Placing: which part of an activation each rank should hold, inferred from the shapes, and from values between equals.
+"""Placing: which part of an activation each rank should hold, from its shapes, or values where several fit.
 
-Along each axis of the mesh the ranks hold the same, or shards along one dim. What they hold may be wrong, or a part of a
-sum only: that is for others to say.
+Along each axis of the mesh the ranks hold the same, or shards along one dim. What they hold may be wrong, or a part of
+a sum only: that is for others to say.
 """
 
 from __future__ import annotations

@@ -98,6 +98,7 @@ def prove(
     return Proof(
         findings=conclude(outcomes, _rounding(round_, layout), own_training=candidate is not None),
         mesh=axes.sizes,
+        data_axes=axes.data,
         trials=trials,
         primes=round_.primes,
         seeds=runs.seeds,

@@ -23,15 +23,15 @@ class NotProvedError(AssertionError):
         return str(self.args[0])
 
 
-def assert_proved(step: Step, *, devices: int, **settings: Any) -> Proof:
-    """Prove, and return the proof; arguments are those of `prove`: `parallelize` and so on.
+def assert_proved(step: Step, **settings: Any) -> Proof:
+    """Prove, and return the proof; arguments are those of `prove`: `parallelize`, `devices` and so on.
 
     Raises:
         NotProvedError: an AssertionError whose message is the text report.
         CannotRunError: a side cannot be built or run.
     """
     __tracebackhide__ = True
-    proof = prove(step, devices=devices, **settings)
+    proof = prove(step, **settings)
     if not proof.ok:
         raise NotProvedError(render_text(proof), proof)
     return proof

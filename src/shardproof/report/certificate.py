@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from shardproof.errors import CannotRunError
 from shardproof.frameworks.specification import Specification
+from shardproof.proving.axes import make_axes
 from shardproof.proving.findings import Verdict
 from shardproof.proving.records import Key, Phase
 from shardproof.report.json import SCHEMA_VERSION
@@ -17,6 +18,7 @@ from shardproof.report.json import SCHEMA_VERSION
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from shardproof.proving.axes import Axes
     from shardproof.proving.findings import Proof
 
 _LARGEST_FILE = 1 << 28
@@ -41,7 +43,8 @@ class Certificate:
         specification: what `prove` was given.
         digests: SHA-256 of the files that it names, as they were.
         versions: of Python and the packages, as they were.
-        devices: how many ranks.
+        mesh: the sizes of the mesh's axes by name.
+        data_axes: those along which each rank took rows of the batch of its own.
         primes: of each trial.
         seeds: of each trial.
         claims: in execution order.
@@ -50,7 +53,8 @@ class Certificate:
     specification: Specification
     digests: Mapping[str, str]
     versions: Mapping[str, str | None]
-    devices: int
+    mesh: Mapping[str, int]
+    data_axes: tuple[str, ...]
     primes: tuple[int, ...]
     seeds: tuple[int, ...]
     claims: Mapping[Key, Claim]
@@ -77,6 +81,7 @@ def read_certificate(path: Path) -> Certificate:
             "the certificate does not say how to make its step again: write it by `shardproof prove --format json`"
         )
     specification = _specification(_field(content, "specification", dict))
+    axes = _axes(content)
     certificate = Certificate(
         specification=specification,
         digests=_texts(_field(content, "files", dict), "files"),
@@ -84,7 +89,8 @@ def read_certificate(path: Path) -> Certificate:
             {k: v for k, v in _field(content, "versions", dict).items() if v is not None},
             "versions",
         ),
-        devices=_count(content, "devices", least=2),
+        mesh=axes.sizes,
+        data_axes=axes.data,
         primes=tuple(_typed(x, int, "primes") for x in _field(content, "primes", list)),
         seeds=tuple(_typed(x, int, "seeds") for x in _field(content, "seeds", list)),
         claims=_claims(_field(content, "findings", list)),
@@ -173,6 +179,14 @@ def _specification(content: dict[str, Any]) -> Specification:
                 f"the certificate names {name}, which is outside the current folder: a check runs only what is inside"
             )
     return specification
+
+
+def _axes(content: dict[str, Any]) -> Axes:
+    mesh = _field(content, "mesh", dict)
+    axes = make_axes(mesh=mesh, data_axes=[_typed(x, str, "data_axes") for x in _field(content, "data_axes", list)])
+    if axes.size > _MOST:
+        raise CannotRunError(f"the certificate's mesh has {axes.size} ranks; it must have at most {_MOST}")
+    return axes
 
 
 def _claims(findings: list[Any]) -> dict[Key, Claim]:

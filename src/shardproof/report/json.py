@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from shardproof.frameworks.specification import Specification
     from shardproof.proving.findings import Finding, Proof
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 
 def render_json(proof: Proof, specification: Specification | None = None) -> str:
@@ -31,7 +31,8 @@ def render_json(proof: Proof, specification: Specification | None = None) -> str
             "specification": None if specification is None else asdict(specification),
             "files": {} if specification is None else specification.digests(),
             "ok": proof.ok,
-            "devices": proof.devices,
+            "mesh": dict(proof.mesh),
+            "data_axes": proof.data_axes,
             "trials": proof.trials,
             "primes": proof.primes,
             "seeds": proof.seeds,

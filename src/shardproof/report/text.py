@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from typing import TYPE_CHECKING
 
@@ -10,16 +11,17 @@ from shardproof.proving.records import Phase
 from shardproof.report.grouping import group_findings
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from shardproof.proving.findings import Finding, Proof
     from shardproof.report.grouping import Group
 
 _MENDS = {
-    Phase.GRADIENT: "An all-reduce of the gradient over tp is missing in the backward.",
-    Phase.OUTPUT: "An all-reduce over tp is missing in the forward.",
-    Phase.OUTPUT_GRADIENT: "An all-reduce over tp is missing in the backward.",
+    Phase.GRADIENT: "An all-reduce of the gradient over {axes} is missing in the backward.",
+    Phase.OUTPUT: "An all-reduce over {axes} is missing in the forward.",
+    Phase.OUTPUT_GRADIENT: "An all-reduce over {axes} is missing in the backward.",
 }
+_SUM_IS_RIGHT = re.compile(r"whose sum(?: over (?P<axes>.+?))? is right")
 
 
 def render_text(proof: Proof) -> str:
@@ -31,13 +33,13 @@ def _lines(proof: Proof) -> Iterator[str]:
     counts = Counter(finding.verdict for finding in proof.findings)
     told = ", ".join(f"{count} {verdict}" for verdict, count in sorted(counts.items()))
     yield f"{'PROVED' if proof.ok else 'NOT PROVED'}: {len(proof.findings)} tensors: {told}"
-    yield f"{proof.devices} ranks, {proof.trials} trials, primes {', '.join(map(str, proof.primes))}"
+    yield f"{_said_ranks(proof)}, {proof.trials} trials, primes {', '.join(map(str, proof.primes))}"
     roots = proof.roots
     if roots:
         yield ""
         yield "First causes:"
         for group in group_findings(roots):
-            yield from _root_lines(group)
+            yield from _root_lines(group, proof.mesh)
     follows = [finding for finding in proof.findings if not finding.verdict.ok and not finding.root]
     if follows:
         yield ""
@@ -47,13 +49,20 @@ def _lines(proof: Proof) -> Iterator[str]:
     yield from _bound_lines(proof)
 
 
-def _root_lines(group: Group) -> Iterator[str]:
+def _said_ranks(proof: Proof) -> str:
+    axes = " x ".join(f"{name} {size}" for name, size in proof.mesh.items())
+    return f"{proof.devices} ranks ({axes})" if len(proof.mesh) > 1 else f"{proof.devices} ranks"
+
+
+def _root_lines(group: Group, mesh: Mapping[str, int]) -> Iterator[str]:
     first = group.first
     yield f"  {_title(group)}: {first.verdict}"
     if first.cause:
         yield f"    {first.cause}."
-        if "sum is right" in first.cause and first.key.phase in _MENDS:
-            yield f"    {_MENDS[first.key.phase]}"
+        partial = _SUM_IS_RIGHT.search(first.cause)
+        if partial and first.key.phase in _MENDS:
+            axes = partial["axes"] or next(name for name, size in mesh.items() if size > 1)
+            yield f"    {_MENDS[first.key.phase].format(axes=axes)}"
     if first.rounding is not None:
         ratio = first.rounding.maxdiff / first.rounding.noise if first.rounding.noise else float("inf")
         yield f"    In float64 the largest difference is {first.rounding.maxdiff:.2g}, {ratio:.2g} times the noise."
