@@ -22,6 +22,7 @@ Along an axis of one rank nothing is communicated or copied.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
@@ -80,8 +81,6 @@ def reduce_scatter(partial: Tensor, axis: Axis, *, dim: int) -> Tensor:
         CannotRunError: `partial` has no dimension `dim`.
     """
     dim = _count_from_front(partial, dim)
-    if axis.size == 1:
-        return partial
     return start_reduce_scatter(partial.split(shard_sizes(partial.shape[dim], axis.size), dim), axis, dim=dim).wait()
 
 
@@ -110,28 +109,25 @@ def own_shard(whole: Tensor, axis: Axis, *, dim: int) -> Tensor:
     return whole.narrow(dim, start, stop - start)
 
 
-@torch.no_grad()
 def start_all_gather(shard: Tensor, axis: Axis, *, dim: int, total: int | None = None) -> Pending[tuple[Tensor, ...]]:
     """Begin an all-gather; the result is every rank's shard, in rank order, not put together. See `all_gather`.
 
     This rank's own is `shard` itself, so that work on it need not wait.
     """
     dim = _count_from_front(shard, dim)
-    if axis.size == 1:
-        _check_length(shard, axis, dim, total)
-        return Pending(work=None, finish=lambda: (shard,))
     lengths = _check_length(shard, axis, dim, total)
+    shard = shard.detach()
+    if axis.size == 1:
+        return Pending(work=None, finish=lambda: (shard,))
     shapes = [(*shard.shape[:dim], length, *shard.shape[dim + 1 :]) for length in lengths]
     if not axis.by_exchange:
         return _start_gather_padded(shard, axis, dim, shapes)
-    others = axis.size - 1
-    flat = shard.contiguous().view(-1)
-    return _start_exchange(
-        flat if others == 1 else flat.repeat(others), [flat.numel()] * axis.size, shard, shapes, axis
-    )
+    if axis.size == 2:
+        work, other = _start_swap(shard, shapes[1 - axis.rank], axis)
+        return Pending(work=work, finish=lambda: (other, shard) if axis.rank else (shard, other))
+    return _start_exchange([shard] * axis.size, shapes, axis)
 
 
-@torch.no_grad()
 def start_reduce_scatter(parts: Sequence[Tensor], axis: Axis, *, dim: int) -> Pending[Tensor]:
     """Begin a reduce-scatter; the result is the sum over the ranks of what each has for this rank.
 
@@ -140,21 +136,21 @@ def start_reduce_scatter(parts: Sequence[Tensor], axis: Axis, *, dim: int) -> Pe
         axis: the ranks.
         dim: the dimension along which the parts may differ in length.
     """
-    own = parts[axis.rank]
+    own = parts[axis.rank].detach()
     if axis.size == 1:
         return Pending(work=None, finish=lambda: own)
     if not axis.by_exchange:
         return _start_reduce_padded(parts, axis, dim)
-    others = [part.contiguous().view(-1) for rank, part in enumerate(parts) if rank != axis.rank]
-    sent = others[0] if len(others) == 1 else torch.cat(others)
-    lengths = [part.numel() for part in parts]
-    exchange = _start_exchange(sent, lengths, own, [tuple(own.shape)] * axis.size, axis)
+    if axis.size == 2:
+        work, other = _start_swap(parts[1 - axis.rank].detach(), own.shape, axis)
+        return Pending(work=work, finish=lambda: other.add_(own))
+    exchange = _start_exchange([part.detach() for part in parts], [own.shape] * axis.size, axis)
     return Pending(work=exchange.work, finish=lambda: _add_up(exchange.finish()))
 
 
-@torch.no_grad()
 def start_all_reduce(partial: Tensor, axis: Axis) -> Pending[Tensor]:
     """Begin an all-reduce; the result is the sum, in memory of its own. See `all_reduce`."""
+    partial = partial.detach()
     if axis.size == 1:
         return Pending(work=None, finish=lambda: partial)
     if not axis.by_exchange:
@@ -163,34 +159,43 @@ def start_all_reduce(partial: Tensor, axis: Axis) -> Pending[Tensor]:
         return Pending(work=work, finish=lambda: total)
     if axis.size == 2:
         # As many bytes as a reduce-scatter and an all-gather, in one message; a + b = b + a, bit for bit.
-        shapes = [tuple(partial.shape)] * 2
-        both = _start_exchange(partial.contiguous().view(-1), [partial.numel()] * 2, partial, shapes, axis)
-        return Pending(work=both.work, finish=lambda: _add_up(both.finish()))
+        work, other = _start_swap(partial, partial.shape, axis)
+        return Pending(work=work, finish=lambda: other.add_(partial))
     flat = partial.contiguous().view(-1)
     scattered = start_reduce_scatter(flat.split(shard_sizes(flat.numel(), axis.size)), axis, dim=0)
 
     def finish() -> Tensor:
         return all_gather(scattered.finish(), axis, dim=0, total=flat.numel()).view(partial.shape)
 
-    return Pending(work=scattered.work, finish=torch.no_grad()(finish))
+    return Pending(work=scattered.work, finish=finish)
+
+
+def _start_swap(sent: Tensor, shape: Sequence[int], axis: Axis) -> tuple[dist.Work, Tensor]:
+    """Give a tensor to the other of two ranks for one of `shape`."""
+    sent = sent.contiguous().view(-1)
+    received = sent.new_empty(shape)
+    flat = received.view(-1)
+    to, back = sent.numel(), flat.numel()
+    sizes, lengths = ([back, 0], [to, 0]) if axis.rank else ([0, back], [0, to])
+    return dist.all_to_all_single(flat, sent, sizes, lengths, group=axis.group, async_op=True), received
 
 
 def _start_exchange(
-    sent: Tensor, lengths: Sequence[int], own: Tensor, shapes: Sequence[tuple[int, ...]], axis: Axis
+    parts: Sequence[Tensor], shapes: Sequence[Sequence[int]], axis: Axis
 ) -> Pending[tuple[Tensor, ...]]:
-    """Swap flat pieces with every other rank; the result is what each rank sent here, `own` among them in its place.
+    """Give each rank its part; the result is what each rank gave to this one, this rank's own among them in its place.
 
     Args:
-        sent: the pieces for the other ranks, in rank order, end to end.
-        lengths: how long each rank's piece of `sent` is; this rank's own entry is not used.
-        own: what this rank has for itself.
+        parts: for each rank, in rank order.
         shapes: of what comes from each rank.
         axis: the ranks.
     """
-    sizes = [0 if rank == axis.rank else _count(shape) for rank, shape in enumerate(shapes)]
-    lengths = [0 if rank == axis.rank else length for rank, length in enumerate(lengths)]
-    received = sent.new_empty(sum(sizes))
-    work = dist.all_to_all_single(received, sent, sizes, lengths, group=axis.group, async_op=True)
+    own = parts[axis.rank]
+    others = [part.contiguous().view(-1) for rank, part in enumerate(parts) if rank != axis.rank]
+    lengths = [0 if rank == axis.rank else part.numel() for rank, part in enumerate(parts)]
+    sizes = [0 if rank == axis.rank else math.prod(shape) for rank, shape in enumerate(shapes)]
+    received = own.new_empty(sum(sizes))
+    work = dist.all_to_all_single(received, torch.cat(others), sizes, lengths, group=axis.group, async_op=True)
 
     def finish() -> tuple[Tensor, ...]:
         pieces = zip(received.split(sizes), shapes, strict=True)
@@ -200,7 +205,7 @@ def _start_exchange(
 
 
 def _start_gather_padded(
-    shard: Tensor, axis: Axis, dim: int, shapes: Sequence[tuple[int, ...]]
+    shard: Tensor, axis: Axis, dim: int, shapes: Sequence[Sequence[int]]
 ) -> Pending[tuple[Tensor, ...]]:
     """The library's own all-gather, which takes equal parts only: each as long as the longest, the first rank's."""
     padded = shard
@@ -220,9 +225,10 @@ def _start_gather_padded(
 
 def _start_reduce_padded(parts: Sequence[Tensor], axis: Axis, dim: int) -> Pending[Tensor]:
     """The library's own reduce-scatter, which takes equal parts only: each as long as the longest, the first rank's."""
+    parts = [part.detach() for part in parts]
     own, longest = parts[axis.rank], parts[0]
     if parts[-1].shape == longest.shape:
-        padded = torch.stack(tuple(parts))
+        padded = torch.stack(parts)
     else:
         padded = own.new_zeros((axis.size, *longest.shape))
         for place, part in zip(padded, parts, strict=True):
@@ -237,13 +243,6 @@ def _add_up(parts: Sequence[Tensor]) -> Tensor:
     total = parts[0] + parts[1]
     for part in parts[2:]:
         total += part
-    return total
-
-
-def _count(shape: Sequence[int]) -> int:
-    total = 1
-    for length in shape:
-        total *= length
     return total
 
 

@@ -28,9 +28,8 @@ from torch.distributed.tensor import Replicate, Shard
 
 from shardproof.errors import CannotRunError
 from shardproof.parallel.products import Split, multiply_columns, multiply_rows
-from shardproof.parallel.sharding import Section, replicated, set_sharding, split_sections, take
+from shardproof.parallel.sharding import Section, cut_parameter, replicated, split_sections
 from shardproof.parallel.traffic import Traffic
-from shardproof.worlds.communicator import shard_sizes
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -38,7 +37,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from shardproof.parallel.axis import Axis
-    from shardproof.parallel.sharding import Sharding
 
 REPLICATE = Replicate()
 FEATURES = Shard(-1)
@@ -74,7 +72,9 @@ class ColumnLinear(nn.Module):
         _check_placement("ColumnLinear", "output", output, output in (REPLICATE, FEATURES), "Shard(-1) or Replicate()")
         self.weight, self.bias, self.axis = weight, bias, axis
         self.in_features, self.out_features = weight.shape[1], out_features
-        self.input, self.output, self.length = input, output, length
+        self.input, self.output = input, output
+        dim = input.dim if isinstance(input, Shard) else None
+        self.split = Split(axis=axis, dim=dim, length=length, features=out_features if output == REPLICATE else None)
 
     @classmethod
     def from_linear(
@@ -105,7 +105,7 @@ class ColumnLinear(nn.Module):
             raise CannotRunError(f"ColumnLinear with sections and output {output}: sections are cut, so keep Shard(-1)")
         cut = sections or [Section(length=linear.out_features)]
         weight, bias = (
-            p if p is None else _cut(p, split_sections(p.shape, 0, cut, rank=axis.rank, size=axis.size))
+            p if p is None else cut_parameter(p, split_sections(p.shape, 0, cut, rank=axis.rank, size=axis.size))
             for p in (linear.weight, linear.bias)
         )
         assert weight is not None
@@ -126,12 +126,7 @@ class ColumnLinear(nn.Module):
         Raises:
             CannotRunError: x has another number of features, or not this rank's part of the sequence.
         """
-        dim = self.input.dim % x.ndim if isinstance(self.input, Shard) else None
-        by_features = dim == x.ndim - 1
-        _check_features(self, x, self.in_features, shared=by_features)
-        total = self.in_features if by_features else self.length
-        wanted = self.out_features if self.output == REPLICATE else None
-        return multiply_columns(x, self.weight, self.bias, Split(axis=self.axis, dim=dim, total=total, features=wanted))
+        return multiply_columns(x, self.weight, self.bias, self.split)
 
     def extra_repr(self) -> str:
         """What `print` says of the layer."""
@@ -168,6 +163,8 @@ class RowLinear(nn.Module):
         self.weight, self.bias, self.axis = weight, bias, axis
         self.in_features, self.out_features = in_features, weight.shape[0]
         self.input, self.output = input, output
+        dim = output.dim if isinstance(output, Shard) else None
+        self.split = Split(axis=axis, dim=dim, features=in_features if input == REPLICATE else None)
 
     @classmethod
     def from_linear(
@@ -196,8 +193,8 @@ class RowLinear(nn.Module):
             raise CannotRunError(f"RowLinear with sections and input {input}: sections come cut, so keep Shard(-1)")
         cut = sections or [Section(length=linear.in_features)]
         place = {"rank": axis.rank, "size": axis.size}
-        weight = _cut(linear.weight, split_sections(linear.weight.shape, 1, cut, **place))
-        bias = None if linear.bias is None else _cut(linear.bias, replicated(linear.bias.shape, **place))
+        weight = cut_parameter(linear.weight, split_sections(linear.weight.shape, 1, cut, **place))
+        bias = None if linear.bias is None else cut_parameter(linear.bias, replicated(linear.bias.shape, **place))
         return cls(weight, bias, axis, in_features=linear.in_features, input=input, output=output)
 
     @property
@@ -214,42 +211,16 @@ class RowLinear(nn.Module):
         Raises:
             CannotRunError: x has another number of features.
         """
-        whole = self.input == REPLICATE
-        if whole:
-            _check_features(self, x, self.in_features, shared=False)
-        elif x.shape[-1] != self.weight.shape[1]:
-            raise CannotRunError(_say_features(self, x, self.weight.shape[1]))
-        dim = self.output.dim % x.ndim if isinstance(self.output, Shard) else None
-        features = self.in_features if whole else None
-        return multiply_rows(x, self.weight, self.bias, Split(axis=self.axis, dim=dim, total=None, features=features))
+        return multiply_rows(x, self.weight, self.bias, self.split)
 
     def extra_repr(self) -> str:
         """What `print` says of the layer."""
         return _describe(self)
 
 
-def _cut(parameter: Tensor, sharding: Sharding) -> nn.Parameter:
-    local = nn.Parameter(take(parameter.detach(), sharding), requires_grad=parameter.requires_grad)
-    set_sharding(local, sharding)
-    return local
-
-
 def _check_placement(layer: str, name: str, given: object, right: bool, needed: str) -> None:
     if not right:
         raise CannotRunError(f"{layer} with {name} {given}: give {needed}")
-
-
-def _check_features(layer: ColumnLinear | RowLinear, x: Tensor, features: int, *, shared: bool) -> None:
-    wanted = shard_sizes(features, layer.axis.size)[layer.axis.rank] if shared else features
-    if x.shape[-1] != wanted:
-        raise CannotRunError(_say_features(layer, x, wanted))
-
-
-def _say_features(layer: ColumnLinear | RowLinear, x: Tensor, wanted: int) -> str:
-    return (
-        f"{type(layer).__name__} got an input of shape {list(x.shape)}; with input {layer.input} rank "
-        f"{layer.axis.rank} of {layer.axis.size} has {wanted} features"
-    )
 
 
 def _describe(layer: ColumnLinear | RowLinear) -> str:

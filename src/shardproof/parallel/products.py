@@ -11,8 +11,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
+import torch.nn.functional as F
 from torch.autograd.function import once_differentiable
 
+from shardproof.errors import CannotRunError
 from shardproof.parallel.collectives import (
     all_gather,
     all_reduce,
@@ -38,13 +40,13 @@ class Split:
     Attributes:
         axis: the ranks.
         dim: of a column's input or a row's output, along which ranks hold shards of it; None where it is whole.
-        total: how long a column's input is along `dim` in all; None if the shards are equally long.
+        length: how long a column's input is along `dim` in all, if that is not the features; None: equal shards.
         features: how many a column's output or a row's input has where every rank has all of them; None for a shard.
     """
 
     axis: Axis
     dim: int | None
-    total: int | None
+    length: int | None = None
     features: int | None
 
 
@@ -59,8 +61,12 @@ def multiply_columns(x: Tensor, W: Tensor, b: Tensor | None, split: Split) -> Te
 
     Returns:
         z: [..., o], or [..., O] where `split.features` is O.
+
+    Raises:
+        CannotRunError: x is not of these shapes.
     """
-    return _apply(_Columns, x, W, b, split)
+    z: Tensor = _Columns.apply(*_cast(x, W, b), split)  # type: ignore[no-untyped-call]
+    return z
 
 
 def multiply_rows(x: Tensor, W: Tensor, b: Tensor | None, split: Split) -> Tensor:
@@ -74,8 +80,12 @@ def multiply_rows(x: Tensor, W: Tensor, b: Tensor | None, split: Split) -> Tenso
 
     Returns:
         z: [..., O], or a shard of it along `split.dim`.
+
+    Raises:
+        CannotRunError: x is not of these shapes.
     """
-    return _apply(_Rows, x, W, b, split)
+    z: Tensor = _Rows.apply(*_cast(x, W, b), split)  # type: ignore[no-untyped-call]
+    return z
 
 
 class _Columns(torch.autograd.Function):
@@ -84,11 +94,13 @@ class _Columns(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, W: Tensor, b: Tensor | None, split: Split) -> Tensor:
         if split.dim is not None:
-            x = all_gather(x, split.axis, dim=split.dim, total=split.total)  # [..., I]
-        rows = _flatten(x)  # [B, I]
+            total = W.shape[1] if split.dim % x.ndim == x.ndim - 1 else split.length
+            x = all_gather(x, split.axis, dim=split.dim, total=total)  # [..., I]
+        _check_features(x, W.shape[1], split)
         ctx.split, ctx.shape = split, x.shape
-        ctx.save_for_backward(rows if ctx.needs_input_grad[1] else None, W if ctx.needs_input_grad[0] else None)
-        z = _multiply(rows, W, b).view(*x.shape[:-1], W.shape[0])  # [..., o]
+        dx, dW, ctx.db, _ = ctx.needs_input_grad
+        ctx.save_for_backward(x if dW else None, W if dx else None)
+        z = F.linear(x, W, b)  # [..., o]
         return z if split.features is None else all_gather(z, split.axis, dim=-1, total=split.features)  # [..., O]
 
     @staticmethod
@@ -100,22 +112,23 @@ class _Columns(torch.autograd.Function):
             dz = own_shard(dz, split.axis, dim=-1)  # [..., o]
         dz = _flatten(dz)  # [B, o]
         pending = None if W is None else _start_input_gradient(dz, W, ctx.shape, split)
-        dW = None if x is None else dz.T @ x  # [o, I]
-        db = dz.sum(0) if ctx.needs_input_grad[2] else None  # [o]
+        dW = None if x is None else dz.T @ _flatten(x)  # [o, I]
+        db = dz.sum(0) if ctx.db else None  # [o]
         return None if pending is None else pending.wait(), dW, db, None
 
 
 def _start_input_gradient(dz: Tensor, W: Tensor, shape: torch.Size, split: Split) -> Pending[Tensor]:
-    """Begin to sum dx = dz W over the ranks, [..., I], or this rank's shard of it."""
+    """Begin to sum dx = dz W over the ranks: [..., I], or this rank's shard of it."""
     if split.dim is None:
         return start_all_reduce((dz @ W).view(shape), split.axis)  # [..., I]
-    lengths = shard_sizes(shape[split.dim], split.axis.size)
-    if split.dim == len(shape) - 1:
+    dim = split.dim % len(shape)
+    lengths = shard_sizes(shape[dim], split.axis.size)
+    if dim == len(shape) - 1:
         # Column by column, so that what goes to each rank lies together: dz W would have to be cut and copied.
-        parts = [(dz @ w).view(*shape[:-1], w.shape[1]) for w in W.split(lengths, 1)]  # [..., i] each
+        parts = [(dz @ w).view(*shape[:-1], w.shape[1]) for w in W.split(lengths, 1)]  # [..., I / size] each
     else:
-        parts = list((dz @ W).view(shape).split(lengths, split.dim))  # [.., s, .., I] each
-    return start_reduce_scatter(parts, split.axis, dim=split.dim)
+        parts = list((dz @ W).view(shape).split(lengths, dim))  # [.., length / size, .., I] each
+    return start_reduce_scatter(parts, split.axis, dim=dim)
 
 
 class _Rows(torch.autograd.Function):
@@ -125,10 +138,12 @@ class _Rows(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, W: Tensor, b: Tensor | None, split: Split) -> Tensor:
         axis = split.axis
         if split.features is not None:
+            _check_features(x, split.features, split)
             x = own_shard(x, axis, dim=-1)  # [..., i]
-        rows = _flatten(x)  # [B, i]
-        ctx.save_for_backward(rows if ctx.needs_input_grad[1] else None, W if ctx.needs_input_grad[0] else None)
-        partial = _multiply(rows, W, b if axis.rank == 0 else None).view(*x.shape[:-1], W.shape[0])  # [..., O]
+        _check_features(x, W.shape[1], split)
+        dx, dW, ctx.db, _ = ctx.needs_input_grad
+        ctx.save_for_backward(x if dW else None, W if dx else None)
+        partial = F.linear(x, W, b if axis.rank == 0 else None)  # [..., O]
         ctx.split, ctx.shape = split, partial.shape
         return all_reduce(partial, axis) if split.dim is None else reduce_scatter(partial, axis, dim=split.dim)
 
@@ -144,18 +159,17 @@ class _Rows(torch.autograd.Function):
         pending = None
         if dx is not None and split.features is not None:
             pending = start_all_gather(dx, split.axis, dim=-1, total=split.features)
-        dW = None if x is None else dz.T @ x  # [O, i]
-        db = dz.sum(0) if ctx.needs_input_grad[2] else None  # [O]
+        dW = None if x is None else dz.T @ _flatten(x)  # [O, i]
+        db = dz.sum(0) if ctx.db else None  # [O]
         return dx if pending is None else torch.cat(pending.wait(), -1), dW, db, None
 
 
-def _apply(product: type[torch.autograd.Function], x: Tensor, W: Tensor, b: Tensor | None, split: Split) -> Tensor:
-    if torch.is_autocast_enabled(x.device.type):
-        # Here, where autograd sees it: in a Function, forward and backward would not agree on the dtype.
-        dtype = torch.get_autocast_dtype(x.device.type)
-        x, W, b = x.to(dtype), W.to(dtype), None if b is None else b.to(dtype)
-    z: Tensor = product.apply(x, W, b, split)
-    return z
+def _cast(x: Tensor, W: Tensor, b: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
+    """To the dtype of autocast, here where autograd sees it: inside a Function forward and backward would differ."""
+    if not torch.is_autocast_enabled(x.device.type):
+        return x, W, b
+    dtype = torch.get_autocast_dtype(x.device.type)
+    return x.to(dtype), W.to(dtype), None if b is None else b.to(dtype)
 
 
 def _flatten(x: Tensor) -> Tensor:
@@ -163,5 +177,9 @@ def _flatten(x: Tensor) -> Tensor:
     return x if x.ndim == 2 else x.reshape(x.shape[:-1].numel(), x.shape[-1])
 
 
-def _multiply(x: Tensor, W: Tensor, b: Tensor | None) -> Tensor:
-    return x @ W.T if b is None else torch.addmm(b, x, W.T)
+def _check_features(x: Tensor, needed: int, split: Split) -> None:
+    if x.shape[-1] != needed:
+        raise CannotRunError(
+            f"a split linear layer got {x.shape[-1]} features, in shape {list(x.shape)}; rank {split.axis.rank} of "
+            f"{split.axis.size} needs {needed}: say by `input` whether ranks have the whole input or shards"
+        )
