@@ -1,8 +1,9 @@
 """The threaded world: every rank is a thread with a `torch.distributed` of its own, and the threads take turns.
 
 For per-rank code that is not written against `Communicator`: DTensor, transformers' plans, Megatron-style functions.
-`dist.get_rank()`, groups and meshes are each thread's own, as in a process. One rank runs at a time, in rank order,
-until its next collective: no data races, the same order in every run, and a deadlock is seen at once and named.
+`dist.get_rank()`, groups, meshes and the states of random generators are each thread's own, as in a process. One rank
+runs at a time, in rank order, until its next collective: no data races, the same order in every run, and a deadlock is
+seen at once and named.
 
 The only file that knows PyTorch's process group for threads, which PyTorch keeps for its own tests.
 """
@@ -21,6 +22,7 @@ from torch._C._distributed_c10d import HashStore
 
 from shardproof.errors import CannotRunError
 from shardproof.worlds.processgroup import ProcessGroupCommunicator
+from shardproof.worlds.randomness import Randomness, randomness_kept
 from shardproof.worlds.world import DEFAULT_TIMEOUT
 
 if TYPE_CHECKING:
@@ -59,7 +61,7 @@ class ThreadedWorld:
             )
         turns = _Turns(size=self.size)
         results: dict[int, R] = {}
-        with _threads_as_ranks():
+        with _threads_as_ranks(), randomness_kept():
             threads = [
                 threading.Thread(target=_live, args=(rank, turns, results, fn, args), daemon=True, name=f"rank {rank}")
                 for rank in range(self.size)
@@ -90,6 +92,7 @@ class _Turns:
     ended: set[int] = field(default_factory=set)
     failures: list[_Failure] = field(default_factory=list)
     over: bool = False
+    randomness: Randomness = field(default_factory=Randomness.now)  # with which every rank begins
 
     def begin(self, rank: int) -> None:
         """Wait for the first turn, which comes when every thread has begun: from then on only one runs at a time."""
@@ -98,14 +101,17 @@ class _Turns:
             self.changed.notify_all()
             self.changed.wait_for(lambda: self.over or (self.begun == self.size and self.current == rank))
         self._leave_if_over()
+        self.randomness.restore()
 
     def wait_until(self, rank: int, done: Callable[[], bool], what: str) -> None:
         """Give the turn away until `done`."""
+        own = Randomness.now()
         with self.changed:
             self.waiting[rank] = what
             self._pass_on(rank)
             self.changed.wait_for(lambda: self.over or (self.current == rank and done()))
         self._leave_if_over()
+        own.restore()
 
     def release(self, ranks: list[int]) -> None:
         """What these ranks waited for has happened."""
@@ -224,6 +230,21 @@ def _make_group(_store: Any, rank: int, size: int, _timeout: Any) -> dist.Proces
     return ProcessLocalGroup(rank, size)
 
 
+def is_thread_of_world() -> bool:
+    """Whether the calling thread is a rank."""
+    return hasattr(_here, "turns")
+
+
+@contextmanager
+def tell_of_meetings(tell: Callable[[Any, Any, tuple[int, ...]], None]) -> Iterator[None]:
+    """Inside, this rank's collectives are told: PyTorch's collective, the rank's tensors, the ranks of the group."""
+    before, _here.tell = getattr(_here, "tell", None), tell
+    try:
+        yield
+    finally:
+        _here.tell = before
+
+
 class _Meeting:
     """One collective of one group: in place of PyTorch's, whose waiting ranks would keep their turn."""
 
@@ -249,6 +270,8 @@ class _Meeting:
             turns.release(self._arrived)
         else:
             turns.wait_until(_here.rank, lambda: self._done, self._called[rank])
+        if getattr(_here, "tell", None) is not None:
+            _here.tell(self._collective, data, tuple(sorted(self._arrived)))
         return ret_work(data)
 
     def _check_alike(self) -> None:
