@@ -32,6 +32,7 @@ from torch import Tensor, nn
 
 from shardproof.errors import CannotRunError
 from shardproof.proving.capture import capture_exactly, capture_natively, local_value
+from shardproof.proving.collectives import collectives_recorded
 from shardproof.proving.precision import Precision
 from shardproof.proving.records import Phase, Records
 from shardproof.proving.sides import Side, copy_batch, make_mesh
@@ -107,6 +108,7 @@ class Run:
             if not number:
                 self._inside.enter_context(nullcontext() if self._exact is None else self._exact.joined())
                 self._inside.enter_context(watched(model, self._records))
+                self._inside.enter_context(collectives_recorded(model, self._records))
             self._records.step = number
             self._taken = number + 1
             yield copy_batch(self._batch, self._dtype)

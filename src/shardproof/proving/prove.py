@@ -6,8 +6,6 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING
 
-import torch
-
 from shardproof.errors import CannotRunError
 from shardproof.proving.alignment import Alignment
 from shardproof.proving.axes import Axes, make_axes
@@ -15,6 +13,7 @@ from shardproof.proving.conclude import conclude
 from shardproof.proving.findings import Proof
 from shardproof.proving.judge import judge
 from shardproof.proving.layout import find_layout
+from shardproof.proving.precision import Precision
 from shardproof.proving.ranks import run_in_processes, run_in_threads
 from shardproof.proving.rounding import measure_rounding
 from shardproof.proving.runs import Runs
@@ -86,7 +85,7 @@ def prove(
         fresh=candidate is None,
     )
     sides = _Sides(subject=subject, spawn=spawn, timeout=timeout, reload=reload)
-    round_ = sides.run(runs, reference_dtypes=(torch.float64, torch.float32), rank_dtypes=(torch.float64,))
+    round_ = sides.run(runs, reference_precisions=(Precision.FLOAT64, Precision.FLOAT32), rank_precisions=(Precision.FLOAT64,))
     layout = find_layout(
         round_.reference.parameters,
         {name: {rank: side.parameters[name] for rank, side in enumerate(round_.ranks)} for name in round_.names},
@@ -140,7 +139,7 @@ class _Sides:
     reload: Reload | None
 
     def run(
-        self, runs: Runs, *, reference_dtypes: tuple[torch.dtype, ...], rank_dtypes: tuple[torch.dtype, ...]
+        self, runs: Runs, *, reference_precisions: tuple[Precision, ...], rank_precisions: tuple[Precision, ...]
     ) -> _Round:
         """Both sides from the same full state.
 
@@ -152,8 +151,8 @@ class _Sides:
         state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
         # The candidate gets contexts of its own: what the reference lifts or tags is not known to it.
         contexts = runs.contexts()
-        reference = self._reference(model, replace(runs, native=reference_dtypes), contexts)
-        ranks = self._ranks(state, replace(runs, native=rank_dtypes))
+        reference = self._reference(model, replace(runs, native=reference_precisions), contexts)
+        ranks = self._ranks(state, replace(runs, native=rank_precisions))
         primes = tuple(context.prime for context in contexts)
         return _Round(reference=reference, ranks=ranks, primes=primes, runs=runs)
 
@@ -175,18 +174,18 @@ class _Sides:
 def _rounding(round_: _Round, layout: Layout) -> Callable[[Key], Rounding | None]:
     """Measures a tensor's difference in float64 against the reference's noise."""
     own = {name: {0: values} for name, values in round_.reference.parameters.items()}
-    beside = round_.reference.native[torch.float64]
+    beside = round_.reference.native[Precision.FLOAT64]
     return partial(
         measure_rounding,
         candidate=Alignment(
             reference=beside,
-            ranks=[side.native[torch.float64] for side in round_.ranks],
+            ranks=[side.native[Precision.FLOAT64] for side in round_.ranks],
             layout=layout,
             axes=round_.runs.axes,
         ),
         float32=Alignment(
             reference=beside,
-            ranks=[round_.reference.native[torch.float32]],
+            ranks=[round_.reference.native[Precision.FLOAT32]],
             axes=Axes(),
             layout=find_layout(round_.reference.parameters, own),
         ),

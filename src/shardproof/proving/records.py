@@ -11,6 +11,8 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
+    from shardproof.proving.collectives import Collective
+
 
 class Phase(StrEnum):
     """What a recorded tensor is, in the order in which a step computes them."""
@@ -68,6 +70,7 @@ class Records:
     step: int = 0
     tensors: dict[Key, Recorded] = field(default_factory=dict)
     missing: list[Key] = field(default_factory=list)
+    collectives: list[Collective] = field(default_factory=list)
 
     def add(self, phase: Phase, name: str, tensor: Tensor | None, *, call: int = 0) -> Key:
         """Record a tensor under the next call of its name; None (a parameter without a gradient) as missing."""

@@ -17,6 +17,7 @@ from torch.utils._pytree import tree_map
 
 from shardproof.errors import CannotRunError
 from shardproof.proving.capture import capture_exactly, capture_natively, local_value
+from shardproof.proving.collectives import collectives_recorded, nothing_recorded
 from shardproof.proving.precision import Precision, build_as_it_is, load_model
 from shardproof.proving.records import Records
 from shardproof.proving.segments import Segments
@@ -147,6 +148,7 @@ def _run(
 ) -> Side:
     """Every run on a model of its own: a sharding may keep buffers beside it, which hold residues after one of them."""
     parameters: dict[str, Tensor] = {}
+    heard = collectives_recorded if runs.native and dist.is_initialized() else nothing_recorded
 
     def run(precision: Precision, exact: ExactArithmetic | None = None) -> Records:
         model = build(precision)
@@ -155,11 +157,12 @@ def _run(
         batch = shares.rows_of(copy_batch(step.batch, precision.dtype))
         if exact is None:
             records = Records(capture=partial(capture_natively, beat=beat))
-            train(model, step, batch, records, shares=shares)
+            with heard(model, records):
+                train(model, step, batch, records, shares=shares)
             return records
         records = Records(capture=partial(capture_exactly, exact, beat=beat))
         segments = Segments(exact=exact, outputs=runs.cuts) if runs.fresh else None
-        with exact.joined():
+        with exact.joined(), heard(model, records):
             train(model, step, batch, records, segments, shares)
         if dist.is_initialized():
             dist.barrier()  # the next run begins when the last rank has left this one

@@ -1,0 +1,105 @@
+"""Heard: every collective that a rank takes part in, told as it happens, in any world and whoever calls it.
+
+Ranks that are threads meet in one place. In processes a collective of `torch.distributed` is an op below autograd, by
+its plain or by its functional name, and a mode sees it; one op is told once, whatever it is carried out by.
+"""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensor
+from torch.distributed.distributed_c10d import _resolve_process_group
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from shardproof.worlds.threaded import is_thread_of_world, tell_of_meetings
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from torch._ops import OpOverload
+
+_NAMESPACES: Final = frozenset({"c10d", "_c10d_functional", "_dtensor"})
+# They wait, or look at a tensor, and move nothing.
+_SILENT: Final = frozenset({"wait_tensor", "_wrap_tensor_autograd", "barrier", "monitored_barrier_", "check_for_nan"})
+_PLAIN: Final = (Tensor, torch.nn.Parameter, torch.nn.Buffer)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Heard:
+    """One collective, as one rank takes part in it.
+
+    Attributes:
+        kind: its name in this world, and the reduction: 'AllReduce SUM'. Two worlds name one collective differently.
+        ranks: of the group, by their numbers in the world.
+        shapes: of the rank's tensors.
+    """
+
+    kind: str
+    ranks: tuple[int, ...]
+    shapes: tuple[tuple[int, ...], ...]
+
+
+@contextmanager
+def listen(tell: Callable[[Heard], None]) -> Iterator[None]:
+    """Inside, `tell` is called for every collective that the calling rank takes part in; barriers are none."""
+    if is_thread_of_world():
+
+        def told(collective: Any, data: Any, ranks: tuple[int, ...]) -> None:
+            kind = f"{type(collective).__name__} {_name_of(getattr(collective, 'op', None))}".strip()
+            tell(Heard(kind=kind, ranks=ranks, shapes=_shapes_of(data)))
+
+        with tell_of_meetings(told):
+            yield
+    else:
+        with _Listener(tell):
+            yield
+
+
+class _Listener(TorchDispatchMode):
+    """Sees every op of this process before any other mode; DTensors take themselves apart first."""
+
+    def __init__(self, tell: Callable[[Heard], None]) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._tell = tell
+
+    def __torch_dispatch__(
+        self, func: OpOverload, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if any(issubclass(kind, FakeTensor) for kind in types):
+            return func(*args, **kwargs)  # shapes alone
+        if not all(kind in _PLAIN for kind in types):
+            return NotImplemented
+        name = func._schema.name.partition("::")[2]  # noqa: SLF001 - the schema is private by name only
+        if func.namespace in _NAMESPACES and name not in _SILENT:
+            given = dict(zip((a.name for a in func._schema.arguments), args, strict=False)) | kwargs  # noqa: SLF001
+            kind = f"{name} {_name_of(given.get('reduce_op'))}".strip()
+            self._tell(Heard(kind=kind, ranks=_ranks_of(given), shapes=_shapes_of(given)))
+        return func(*args, **kwargs)
+
+
+def _ranks_of(given: dict[str, Any]) -> tuple[int, ...]:
+    if "process_group" in given:
+        group = dist.ProcessGroup.unbox(given["process_group"])
+    else:
+        group = _resolve_process_group(given.get("group_name", given.get("group")))
+    return tuple(dist.get_process_group_ranks(group))
+
+
+def _shapes_of(data: Any) -> tuple[tuple[int, ...], ...]:
+    return tuple(tuple(x.shape) for x in tree_leaves(data) if isinstance(x, Tensor))
+
+
+def _name_of(reduction: Any) -> str:
+    """'SUM' of what says so: a string, a value of PyTorch's enumeration, or an op's argument that holds one."""
+    if reduction is None or isinstance(reduction, str):
+        return (reduction or "").upper()
+    kinds = dist.ReduceOp.RedOpType
+    return str(reduction if isinstance(reduction, kinds) else kinds(reduction.op())).rpartition(".")[2]
