@@ -22,6 +22,8 @@ from shardproof.exact.registry import formula
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from torch.overrides import TorchFunctionMode
+
     from shardproof.exact.arithmetic import Arithmetic, Residue
 
 torch.library.define("shardproof::dropout_mask", "(Tensor x, float p) -> Tensor")
@@ -101,7 +103,26 @@ _DROPOUTS: Final[dict[Any, Callable[..., Dropout | None]]] = {
 }
 
 
-def drops_weights(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+def call_with_masks(
+    func: Callable[..., Any],
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    mask_of: Callable[[Dropout], Tensor],
+    *,
+    inside: TorchFunctionMode,
+) -> Tensor | None:
+    """The result of dropout, or of attention that drops weights, with masks made here; None of anything else.
+
+    Attention is written out, and its parts are called in the mode `inside`.
+    """
+    if _drops_weights(func, args, kwargs):
+        with inside:
+            return written_out_attention(*args, **kwargs)
+    dropout = find_dropout(func, args, kwargs)
+    return None if dropout is None else dropout.times(mask_of(dropout))
+
+
+def _drops_weights(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
     """Whether this is a call of attention that drops some of its weights."""
     if func is not F.scaled_dot_product_attention:
         return False

@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from shardproof.exact.dropout import drops_weights, find_dropout, oracle_of, written_out_attention
+from shardproof.exact.dropout import call_with_masks, oracle_of
 from shardproof.exact.opened import BACKWARDS, opened
 
 if TYPE_CHECKING:
@@ -109,12 +109,9 @@ class Rewrites(TorchFunctionMode):
             with self if func in BACKWARDS else inside:
                 return body(*args, **kwargs)
         if self._oracles:
-            if drops_weights(func, args, kwargs):
-                with inside:
-                    return written_out_attention(*args, **kwargs)
-            dropout = find_dropout(func, args, kwargs)
-            if dropout is not None:
-                return dropout.times(oracle_of(dropout))
+            dropped = call_with_masks(func, args, kwargs, oracle_of, inside=inside)
+            if dropped is not None:
+                return dropped
         otherwise = _rewritten(func, args, kwargs)
         return func(*args, **kwargs) if otherwise is None else otherwise
 

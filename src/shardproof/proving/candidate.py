@@ -33,6 +33,7 @@ from torch import Tensor, nn
 from shardproof.errors import CannotRunError
 from shardproof.proving.capture import capture_exactly, capture_natively, local_value
 from shardproof.proving.collectives import collectives_recorded
+from shardproof.proving.dropout import dropout_standing_in, masks_drawn
 from shardproof.proving.precision import Precision
 from shardproof.proving.records import Phase, Records
 from shardproof.proving.sides import Side, copy_batch, make_mesh
@@ -46,6 +47,7 @@ if TYPE_CHECKING:
     from torch.optim import Optimizer
 
     from shardproof.exact import ExactArithmetic
+    from shardproof.proving.dropout import Masks
     from shardproof.proving.runs import Runs
     from shardproof.proving.step import Step
     from shardproof.proving.subject import Candidate
@@ -69,6 +71,7 @@ class Run:
     _dtype: torch.dtype | None
     _records: Records
     _exact: ExactArithmetic | None
+    _masks: Masks | None = None
     _inside: ExitStack = field(default_factory=ExitStack)
     _model: nn.Module | None = None
     _parameters: dict[str, Tensor] = field(default_factory=dict)
@@ -108,6 +111,8 @@ class Run:
             if not number:
                 self._inside.enter_context(nullcontext() if self._exact is None else self._exact.joined())
                 self._inside.enter_context(watched(model, self._records))
+                if self._masks is not None:
+                    self._inside.enter_context(masks_drawn(model, self._records, self._masks))
                 self._inside.enter_context(collectives_recorded(model, self._records))
             self._records.step = number
             self._taken = number + 1
@@ -156,7 +161,8 @@ def run_training(
     assert comm.size == runs.size
     mesh = make_mesh(runs.mesh)
 
-    def run_once(exact: ExactArithmetic | None, precision: Precision) -> Run:
+    def run_once(exact: ExactArithmetic | None, precision: Precision, masks: Masks | None = None) -> Run:
+        torch.manual_seed(runs.build_seed)
         dtype = precision.dtype
         run = Run(
             mesh=mesh,
@@ -170,6 +176,7 @@ def run_training(
                 else partial(capture_exactly, exact, beat=beat)
             ),
             _exact=exact,
+            _masks=masks,
         )
         try:
             candidate(run)
@@ -183,10 +190,15 @@ def run_training(
         return run
 
     exactly = [run_once(exact, Precision.FLOAT64) for exact in contexts]
-    natively = {precision: run_once(None, precision) for precision in runs.native}
+    with dropout_standing_in():
+        natively = {precision: run_once(None, precision) for precision in runs.native}
+    masks: Masks = {}
+    if runs.draws:
+        run_once(None, Precision.FLOAT64, masks)
     first = [*exactly, *natively.values()][0]
     return Side(
         parameters=first._parameters,  # noqa: SLF001
         trials=[run._records for run in exactly],  # noqa: SLF001
         native={precision: run._records for precision, run in natively.items()},  # noqa: SLF001
+        masks=masks,
     )

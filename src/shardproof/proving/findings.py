@@ -15,10 +15,11 @@ if TYPE_CHECKING:
 
 
 class Verdict(StrEnum):
-    """See DESIGN's table; `ok` is PROVED and ROUNDING."""
+    """See docs/proving.md; `ok` are PROVED, ROUNDING and DRAWN."""
 
     PROVED = "PROVED"
     ROUNDING = "ROUNDING"
+    DRAWN = "DRAWN"
     WRONG = "WRONG"
     UNDECIDED = "UNDECIDED"
     VACUOUS = "VACUOUS"
@@ -27,7 +28,7 @@ class Verdict(StrEnum):
     @property
     def ok(self) -> bool:
         """Whether a tensor with this verdict needs no one's attention."""
-        return self in (Verdict.PROVED, Verdict.ROUNDING)
+        return self in (Verdict.PROVED, Verdict.ROUNDING, Verdict.DRAWN)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,7 +38,7 @@ class Finding:
     Attributes:
         key: which.
         verdict: what is said of it.
-        cause: in words, where a relation explains the difference exactly; else empty.
+        cause: in words, where a relation explains the difference exactly, or of DRAWN what was drawn; else empty.
         ranks: where it differs.
         differing: how many elements differ, of `elements`.
         false_accept: of PROVED, a bound on the probability of agreeing by chance; None if none is derived.

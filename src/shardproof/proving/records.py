@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 class Phase(StrEnum):
     """What a recorded tensor is, in the order in which a step computes them."""
 
+    INITIAL = "initial parameter"  # as the user's own model has it, from a seed
     OUTPUT = "output"  # of a module
     LOSS = "loss"
     OUTPUT_GRADIENT = "output gradient"  # dL/d(output of a module)
@@ -25,6 +26,7 @@ class Phase(StrEnum):
     STATE = "optimizer state"
     UPDATE = "updated parameter"
     BUFFER = "buffer"
+    MASK = "dropout mask"  # as each rank's generator draws it
 
 
 # Laid out as their parameter is; the others' layout has to be inferred.

@@ -30,6 +30,7 @@ class Runs:
         dtypes: of the entries of the state as the user's model is built.
         cuts: the modules whose outputs are cut, by name and call; see `segments.py`.
         fresh: parameters and optimizer state start each step from fresh residues.
+        draws: initial values and dropout masks are looked at too, from the build seed.
     """
 
     mesh: Mapping[str, int]
@@ -40,6 +41,7 @@ class Runs:
     dtypes: Mapping[str, torch.dtype] = field(default_factory=dict)
     cuts: Cuts = frozenset()
     fresh: bool = True
+    draws: bool = False
 
     @property
     def axes(self) -> Axes:
@@ -53,4 +55,4 @@ class Runs:
 
     def contexts(self) -> list[ExactArithmetic]:
         """An exact arithmetic for each seed; ranks that are threads share them."""
-        return [ExactArithmetic(seed=seed) for seed in self.seeds]
+        return [ExactArithmetic(seed=seed, random="oracle") for seed in self.seeds]

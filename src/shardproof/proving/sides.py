@@ -6,7 +6,7 @@ Both are run by the same code, trial by trial; the candidate's is per-rank code 
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +18,8 @@ from torch.utils._pytree import tree_map
 from shardproof.errors import CannotRunError
 from shardproof.proving.capture import capture_exactly, capture_natively, local_value
 from shardproof.proving.collectives import collectives_recorded, nothing_recorded
+from shardproof.proving.dropout import dropout_standing_in, masks_drawn
+from shardproof.proving.initial import initial_values
 from shardproof.proving.precision import Precision, build_as_it_is, load_model
 from shardproof.proving.records import Records
 from shardproof.proving.segments import Segments
@@ -31,6 +33,7 @@ if TYPE_CHECKING:
     from torch.distributed.device_mesh import DeviceMesh
 
     from shardproof.exact import ExactArithmetic
+    from shardproof.proving.dropout import Masks
     from shardproof.proving.runs import Runs
     from shardproof.proving.step import Step
     from shardproof.proving.subject import Parallelize
@@ -46,12 +49,16 @@ class Side:
         trials: the records of each.
         native: the records of ordinary runs, without exact arithmetic.
         failed: why the reference has no run in the user's own dtypes, if it was asked for; else empty.
+        initial: its parameters as the user's model starts with them, without the prover's values.
+        masks: of dropout, as its generators draw them.
     """
 
     parameters: Mapping[str, Tensor]
     trials: Sequence[Records]
     native: Mapping[Precision, Records]
     failed: str = ""
+    initial: Mapping[str, Tensor] = field(default_factory=dict)
+    masks: Masks = field(default_factory=dict)
 
 
 def build_model(step: Step, seed: int) -> nn.Module:
@@ -84,7 +91,7 @@ def run_reference(step: Step, model: nn.Module, runs: Runs, contexts: Sequence[E
     if needed == runs.native:
         return side
     try:
-        own = _run(step, build, replace(runs, native=(Precision.OWN,)), [], shares)
+        own = _run(step, build, replace(runs, native=(Precision.OWN,), draws=False), [], shares)
     except Exception as error:  # noqa: BLE001 - whatever the user's code raises
         return replace(side, failed=f"{type(error).__name__}: {error}")
     return replace(side, native={**side.native, **own.native})
@@ -113,7 +120,10 @@ def run_parallelized(
     def build(precision: Precision) -> nn.Module:
         return _parallelize(load_model(step, runs.build_seed, state, precision), parallelize, mesh)
 
-    return _run(step, build, runs, contexts, share_of(runs.axes, mesh, comm.rank), beat=beat)
+    side = _run(step, build, runs, contexts, share_of(runs.axes, mesh, comm.rank), beat=beat)
+    if not runs.draws:
+        return side
+    return replace(side, initial=initial_values(_parallelize(build_as_it_is(step, runs.build_seed), parallelize, mesh)))
 
 
 def make_mesh(sizes: Mapping[str, int]) -> DeviceMesh:
@@ -169,8 +179,14 @@ def _run(
         return records
 
     trials = [run(Precision.FLOAT64, exact) for exact in contexts]
-    native = {precision: run(precision) for precision in runs.native}
-    return Side(parameters=parameters, trials=trials, native=native)
+    with dropout_standing_in():
+        native = {precision: run(precision) for precision in runs.native}
+    masks: Masks = {}
+    if runs.draws:
+        model, records = build(Precision.FLOAT64), Records(capture=partial(capture_natively, beat=beat))
+        with masks_drawn(model, records, masks):
+            train(model, step, shares.rows_of(copy_batch(step.batch)), records, shares=shares)
+    return Side(parameters=parameters, trials=trials, native=native, masks=masks)
 
 
 def copy_batch(batch: Any, dtype: torch.dtype | None = torch.float64) -> Any:
