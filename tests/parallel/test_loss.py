@@ -58,7 +58,7 @@ def step(ids=TARGETS, **options):
 
 
 def split(model, axis, *, multiple=None):
-    sharding = split_vocabulary(model.head.weight, axis, multiple=multiple)
+    sharding = split_vocabulary(model.head.weight.shape, axis, multiple=multiple)
     whole, z_loss = model.head, model.loss.z_loss
     model.loss = VocabularyParallelCrossEntropy.from_loss(model.loss, axis, sharding=sharding, z_loss=z_loss)
     model.head = ColumnLinear.from_linear(whole, axis)
@@ -112,7 +112,7 @@ def planted(**changes):
 def gathered_logits(model, axis):
     """M28: whole logits to a loss that is split: every rank counts them all, loss + log N."""
     model.loss = VocabularyParallelCrossEntropy.from_loss(
-        model.loss, axis, sharding=split_vocabulary(model.head.weight, axis, multiple=None)
+        model.loss, axis, sharding=split_vocabulary(model.head.weight.shape, axis, multiple=None)
     )
     model.loss.loss = replace(model.loss.loss, start=0, stop=V)
 
@@ -143,7 +143,7 @@ def test_natively_it_is_pytorchs_own(dtype):
     x, ids = random(T, V).to(dtype), TARGETS
 
     def on_rank(axis):
-        sharding = split_vocabulary(torch.empty(V, H), axis, multiple=None)
+        sharding = split_vocabulary((V, H), axis, multiple=None)
         whole = nn.CrossEntropyLoss(label_smoothing=0.1)
         module = VocabularyParallelCrossEntropy.from_loss(whole, axis, sharding=sharding)
         own = x[:, module.loss.start : module.loss.stop].clone().requires_grad_()
@@ -161,7 +161,7 @@ def test_natively_it_is_pytorchs_own(dtype):
 
 def test_large_logits_do_not_overflow():
     def on_rank(axis):
-        sharding = split_vocabulary(torch.empty(4, H), axis, multiple=None)
+        sharding = split_vocabulary((4, H), axis, multiple=None)
         module = VocabularyParallelCrossEntropy.from_loss(nn.CrossEntropyLoss(), axis, sharding=sharding)
         return module(torch.tensor([[1e4, 0.0]]) if axis.rank == 1 else torch.zeros(1, 2), torch.tensor([2]))
 
@@ -171,7 +171,7 @@ def test_large_logits_do_not_overflow():
 def test_a_gradient_twice_is_not_spoilt_by_the_first():
     with alone(2) as axis:
         module = VocabularyParallelCrossEntropy.from_loss(
-            nn.CrossEntropyLoss(), axis, sharding=split_vocabulary(torch.empty(V, H), axis, multiple=None)
+            nn.CrossEntropyLoss(), axis, sharding=split_vocabulary((V, H), axis, multiple=None)
         )
         x = random(T, 4).requires_grad_()
         loss = module(x, TARGETS)
@@ -182,7 +182,7 @@ def test_a_gradient_twice_is_not_spoilt_by_the_first():
 @pytest.mark.parametrize("size", [2, 3])
 def test_the_calls_are_those_predicted(size):
     with alone(size) as axis:
-        sharding = split_vocabulary(torch.empty(V, H), axis, multiple=None)
+        sharding = split_vocabulary((V, H), axis, multiple=None)
         module = VocabularyParallelCrossEntropy.from_loss(
             nn.CrossEntropyLoss(label_smoothing=0.1), axis, sharding=sharding
         )
@@ -194,7 +194,7 @@ def test_the_calls_are_those_predicted(size):
 
 def test_what_cannot_be_split_says_why():
     with alone(2) as axis:
-        sharding = split_vocabulary(torch.empty(V, H), axis, multiple=None)
+        sharding = split_vocabulary((V, H), axis, multiple=None)
 
         def make(loss):
             return VocabularyParallelCrossEntropy.from_loss(loss, axis, sharding=sharding)

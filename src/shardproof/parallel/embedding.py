@@ -19,6 +19,8 @@ from shardproof.parallel.sharding import Sharding, cut_parameter, split, split_p
 from shardproof.parallel.traffic import Traffic
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from torch import Tensor
 
     from shardproof.parallel.axis import Axis
@@ -70,7 +72,7 @@ class VocabularyParallelEmbedding(nn.Module):
             CannotRunError: the embedding has an option that cannot be split, or there are fewer rows than ranks.
         """
         check_options(embedding)
-        sharding = split_vocabulary(embedding.weight, axis, multiple=multiple)
+        sharding = split_vocabulary(embedding.weight.shape, axis, multiple=multiple)
         weight = cut_parameter(embedding.weight, sharding)
         return cls(weight, sharding, axis, padding_idx=embedding.padding_idx, output=output)
 
@@ -172,20 +174,20 @@ class FeatureParallelEmbedding(nn.Module):
         return f"{self.num_embeddings}, {self.weight.shape[1]} features of {self.embedding_dim}"
 
 
-def split_vocabulary(weight: Tensor, axis: Axis, *, multiple: int | None) -> Sharding:
-    """How rows [V, ...] of a vocabulary are split, for an embedding and for the head alike.
+def split_vocabulary(shape: Sequence[int], axis: Axis, *, multiple: int | None) -> Sharding:
+    """How a tensor of shape [V, ...] is split by its rows, for an embedding and for the head alike.
 
     Raises:
         CannotRunError: a rank would hold no row of the vocabulary.
     """
     if multiple is None:
-        sharding = split(weight.shape, 0, rank=axis.rank, size=axis.size)
+        sharding = split(shape, 0, rank=axis.rank, size=axis.size)
     else:
-        sharding = split_padded(weight.shape, 0, multiple=multiple, rank=axis.rank, size=axis.size)
+        sharding = split_padded(shape, 0, multiple=multiple, rank=axis.rank, size=axis.size)
     if not all(sharding.pieces):
         padded = "" if multiple is None else f" padded to multiples of {multiple}"
         raise CannotRunError(
-            f"a vocabulary of {weight.shape[0]}{padded} on {axis.size} ranks leaves a rank without any of it: use "
+            f"a vocabulary of {shape[0]}{padded} on {axis.size} ranks leaves a rank without any of it: use "
             f"fewer ranks{'' if multiple is None else ' or a smaller multiple'}"
         )
     return sharding

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from shardproof.parallel.collectives import sum_gradients
-from shardproof.parallel.sharding import replicated, set_sharding
+from shardproof.parallel.sharding import replicated, set_sharding, sharding_of
 from shardproof.parallel.traffic import Traffic
 
 if TYPE_CHECKING:
@@ -26,23 +26,26 @@ if TYPE_CHECKING:
 REPLICATED_IN_PARTS = Traffic(backward=("all_reduce",))
 
 
-def sum_gradients_of_parameters(module: nn.Module, axis: Axis) -> nn.Module:
+def sum_gradients_of_parameters(module: nn.Module, axis: Axis, *, start: int = 0) -> nn.Module:
     """Identity forward, all-reduce backward for the parameters of a module: one all-reduce for all of its own.
 
-    Works for any module that reads its parameters as attributes of itself: LayerNorm, RMSNorm, a framework's own. The
-    module is changed in place; a copy of it is changed too.
+    Works for any module that reads its parameters as attributes of itself: LayerNorm, RMSNorm, a framework's own, a
+    linear layer whose last rows are KV heads that several ranks hold. The module is changed in place; a copy of it is
+    changed too.
 
     Args:
-        module: its own parameters are replicated; those of its children are left alone.
+        module: its own parameters are the same on all ranks; those of its children are left alone.
         axis: the ranks, each of which uses them on its own part of the data.
+        start: the first index of each parameter's dim 0 that is the same on all ranks.
 
     Returns:
         The module.
     """
     for parameter in module.parameters(recurse=False):
-        set_sharding(parameter, replicated(parameter.shape, rank=axis.rank, size=axis.size))
+        if sharding_of(parameter) is None:
+            set_sharding(parameter, replicated(parameter.shape, rank=axis.rank, size=axis.size))
     if axis.size > 1:
-        module.register_forward_pre_hook(_Enter(axis=axis))
+        module.register_forward_pre_hook(_Enter(axis=axis, start=start))
         module.register_forward_hook(_leave, always_call=True)
     return module
 
@@ -55,16 +58,19 @@ class _Enter:
     """
 
     axis: Axis
+    start: int
 
     def __call__(self, module: nn.Module, _inputs: Any) -> None:
         own = {name: p for name, p in module.named_parameters(recurse=False) if p.requires_grad}
         if not (own and torch.is_grad_enabled()):
             return
-        flat = sum_gradients(torch.cat([p.reshape(-1) for p in own.values()]), self.axis)
-        parts = flat.split([p.numel() for p in own.values()])
-        for (name, parameter), part in zip(own.items(), parts, strict=True):
+        alike = [p[self.start :] if self.start else p for p in own.values()]
+        flat = sum_gradients(torch.cat([p.reshape(-1) for p in alike]), self.axis)
+        parts = flat.split([p.numel() for p in alike])
+        for (name, parameter), part, like in zip(own.items(), parts, alike, strict=True):
+            entered = part.view(like.shape)
             # An entry of __dict__ is found before the parameter of that name, which stays where it is.
-            module.__dict__[name] = part.view(parameter.shape)
+            module.__dict__[name] = torch.cat([parameter[: self.start], entered]) if self.start else entered
 
 
 def _leave(module: nn.Module, _inputs: Any, _output: Any) -> None:

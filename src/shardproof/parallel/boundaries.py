@@ -1,0 +1,235 @@
+"""Styles of what enters and leaves a module: its tensors are communicated, its parameters are not split.
+
+Done by hooks on the module, which stays what it is; so for attention, MLP and expert modules of any framework.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from torch.distributed.tensor import Partial, Replicate, Shard
+
+from shardproof.errors import CannotRunError
+from shardproof.parallel.collectives import (
+    gather_shards,
+    gather_shards_sum_gradients,
+    sum_gradients,
+    sum_partials,
+    sum_partials_take_shard,
+    take_shard,
+)
+from shardproof.parallel.styles import REPLICATE, Change
+from shardproof.parallel.traffic import Traffic
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from shardproof.parallel.axis import Axis
+    from shardproof.parallel.styles import Site
+    from shardproof.parallel.traffic import Collective
+
+    Placement = Replicate | Shard | Partial
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Move:
+    """From one placement to another, both of values whose gradients are placed alike.
+
+    Attributes:
+        source: what the tensor is.
+        target: what it becomes.
+    """
+
+    source: Placement
+    target: Placement
+
+    def __post_init__(self) -> None:
+        if isinstance(self.target, Partial) and self.source != self.target:
+            raise CannotRunError(
+                f"a tensor is not moved from {self.source} to {self.target}: give Replicate() or Shard"
+            )
+
+    def __call__(self, x: Tensor, axis: Axis) -> Tensor:
+        """Move a tensor; shards are equally long."""
+        if self.source == self.target:
+            return x
+        if isinstance(self.source, Partial):
+            if isinstance(self.target, Shard):
+                return sum_partials_take_shard(x, axis, dim=self.target.dim)
+            return sum_partials(x, axis)
+        if isinstance(self.source, Shard):
+            x = gather_shards(x, axis, dim=self.source.dim)
+        return take_shard(x, axis, dim=self.target.dim) if isinstance(self.target, Shard) else x
+
+    @property
+    def traffic(self) -> Traffic:
+        """The collectives of one forward and backward."""
+        if self.source == self.target:
+            return Traffic()
+        if isinstance(self.source, Partial):
+            if isinstance(self.target, Shard):
+                return Traffic(forward=("reduce_scatter",), backward=("all_gather",))
+            return Traffic(forward=("all_reduce",))
+        gathers: tuple[Collective, ...] = ("all_gather",)
+        return Traffic(
+            forward=gathers if isinstance(self.source, Shard) else (),
+            backward=gathers if isinstance(self.target, Shard) else (),
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Enter:
+    """An input that the module's projections share, for each rank to use in its own way: its gradient is summed once.
+
+    Of a replicated tensor: identity forward, all-reduce backward. Of a sequence's shards: all-gather forward,
+    reduce-scatter backward. The projections are `Column(entered=True)`: one collective in place of one for each.
+
+    Attributes:
+        source: what comes in, `Replicate()` or `Shard(dim)`.
+        argument: which: a position, or a keyword.
+    """
+
+    source: Replicate | Shard = REPLICATE
+    argument: int | str = 0
+
+    def prepare(self, site: Site) -> Change:
+        """See `Style`."""
+        traffic = Traffic(backward=("all_reduce",))
+        if isinstance(self.source, Shard):
+            traffic = Traffic(forward=("all_gather",), backward=("reduce_scatter",))
+        hook = _Inputs(axis=site.axis, moves={self.argument: self._enter})
+        return Change(module=site.module, install=hook.install, traffic=((site.axis, traffic),))
+
+    def _enter(self, x: Tensor, axis: Axis) -> Tensor:
+        if isinstance(self.source, Shard):
+            return gather_shards_sum_gradients(x, axis, dim=self.source.dim)
+        return sum_gradients(x, axis)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Boundary:
+    """A module's inputs and outputs moved from placement to placement, as torch's `PrepareModuleInput` and `Output`.
+
+    Attributes:
+        inputs: by position or keyword.
+        outputs: by position; a module that returns one tensor has it at 0.
+    """
+
+    inputs: Mapping[int | str, Move] = field(default_factory=dict)
+    outputs: Mapping[int, Move] = field(default_factory=dict)
+
+    def prepare(self, site: Site) -> Change:
+        """See `Style`."""
+        entering = _Inputs(axis=site.axis, moves=dict(self.inputs))
+        leaving = _Outputs(axis=site.axis, moves=dict(self.outputs))
+
+        def install(module: nn.Module) -> None:
+            entering.install(module)
+            leaving.install(module)
+
+        moves = [*self.inputs.values(), *self.outputs.values()]
+        traffic = tuple((site.axis, move.traffic) for move in moves)
+        return Change(module=site.module, install=install, traffic=traffic)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Experts:
+    """Experts of which each rank has a part of every one's width: outputs are summed; so are the inputs' gradients.
+
+    The module is called with hidden states, the experts' indices and their weights, as transformers has it. Hidden
+    states and weights are replicated, and each rank uses them in its own way.
+    """
+
+    def prepare(self, site: Site) -> Change:
+        """See `Style`."""
+        moves = {0: sum_gradients, 2: sum_gradients}
+        leaving = Move(source=Partial(), target=Replicate())
+        traffic = Traffic(forward=("all_reduce",), backward=("all_reduce", "all_reduce"))
+
+        def install(module: nn.Module) -> None:
+            _Inputs(axis=site.axis, moves=moves).install(module)
+            _Outputs(axis=site.axis, moves={0: leaving}).install(module)
+
+        return Change(module=site.module, install=install, traffic=((site.axis, traffic),))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Divided:
+    """A replicated input divided by the number of ranks: for an expert that every rank holds whole, before the sum."""
+
+    def prepare(self, site: Site) -> Change:
+        """See `Style`."""
+        hook = _Inputs(axis=site.axis, moves={0: lambda x, axis: x / axis.size})
+        return Change(module=site.module, install=hook.install)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RotaryKeys:
+    """Multi-head latent attention's projection of which the last features, the rotary keys, go to every head.
+
+    The other features enter a column-split layer, which sums their gradient. The rotary ones go straight to this rank's
+    heads: identity forward, all-reduce backward. Their number is the model configuration's `qk_rope_head_dim`.
+    """
+
+    def prepare(self, site: Site) -> Change:
+        """See `Style`."""
+        width = getattr(getattr(site.model, "config", None), "qk_rope_head_dim", None)
+        if not isinstance(width, int):
+            raise CannotRunError(
+                f"{site.name}: the model's configuration has no qk_rope_head_dim to tell rotary keys by"
+            )
+
+        def enter(x: Tensor, axis: Axis) -> Tensor:
+            latent, rotary = x.split([x.shape[-1] - width, width], -1)
+            return torch.cat([latent, sum_gradients(rotary, axis)], -1)
+
+        hook = _Outputs(axis=site.axis, moves={0: enter})
+        traffic = ((site.axis, Traffic(backward=("all_reduce",))),)
+        return Change(module=site.module, install=hook.install, traffic=traffic)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Inputs:
+    """A hook before a forward."""
+
+    axis: Axis
+    moves: Mapping[Any, Callable[[Tensor, Axis], Tensor]]
+
+    def install(self, module: nn.Module) -> None:
+        """Put it on a module."""
+        module.register_forward_pre_hook(self, with_kwargs=True)
+
+    def __call__(self, module: nn.Module, args: Sequence[Any], kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+        positional, named = list(args), dict(kwargs)
+        for key, move in self.moves.items():
+            values: Any = positional if isinstance(key, int) else named
+            missing = key >= len(positional) if isinstance(key, int) else key not in named
+            if missing or not isinstance(values[key], Tensor):
+                raise CannotRunError(
+                    f"{type(module).__name__} is called without a tensor as argument {key!r}; its style moves that one"
+                )
+            values[key] = move(values[key], self.axis)
+        return tuple(positional), named
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Outputs:
+    """A hook after a forward."""
+
+    axis: Axis
+    moves: Mapping[int, Callable[[Tensor, Axis], Tensor]]
+
+    def install(self, module: nn.Module) -> None:
+        """Put it on a module."""
+        module.register_forward_hook(self)
+
+    def __call__(self, module: nn.Module, _args: Any, output: Any) -> Any:
+        values = list(output) if isinstance(output, tuple | list) else [output]
+        for place, move in self.moves.items():
+            if place >= len(values) or not isinstance(values[place], Tensor):
+                raise CannotRunError(f"{type(module).__name__} returns no tensor at {place}; its style moves that one")
+            values[place] = move(values[place], self.axis)
+        return type(output)(values) if isinstance(output, tuple | list) else values[0]
