@@ -16,6 +16,7 @@ from shardproof.proving.shares import Shares
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from torch.distributed.device_mesh import DeviceMesh
     from torch.nn import Module
     from torch.optim import Optimizer
 
@@ -91,21 +92,23 @@ def settled(gradient: Tensor | None, parameter: Tensor) -> Tensor | None:
 def clip_gradients(model: Module, max_norm: float) -> Tensor:
     """Clip to the norm over the whole model, as `clip_grad_norm_` does; return the norm.
 
-    PyTorch's own refuses a mixture of DTensors and plain (replicated) tensors, which transformers' plans leave behind.
+    PyTorch's own refuses gradients on different meshes (FSDP2 over dp beside FSDP2 over dp and tp), and a mixture with
+    plain (replicated) tensors, which transformers' plans leave behind.
     """
     from torch.distributed.tensor import DTensor
 
-    gradients = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
-    sharded = [gradient for gradient in gradients if isinstance(gradient, DTensor)]
-    plain = [gradient for gradient in gradients if not isinstance(gradient, DTensor)]
-    groups = [group for group in (sharded, plain) if group]
-    norms = [torch.nn.utils.get_total_norm(group) for group in groups]
-    norms = [norm.full_tensor() if isinstance(norm, DTensor) else norm for norm in norms]
-    norm = norms[0] if len(norms) == 1 else torch.linalg.vector_norm(torch.stack(norms))
-    for group in groups:
-        of_group = [p for p in model.parameters() if any(p.grad is gradient for gradient in group)]
-        torch.nn.utils.clip_grads_with_norm_(of_group, max_norm, norm)
-    return norm
+    on_mesh: dict[DeviceMesh | None, list[Tensor]] = {}
+    for parameter in model.parameters():
+        if parameter.grad is not None:
+            on_mesh.setdefault(getattr(parameter.grad, "device_mesh", None), []).append(parameter)
+    norms = []
+    for group in on_mesh.values():
+        norm = torch.nn.utils.get_total_norm([one.grad for one in group if one.grad is not None])
+        norms.append(norm.full_tensor() if isinstance(norm, DTensor) else norm)
+    total = norms[0] if len(norms) == 1 else torch.linalg.vector_norm(torch.stack(norms))
+    for group in on_mesh.values():
+        torch.nn.utils.clip_grads_with_norm_(group, max_norm, total)
+    return total
 
 
 def record_update(model: Module, optimizer: Optimizer | None, records: Records) -> None:
