@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from shardproof.proving.noise import Numbers
     from shardproof.proving.records import Key
     from shardproof.proving.rounding import Rounding
 
@@ -43,6 +44,7 @@ class Finding:
         differing: how many elements differ, of `elements`.
         false_accept: of PROVED, a bound on the probability of agreeing by chance; None if none is derived.
         rounding: of one that is not ok, the difference of the native float64 runs beside the reference's noise.
+        numbers: in the user's own dtypes; None where they cannot be compared, or the step does not run in them.
         root: nothing earlier was wrong that this one could follow from.
     """
 
@@ -54,7 +56,23 @@ class Finding:
     elements: int = 0
     false_accept: float | None = None
     rounding: Rounding | None = None
+    numbers: Numbers | None = None
     root: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Native:
+    """The runs in the user's own dtypes.
+
+    Attributes:
+        dtype: in words: 'float32', or 'bfloat16 and float32' where they are mixed.
+        failed: why the step does not run in them on one device; then nothing is known of its numbers.
+        collectives: how many the first rank took part in.
+    """
+
+    dtype: str
+    failed: str = ""
+    collectives: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,9 +83,10 @@ class Proof:
         findings: one a tensor.
         mesh: the sizes of the mesh's axes by name, in order.
         data_axes: those along which each rank took rows of the batch of its own.
-        trials: how many random points.
+        trials: how many random points; none where only numbers were compared, and nothing is proved.
         primes: of each trial.
         seeds: of each trial.
+        native: what was run beside them.
     """
 
     findings: tuple[Finding, ...]
@@ -76,6 +95,7 @@ class Proof:
     trials: int
     primes: tuple[int, ...]
     seeds: tuple[int, ...]
+    native: Native | None = None
 
     @property
     def devices(self) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import torch
 
@@ -11,10 +11,12 @@ from shardproof.proving.causes import explain
 from shardproof.proving.records import ACTIVATIONS, OF_PARAMETERS, Key, Phase
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from shardproof.proving.alignment import Aligned, Alignment, Held
     from shardproof.proving.axes import Axes
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,33 +47,51 @@ class Outcome:
 
 def judge(alignment: Alignment, prime: int) -> dict[Key, Outcome]:
     """Outcomes of one exact run, for each tensor on either side, in the candidate's order."""
+    return walk(
+        alignment,
+        lambda key, aligned: _outcome(aligned, prime, alignment.axes, partial_allowed=key.phase in ACTIVATIONS),
+        lambda _key, fault: Outcome(equal=False, cause=fault),
+    )
+
+
+def walk(alignment: Alignment, compared: Callable[[Key, Aligned], T], faulty: Callable[[Key, str], T]) -> dict[Key, T]:
+    """What is said of each tensor on either side, in the candidate's order.
+
+    Args:
+        alignment: of the two sides.
+        compared: says it of one that both have.
+        faulty: says it of one that cannot be compared, given what is wrong.
+    """
     reference, ranks = alignment.reference, alignment.ranks
-    found: dict[Key, Outcome] = {}
+    found: dict[Key, T] = {}
     for key in dict.fromkeys(key for records in ranks for key in records.missing):
         if key not in reference.missing:
-            found[key] = Outcome(equal=False, cause="the parameter has a gradient on one device and none here")
+            found[key] = faulty(key, "the parameter has a gradient on one device and none here")
     for key in dict.fromkeys(key for records in ranks for key in records.tensors):
         aligned = alignment.of(key)
         if aligned is not None:
-            found[key] = _outcome(aligned, prime, alignment.axes, partial_allowed=key.phase in ACTIVATIONS)
+            found[key] = faulty(key, aligned.fault) if aligned.fault else compared(key, aligned)
     for key in reference.tensors:
         if key.phase in (Phase.LOSS, Phase.NORM) and key not in found:
-            found[key] = Outcome(equal=False, cause="the candidate does not compute it")
-        elif key.phase in OF_PARAMETERS and not alignment.covers(key):
-            found.setdefault(key, Outcome(equal=False, cause="no rank of the candidate computes all of it"))
+            found[key] = faulty(key, "the candidate does not compute it")
+        elif key.phase in OF_PARAMETERS and not alignment.covers(key) and key not in found:
+            found[key] = faulty(key, "no rank of the candidate computes all of it")
     return found
 
 
+def misshape_of(aligned: Aligned) -> str:
+    """What is wrong with a rank's shape; empty if nothing is."""
+    wrong = next((one for one in aligned.held.values() if one.actual.shape != one.expected.shape), None)
+    return f"of shape {tuple(wrong.actual.shape)} instead of {tuple(wrong.expected.shape)}" if wrong else ""
+
+
 def _outcome(aligned: Aligned, prime: int, axes: Axes, *, partial_allowed: bool) -> Outcome:
-    if aligned.fault:
-        return Outcome(equal=False, cause=aligned.fault)
     void = any(one.void for one in aligned.involved)
     chance = max(one.chance for one in aligned.involved)
     held = aligned.held
-    misshapen = next((one for one in held.values() if one.actual.shape != one.expected.shape), None)
-    if misshapen is not None:
-        cause = f"of shape {tuple(misshapen.actual.shape)} instead of {tuple(misshapen.expected.shape)}"
-        return Outcome(equal=False, void=void, chance=chance, cause=cause, ranks=tuple(held))
+    misshapen = misshape_of(aligned)
+    if misshapen:
+        return Outcome(equal=False, void=void, chance=chance, cause=misshapen, ranks=tuple(held))
     differing = {rank: int((one.actual != one.expected).sum()) for rank, one in held.items()}
     partial = partial_allowed and any(differing.values()) and _is_partial(held, prime, axes)
     if partial:

@@ -62,6 +62,14 @@ def load_model(step: Step, seed: int, state: Mapping[str, Tensor], precision: Pr
     return model if precision.dtype is None else model.to(precision.dtype)
 
 
+def precisions_of(dtypes: Mapping[str, torch.dtype]) -> tuple[Precision, ...]:
+    """Those that the reference runs in, beside exact arithmetic, for a model of these dtypes."""
+    needed = (Precision.FLOAT64, Precision.FLOAT32)
+    if all(dtype == torch.float64 or not dtype.is_floating_point for dtype in dtypes.values()):
+        return needed
+    return (*needed, Precision.ROUNDED, Precision.OWN)
+
+
 def own_dtypes(model: nn.Module) -> dict[str, torch.dtype]:
     """The dtype of every entry of a state dict."""
     return {name: tensor.dtype for name, tensor in model.state_dict().items()}

@@ -27,6 +27,7 @@ class Phase(StrEnum):
     UPDATE = "updated parameter"
     BUFFER = "buffer"
     MASK = "dropout mask"  # as each rank's generator draws it
+    COLLECTIVES = "collectives"  # no tensor: where the sequences of two runs part
 
 
 # Laid out as their parameter is; the others' layout has to be inferred.

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from shardproof.proving.records import Key
 
 # float32 has 2**29 times the epsilon of float64: what rounding does to the reference in float32, scaled down.
-_SCALE = 2.0**-29
+FROM_FLOAT32 = 2.0**-29
 # How many times its own noise a candidate may be away: another order of summation errs another way, not much farther.
 ALLOWED = 64.0
 # Where float32 met no rounding at all (small integers), float64 still may: in epsilons of the largest element.
@@ -52,7 +52,7 @@ def measure_rounding(key: Key, candidate: Alignment, float32: Alignment) -> Roun
     if any(one.actual.shape != one.expected.shape for one in aligned.held.values()):
         return None
     maxdiff, largest = _largest_difference(aligned)
-    noise = _largest_difference(own)[0] * _SCALE
+    noise = _largest_difference(own)[0] * FROM_FLOAT32
     noise = max(noise, _FLOOR_EPSILONS * torch.finfo(torch.float64).eps * largest / ALLOWED)
     return Rounding(maxdiff=maxdiff, noise=noise, agrees=maxdiff <= ALLOWED * noise)
 

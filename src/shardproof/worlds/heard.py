@@ -14,7 +14,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor
-from torch.distributed.distributed_c10d import _resolve_process_group
+from torch.distributed.distributed_c10d import _resolve_process_group  # type: ignore[attr-defined]  # private
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
@@ -89,7 +89,7 @@ def _ranks_of(given: dict[str, Any]) -> tuple[int, ...]:
     if "process_group" in given:
         group = dist.ProcessGroup.unbox(given["process_group"])
     else:
-        group = _resolve_process_group(given.get("group_name", given.get("group")))
+        group = _resolve_process_group(given.get("group_name") or given["group"])
     return tuple(dist.get_process_group_ranks(group))
 
 
@@ -102,4 +102,6 @@ def _name_of(reduction: Any) -> str:
     if reduction is None or isinstance(reduction, str):
         return (reduction or "").upper()
     kinds = dist.ReduceOp.RedOpType
+    if isinstance(reduction, dist.ReduceOp) and not isinstance(reduction, kinds):
+        reduction = reduction.op  # type: ignore[attr-defined]  # of a collective's options: the value itself
     return str(reduction if isinstance(reduction, kinds) else kinds(reduction.op())).rpartition(".")[2]
