@@ -6,6 +6,7 @@ model is also built from a seed and sharded as it is, with nothing drawn by the 
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -35,7 +36,7 @@ def initial_values(model: nn.Module) -> dict[str, Tensor]:
 
 
 def judge_initial(reference: Values, ranks: Sequence[Values], layout: Layout) -> tuple[Finding, ...]:
-    """One finding a parameter of the candidate's.
+    """One finding for all parameters if each is what one device starts with, else one for each that is not.
 
     Args:
         reference: the full parameters that one device starts with.
@@ -43,7 +44,12 @@ def judge_initial(reference: Values, ranks: Sequence[Values], layout: Layout) ->
         layout: where each rank's elements lie, found from the values of the proof.
     """
     whole = layout.state.flatten(reference).double()
-    return tuple(_judge(name, [rank[name] for rank in ranks], layout, whole, reference) for name in ranks[0])
+    found = [_judge(name, [rank[name] for rank in ranks], layout, whole, reference) for name in ranks[0]]
+    others = tuple(finding for finding in found if finding.verdict is not Verdict.PROVED)
+    if others:
+        return others
+    elements = sum(tensor.numel() for rank in ranks for tensor in rank.values())
+    return (replace(_finding("all parameters", Verdict.PROVED, ""), elements=elements, false_accept=0.0),)
 
 
 def find_repeated(reference: Values, ranks: Sequence[Values]) -> tuple[Finding, ...]:
