@@ -107,6 +107,8 @@ class Run:
             CannotRunError: no model is watched.
         """
         model = self._watched()
+        # Cast before exact arithmetic, as the reference's batch is: a number is lifted at its own dtype's precision.
+        batches = [copy_batch(self._batch, self._dtype) for _ in range(self.steps)]
         for number in range(self.steps):
             if not number:
                 self._inside.enter_context(nullcontext() if self._exact is None else self._exact.joined())
@@ -116,7 +118,7 @@ class Run:
                 self._inside.enter_context(collectives_recorded(model, self._records))
             self._records.step = number
             self._taken = number + 1
-            yield copy_batch(self._batch, self._dtype)
+            yield batches[number]
 
     def record_loss(self, loss: Tensor) -> None:
         """Report the whole batch's loss, the same on every rank."""
