@@ -6,8 +6,6 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from shardproof.proving.layout import PADDING
-
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -30,7 +28,18 @@ def find_rows(layout: Layout, module: str, axes: Axes) -> Mapping[int, Tensor] |
     if len(shape) != 2:
         return None
     start = layout.state.span(name).start
-    own = {rank: _rows(places, start, shape[1]) for rank, places in layout.places[name].items()}
+    # By rows, as nn.Linear has its output features, or by columns, as transformers' Conv1D has them.
+    address = torch.arange(shape.numel()).view(shape)
+    for by_feature in (address, address.T):
+        own = {rank: _rows(places - start, by_feature) for rank, places in layout.places[name].items()}
+        found = _share_out(own, len(by_feature), axes)
+        if found is not None:
+            return found
+    return None
+
+
+def _share_out(own: Mapping[int, Tensor | None], count: int, axes: Axes) -> Mapping[int, Tensor] | None:
+    """The rows that each rank computes with, if each row goes to one rank."""
     gathered: dict[int, Tensor] = {}
     for group in axes.groups(axes.data):
         parts = [rows for rank in group if (rows := own[rank]) is not None]
@@ -39,12 +48,15 @@ def find_rows(layout: Layout, module: str, axes: Axes) -> Mapping[int, Tensor] |
         same = all(torch.equal(part, parts[0]) for part in parts)
         gathered |= dict.fromkeys(group, parts[0] if same else torch.cat(parts))
     one_share = [gathered[group[0]] for group in axes.groups(axes.data)]
-    return gathered if torch.equal(torch.cat(one_share).sort().values, torch.arange(shape[0])) else None
+    return gathered if torch.equal(torch.cat(one_share).sort().values, torch.arange(count)) else None
 
 
-def _rows(places: Tensor, start: int, width: int) -> Tensor | None:
-    """The rows that a rank holds, if they are whole ones."""
-    if places.ndim != 2 or places.shape[1] != width or bool((places == PADDING).any()):
+def _rows(places: Tensor, address: Tensor) -> Tensor | None:
+    """Which rows of `address` (or of its transpose, transposed) a rank's places are, if they are whole ones."""
+    local = places if address.is_contiguous() else places.T
+    if local.ndim != 2 or local.shape[1] != address.shape[1] or not local.shape[1]:
         return None
-    rows = (places[:, 0] - start) // width
-    return rows if torch.equal(places - start, rows[:, None] * width + torch.arange(width)) else None
+    rows = local[:, 0] // address.stride(0)
+    if bool(((local < 0).any(1) | (rows >= len(address))).any()):
+        return None  # padding, or another parameter's elements
+    return rows if torch.equal(address[rows], local) else None
