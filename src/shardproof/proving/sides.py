@@ -40,6 +40,10 @@ if TYPE_CHECKING:
     from shardproof.worlds.communicator import Communicator
 
 
+# Far from any seed of a user's own: a sharding that draws its own values must not draw the prover's.
+_ADDRESSES = 0x5A4D_0000_0000
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Side:
     """What one device, or one rank, computed.
@@ -72,7 +76,7 @@ def build_model(step: Step, seed: int) -> nn.Module:
 
 def draw_parameters(model: nn.Module, seed: int) -> None:
     """Give every parameter values that are all different and not zero: each is an address, and no probe is weak."""
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(_ADDRESSES + seed)
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.copy_(torch.randn(parameter.shape, generator=generator, dtype=torch.float64))
