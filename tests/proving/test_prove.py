@@ -76,7 +76,7 @@ def unsynced_gradient(model, mesh):
     rank = mesh.get_local_rank()
     keep = torch.zeros(4, dtype=torch.float64)
     keep[rank * 2 : rank * 2 + 2] = 1
-    model.down.bias.register_hook(lambda gradient: gradient * keep)
+    model.down.bias.register_hook(lambda gradient: gradient * keep.to(gradient.dtype))
     return model
 
 

@@ -195,10 +195,10 @@ class Applying:
             return
         if any(value != 0 for value in self._scalars(op, args, kwargs)):
             return
-        squares = {id(x): self._as_value(x).square().tensor for x in operands}
-        companion = op(*map_tensors(lambda x: squares.get(id(x), x), args), **kwargs).contiguous()
-        degree = union(self.run.tag(tag.squared) for tag in tags if tag.squared is not None).degree
-        self.run.set(companion, Tag(degree=degree | union(tags).degree))
+        squares = {id(x): self._as_value(x).square() for x in operands}
+        tensors = {at: square.tensor for at, square in squares.items()}
+        companion = op(*map_tensors(lambda x: tensors.get(id(x), x), args), **kwargs).contiguous()
+        self.run.set(companion, union(Tag(degree=square.degree) for square in squares.values()))
         self.run.set(result, replace(self.run.tag(result), squared=companion))
 
     # Results ---------------------------------------------------------------------------------------------------------

@@ -18,6 +18,7 @@ from shardproof.exact.registry import formula
 
 if TYPE_CHECKING:
     from shardproof.exact.arithmetic import Arithmetic, Residue
+    from shardproof.exact.field import Field
 
 torch.library.define("shardproof::cut", "(Tensor x, str name) -> Tensor")
 torch.library.impl("shardproof::cut", "CompositeExplicitAutograd", lambda x, _name: x.clone())
@@ -48,11 +49,16 @@ def replace_by_fresh(m: Arithmetic, x: Residue, name: str, *, symbols: bool) -> 
     residues = x.tensor.masked_fill(held, 0.0) if symbols else x.tensor
     fresh = m.oracles.look_up(m.oracles.function(f"cut {name}"), residues)
     if symbols:
-        beyond = torch.where(x.tensor == float("-inf"), 1.0, 2.0) + m.field.half
-        residues = torch.where(held, beyond, residues)
+        residues = number_symbols(x.tensor, m.field)
         fresh = torch.where(held, x.tensor, fresh)
     m.cuts.append(Cut(name=name, residues=residues.to(torch.int64, copy=True), degree=x.degree, void=m.operands_void))
     return m.residue(fresh, VARIABLE)
+
+
+def number_symbols(residues: Tensor, field: Field) -> Tensor:
+    """-inf and finfo.min as one and two beyond the representatives."""
+    beyond = torch.where(residues == float("-inf"), 1.0, 2.0) + field.half
+    return torch.where(residues < -field.half, beyond, residues)
 
 
 class CutBothWays(torch.autograd.Function):

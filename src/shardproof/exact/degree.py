@@ -192,11 +192,18 @@ class Degree:
         )
 
     def squared_root(self) -> Degree:
-        """Of the argument of the square root whose output this is."""
+        """Of the argument of the square root whose output this is; the root's own gate is not in it."""
         if self.unknown:
             return self
         before = self.queries or CONSTANT
-        return replace(self, over=before.over, under=before.under, monomial=False, signed=self.signed or before.signed)
+        return replace(
+            self,
+            over=before.over,
+            under=before.under,
+            gates=max(0.0, self.gates - 1),
+            monomial=False,
+            signed=self.signed or before.signed,
+        )
 
     def selected_from(self, count: int) -> Degree:
         """Of an element chosen among `count` like this one by the keyed order."""

@@ -15,7 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_mod
 
 from shardproof.exact.arithmetic import Arithmetic
 from shardproof.exact.bound import Bound, bound_of
-from shardproof.exact.cut import Cut, CutBothWays
+from shardproof.exact.cut import Cut, CutBothWays, number_symbols
 from shardproof.exact.dispatch import Dispatcher
 from shardproof.exact.entry import Entry, inner_tensors
 from shardproof.exact.errors import ExactArithmeticError, user_line
@@ -228,8 +228,12 @@ class ExactArithmetic:
         with ordinary_pytorch():
             yield
 
-    def digits(self, tensor: Tensor) -> Tensor:
+    def digits(self, tensor: Tensor, *, symbols: bool = False) -> Tensor:
         """A copy of the residues as int64, which outlives the mode.
+
+        Args:
+            tensor: a plain one.
+            symbols: elements of masks are taken too: -inf and finfo.min are one and two beyond the representatives.
 
         Raises:
             ValueError: it is a wrapper subclass; pass its local tensor.
@@ -240,13 +244,14 @@ class ExactArithmetic:
             raise ValueError(msg)
         with ordinary_pytorch():
             residues = self.dispatcher.residues_of(tensor.detach())
-            if not self.arithmetic.field.is_canonical(residues):
+            numbers = residues.masked_fill(residues < -self.arithmetic.field.half, 0.0) if symbols else residues
+            if not self.arithmetic.field.is_canonical(numbers):
                 msg = (
                     f"a tensor of shape {tuple(tensor.shape)} holds elements that are no residues (a mask, or memory "
                     "never written)"
                 )
                 raise ExactArithmeticError(msg)
-            return residues.to(torch.int64)
+            return (number_symbols(residues, self.arithmetic.field) if symbols else residues).to(torch.int64)
 
 
 def _refuse_nesting() -> NoReturn:

@@ -37,7 +37,8 @@ from shardproof.proving.dropout import dropout_standing_in, masks_drawn
 from shardproof.proving.precision import Precision
 from shardproof.proving.records import Phase, Records
 from shardproof.proving.sides import Side, copy_batch, make_mesh
-from shardproof.proving.training import record_update, settled, watched
+from shardproof.proving.training import record_gradients, record_update
+from shardproof.proving.watching import watched
 from shardproof.worlds.processgroup import say_nothing
 
 if TYPE_CHECKING:
@@ -126,8 +127,7 @@ class Run:
 
     def record_gradients(self) -> None:
         """Report the parameters' gradients as they are to be applied, before clipping."""
-        for name, parameter in self._watched().named_parameters():
-            self._records.add(Phase.GRADIENT, name, settled(parameter.grad, parameter))
+        record_gradients(self._watched(), Phase.GRADIENT, self._records)
 
     def record_update(self, optimizer: Optimizer | None, *, norm: Tensor | None = None) -> None:
         """Report parameters after the update, optimizer state, and the norm that clipped the gradients.

@@ -18,19 +18,26 @@ if TYPE_CHECKING:
 
 
 class Precision(StrEnum):
-    """Of an ordinary run. The last two start from the same values, so that they differ by rounding on the way alone."""
+    """Of an ordinary run. OWN and ROUNDED start from the same values: they differ by rounding on the way alone."""
 
     FLOAT64 = "float64"
     FLOAT32 = "float32"
     OWN = "own"  # the dtypes that the user's model is built in, each parameter its own, and the batch as it was given
     ROUNDED = "rounded"  # float64, from values that were rounded to those dtypes
+    SHAKEN = "shaken"  # as OWN, from values that are one unit in the last place away, at random
+    SHAKEN_AGAIN = "shaken again"
 
     @property
     def dtype(self) -> torch.dtype | None:
         """The one to which everything is converted; None where everything stays as the user has it."""
-        if self is Precision.OWN:
+        if self in SAMPLES:
             return None
         return torch.float32 if self is Precision.FLOAT32 else torch.float64
+
+
+# Each is a sample of what rounding does to the reference. In one alone a value can come out right by luck, and with it
+# all that is computed from it.
+SAMPLES = (Precision.OWN, Precision.SHAKEN, Precision.SHAKEN_AGAIN)
 
 
 def build_as_it_is(step: Step, seed: int) -> nn.Module:
@@ -59,7 +66,18 @@ def load_model(step: Step, seed: int, state: Mapping[str, Tensor], precision: Pr
     if precision in (Precision.FLOAT64, Precision.FLOAT32):
         model.double()
     model.load_state_dict(state)
+    if precision in SAMPLES[1:]:
+        _shake(model, seed=SAMPLES.index(precision))
     return model if precision.dtype is None else model.to(precision.dtype)
+
+
+def _shake(model: nn.Module, seed: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            signs = torch.randint(2, parameter.shape, generator=generator) * 2 - 1
+            moved = parameter.double() * (1 + signs * torch.finfo(parameter.dtype).eps)
+            parameter.copy_(moved)
 
 
 def precisions_of(dtypes: Mapping[str, torch.dtype]) -> tuple[Precision, ...]:
@@ -67,7 +85,7 @@ def precisions_of(dtypes: Mapping[str, torch.dtype]) -> tuple[Precision, ...]:
     needed = (Precision.FLOAT64, Precision.FLOAT32)
     if all(dtype == torch.float64 or not dtype.is_floating_point for dtype in dtypes.values()):
         return needed
-    return (*needed, Precision.ROUNDED, Precision.OWN)
+    return (*needed, Precision.ROUNDED, *SAMPLES)
 
 
 def own_dtypes(model: nn.Module) -> dict[str, torch.dtype]:

@@ -7,18 +7,27 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from shardproof.errors import CannotRunError
+from shardproof.exact.errors import ExactArithmeticError
+from shardproof.exact.field import choose_prime
 from shardproof.proving.alignment import Alignment
 from shardproof.proving.axes import Axes, make_axes
+from shardproof.proving.collectives import find_parting
 from shardproof.proving.conclude import conclude
-from shardproof.proving.findings import Proof
+from shardproof.proving.determinism import require_deterministic
+from shardproof.proving.drawn import find_shards_drawn_alike, judge_drawn
+from shardproof.proving.findings import Native, Proof
 from shardproof.proving.judge import judge
 from shardproof.proving.layout import find_layout
-from shardproof.proving.precision import Precision
+from shardproof.proving.noise import lay_side_by_side
+from shardproof.proving.numeric import add_numbers, conclude_numerically
+from shardproof.proving.precision import Precision, build_as_it_is, name_dtypes, own_dtypes, precisions_of
 from shardproof.proving.ranks import run_in_processes, run_in_threads
 from shardproof.proving.rounding import measure_rounding
 from shardproof.proving.runs import Runs
-from shardproof.proving.sides import build_model, draw_parameters, run_reference
+from shardproof.proving.segments import choose_cuts, over_segments
+from shardproof.proving.sides import draw_parameters, run_reference
 from shardproof.proving.subject import Subject
+from shardproof.worlds.randomness import randomness_kept
 from shardproof.worlds.spawned import SpawnedWorld
 from shardproof.worlds.threaded import ThreadedWorld
 from shardproof.worlds.world import DEFAULT_TIMEOUT
@@ -26,10 +35,14 @@ from shardproof.worlds.world import DEFAULT_TIMEOUT
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
+    import torch
     from torch import Tensor, nn
 
     from shardproof.exact import ExactArithmetic
+    from shardproof.proving.findings import Finding
+    from shardproof.proving.judge import Outcome
     from shardproof.proving.layout import Layout
+    from shardproof.proving.noise import OwnRuns
     from shardproof.proving.ranks import Reload
     from shardproof.proving.records import Key
     from shardproof.proving.rounding import Rounding
@@ -38,6 +51,7 @@ if TYPE_CHECKING:
     from shardproof.proving.subject import Candidate, Parallelize
 
 
+@randomness_kept()
 def prove(
     step: Step,
     *,
@@ -51,6 +65,7 @@ def prove(
     spawn: bool = False,
     timeout: float = DEFAULT_TIMEOUT,
     reload: Reload | None = None,
+    numeric: bool = False,
 ) -> Proof:
     """Prove that a sharded training step is still the single-device step.
 
@@ -69,9 +84,11 @@ def prove(
         timeout: seconds after which ranks that get nowhere are given up.
         reload: what a spawned rank calls for its `Subject`, where it cannot be pickled: a function at the top of a
             module, or an object of such a class.
+        numeric: only compare the numbers in the model's own dtypes with the reference's rounding noise. Nothing is
+            proved; for a step that exact arithmetic cannot run.
 
     Raises:
-        CannotRunError: a side cannot be built or run.
+        CannotRunError: a side cannot be built or run; the step is not the same twice.
     """
     axes = make_axes(devices=devices, mesh=mesh, data_axes=data_axes)
     if trials < 1:
@@ -81,27 +98,84 @@ def prove(
         mesh=axes.sizes,
         data_axes=axes.data,
         build_seed=seed,
-        seeds=tuple(seed * 1000 + trial for trial in range(trials)),
+        seeds=() if numeric else tuple(seed * 1000 + trial for trial in range(trials)),
         fresh=candidate is None,
     )
+    require_deterministic(step, seed)
     sides = _Sides(subject=subject, spawn=spawn, timeout=timeout, reload=reload)
-    round_ = sides.run(runs, reference_precisions=(Precision.FLOAT64, Precision.FLOAT32), rank_precisions=(Precision.FLOAT64,))
-    layout = find_layout(
-        round_.reference.parameters,
-        {name: {rank: side.parameters[name] for rank, side in enumerate(round_.ranks)} for name in round_.names},
-    )
-    outcomes = [
-        judge(round_.align(trial, layout, own_training=candidate is not None), prime)
-        for trial, prime in enumerate(round_.primes)
-    ]
+    first = sides.run(replace(runs, seeds=runs.seeds[:1], draws=True), natively=True)
+    try:
+        layout = first.find_layout()
+    except CannotRunError:
+        findings = find_shards_drawn_alike(step, runs, first.ranks)
+        if not findings:
+            raise
+    else:
+        findings = _judge_all(sides, runs, first, layout)
     return Proof(
-        findings=conclude(outcomes, _rounding(round_, layout), own_training=candidate is not None),
+        findings=findings,
         mesh=axes.sizes,
         data_axes=axes.data,
-        trials=trials,
-        primes=round_.primes,
+        trials=len(runs.seeds),
+        primes=tuple(choose_prime(one) for one in runs.seeds),
         seeds=runs.seeds,
+        native=first.native,
     )
+
+
+def _judge_all(sides: _Sides, runs: Runs, first: _Round, layout: Layout) -> tuple[Finding, ...]:
+    """The findings of all trials, the first of which has been run; in their order of a step."""
+    if not runs.seeds:
+        findings = conclude_numerically(_own_runs_of(first, layout))
+    else:
+        outcomes = first.judge(layout)
+        if len(runs.seeds) > 1:
+            outcomes += _judge_again(sides, replace(runs, seeds=runs.seeds[1:]), first, outcomes[0], layout)
+        findings = conclude(outcomes, _rounding(first, layout), own_training=first.own_training)
+        findings = _beside_numbers(findings, first, layout, outcomes[0])
+    initial, masks = judge_drawn(sides.subject.step, runs, first.reference, first.ranks, layout)
+    return (*initial, *findings, *masks)
+
+
+def _own_runs_of(round_: _Round, layout: Layout) -> OwnRuns:
+    if round_.reference.failed:
+        raise CannotRunError(f"the step does not run in {round_.native.dtype} on one device: {round_.reference.failed}")
+    own = lay_side_by_side(round_.reference, round_.ranks, layout, round_.runs.axes, own_training=round_.own_training)
+    assert own is not None
+    return own
+
+
+def _beside_numbers(
+    findings: tuple[Finding, ...], round_: _Round, layout: Layout, outcomes: Mapping[Key, Outcome]
+) -> tuple[Finding, ...]:
+    if round_.reference.failed:
+        return findings
+    precision = Precision.OWN if Precision.OWN in round_.reference.native else Precision.FLOAT64
+    return add_numbers(
+        findings,
+        _own_runs_of(round_, layout),
+        agreed={key for key, outcome in outcomes.items() if outcome.equal and not outcome.partial},
+        parting=find_parting(
+            [side.trials[0] for side in round_.ranks], [side.native[precision] for side in round_.ranks]
+        ),
+        dtype=round_.native.dtype,
+    )
+
+
+def _judge_again(
+    sides: _Sides, runs: Runs, first: _Round, outcomes: Mapping[Key, Outcome], layout: Layout
+) -> list[dict[Key, Outcome]]:
+    """The outcomes of further trials: in segments, if all was well in the first.
+
+    Where two ways of writing a function meet only over a cut, segments part although the whole does not: then the
+    trials are taken without cuts.
+    """
+    if runs.fresh and all(outcome.equal for outcome in outcomes.values()):
+        cuts = choose_cuts(first.reference.trials[0], outcomes)
+        found = sides.run(replace(runs, cuts=cuts)).judge(layout)
+        if not cuts or all(outcome.equal or outcome.void for trial in found for outcome in trial.values()):
+            return found
+    return sides.run(runs).judge(layout)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -112,21 +186,49 @@ class _Round:
     ranks: Sequence[Side]
     primes: tuple[int, ...]
     runs: Runs
+    own_training: bool
+    dtypes: Mapping[str, torch.dtype]
+
+    @property
+    def native(self) -> Native:
+        """What was run in the user's own dtypes."""
+        precision = Precision.OWN if Precision.OWN in self.reference.native else Precision.FLOAT64
+        return Native(
+            dtype=name_dtypes(self.dtypes),
+            failed=self.reference.failed,
+            collectives=0 if self.reference.failed else len(self.ranks[0].native[precision].collectives),
+        )
 
     @property
     def names(self) -> Sequence[str]:
         """The candidate's parameters."""
         return list(self.ranks[0].parameters)
 
-    def align(self, trial: int, layout: Layout, *, own_training: bool) -> Alignment:
-        """One exact run, side by side."""
-        return Alignment(
-            reference=self.reference.trials[trial],
-            ranks=[side.trials[trial] for side in self.ranks],
-            layout=layout,
-            axes=self.runs.axes,
-            own_training=own_training,
-        )
+    def find_layout(self) -> Layout:
+        """Where each rank's elements lie in the full state.
+
+        Raises:
+            CannotRunError: the candidate did not start from the full state.
+        """
+        held = {name: {rank: side.parameters[name] for rank, side in enumerate(self.ranks)} for name in self.names}
+        return find_layout(self.reference.parameters, held)
+
+    def judge(self, layout: Layout) -> list[dict[Key, Outcome]]:
+        """What each exact run shows, side by side."""
+        trials = [
+            Alignment(
+                reference=self.reference.trials[trial],
+                ranks=[side.trials[trial] for side in self.ranks],
+                layout=layout,
+                axes=self.runs.axes,
+                own_training=self.own_training,
+            )
+            for trial in range(len(self.primes))
+        ]
+        return [
+            over_segments(judge(alignment, prime), self.runs)
+            for alignment, prime in zip(trials, self.primes, strict=True)
+        ]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -138,23 +240,31 @@ class _Sides:
     timeout: float
     reload: Reload | None
 
-    def run(
-        self, runs: Runs, *, reference_precisions: tuple[Precision, ...], rank_precisions: tuple[Precision, ...]
-    ) -> _Round:
-        """Both sides from the same full state.
+    def run(self, runs: Runs, *, natively: bool = False) -> _Round:
+        """Both sides from the same full state, and in ordinary arithmetic too if asked.
 
         Raises:
             CannotRunError: a side cannot be built or run.
         """
-        model = build_model(self.subject.step, runs.build_seed)
+        model = build_as_it_is(self.subject.step, runs.build_seed)
+        dtypes = own_dtypes(model)
+        model.double()
         draw_parameters(model, runs.build_seed)
         state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
         # The candidate gets contexts of its own: what the reference lifts or tags is not known to it.
         contexts = runs.contexts()
-        reference = self._reference(model, replace(runs, native=reference_precisions), contexts)
-        ranks = self._ranks(state, replace(runs, native=rank_precisions))
-        primes = tuple(context.prime for context in contexts)
-        return _Round(reference=reference, ranks=ranks, primes=primes, runs=runs)
+        native = precisions_of(dtypes) if natively else ()
+        reference = self._reference(model, replace(runs, native=native), contexts)
+        native = tuple(one for one in (Precision.FLOAT64, Precision.OWN) if one in reference.native)
+        ranks = self._ranks(state, replace(runs, native=native, dtypes=dtypes))
+        return _Round(
+            reference=reference,
+            ranks=ranks,
+            primes=tuple(context.prime for context in contexts),
+            runs=runs,
+            own_training=self.subject.candidate is not None,
+            dtypes=dtypes,
+        )
 
     def _reference(self, model: nn.Module, runs: Runs, contexts: Sequence[ExactArithmetic]) -> Side:
         try:
@@ -162,7 +272,13 @@ class _Sides:
         except Exception as error:
             if isinstance(error, CannotRunError):
                 raise
-            raise CannotRunError(f"the step cannot be run on one device: {type(error).__name__}: {error}") from error
+            instead = (
+                "; numeric=True, --numeric, compares its numbers instead, and proves nothing"
+                if isinstance(error, ExactArithmeticError)
+                else ""
+            )
+            told = f"{type(error).__name__}: {error}{instead}"
+            raise CannotRunError(f"the step cannot be run on one device: {told}") from error
 
     def _ranks(self, state: Mapping[str, Tensor], runs: Runs) -> Sequence[Side]:
         if self.spawn:

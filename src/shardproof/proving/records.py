@@ -18,11 +18,14 @@ class Phase(StrEnum):
     """What a recorded tensor is, in the order in which a step computes them."""
 
     INITIAL = "initial parameter"  # as the user's own model has it, from a seed
+    INPUT = "input"  # of a module, where it is no module's output
     OUTPUT = "output"  # of a module
     LOSS = "loss"
     OUTPUT_GRADIENT = "output gradient"  # dL/d(output of a module)
+    INPUT_GRADIENT = "input gradient"  # dL/d(input of a module)
     GRADIENT = "gradient"  # of a parameter
     NORM = "gradient norm"
+    CLIPPED = "clipped gradient"
     STATE = "optimizer state"
     UPDATE = "updated parameter"
     BUFFER = "buffer"
@@ -31,9 +34,11 @@ class Phase(StrEnum):
 
 
 # Laid out as their parameter is; the others' layout has to be inferred.
-OF_PARAMETERS = frozenset({Phase.GRADIENT, Phase.STATE, Phase.UPDATE})
+OF_PARAMETERS = frozenset({Phase.GRADIENT, Phase.CLIPPED, Phase.STATE, Phase.UPDATE})
+# What the gradient of an activation is recorded as.
+GRADIENT_OF = {Phase.INPUT: Phase.INPUT_GRADIENT, Phase.OUTPUT: Phase.OUTPUT_GRADIENT}
 # Only there to find the first place where two runs part.
-ACTIVATIONS = frozenset({Phase.OUTPUT, Phase.OUTPUT_GRADIENT})
+ACTIVATIONS = frozenset({Phase.INPUT, Phase.OUTPUT, Phase.OUTPUT_GRADIENT, Phase.INPUT_GRADIENT})
 
 
 @dataclass(frozen=True, slots=True, order=True)

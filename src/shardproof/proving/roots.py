@@ -29,7 +29,7 @@ def mark_roots(findings: Sequence[Finding]) -> tuple[Finding, ...]:
             continue
         parameter = key.name.partition("/")[0]
         follows = polluted_from is not None and (polluted_from[1] is not None or key.step > polluted_from[0])
-        if key.phase in (Phase.STATE, Phase.UPDATE, Phase.NORM):
+        if key.phase in (Phase.NORM, Phase.CLIPPED, Phase.STATE, Phase.UPDATE):
             same_step = {name for step, name in wrong_gradients if step == key.step}
             follows = follows or parameter in same_step or (key.phase is Phase.NORM and bool(same_step))
             follows = follows or "gradient norm" in same_step

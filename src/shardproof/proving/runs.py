@@ -28,7 +28,7 @@ class Runs:
         seeds: of the exact runs: prime, oracles and residues.
         native: precisions of the ordinary runs.
         dtypes: of the entries of the state as the user's model is built.
-        cuts: the modules whose outputs are cut, by name and call; see `segments.py`.
+        cuts: the activations that are cut; see `segments.py`.
         fresh: parameters and optimizer state start each step from fresh residues.
         draws: initial values and dropout masks are looked at too, from the build seed.
     """

@@ -9,13 +9,13 @@ element is on the ranks as it is on one device.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import torch
 
 from shardproof.proving.capture import local_value
-from shardproof.proving.records import Key, Phase
+from shardproof.proving.records import ACTIVATIONS, GRADIENT_OF, Key, Phase
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -25,8 +25,9 @@ if TYPE_CHECKING:
     from shardproof.exact import ExactArithmetic
     from shardproof.proving.judge import Outcome
     from shardproof.proving.records import Records
+    from shardproof.proving.runs import Runs
 
-    Cuts = frozenset[tuple[str, int]]
+    Cuts = frozenset[tuple[Phase, str, int]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,22 +36,23 @@ class Segments:
 
     Attributes:
         exact: carries them out.
-        outputs: of which modules, by the name under which an output is recorded and the number of the call.
+        cuts: at which inputs and outputs of modules, by the name under which they are recorded and the call.
     """
 
     exact: ExactArithmetic
-    outputs: Cuts = frozenset()
+    cuts: Cuts = frozenset()
 
-    def cut_output(self, key: Key, tensor: Tensor) -> Tensor:
-        """Fresh residues in place of a module's output, and in the backward in place of its gradient."""
-        if (key.name, key.call) not in self.outputs:
-            return tensor
-        return self.exact.cut(tensor, str(key))
+    def cut(self, key: Key, tensor: Tensor) -> Tensor:
+        """Fresh residues in place of a module's input or output, and in the backward in place of its gradient.
 
-    def renew_gradient(self, gradient: Tensor, step: int) -> None:
-        """Fresh residues in place of a parameter's gradient, if outputs are cut too and no rank still owes a sum."""
-        if self.outputs and not any(placement.is_partial() for placement in getattr(gradient, "placements", ())):
-            self.renew(gradient, f"gradients of step {step + 1}")
+        By one random function for all modules, whose table is as large as the prime.
+        """
+        return self.exact.cut(tensor, "activation") if (key.phase, key.name, key.call) in self.cuts else tensor
+
+    def renew_gradient(self, gradient: Tensor) -> None:
+        """Fresh residues in place of a parameter's gradient, if activations are cut too and no rank owes a sum."""
+        if self.cuts and not any(placement.is_partial() for placement in getattr(gradient, "placements", ())):
+            self.renew(gradient, "gradient")
 
     def renew(self, tensor: Tensor, name: str) -> None:
         """Fresh residues in place of a rank's own: the same for the same residue, wherever it is held."""
@@ -60,15 +62,25 @@ class Segments:
 
 
 def choose_cuts(reference: Records, outcomes: Mapping[Key, Outcome]) -> Cuts:
-    """The modules whose output and its gradient were compared, and equal, in every step of an uncut run."""
-    keys = [key for key in reference.tensors if key.phase is Phase.OUTPUT]
-    wrong = {(key.name, key.call) for key in keys if not _whole(_with_gradient(key, reference), outcomes)}
-    return frozenset((key.name, key.call) for key in keys) - wrong
+    """The activations that were compared, and equal, in every step of an uncut run, and so were their gradients.
+
+    A number (the loss that a model gives) is no boundary of anything.
+    """
+    keys = [key for key, held in reference.tensors.items() if key.phase in GRADIENT_OF and held.values.ndim]
+    wrong = {_place(key) for key in keys if not _whole(_with_gradient(key, reference), outcomes)}
+    return frozenset(map(_place, keys)) - wrong
+
+
+_OF_GRADIENT = {gradient: phase for phase, gradient in GRADIENT_OF.items()}
+
+
+def _place(key: Key) -> tuple[Phase, str, int]:
+    return _OF_GRADIENT.get(key.phase, key.phase), key.name, key.call
 
 
 def _with_gradient(key: Key, reference: Records) -> Iterable[Key]:
     yield key
-    gradient = Key(key.step, Phase.OUTPUT_GRADIENT, key.name, key.call)
+    gradient = Key(key.step, GRADIENT_OF[key.phase], key.name, key.call)
     if gradient in reference.tensors:
         yield gradient
 
@@ -77,3 +89,26 @@ def _whole(keys: Iterable[Key], outcomes: Mapping[Key, Outcome]) -> bool:
     """Whether each was laid side by side with the reference's, and every element was right."""
     found = [outcomes.get(key) for key in keys]
     return all(one is not None and one.equal and not one.partial for one in found)
+
+
+def over_segments(outcomes: Mapping[Key, Outcome], runs: Runs) -> dict[Key, Outcome]:
+    """The outcomes with the chance of a whole step: a bug in an earlier segment shows at that segment's own end.
+
+    Two programs that differ do so in some segment, so a tensor agrees by chance no more often than the worst of the
+    segments before it and its own.
+    """
+    found = {}
+    worst = 0.0
+    for key, outcome in outcomes.items():
+        found[key] = replace(outcome, chance=max(outcome.chance, worst))
+        if runs.fresh and _ends_a_segment(key, runs.cuts):
+            worst = max(worst, outcome.chance)
+    return found
+
+
+def _ends_a_segment(key: Key, cuts: Cuts) -> bool:
+    if key.phase in (Phase.UPDATE, Phase.STATE):
+        return True
+    return bool(cuts) and (
+        key.phase in (Phase.GRADIENT, Phase.CLIPPED) or (key.phase in ACTIVATIONS and _place(key) in cuts)
+    )

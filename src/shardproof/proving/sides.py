@@ -175,7 +175,7 @@ def _run(
                 train(model, step, batch, records, shares=shares)
             return records
         records = Records(capture=partial(capture_exactly, exact, beat=beat))
-        segments = Segments(exact=exact, outputs=runs.cuts) if runs.fresh else None
+        segments = Segments(exact=exact, cuts=runs.cuts) if runs.fresh else None
         with exact.joined(), heard(model, records):
             train(model, step, batch, records, segments, shares)
         if dist.is_initialized():

@@ -2,25 +2,21 @@
 
 from __future__ import annotations
 
-from contextlib import contextmanager
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_flatten, tree_map
 
 from shardproof.proving.records import Phase
 from shardproof.proving.shares import Shares
+from shardproof.proving.watching import watched
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from torch.distributed.device_mesh import DeviceMesh
     from torch.nn import Module
     from torch.optim import Optimizer
 
-    from shardproof.proving.records import Key, Records
+    from shardproof.proving.records import Records
     from shardproof.proving.segments import Segments
     from shardproof.proving.step import Step
 
@@ -54,21 +50,27 @@ def train(
             loss = step.compute_loss(model, batch)
             records.add(Phase.LOSS, "loss", shares.mean(loss.detach()))
             shares.go_back(loss, model)
-        for name, parameter in model.named_parameters():
-            records.add(Phase.GRADIENT, name, settled(parameter.grad, parameter))
-            if segments is not None and parameter.grad is not None:
-                segments.renew_gradient(parameter.grad, number)
+        record_gradients(model, Phase.GRADIENT, records, segments)
         if step.clip_norm is not None:
             records.add(Phase.NORM, "gradient norm", clip_gradients(model, step.clip_norm))
+            record_gradients(model, Phase.CLIPPED, records, segments)
         if optimizer is None:
             break
         optimizer.step()
         record_update(model, optimizer, records)
         if segments is not None and number + 1 < step.steps:
             for parameter in model.parameters():
-                segments.renew(parameter.detach(), f"after step {number + 1}")
+                segments.renew(parameter.detach(), "step")
                 for state in states_of(optimizer, parameter).values():
-                    segments.renew(state, f"after step {number + 1}")
+                    segments.renew(state, "step")
+
+
+def record_gradients(model: Module, phase: Phase, records: Records, segments: Segments | None = None) -> None:
+    """Record every parameter's gradient, as it is now; a run in segments goes on with fresh ones."""
+    for name, parameter in model.named_parameters():
+        records.add(phase, name, settled(parameter.grad, parameter))
+        if segments is not None and parameter.grad is not None:
+            segments.renew_gradient(parameter.grad)
 
 
 def states_of(optimizer: Optimizer, parameter: Tensor) -> dict[str, Tensor]:
@@ -120,38 +122,3 @@ def record_update(model: Module, optimizer: Optimizer | None, records: Records) 
     for name, buffer in model.named_buffers():
         if buffer.is_floating_point():
             records.add(Phase.BUFFER, name, buffer)
-
-
-@contextmanager
-def watched(model: Module, records: Records, segments: Segments | None = None) -> Iterator[None]:
-    """Record the outputs of every module, and their gradients when the backward reaches them; cut them where asked."""
-    handles = [
-        module.register_forward_hook(_recorder(name or "model", records, segments))
-        for name, module in model.named_modules()
-    ]
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
-
-
-def _recorder(name: str, records: Records, segments: Segments | None) -> Any:
-    def record(_module: Module, _inputs: Any, outputs: Any) -> Any:
-        tensors = [x for x in tree_flatten(outputs)[0] if isinstance(x, Tensor) and x.is_floating_point()]
-        cut = {}
-        for i, tensor in enumerate(tensors):
-            label = name if len(tensors) == 1 else f"{name}[{i}]"
-            key = records.add(Phase.OUTPUT, label, tensor.detach())
-            handed_on = tensor if segments is None else segments.cut_output(key, tensor)
-            if handed_on is not tensor:
-                cut[id(tensor)] = handed_on
-            if handed_on.requires_grad:
-                handed_on.register_hook(partial(_record_gradient, records, key))
-        return tree_map(lambda x: cut.get(id(x), x), outputs) if cut else None
-
-    return record
-
-
-def _record_gradient(records: Records, output: Key, gradient: Tensor) -> None:
-    records.add(Phase.OUTPUT_GRADIENT, output.name, gradient.detach(), call=output.call)
