@@ -1,0 +1,138 @@
+"""Dropout of a split tensor drops what it drops on one device: proved, and each way of getting that wrong is caught."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.distributed.tensor import Replicate, Shard
+
+from shardproof.errors import CannotRunError
+from shardproof.parallel.dropout import PlacedDropout, keep
+from shardproof.parallel.linear import ColumnLinear, RowLinear
+
+from .ranks import make_step, proof_of, random, run
+
+H, I = 4, 7
+
+
+class Model(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.up, self.inner = nn.Linear(H, I), PlacedDropout(0.3, seed=1)
+        self.down, self.outer = nn.Linear(I, H), PlacedDropout(0.3, seed=2)
+
+    def forward(self, x):
+        return self.outer(self.down(self.inner(F.gelu(self.up(x)))))
+
+
+STEP = make_step(Model, (random(5, H), random(5, H)), loss=F.mse_loss)
+
+
+FEATURES = Shard(-1)
+
+
+def split(model, axis, *, inner=FEATURES, total=I):
+    model.up, model.down = ColumnLinear.from_linear(model.up, axis), RowLinear.from_linear(model.down, axis)
+    model.inner = PlacedDropout.from_dropout(model.inner, axis, placement=inner, total=total)
+    model.outer = PlacedDropout.from_dropout(model.outer, axis)
+
+
+@pytest.mark.parametrize("devices", [2, 3])
+def test_dropout_of_shards_and_of_replicas_is_proved(devices):
+    proof = proof_of(STEP, split, devices)
+    assert proof.ok, proof.roots
+
+
+def same_mask(model, axis):
+    """M47: every rank drops the same elements of its shard."""
+    split(model, axis, inner=Replicate(), total=None)
+
+
+def other_replicas(model, axis):
+    """Each rank its own seed, also where all hold the same."""
+    split(model, axis)
+    model.outer.seed += axis.rank
+
+
+def other_count(model, axis):
+    """One call more than on one device, on all ranks alike."""
+    split(model, axis)
+    model.inner.calls += 1
+
+
+@pytest.mark.parametrize(("change", "root"), [(same_mask, "inner"), (other_replicas, "outer"), (other_count, "inner")])
+def test_a_wrong_mask_is_found_at_its_layer(change, root):
+    proof = proof_of(STEP, change, 3)
+    assert root in {finding.key.name for finding in proof.roots}
+
+
+@pytest.mark.parametrize(("shape", "dim", "size"), [((5, 7), 1, 3), ((4, 3, 6), 0, 2), ((6,), -1, 4)])
+def test_shards_of_the_mask_make_the_whole(shape, dim, size):
+    x = torch.ones(shape)
+    whole = PlacedDropout(0.5, seed=3)
+
+    def on_rank(axis):
+        part = PlacedDropout.from_dropout(whole, axis, placement=Shard(dim), total=shape[dim])
+        own = x.tensor_split(size, dim)[axis.rank]
+        return part(own), part(own)
+
+    parts = run(size, on_rank)
+    for expected, call in [(whole(x), 0), (whole(x), 1)]:
+        assert torch.equal(torch.cat([part[call] for part in parts], dim), expected)
+    assert not torch.equal(torch.cat([part[0] for part in parts], dim), torch.cat([part[1] for part in parts], dim))
+
+
+def mask(p=0.5, seed=0, call=0, shape=(400, 500)):
+    return keep(torch.Size(shape), p, seed, call, start={}, device=torch.device("cpu")).double()
+
+
+@pytest.mark.parametrize("p", [0.1, 0.5, 0.9])
+def test_as_many_are_kept_as_should_be(p):
+    kept = mask(p)
+    deviation = (p * (1 - p) / kept.numel()) ** 0.5
+    assert abs(float(kept.mean()) - (1 - p)) < 5 * deviation
+    assert abs(float(mask(p + 0.01).mean()) - (1 - p)) > 5 * deviation
+
+
+def test_masks_of_other_seeds_calls_and_places_have_nothing_in_common():
+    own = mask()
+    for other in (mask(seed=1), mask(call=1), own.roll(1, 0), own.roll(1, 1), own.roll((1, 1), (0, 1))):
+        agreement = float((own == other).double().mean())
+        assert abs(agreement - 0.5) < 5 * 0.5 / own.numel() ** 0.5
+
+
+def test_the_default_generator_is_neither_read_nor_advanced():
+    layer = PlacedDropout(0.5, seed=4)
+    torch.manual_seed(0)
+    before = torch.get_rng_state()
+    first = layer(torch.ones(50))
+    assert torch.equal(before, torch.get_rng_state())
+    layer.calls = 0
+    torch.manual_seed(1)
+    assert torch.equal(layer(torch.ones(50)), first)
+
+
+def test_evaluation_and_zero_drop_nothing():
+    x = random(5)
+    assert PlacedDropout(0.5, seed=0).eval()(x) is x
+    assert PlacedDropout(0.0, seed=0)(x) is x
+
+
+def test_the_expectation_is_kept():
+    assert set(PlacedDropout(0.5, seed=0)(torch.ones(100)).tolist()) == {0.0, 2.0}
+
+
+def test_what_makes_no_sense_says_why():
+    with pytest.raises(CannotRunError, match=r"p = 1\.0"):
+        PlacedDropout(1.0, seed=0)
+    with pytest.raises(CannotRunError, match="without the axis"):
+        PlacedDropout(0.5, seed=0, placement=Shard(0))
+
+    def on_rank(axis):
+        with pytest.raises(CannotRunError, match="give a seed"):
+            PlacedDropout.from_dropout(nn.Dropout(), axis)
+        uneven = PlacedDropout.from_dropout(nn.Dropout(), axis, seed=0, placement=Shard(0), total=5)
+        with pytest.raises(CannotRunError, match=r"a shard of shape \[4\]; rank . of 2 holds . of 5 along dim 0"):
+            uneven(torch.ones(4))
+
+    run(2, on_rank)
