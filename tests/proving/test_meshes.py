@@ -1,0 +1,190 @@
+"""Meshes dp x tp: FSDP2 and data parallelism by hand are proved, bugs over either axis found and named by it."""
+
+import pytest
+
+from shardproof.errors import CannotRunError
+from shardproof.proving.findings import Verdict
+from shardproof.proving.prove import prove
+from shardproof.proving.records import Phase
+from shardproof.report.text import render_text
+
+from . import meshes
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:FSDP2-wrapped module"),  # returns a view: nothing here writes into it
+    pytest.mark.filterwarnings("ignore:.*replicate.*:FutureWarning"),
+]
+
+
+@pytest.mark.parametrize(
+    ("parallelize", "mesh"),
+    [
+        (meshes.shard_both, meshes.DP_TP),
+        (meshes.shard_dp, meshes.DP),
+        (meshes.shard_root_only, {"dp": 3}),
+        (meshes.keep_unsharded, meshes.DP),
+        (meshes.shard_last_dim, meshes.DP),
+        (meshes.in_mixed_precision, meshes.DP),
+        (meshes.shard_and_replicate, {"dp_replicate": 2, "dp_shard": 2}),
+        (meshes.replicate, meshes.DP),
+        (meshes.average_by_hooks, meshes.DP_TP),
+        (meshes.average_by_hooks, {"tp": 2, "dp": 2}),
+    ],
+)
+def test_data_parallel_steps_are_proved(parallelize, mesh):
+    proof = prove(meshes.make_step(rows=12, steps=2, clip_norm=1.0), parallelize=parallelize, mesh=mesh, trials=2)
+    assert proof.ok, render_text(proof)
+    assert proof.mesh == mesh
+    assert {finding.key.phase for finding in proof.findings} >= {Phase.LOSS, Phase.GRADIENT, Phase.NORM, Phase.UPDATE}
+    assert {finding.key.step for finding in proof.findings} == {0, 1}
+
+
+def roots_of(parallelize, mesh=meshes.DP_TP, **changes):
+    proof = prove(meshes.make_step(**changes), parallelize=parallelize, mesh=mesh, trials=1)
+    assert not proof.ok
+    return {(root.key.phase, root.key.name): root for root in proof.roots}
+
+
+def test_gradients_that_nobody_averages_are_found_over_dp():
+    roots = roots_of(meshes.average_nothing)
+    gradients = {key for key in roots if key[0] is Phase.GRADIENT}
+    assert gradients == set(roots)
+    assert {name for _, name in gradients} == {name for name, _ in meshes.Net().named_parameters()}
+    assert {root.cause for root in roots.values()} == {
+        "ranks hold values of their own whose mean over dp is right: an average is missing"
+    }
+
+
+@pytest.mark.parametrize(
+    ("parallelize", "cause"), [(meshes.average_twice, "2 times too small"), (meshes.sum_only, "2 times too large")]
+)
+def test_gradients_divided_too_often_or_never_are_found(parallelize, cause):
+    roots = roots_of(parallelize)
+    assert {key: root.cause for key, root in roots.items()} == {
+        (Phase.GRADIENT, "up.weight"): cause,
+        (Phase.GRADIENT, "up.bias"): cause,
+    }
+
+
+def test_a_partial_sum_over_tp_is_found_and_named_beside_dp():
+    proof = prove(meshes.make_step(), parallelize=meshes.leave_partial_over_tp, mesh=meshes.DP_TP, trials=1)
+    first = proof.roots[0]
+    assert (first.key.phase, first.key.name, first.verdict) == (Phase.OUTPUT, "down", Verdict.WRONG)
+    assert first.cause.startswith("ranks hold partial values whose sum is right")
+
+
+def test_replicas_over_tp_that_disagree_are_found_although_dp_shards_them():
+    roots = roots_of(meshes.disagree_over_tp)
+    assert {key: root.cause for key, root in roots.items()} == {
+        (Phase.GRADIENT, "norm.weight"): "replicas differ: ranks 1, 3 are wrong, the others right"
+    }
+
+
+# A training of one's own ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("bug", "phases"),
+    [("", set()), ("replicas counted", {Phase.NORM}), ("shards missed", {Phase.NORM})],
+)
+def test_a_norm_that_counts_replicas_or_misses_shards_is_found(bug, phases):
+    step = meshes.make_step(clip_norm=1.0)
+    proof = prove(step, candidate=meshes.Training(bug), mesh=meshes.DP_TP, trials=1)
+    assert proof.ok == (not phases), render_text(proof)
+    assert {root.key.phase for root in proof.roots} == phases
+
+
+@pytest.mark.parametrize("bug", [False, True])
+def test_a_mean_per_rank_over_unequal_tokens_is_found(bug):
+    proof = prove(meshes.make_step_of_tokens(), candidate=meshes.train_on_tokens(bug), mesh=meshes.DP, trials=1)
+    assert proof.ok == (not bug), render_text(proof)
+    assert (Phase.LOSS in {root.key.phase for root in proof.roots}) == bug
+
+
+def test_the_same_mean_is_found_where_the_prover_takes_the_steps():
+    proof = prove(meshes.make_step_of_tokens(), parallelize=meshes.shard_dp, mesh=meshes.DP, trials=1)
+    assert Phase.LOSS in {finding.key.phase for finding in proof.findings if finding.verdict is Verdict.WRONG}
+
+
+# transformers --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_llama_by_its_own_plan_and_fsdp2_is_proved():
+    proof = prove(meshes.make_llama_step(), parallelize=meshes.shard_llama, mesh=meshes.DP_TP, trials=1)
+    assert proof.ok, render_text(proof)
+
+
+# Input ---------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ({}, "exactly one of devices=N and mesh="),
+        ({"devices": 2, "mesh": {"tp": 2}}, "exactly one of devices=N and mesh="),
+        ({"mesh": {}}, "the mesh has 1 rank; a sharded step needs at least 2"),
+        ({"mesh": {"dp": 1, "tp": 1}}, "the mesh has 1 rank"),
+        ({"mesh": {"dp": 0, "tp": 2}}, "axis dp is of size 0"),
+        ({"mesh": {"dp": True, "tp": 2}}, "axis dp is of size True"),
+        ({"mesh": {"data parallel": 2}}, "has an axis 'data parallel'"),
+        ({"mesh": {1: 2}}, "has an axis 1"),
+        ({"mesh": {"tp": 2}, "data_axes": ["dp"]}, "data_axes names 'dp'; the mesh has tp"),
+        ({"mesh": {"dp": 3}}, r"has shape \(4, 6\); its first dim must divide into 3 parts"),
+    ],
+)
+def test_what_is_no_mesh_is_one_clear_line(arguments, said):
+    with pytest.raises(CannotRunError, match=said) as caught:
+        prove(meshes.make_step(), parallelize=meshes.shard_dp, trials=1, **arguments)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_batch_without_rows_is_refused_and_not_proved_unsplit():
+    step = meshes.make_step(batch=[object()], loss=None, forward=lambda model, batch: model.head.weight.sum())
+    with pytest.raises(CannotRunError, match="holds no tensor with rows to split"):
+        prove(step, parallelize=meshes.shard_dp, mesh=meshes.DP, trials=1)
+
+
+def test_data_axes_may_have_any_name():
+    def shard(model, mesh):
+        return meshes.fully_shard(model, mesh=mesh["replicas"])
+
+    step = meshes.make_step()
+    assert prove(step, parallelize=shard, mesh={"replicas": 2}, data_axes=["replicas"], trials=1).ok
+    # Every rank takes the whole batch, and the average of equal gradients is right too.
+    assert prove(step, parallelize=shard, mesh={"replicas": 2}, trials=1).ok
+
+
+# Processes -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.processes
+@pytest.mark.parametrize(
+    ("parallelize", "right"),
+    [(meshes.shard_both, True), (meshes.average_nothing, False), (meshes.average_twice, False)],
+)
+def test_spawned_ranks_find_what_simulated_ones_do(parallelize, right):
+    step = meshes.make_step(steps=2, clip_norm=1.0, optimizer=meshes.make_adam)
+    simulated, spawned = (
+        prove(step, parallelize=parallelize, mesh=meshes.DP_TP, trials=1, spawn=spawn) for spawn in (False, True)
+    )
+    assert spawned == simulated
+    assert spawned.ok is right
+
+
+@pytest.mark.processes
+@pytest.mark.slow
+def test_spawned_llama_ranks_find_what_simulated_ones_do():
+    simulated, spawned = (
+        prove(
+            meshes.make_llama_step(),
+            parallelize=meshes.shard_llama,
+            mesh=meshes.DP_TP,
+            trials=1,
+            spawn=spawn,
+            reload=meshes.load_llama,
+        )
+        for spawn in (False, True)
+    )
+    assert spawned == simulated
+    assert spawned.ok
