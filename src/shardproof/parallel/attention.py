@@ -1,0 +1,140 @@
+"""Causal attention with grouped queries, on one device and split over ranks by heads.
+
+A rank has H / N of the query heads. Of the KV heads it has K / N, or, where there are fewer of them than ranks, one
+that it shares with its neighbours: then the gradient of that one is summed over them. Attention itself needs no other
+rank: between the projections the code is the same on one device and on many.
+Sources: Shoeybi et al., "Megatron-LM" (arXiv:1909.08053), section 3; Ainslie et al., "GQA" (arXiv:2305.13245).
+"""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.distributed.tensor import Replicate, Shard
+
+from shardproof.errors import CannotRunError
+from shardproof.parallel.heads import axis_of_sharers, head_sections
+from shardproof.parallel.linear import ColumnLinear, RowLinear
+from shardproof.parallel.mlp import sum_of_traffic
+from shardproof.parallel.norms import REPLICATED_IN_PARTS, sum_gradients_of_parameters
+from shardproof.parallel.sharding import Section
+
+if TYPE_CHECKING:
+    from shardproof.parallel.axis import Axis
+    from shardproof.parallel.traffic import Traffic
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Heads:
+    """How many heads there are: in all, or on a rank.
+
+    Attributes:
+        queries: H.
+        kv: K, which divides H: so many queries share each.
+        width: of each head, D.
+    """
+
+    queries: int
+    kv: int
+    width: int
+
+    def __post_init__(self) -> None:
+        if min(self.queries, self.kv, self.width) < 1 or self.queries % self.kv:
+            raise CannotRunError(
+                f"{self.queries} query heads on {self.kv} KV heads; the KV heads must divide the queries"
+            )
+
+    @property
+    def widths(self) -> tuple[int, int, int]:
+        """Of the parts of the fused projection: queries, keys, values."""
+        return self.queries * self.width, self.kv * self.width, self.kv * self.width
+
+
+class Attention(nn.Module):
+    """Causal grouped-query attention with [Q; K; V] one projection. `from_attention` splits it by heads.
+
+    Attributes:
+        qkv: [h to (H + 2 K) D], all queries, then all keys, then all values; or this rank's share of each.
+        out: [H D to h].
+        q_norm: over each query head, shared by all of them; or None.
+        k_norm: over each key head.
+        heads: how many; of a split one, how many the rank has.
+    """
+
+    def __init__(
+        self,
+        heads: Heads,
+        qkv: nn.Linear | ColumnLinear,
+        out: nn.Linear | RowLinear,
+        *,
+        q_norm: nn.Module | None = None,
+        k_norm: nn.Module | None = None,
+    ) -> None:
+        super().__init__()
+        self.heads, self.qkv, self.out, self.q_norm, self.k_norm = heads, qkv, out, q_norm, k_norm
+        self.traffics: tuple[tuple[Axis, Traffic], ...] = ()
+
+    @classmethod
+    def of_sizes(cls, hidden: int, heads: Heads, *, bias: bool = False, norms: bool = False) -> Attention:
+        """One on one device, with weights drawn as `nn.Linear` draws them."""
+        qkv, out = nn.Linear(hidden, sum(heads.widths), bias), nn.Linear(heads.widths[0], hidden, bias)
+        q_norm, k_norm = (nn.RMSNorm(heads.width) if norms else None for _ in range(2))
+        return cls(heads, qkv, out, q_norm=q_norm, k_norm=k_norm)
+
+    @classmethod
+    def from_attention(
+        cls,
+        attention: Attention,
+        axis: Axis,
+        *,
+        placement: Replicate | Shard = Replicate(),  # noqa: B008 - an immutable value
+        length: int | None = None,
+    ) -> Attention:
+        """This rank's heads of an attention on one device, which stays as it is.
+
+        Args:
+            attention: the whole one, the same on every rank.
+            axis: the ranks.
+            placement: of its input and of its output: `Replicate()`, or `Shard(1)`, the sequence's.
+            length: of the whole sequence, where the ranks' shards of it are not equally long.
+
+        Raises:
+            CannotRunError: the ranks do not divide the query heads, or neither divide the KV heads nor the other way
+                round.
+        """
+        assert isinstance(attention.qkv, nn.Linear)
+        assert isinstance(attention.out, nn.Linear)
+        whole, size = attention.heads, axis.size
+        sections = head_sections(whole.widths, whole.width, size, name="attention")
+        qkv = ColumnLinear.from_linear(attention.qkv, axis, input=placement, length=length, sections=sections)
+        queries = [Section(length=whole.widths[0], unit=whole.width)]
+        out = RowLinear.from_linear(attention.out, axis, output=placement, sections=queries)
+        local = Heads(queries=whole.queries // size, kv=max(whole.kv // size, 1), width=whole.width)
+        q_norm, k_norm = copy.deepcopy((attention.q_norm, attention.k_norm))
+        split = cls(local, qkv, out, q_norm=q_norm, k_norm=k_norm).train(attention.training)
+        sums = [norm for norm in (q_norm, k_norm) if norm is not None]
+        for norm in sums:
+            sum_gradients_of_parameters(norm, axis)
+        split.traffics = ((axis, sum_of_traffic(qkv, out)), *((axis, REPLICATED_IN_PARTS) for _ in sums))
+        sharers = axis_of_sharers(axis, whole.kv)
+        if sharers is not None:
+            sum_gradients_of_parameters(qkv, sharers, start=local.widths[0])
+            split.traffics = (*split.traffics, (sharers, REPLICATED_IN_PARTS))
+        return split
+
+    def forward(self, x: Tensor) -> Tensor:
+        """From x [B, S, h] to [B, S, h], each perhaps this rank's shard of the sequence."""
+        parts = self.qkv(x).split(self.heads.widths, dim=-1)
+        q, k, v = (part.unflatten(-1, (-1, self.heads.width)) for part in parts)  # [B, S, heads, D] each
+        q = q if self.q_norm is None else self.q_norm(q)
+        k = k if self.k_norm is None else self.k_norm(k)
+        groups = self.heads.queries // self.heads.kv
+        k, v = (part.repeat_interleave(groups, dim=2) for part in (k, v))  # [B, S, H, D]
+        q, k, v = (part.transpose(1, 2) for part in (q, k, v))  # [B, H, S, D]
+        mixed = F.scaled_dot_product_attention(q, k, v, is_causal=True)
+        out: Tensor = self.out(mixed.transpose(1, 2).flatten(2))
+        return out
