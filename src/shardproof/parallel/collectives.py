@@ -1,23 +1,23 @@
 """Every collective of tensor parallelism: first as a function of plain tensors, then as a pair with its backward.
 
-Along an axis of N ranks a tensor is *replicated* (every rank has the same), a *shard* (the ranks' parts make the whole,
-cut by `shard_sizes`, some perhaps empty), or *partial* (each rank has its own of the whole's shape; what is meant is
-the sum, or, of a value that each rank uses in its own way, each one's own). The gradient of a replicated tensor is
-replicated, that of a shard a shard, and that of what each rank uses in its own way partial. So each collective has one
-right backward, its adjoint, and the six below are three pairs of adjoints:
+Along an axis of N ranks a tensor is *replicated* (the same on every rank), a *shard* (the ranks' parts make the whole,
+cut by `shard_sizes`; some may be empty), or each rank's *own* (partial values, whose sum is meant, or copies that each
+rank uses in its own way). The gradient of a replicated tensor is replicated, that of a shard is a shard, that of what
+is each rank's own is each rank's own. So each collective has one right backward, its adjoint; these are three pairs:
 
     function                      forward          backward         from         to
-    sum_gradients                 identity         all-reduce       replicated   each its own
-    sum_partials                  all-reduce       identity         partial      replicated
+    sum_gradients                 identity         all-reduce       replicated   own
+    sum_partials                  all-reduce       identity         own          replicated
     gather_shards                 all-gather       own shard        shard        replicated
     take_shard                    own shard        all-gather       replicated   shard
-    gather_shards_sum_gradients   all-gather       reduce-scatter   shard        each its own
-    sum_partials_take_shard       reduce-scatter   all-gather       partial      shard
+    gather_shards_sum_gradients   all-gather       reduce-scatter   shard        own
+    sum_partials_take_shard       reduce-scatter   all-gather       own          shard
 
 `tests/parallel/test_collectives.py` holds each to <A x, y> = <x, A* y> in exact arithmetic. Source of the pairs:
 Shoeybi et al., "Megatron-LM" (arXiv:1909.08053), section 3; Korthikanti et al. (arXiv:2205.05198), section 4.2.2.
 
-Along an axis of one rank nothing is communicated or copied.
+Along an axis of one rank nothing is communicated or copied. Where forward is the identity or a rank's own shard the
+result is a view; autograd refuses to write into it in place.
 """
 
 from __future__ import annotations
