@@ -36,7 +36,7 @@ def capture_exactly(exact: ExactArithmetic, tensor: Tensor, *, beat: Callable[[]
     local = local_value(tensor)
     bound = exact.bound(local)
     return Recorded(
-        values=exact.digits(local),
+        values=exact.digits(local, symbols=True),
         chance=1.0 if bound.per_trial is None else bound.per_trial,
         void=bound.void,
     )

@@ -7,14 +7,17 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+import torch
+import torch.nn.functional as F
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves, tree_map
 from torch.utils.weak import WeakIdKeyDictionary
 
 from shardproof.proving.records import GRADIENT_OF, Key, Phase
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from torch.nn import Module
 
@@ -30,13 +33,35 @@ def watched(model: Module, records: Records, segments: Segments | None = None) -
     for name, module in model.named_modules():
         handles += [
             module.register_forward_pre_hook(partial(watch.enter, name or "model"), with_kwargs=True),
-            module.register_forward_hook(partial(watch.leave, name or "model")),
+            module.register_forward_hook(partial(watch.leave, name or "model"), always_call=True),
         ]
     try:
-        yield
+        with _Softmaxes(watch):
+            yield
     finally:
         for handle in handles:
             handle.remove()
+
+
+class _Softmaxes(TorchFunctionMode):
+    """What goes into and comes out of a softmax is recorded as if it were a module's: attention has it inside."""
+
+    def __init__(self, watch: _Watch) -> None:
+        super().__init__()
+        self._watch = watch
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if func not in _SOFTMAX or not args or not isinstance(args[0], Tensor) or not args[0].requires_grad:
+            return func(*args, **kwargs)
+        name = f"{self._watch.running[-1]}/softmax" if self._watch.running else "softmax"
+        scores = self._watch.handed_on(args[0], Phase.INPUT, name)
+        return self._watch.handed_on(func(scores, *args[1:], **kwargs), Phase.OUTPUT, name)
+
+
+_SOFTMAX = frozenset({F.softmax, torch.softmax, Tensor.softmax})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,34 +69,44 @@ class _Watch:
     """Of one run on one device.
 
     Attributes:
+        running: the names of the modules whose forward is running, outermost first.
         seen: what has been handed on under a name already: another module's input needs none of its own.
     """
 
     records: Records
     segments: Segments | None
+    running: list[str] = field(default_factory=list)
     seen: WeakIdKeyDictionary = field(default_factory=WeakIdKeyDictionary)
 
     def enter(self, name: str, _module: Module, inputs: Any, named: Any) -> Any:
         """Inputs that are computed between modules; those without a gradient (masks, positions, the batch) are left."""
+        self.running.append(name)
         new = [x for x in _floats((inputs, named)) if x.requires_grad and x not in self.seen]
         return self._replaced((inputs, named), new, Phase.INPUT, name)
 
     def leave(self, name: str, _module: Module, _inputs: Any, outputs: Any) -> Any:
         """Every output of floating numbers."""
+        while self.running and self.running.pop() != name:
+            pass
         return self._replaced(outputs, _floats(outputs), Phase.OUTPUT, name)
 
     def _replaced(self, tree: Any, tensors: list[Tensor], phase: Phase, name: str) -> Any:
         """What the program is to go on with; None for what it has."""
         cut = {}
         for i, tensor in enumerate(tensors):
-            key = self.records.add(phase, name if len(tensors) == 1 else f"{name}[{i}]", tensor.detach())
-            handed_on = tensor if self.segments is None else self.segments.cut(key, tensor)
+            handed_on = self.handed_on(tensor, phase, name if len(tensors) == 1 else f"{name}[{i}]")
             if handed_on is not tensor:
                 cut[id(tensor)] = handed_on
-            self.seen[handed_on] = True
-            if handed_on.requires_grad:
-                handed_on.register_hook(partial(self._record_gradient, key))
         return tree_map(lambda x: cut.get(id(x), x), tree) if cut else None
+
+    def handed_on(self, tensor: Tensor, phase: Phase, name: str) -> Tensor:
+        """The tensor recorded, and what the program is to go on with in its place."""
+        key = self.records.add(phase, name, tensor.detach())
+        handed_on = tensor if self.segments is None else self.segments.cut(key, tensor)
+        self.seen[handed_on] = True
+        if handed_on.requires_grad:
+            handed_on.register_hook(partial(self._record_gradient, key))
+        return handed_on
 
     def _record_gradient(self, of: Key, gradient: Tensor) -> None:
         self.records.add(GRADIENT_OF[of.phase], of.name, gradient.detach(), call=of.call)
