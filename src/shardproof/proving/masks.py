@@ -34,6 +34,7 @@ _OWN = "the ranks' own mask, not the one that one device draws from the same see
 _REPLICAS = "replicas drop different elements"
 _SHARED = "ranks share one mask on different shards: give each a generator of its own (an RNG tracker) in parallelize"
 _ALONG_DATA = "ranks along the data axes share one mask on different rows"
+_NOT_THERE = "ranks share one mask on values that are neither one device's nor shards of them"
 _BY_DTENSOR = "DTensor draws the mask: on GPUs each shard its own, which ranks on CPUs cannot show"
 
 
@@ -58,7 +59,7 @@ def _by_call(masks: Masks) -> dict[Key, list[Drawn]]:
 def _judge(key: Key, whole: Calls, held: Mapping[int, Calls], axes: Axes) -> Finding:
     compared = [_beside(whole, calls) for calls in held.values()]
     if all(count and equal for count, equal in compared):
-        chance = 2.0 ** -sum(count for count, _ in compared)
+        chance = 2.0 ** -max(count for count, _ in compared)  # of one rank alone: the others may be in step with it
         return Finding(key=key, verdict=Verdict.PROVED, elements=_count(held), false_accept=chance)
     noted = _OWN
     for first, second in combinations(held, 2):
@@ -67,7 +68,9 @@ def _judge(key: Key, whole: Calls, held: Mapping[int, Calls], axes: Axes) -> Fin
             return _finding(key, Verdict.WRONG, _REPLICAS, held, (first, second))
         if replicas or not shared:
             continue
-        if _differ_on_data_axes(axes, first, second):
+        if _of_size(held[first], whole):
+            noted = _NOT_THERE  # partial sums, or wrong: the proof itself says so
+        elif _differ_on_data_axes(axes, first, second):
             noted = _ALONG_DATA
         elif any(drawn.by_dtensor for drawn in held[first]):
             noted = _BY_DTENSOR
@@ -112,6 +115,11 @@ def _compare(first: Calls, second: Calls) -> tuple[bool, bool, int]:
 
 def _are_close(first: Tensor, second: Tensor) -> bool:
     return bool((first - second).abs().max() <= _CLOSE * first.abs().max())
+
+
+def _of_size(part: Calls, whole: Calls) -> bool:
+    """Whether a rank holds as many elements as one device, which shards do not."""
+    return any(len(one.values) == len(other.values) for one, other in zip(whole, part, strict=False))
 
 
 def _differ_on_data_axes(axes: Axes, first: int, second: int) -> bool:

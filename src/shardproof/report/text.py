@@ -1,4 +1,4 @@
-"""A proof as text for a terminal: the answer, first causes, what follows from them, the bound."""
+"""A proof as text for a terminal: the answer, first causes, what follows from them, what is drawn, the bound."""
 
 from __future__ import annotations
 
@@ -45,6 +45,12 @@ def _lines(proof: Proof) -> Iterator[str]:
         yield ""
         yield "What follows from them:"
         yield from _follow_lines(follows)
+    drawn = [finding for finding in proof.findings if finding.verdict is Verdict.DRAWN]
+    if drawn:
+        yield ""
+        yield "Drawn by the ranks for themselves, which is not wrong:"
+        for group in group_findings(drawn):
+            yield f"  {_title(group)}: {group.first.cause}."
     yield ""
     yield from _bound_lines(proof)
 
