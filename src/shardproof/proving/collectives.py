@@ -96,7 +96,7 @@ def find_parting(exact: Sequence[Records], native: Sequence[Records]) -> Parting
 def _alike(exact: Collective | None, native: Collective | None) -> bool:
     """Whether they are the same, but for how an average is taken: both runs' values say whether that is right.
 
-    FSDP2 takes it by AVG in float32 and bfloat16, and by SUM and divisions in any other dtype.
+    FSDP2 takes it by AVG or PREMUL_SUM in float32 and bfloat16, and by SUM and divisions in any other dtype.
     """
     if exact is None or native is None:
         return exact is native
@@ -105,7 +105,8 @@ def _alike(exact: Collective | None, native: Collective | None) -> bool:
 
 def _by_sum(collective: Collective) -> Collective:
     heard = collective.heard
-    return replace(collective, heard=replace(heard, kind=heard.kind.replace(" AVG", " SUM")))
+    kind = heard.kind.replace(" AVG", " SUM").replace(" PREMUL_SUM", " SUM")
+    return replace(collective, heard=replace(heard, kind=kind))
 
 
 @contextmanager

@@ -23,6 +23,7 @@ from torch._C._distributed_c10d import HashStore
 from shardproof.errors import CannotRunError
 from shardproof.worlds.processgroup import ProcessGroupCommunicator
 from shardproof.worlds.randomness import Randomness, randomness_kept
+from shardproof.worlds.scattering import ReduceScatter
 from shardproof.worlds.world import DEFAULT_TIMEOUT
 
 if TYPE_CHECKING:
@@ -209,15 +210,15 @@ def _threads_as_ranks() -> Iterator[None]:
 
     if _BACKEND not in dist.Backend.backend_list:
         dist.Backend.register_backend(_BACKEND, _make_group, devices=["cpu", "cuda"])
-    collective = threaded.Collective
+    replaced = threaded.Collective, threaded.ReduceScatter
     isolate: Callable[[bool], None] = torch._C._distributed_c10d._set_thread_isolation_mode  # type: ignore[attr-defined]  # noqa: SLF001
     isolate(True)
     threaded._install_threaded_pg()  # noqa: SLF001
-    threaded.Collective = _Meeting  # type: ignore[misc, assignment]
+    threaded.Collective, threaded.ReduceScatter = _Meeting, ReduceScatter  # type: ignore[misc, assignment]
     try:
         yield
     finally:
-        threaded.Collective = collective  # type: ignore[misc]
+        threaded.Collective, threaded.ReduceScatter = replaced  # type: ignore[misc]
         threaded.ProcessLocalGroup.reset()
         threaded._uninstall_threaded_pg()  # noqa: SLF001
         isolate(False)
