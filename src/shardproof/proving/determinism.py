@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 from typing import TYPE_CHECKING
 
 import torch
+from torch import Tensor
+from torch.utils._pytree import tree_leaves
 
 from shardproof.errors import CannotRunError
 from shardproof.proving.capture import capture_natively
@@ -18,7 +21,7 @@ from shardproof.worlds.randomness import Randomness
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from torch import Tensor, nn
+    from torch import nn
 
     from shardproof.proving.step import Step
 
@@ -50,6 +53,29 @@ def require_deterministic(step: Step, seed: int) -> None:
         raise CannotRunError(
             f"two runs of the step on one device, from the same values, part at {key}: it draws random numbers without "
             f"a seed, or remembers earlier calls. If it draws, {_MEND}"
+        )
+
+
+def digest_batch(step: Step) -> str:
+    """SHA-256 of the tensors in the batch: their shapes, dtypes and bytes."""
+    found = hashlib.sha256()
+    for x in tree_leaves(step.batch):
+        if isinstance(x, Tensor):
+            found.update(f"{tuple(x.shape)} {x.dtype}".encode())
+            found.update(x.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return found.hexdigest()
+
+
+def require_same_batch(step: Step, digest: str) -> None:
+    """Of a step that a rank has loaded for itself.
+
+    Raises:
+        CannotRunError: its batch is not the one with this digest.
+    """
+    if digest_batch(step) != digest:
+        raise CannotRunError(
+            "the batch is another one when the step is loaded in a rank's process; seed what draws it "
+            "(torch.Generator().manual_seed(0), say)"
         )
 
 

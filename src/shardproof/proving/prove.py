@@ -13,7 +13,7 @@ from shardproof.proving.alignment import Alignment
 from shardproof.proving.axes import Axes, make_axes
 from shardproof.proving.collectives import find_parting
 from shardproof.proving.conclude import conclude
-from shardproof.proving.determinism import require_deterministic
+from shardproof.proving.determinism import digest_batch, require_deterministic
 from shardproof.proving.drawn import find_shards_drawn_alike, judge_drawn
 from shardproof.proving.findings import Native, Proof
 from shardproof.proving.judge import judge
@@ -100,6 +100,7 @@ def prove(
         build_seed=seed,
         seeds=() if numeric else tuple(seed * 1000 + trial for trial in range(trials)),
         fresh=candidate is None,
+        batch=digest_batch(step),
     )
     require_deterministic(step, seed)
     sides = _Sides(subject=subject, spawn=spawn, timeout=timeout, reload=reload)

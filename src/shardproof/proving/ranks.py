@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from shardproof.proving.candidate import run_training
+from shardproof.proving.determinism import require_same_batch
 from shardproof.proving.sides import Side, run_parallelized
 from shardproof.worlds.processgroup import ProcessGroupCommunicator, say_nothing
 
@@ -62,6 +63,7 @@ def _run_in_process(comm: Communicator, load: Reload, state: Mapping[str, Tensor
     """Exact arithmetic is made here from its seeds; what goes back are the records without it."""
     assert isinstance(comm, ProcessGroupCommunicator)
     subject = load()
+    require_same_batch(subject.step, runs.batch)
     comm.beat()
     side = run_on_rank(comm, subject, state, runs, runs.contexts(), comm.beat)
     return replace(

@@ -31,6 +31,7 @@ class Runs:
         cuts: the activations that are cut; see `segments.py`.
         fresh: parameters and optimizer state start each step from fresh residues.
         draws: initial values and dropout masks are looked at too, from the build seed.
+        batch: a digest of the step's batch, which each process has to load the same.
     """
 
     mesh: Mapping[str, int]
@@ -42,6 +43,7 @@ class Runs:
     cuts: Cuts = frozenset()
     fresh: bool = True
     draws: bool = False
+    batch: str = ""
 
     @property
     def axes(self) -> Axes:
