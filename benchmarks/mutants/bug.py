@@ -55,7 +55,7 @@ class Bug:
     phase: Literal["F", "B", "U", "B,R", "U,R", "F,R", "-"]
     seen_in: str
     line: str
-    change: Callable[..., Any]
+    change: Callable[..., Any] | None
     root: str
     cause: str = ""
     devices: int = 2

@@ -56,13 +56,17 @@ OPTIMIZERS: dict[str, Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]]
 }
 
 
+def make_matrix_step() -> Step:
+    """Two steps of an optimizer of matrices."""
+    x = torch.randn(5, 6, generator=torch.Generator().manual_seed(0))
+    return Step(model=Projection, batch=x, forward=lambda model, x: model(x), optimizer=MatrixDescent, steps=2)
+
+
 def make_training(bug: Bug) -> tuple[Step, Callable[[Run], None]]:
     """Two steps, on one device and as a training of the user's own."""
     sizes, lines, training = bug.sizes, bug.lines, bug.training_lines
     if bug.training == "matrix optimizer":
-        x = torch.randn(5, 6, generator=torch.Generator().manual_seed(0))
-        step = Step(model=Projection, batch=x, forward=lambda model, x: model(x), optimizer=MatrixDescent, steps=2)
-        return step, matrix_optimizer(training)
+        return make_matrix_step(), matrix_optimizer(training)
     if bug.training == "data parallel":
         return make_step(sizes, steps=2), data_parallel(sizes, training, sgd)
     step = make_step(sizes, steps=2, optimizer=adamw, clip_norm=CLIP_NORM)
