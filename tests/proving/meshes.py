@@ -32,6 +32,10 @@ class Net(nn.Module):
         return self.head(self.down(F.gelu(self.up(self.norm(x)))))
 
 
+def make_net_in_bfloat16():
+    return Net().bfloat16()
+
+
 def make_sgd(parameters):
     return torch.optim.SGD(parameters, lr=0.1)
 
