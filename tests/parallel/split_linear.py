@@ -1,6 +1,7 @@
 """An MLP whose layers are split in every way, and its training on a rank; where a spawned process finds it."""
 
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
 from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
@@ -9,6 +10,7 @@ from torch.distributed.tensor import Replicate, Shard
 from shardproof.parallel.axis import Axis
 from shardproof.parallel.collectives import gather_shards, take_shard
 from shardproof.parallel.linear import ColumnLinear, RowLinear
+from shardproof.proving.step import Step
 
 S, I, H, O = 5, 6, 7, 4  # the hidden width divides by no number of ranks
 WHOLE, FEATURES, SEQUENCE = Replicate(), Shard(-1), Shard(1)
@@ -62,6 +64,31 @@ SPLITS = {
     split.__name__: split
     for split in (column_row, column_column, columns_gathered, column_row_whole, row_row, by_sequence)
 }
+
+
+def make_step():
+    """Small, and made of what can be sent to another process."""
+    generator = torch.Generator().manual_seed(1)
+    batch = torch.randn(2, S, I, generator=generator), torch.randn(2, S, O, generator=generator)
+    return Step(model=MLP, batch=batch, loss=F.mse_loss, optimizer=make_sgd, steps=2)
+
+
+def make_sgd(parameters):
+    return torch.optim.SGD(parameters, lr=0.1)
+
+
+def parallelize(model, mesh):
+    """Columns after columns along `tp`, whatever other axes there are."""
+    column_column(model, Axis.of(mesh, "tp"))
+    return model
+
+
+def average_over_dp(model, mesh):
+    model = parallelize(model, mesh)
+    group = mesh.get_group("dp")
+    for p in model.parameters():
+        p.register_post_accumulate_grad_hook(lambda p: dist.all_reduce(p.grad, dist.ReduceOp.AVG, group=group))
+    return model
 
 
 def train_on_rank(comm, name):

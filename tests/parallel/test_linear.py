@@ -4,11 +4,11 @@ Three layers, cheapest first: outputs and gradients against nn.Linear, proofs, g
 """
 
 import copy
+from dataclasses import replace
 from functools import partial
 
 import pytest
 import torch
-import torch.nn.functional as F
 from torch import nn
 from torch.distributed.tensor import Partial, Shard
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -18,12 +18,29 @@ from shardproof.parallel import collectives, products
 from shardproof.parallel.collectives import Pending
 from shardproof.parallel.linear import ColumnLinear, RowLinear
 from shardproof.parallel.sharding import Section, assemble, sharding_of, take
+from shardproof.proving.prove import prove
 from shardproof.proving.records import Phase
 from shardproof.worlds.communicator import shard_range
 from shardproof.worlds.spawned import SpawnedWorld
 
-from .ranks import alone, calls_of, check_traffic, make_step, proof_of, random, run
-from .split_linear import FEATURES, MLP, SEQUENCE, SPLITS, WHOLE, H, I, O, S, column, row, train_on_rank
+from .ranks import alone, calls_of, check_traffic, proof_of, random, run
+from .split_linear import (
+    FEATURES,
+    MLP,
+    SEQUENCE,
+    SPLITS,
+    WHOLE,
+    H,
+    I,
+    O,
+    S,
+    average_over_dp,
+    column,
+    make_step,
+    parallelize,
+    row,
+    train_on_rank,
+)
 
 COLUMNS = [(column, i, o) for i in (WHOLE, FEATURES, Shard(0), Shard(1)) for o in (FEATURES, WHOLE)]
 ROWS = [(row, i, o) for i in (FEATURES, WHOLE) for o in (WHOLE, FEATURES, Shard(0), Shard(1))]
@@ -138,8 +155,8 @@ def test_a_second_derivative_is_refused_and_not_wrong():
 @pytest.mark.parametrize("by_exchange", [True, False])
 @pytest.mark.parametrize("size", [1, 2, 4])
 def test_each_option_calls_what_its_table_says(size, by_exchange):
-    with alone(size) as axis:
-        object.__setattr__(axis, "by_exchange", by_exchange)
+    with alone(size) as alike:
+        axis = replace(alike, by_exchange=by_exchange)
         for make, given, wanted in COLUMNS + ROWS:
             layer = make(nn.Linear(8, 8), axis, input=given, output=wanted)
             x = torch.ones(4, 4, 8)
@@ -206,7 +223,7 @@ def test_nothing_is_computed_or_kept_for_a_frozen_weight(monkeypatch):
 
 
 def step_of(**options):
-    return make_step(partial(MLP, **options), (random(2, S, I), random(2, S, O)), loss=F.mse_loss)
+    return replace(make_step(), model=partial(MLP, **options))
 
 
 @pytest.mark.parametrize("devices", [2, 3, 4])
@@ -220,6 +237,19 @@ def test_every_split_is_proved(split, devices):
 def test_without_biases_too_and_with_ranks_that_hold_nothing(split):
     proof = proof_of(step_of(bias=False, hidden=2), SPLITS[split], 3)
     assert proof.ok, proof.roots
+
+
+@pytest.mark.parametrize("split", SPLITS)
+def test_by_the_librarys_own_collectives_too(split):
+    proof = proof_of(step_of(), lambda model, axis: SPLITS[split](model, replace(axis, by_exchange=False)), 3)
+    assert proof.ok, proof.roots
+
+
+def test_beside_data_parallel_ranks_too():
+    mesh = {"dp": 2, "tp": 2}
+    assert prove(make_step(), parallelize=average_over_dp, mesh=mesh, trials=1).ok
+    proof = prove(make_step(), parallelize=parallelize, mesh=mesh, trials=1)  # nobody averages over dp
+    assert {f.key.phase for f in proof.roots} == {Phase.GRADIENT}
 
 
 def unreduced(tensor, axis, **_):
@@ -252,10 +282,10 @@ BUGS = {
         "columns_gathered", "all_gather", gather_reversed, (Phase.OUTPUT, "up"), "",
     ),
     "hidden gradient not summed": (
-        "column_column", "start_reduce_scatter", start_own_only, (Phase.OUTPUT_GRADIENT, "up"), "",
+        "column_column", "start_reduce_scatter", start_own_only, (Phase.INPUT_GRADIENT, "down"), "",
     ),
     "gathered output's gradient summed": (
-        "columns_gathered", "own_shard", sum_and_cut, (Phase.OUTPUT_GRADIENT, "up"), "2 times too large",
+        "columns_gathered", "own_shard", sum_and_cut, (Phase.INPUT_GRADIENT, "down"), "2 times too large",
     ),
     "sequence gradient not summed": (
         "by_sequence", "start_reduce_scatter", start_own_only, (Phase.OUTPUT_GRADIENT, "first"), "",
@@ -289,6 +319,16 @@ def test_a_bias_on_every_rank_is_found():
 
 
 # gloo, and refusals --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.processes
+def test_on_gloo_the_proof_is_the_same():
+    """Up to its bounds: gloo ranks whose degrees differ, as unequal shards' do, agree on none."""
+    spawned, simulated = (
+        prove(make_step(), parallelize=parallelize, devices=2, trials=1, spawn=spawn) for spawn in (True, False)
+    )
+    assert [(f.key, f.verdict) for f in spawned.findings] == [(f.key, f.verdict) for f in simulated.findings]
+    assert spawned.ok
 
 
 @pytest.mark.processes
