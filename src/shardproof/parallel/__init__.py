@@ -1,1 +1,39 @@
 """Tensor-parallel modules: collectives in one file, layers in others, and a plan that applies them to a model."""
+
+from shardproof.parallel.axis import Axis
+from shardproof.parallel.boundaries import Boundary, Divided, Enter, Experts, Move, RotaryKeys
+from shardproof.parallel.plans import GPT2_PLAN, parallelize, traffic_of
+from shardproof.parallel.sharding import Sharding, sharding_of
+from shardproof.parallel.styles import (
+    Column,
+    EmbeddingFeatures,
+    InParts,
+    LocalAttributes,
+    Row,
+    VocabularyLoss,
+    VocabularyRows,
+    Whole,
+)
+
+__all__ = [
+    "GPT2_PLAN",
+    "Axis",
+    "Boundary",
+    "Column",
+    "Divided",
+    "EmbeddingFeatures",
+    "Enter",
+    "Experts",
+    "InParts",
+    "LocalAttributes",
+    "Move",
+    "RotaryKeys",
+    "Row",
+    "Sharding",
+    "VocabularyLoss",
+    "VocabularyRows",
+    "Whole",
+    "parallelize",
+    "sharding_of",
+    "traffic_of",
+]

@@ -11,6 +11,8 @@ from difflib import get_close_matches
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any
 
+from torch.distributed.tensor import DTensor
+
 from shardproof.errors import CannotRunError
 from shardproof.parallel.axis import Axis
 from shardproof.parallel.dialects import translate
@@ -124,6 +126,9 @@ def _prepare(model: nn.Module, axis: Axis, plan: Mapping[str, Any], *, whole: bo
             sharers[heads] = axis_of_sharers(axis, heads)
         return sharers[heads]
 
+    for name, parameter in model.named_parameters():
+        if isinstance(parameter, DTensor):
+            raise CannotRunError(f"{name} is a DTensor already: parallelize takes an ordinary model, before FSDP")
     changes: dict[str, Change] = {}
     cuts: dict[_Place, nn.Parameter] = {}
     for name, entry in entries.items():

@@ -112,10 +112,12 @@ class Column:
     def prepare(self, site: Site) -> Change:
         """See `Style`."""
         axis, features = site.axis, linear_sizes(site, "column")[1]
-        head_dim = head_width(site, features)
-        sections = share_heads(even_sections(features, self.parts, head_dim or 1, site.name), axis.size, site.name)
-        plain = self.parts == 1 and head_dim is None
-        module = self._split(site, None if plain or self.output == REPLICATE else sections)
+        if self.output == REPLICATE:
+            module = self._split(site, None)  # gathered in order, whatever the features belong to
+            return Change(module=module, traffic=() if isinstance(module, nn.Linear) else ((axis, module.traffic),))
+        unit = head_width(site, features) or 1
+        sections = share_heads(even_sections(features, self.parts, unit, site.name), axis.size, site.name)
+        module = self._split(site, sections)
         traffic = () if isinstance(module, nn.Linear) else ((axis, module.traffic),)
         few = min((section.length // section.unit for section in sections if section.shared), default=axis.size)
         sharers = site.sharers(few)
@@ -166,11 +168,12 @@ class Row:
         """See `Style`."""
         whole, axis = site.module, site.axis
         features = linear_sizes(site, "row")[0]
-        head_dim = head_width(site, features)
-        if head_dim is not None:
-            check_heads(features // head_dim, axis.size, shared=False, name=site.name)
-        plain = self.parts == 1 and (head_dim is None or self.input == REPLICATE)
-        sections = None if plain else even_sections(features, self.parts, head_dim or 1, site.name)
+        sections = None
+        if self.input != REPLICATE:
+            unit = head_width(site, features) or 1
+            if unit > 1:
+                check_heads(features // unit, axis.size, shared=False, name=site.name)
+            sections = even_sections(features, self.parts, unit, site.name)
         if is_conv1d(whole):
             if (self.input, self.output) != (FEATURES, REPLICATE):
                 raise CannotRunError(f"{site.name}: a Conv1D is split by rows from Shard(-1) to Replicate() only")
@@ -245,8 +248,9 @@ class VocabularyLoss:
 
     def prepare(self, site: Site) -> Change:
         """See `Style`."""
-        if not isinstance(site.module, nn.CrossEntropyLoss):
+        if not is_ordinary(site.module, nn.CrossEntropyLoss):
             raise CannotRunError(f"{site.name} is a {type(site.module).__name__}; needed is an nn.CrossEntropyLoss")
+        assert isinstance(site.module, nn.CrossEntropyLoss)
         sharding = split_vocabulary((self.vocabulary,), site.axis, multiple=self.multiple)
         split = VocabularyParallelCrossEntropy.from_loss(site.module, site.axis, sharding=sharding, z_loss=self.z_loss)
         return Change(module=split, traffic=((site.axis, split.traffic),))
@@ -280,6 +284,11 @@ class Whole:
         return Change(module=site.module)
 
 
+def is_ordinary(module: nn.Module, kind: type[nn.Module]) -> bool:
+    """Whether it does what torch's own class does: a subclass may scale its result, or make its weight of others."""
+    return type(module).forward is kind.forward and not hasattr(module, "parametrizations")
+
+
 def is_conv1d(module: nn.Module) -> bool:
     """Whether it is transformers' `Conv1D`, a linear layer with its weight transposed."""
     return type(module).__name__ == "Conv1D" and {"nf", "nx"} <= vars(module).keys()
@@ -291,13 +300,14 @@ def linear_sizes(site: Site, how: str) -> tuple[int, int]:
     Raises:
         CannotRunError: it is none.
     """
-    if isinstance(site.module, nn.Linear):
-        return site.module.in_features, site.module.out_features
+    if is_ordinary(site.module, nn.Linear):
+        return site.module.get_parameter("weight").shape[1], site.module.get_parameter("weight").shape[0]
     if is_conv1d(site.module):
         inputs, outputs = site.module.get_parameter("weight").shape
         return inputs, outputs
     raise CannotRunError(
-        f"{site.name} is a {type(site.module).__name__}; split by {how}s are nn.Linear and transformers' Conv1D"
+        f"{site.name} is a {type(site.module).__name__}; split by {how}s are nn.Linear and transformers' Conv1D, not "
+        "what has a forward or weights of another kind"
     )
 
 
@@ -366,6 +376,9 @@ def check_embedding(site: Site) -> nn.Embedding:
     Raises:
         CannotRunError: it is none.
     """
-    if not isinstance(site.module, nn.Embedding):
-        raise CannotRunError(f"{site.name} is a {type(site.module).__name__}; needed is an nn.Embedding")
+    if not is_ordinary(site.module, nn.Embedding):
+        raise CannotRunError(
+            f"{site.name} is a {type(site.module).__name__}; needed is an nn.Embedding without a forward of its own"
+        )
+    assert isinstance(site.module, nn.Embedding)
     return site.module

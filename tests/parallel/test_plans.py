@@ -1,0 +1,333 @@
+"""Plans of all three dialects are proved on one decoder; wrong entries are caught, and bad plans refused whole."""
+
+from collections import Counter
+
+import pytest
+import torch
+from torch import nn
+from torch.distributed.tensor import Partial, Replicate, Shard
+from torch.distributed.tensor.parallel import (
+    ColwiseParallel,
+    PrepareModuleInput,
+    PrepareModuleInputOutput,
+    PrepareModuleOutput,
+    RowwiseParallel,
+    SequenceParallel,
+)
+
+from shardproof.errors import CannotRunError
+from shardproof.parallel import (
+    Boundary,
+    Column,
+    Enter,
+    InParts,
+    LocalAttributes,
+    Move,
+    Row,
+    VocabularyLoss,
+    VocabularyRows,
+    parallelize,
+    sharding_of,
+    traffic_of,
+)
+from shardproof.parallel.sharding import counted_parts
+from shardproof.parallel.traffic import count_calls
+from shardproof.proving.prove import prove
+from shardproof.proving.records import Phase
+
+from .models import Decoder, V, forward, make_batch
+from .ranks import alone, calls_of, make_step, run
+
+ATTENTION, MLP = "layers.*.attention", "layers.*.feed_forward"
+
+STRINGS = {
+    "embedding": "embedding_rowwise",
+    f"{ATTENTION}.w[qkv]": "colwise",
+    f"{ATTENTION}.wo": "rowwise",
+    f"{ATTENTION}.q_norm": "replicated_with_grad_allreduce",
+    f"{MLP}.w1": "colwise",
+    f"{MLP}.w3": "colwise",
+    f"{MLP}.w2": "rowwise",
+    "head": "colwise_gather_output",
+}
+
+# The plan of PyTorch's tutorial on sequence parallelism.
+TORCH = {
+    "embedding": RowwiseParallel(input_layouts=Replicate(), output_layouts=Shard(1)),
+    "layers.*.attention_norm": SequenceParallel(),
+    ATTENTION: PrepareModuleInput(input_layouts=(Shard(1),), desired_input_layouts=(Replicate(),)),
+    f"{ATTENTION}.w[qkv]": ColwiseParallel(),
+    f"{ATTENTION}.q_norm": SequenceParallel(sequence_dim=2),
+    f"{ATTENTION}.wo": RowwiseParallel(output_layouts=Shard(1)),
+    "layers.*.ffn_norm": SequenceParallel(),
+    MLP: PrepareModuleInputOutput(
+        input_layouts=(Shard(1),),
+        desired_input_layouts=(Replicate(),),
+        output_layouts=(Partial(),),
+        desired_output_layouts=(Partial(),),
+    ),
+    f"{MLP}.w1": ColwiseParallel(),
+    f"{MLP}.w3": ColwiseParallel(),
+    f"{MLP}.w2": RowwiseParallel(output_layouts=Shard(1)),
+    "norm": SequenceParallel(),
+    "head": ColwiseParallel(input_layouts=Shard(1), output_layouts=Replicate()),
+}
+
+# As few collectives as can be: one entry for all projections, and the loss of split logits.
+OURS = {
+    "embedding": VocabularyRows(output=Shard(1)),
+    "layers.*.*_norm": InParts(),
+    ATTENTION: Enter(source=Shard(1)),
+    f"{ATTENTION}.w[qkv]": Column(entered=True),
+    f"{ATTENTION}.q_norm": InParts(),
+    f"{ATTENTION}.wo": Row(output=Shard(1)),
+    MLP: Enter(source=Shard(1)),
+    f"{MLP}.w[13]": Column(entered=True),
+    f"{MLP}.w2": Row(output=Shard(1)),
+    "norm": InParts(),
+    "head": Column(input=Shard(1)),
+    "loss": VocabularyLoss(vocabulary=V),
+}
+PLANS = {"strings": STRINGS, "torch": TORCH, "ours": OURS}
+
+
+def make(heads=4, kv_heads=2, length=None, **changes):
+    options = {"forward": forward, "steps": 1, **changes}
+    length = length or (8 if heads == 4 else 6)
+    return make_step(lambda: Decoder(heads, kv_heads, tied=True), make_batch(length), **options)
+
+
+def proof_of_plan(plan, devices, *, step=None):
+    return prove(
+        step or make(), parallelize=lambda model, mesh: parallelize(model, mesh, plan), devices=devices, trials=1
+    )
+
+
+@pytest.mark.parametrize(("devices", "heads", "kv_heads"), [(2, 4, 2), (3, 6, 3), (4, 4, 2)])
+@pytest.mark.parametrize("plan", PLANS)
+def test_a_plan_is_proved(plan, devices, heads, kv_heads):
+    proof = proof_of_plan(PLANS[plan], devices, step=make(heads, kv_heads))
+    assert proof.ok, proof.roots
+
+
+def test_two_steps_of_a_plan_are_proved():
+    assert proof_of_plan(OURS, 2, step=make(steps=2)).ok
+
+
+def without(plan, *names):
+    return {name: style for name, style in plan.items() if name not in names}
+
+
+def entry(key):
+    return key.phase, key.name
+
+
+@pytest.mark.parametrize(
+    ("plan", "root", "cause"),
+    [
+        pytest.param(
+            without(STRINGS, f"{ATTENTION}.q_norm"),
+            (Phase.GRADIENT, "layers.0.attention.q_norm.weight"),
+            "all-reduce is missing",
+            id="M07 head norm",
+        ),
+        pytest.param(
+            without(OURS, "norm"), (Phase.GRADIENT, "norm.weight"), "all-reduce is missing", id="M05 sequence norm"
+        ),
+        pytest.param(
+            OURS | {ATTENTION: Boundary(inputs={0: Move(source=Shard(1), target=Replicate())})},
+            (Phase.OUTPUT_GRADIENT, "layers.0.attention_norm"),
+            "",
+            id="M14 gather whose backward splits",
+        ),
+        pytest.param(
+            STRINGS | {MLP: Boundary(outputs={0: Move(source=Partial(), target=Replicate())})},
+            (Phase.OUTPUT, "layers.0.feed_forward"),
+            "2 times too large",
+            id="M03 reduced twice",
+        ),
+        pytest.param(
+            OURS | {"loss": VocabularyLoss(vocabulary=V), "head": Column(input=Shard(1), output=Replicate())},
+            (Phase.OUTPUT, "loss"),
+            "",
+            id="M28 gathered logits",
+        ),
+    ],
+)
+def test_a_wrong_plan_is_found_for_the_right_reason(plan, root, cause):
+    proof = proof_of_plan(plan, 2)
+    roots = {entry(finding.key): finding for finding in proof.roots}
+    assert root in roots
+    assert cause in roots[root].cause
+
+
+def mesh_of(axis):
+    from torch.distributed.device_mesh import init_device_mesh
+
+    return init_device_mesh("cpu", (axis.size,), mesh_dim_names=("tp",))
+
+
+@pytest.mark.parametrize("size", [2, 4])
+@pytest.mark.parametrize("plan", PLANS)
+def test_the_calls_are_those_that_the_plan_predicts(plan, size):
+    with alone(size) as axis:
+        model = parallelize(Decoder(layers=2), mesh_of(axis), PLANS[plan])
+        pairs = [pair for pairs in traffic_of(model).values() for pair in pairs]
+        predicted = [
+            sum((count_calls(getattr(one, way), among) for among, one in pairs), start=Counter())
+            for way in ("forward", "backward")
+        ]
+        zeros, loss = torch.zeros(2, 8, dtype=torch.long), []
+        assert calls_of(lambda: loss.append(model(zeros, zeros.flatten()))) == predicted[0]
+        assert calls_of(lambda: loss[0].backward()) == predicted[1]
+        assert 0 < predicted[0].total() != predicted[1].total() > 0  # what one way costs would not do for the other
+
+
+def test_one_entry_for_all_projections_costs_less():
+    def backward_calls(plan):
+        with alone(2) as axis:
+            pairs = [p for pairs in traffic_of(parallelize(Decoder(), mesh_of(axis), plan)).values() for p in pairs]
+            return sum(len(one.backward) for _, one in pairs)
+
+    entered = {
+        ATTENTION: Enter(),
+        f"{ATTENTION}.w[qkv]": Column(entered=True),
+        MLP: Enter(),
+        f"{MLP}.w1": Column(entered=True),
+        f"{MLP}.w3": Column(entered=True),
+    }
+    assert proof_of_plan(STRINGS | entered, 2).ok
+    assert backward_calls(STRINGS | entered) == backward_calls(STRINGS) - 3
+
+
+def test_parameters_keep_names_order_and_ties_and_carry_their_sharding():
+    def on_rank(axis):
+        torch.manual_seed(0)
+        whole = Decoder(tied=True)
+        names = [name for name, _ in whole.named_parameters()]
+        model = parallelize(whole, mesh_of(axis), STRINGS)
+        assert model is whole
+        assert [name for name, _ in model.named_parameters()] == names
+        assert model.head.weight is model.embedding.weight
+        return [sum(p.numel() for p in counted_parts(q.detach(), sharding_of(q))) for q in model.parameters()]
+
+    counted = run(4, on_rank)
+    assert [sum(one) for one in zip(*counted, strict=True)] == [p.numel() for p in Decoder(tied=True).parameters()]
+
+
+def test_the_same_seed_gives_the_same_model_on_any_number_of_ranks():
+    def weights(axis):
+        torch.manual_seed(3)
+        return parallelize(Decoder(), mesh_of(axis), STRINGS).layers[0].feed_forward.w1.weight.detach()
+
+    torch.manual_seed(3)
+    expected = Decoder().layers[0].feed_forward.w1.weight.detach()
+    for size in (1, 2, 4):
+        assert torch.equal(torch.cat(run(size, weights)), expected)
+
+
+def test_boundaries_move_outputs_and_keywords():
+    class Doubled(nn.Module):
+        def forward(self, x, *, scale):
+            return x * scale, x
+
+    plan = {
+        "0": PrepareModuleInput(
+            input_layouts=(Shard(0),),
+            desired_input_layouts=(Replicate(),),
+            input_kwarg_layouts={"scale": Replicate()},
+            desired_input_kwarg_layouts={"scale": Shard(0)},
+        )
+    }
+    out = PrepareModuleOutput(output_layouts=(Replicate(), None), desired_output_layouts=(Shard(0), None))
+
+    def on_rank(axis):
+        model = parallelize(nn.Sequential(Doubled()), mesh_of(axis), plan)
+        scaled, x = model[0](torch.full((1, 2), float(axis.rank)), scale=torch.tensor([[2.0], [3.0]]))
+        shard = parallelize(nn.Sequential(Doubled()), mesh_of(axis), {"0": out})
+        own, rest = shard[0](torch.arange(4.0), scale=2)
+        with pytest.raises(CannotRunError, match="without a tensor as argument 'scale'"):
+            model[0](torch.ones(1, 2), scale=1)
+        return scaled, x, own, rest
+
+    for rank, (scaled, x, own, rest) in enumerate(run(2, on_rank)):
+        assert x.tolist() == [[0, 0], [1, 1]]
+        assert scaled.tolist() == [[0, 0], [2 + rank, 2 + rank]]
+        assert own.tolist() == [[0, 2], [4, 6]][rank]
+        assert len(rest) == 4
+
+
+class Scaled(nn.Embedding):
+    def forward(self, ids):
+        return super().forward(ids) * 2
+
+
+def scaled_embedding():
+    model = Decoder()
+    model.embedding = Scaled(V, 8)
+    return model
+
+
+def hooked():
+    model = Decoder()
+    model.head.register_forward_hook(lambda *_: None)
+    return model
+
+
+@pytest.mark.parametrize(
+    ("plan", "model", "said"),
+    [
+        (None, Decoder, "Decoder has no tp_plan of its own: give a plan"),
+        ({"layer.*.attention.wq": "colwise"}, Decoder, "matches no module and no parameter; closest is 'layers.0"),
+        ({"layers.wq": "colwise"}, Decoder, r"the plan's 'layers\.wq' matches no module"),
+        (STRINGS | {"he*": "colwise"}, Decoder, r"the plan's 'head' and 'he\*' both match head: leave one out"),
+        ({"norm": "colwise"}, Decoder, "norm is a RMSNorm; split by columns are nn.Linear"),
+        ({"layers": "rowwise"}, Decoder, "layers is a ModuleList; split by rows are nn.Linear"),
+        ({"head": "embedding_rowwise"}, Decoder, "head is a Linear; needed is an nn.Embedding"),
+        ({"embedding": "embedding_rowwise"}, scaled_embedding, "embedding is a Scaled; needed is an nn.Embedding"),
+        ({"layers.*.feed_forward": "sequence_parallel"}, Decoder, "without parameters of its own"),
+        ({"head": "grouped_gemm"}, Decoder, "no style 'grouped_gemm'"),
+        ({"head": 3}, Decoder, "head: the plan has a int for it"),
+        ({"head.weight": "sequence_parallel"}, Decoder, "head.weight is a parameter; a InParts is for modules"),
+        ({"head": "colwise"}, hooked, "head has hooks"),
+        (
+            {"head": "colwise"},
+            lambda: Decoder(tied=True),
+            "is the same tensor as embedding.weight, which the plan leaves",
+        ),
+        (
+            {"head": "colwise", "embedding": "embedding_colwise"},
+            lambda: Decoder(tied=True),
+            "and the plan splits them in two ways",
+        ),
+        (STRINGS, lambda: Decoder(3, 3), "layers.0.attention.wq: 3 heads on 2 ranks"),
+        ({"head": Column(parts=2)}, Decoder, "head: 11 features are not 2 parts"),
+        ({"": "colwise"}, lambda: nn.Linear(2, 2), "the model itself"),
+        ({"loss": VocabularyLoss(vocabulary=1)}, Decoder, "a vocabulary of 1 on 2 ranks"),
+        ({"head": VocabularyLoss(vocabulary=V)}, Decoder, "needed is an nn.CrossEntropyLoss"),
+        ({"layers.*.attention": LocalAttributes(names=("heads",))}, Decoder, r"attention\.heads is None"),
+        ({"layers.*.attention.q_norm": "mla_kv_a_proj"}, Decoder, "no qk_rope_head_dim"),
+        ({"head": ColwiseParallel(input_layouts=(Partial(),))}, Decoder, "needed is one Replicate"),
+    ],
+)
+def test_a_plan_that_does_not_fit_is_refused_whole(plan, model, said):
+    with alone(2) as axis:
+        model = model()
+        before = dict(model.named_modules()), dict(model.named_parameters())
+        with pytest.raises(CannotRunError, match=said):
+            parallelize(model, mesh_of(axis), plan)
+        assert (dict(model.named_modules()), dict(model.named_parameters())) == before
+        assert not any(sharding_of(parameter) for parameter in model.parameters())
+
+
+def test_kv_heads_that_ranks_share_need_an_attention_that_says_how_many_use_each():
+    with alone(4) as axis:
+        model = Decoder()
+        del model.layers[0].attention.num_key_value_groups
+        with pytest.raises(CannotRunError, match="num_key_value_groups says how many queries use each; it is None"):
+            parallelize(model, mesh_of(axis), STRINGS)
+
+
+def test_a_move_to_partial_is_refused():
+    with pytest.raises(CannotRunError, match="is not moved from"):
+        Move(source=Replicate(), target=Partial())
