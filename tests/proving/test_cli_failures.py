@@ -1,4 +1,4 @@
-"""`shardproof prove` of a step that is not the same twice, of ranks that hang, of what changes on loading: exit code 2."""
+"""`shardproof prove` of a step that is not the same twice, or another on loading, of ranks that hang: exit code 2."""
 
 import sys
 import time
