@@ -1,8 +1,9 @@
 """Numbers: how far the candidate is from the reference in the user's own dtypes, beside the reference's own rounding.
 
 Both sides start from the same values, those that the dtypes hold. The reference also runs in float64 from them: how far
-it is from that in its own dtypes is its rounding noise, measured tensor by tensor and step by step. A candidate that
-computes the same function rounds otherwise, and is about as far away.
+it is from that in its own dtypes is its rounding noise, tensor by tensor and step by step, the largest of three runs:
+one from the same values, and two from values one unit in the last place away. A candidate that computes the same
+function rounds otherwise, and is about as far away.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from shardproof.proving.alignment import Alignment
 from shardproof.proving.axes import Axes
 from shardproof.proving.findings import Verdict
 from shardproof.proving.layout import find_layout
-from shardproof.proving.precision import Precision
+from shardproof.proving.precision import SAMPLES, Precision
 from shardproof.proving.records import OF_PARAMETERS
 from shardproof.proving.rounding import FROM_FLOAT32
 
@@ -97,7 +98,7 @@ class OwnRuns:
     Attributes:
         measured: the candidate's ranks beside the reference in float64.
         beside: the same ranks beside the reference in its own dtypes.
-        reference: the reference in its own dtypes beside itself in float64.
+        reference: the reference in its own dtypes, several times, beside itself in float64.
         shrink: the noise measured is so many times as large as it is in these dtypes.
     """
 
@@ -115,7 +116,7 @@ class OwnRuns:
         if len(aligned) < 3 or any(one.actual.shape != one.expected.shape for one in aligned[0].values()):
             return None
         measured, beside, own = aligned
-        return _measure(measured, beside, own[0], self.shrink)
+        return _measure(measured, beside, own, self.shrink)
 
 
 def lay_side_by_side(
@@ -131,8 +132,8 @@ def lay_side_by_side(
     own = Precision.FLOAT64 if in_float64 else Precision.OWN
     rounded = reference.native[Precision.FLOAT64 if in_float64 else Precision.ROUNDED]
     candidate = [side.native[own] for side in ranks]
-    itself = find_layout(reference.parameters, {name: {0: values} for name, values in reference.parameters.items()})
-    noisy = reference.native[Precision.FLOAT32 if in_float64 else Precision.OWN]
+    noisy = [reference.native[one] for one in ((Precision.FLOAT32,) if in_float64 else SAMPLES)]
+    whole = {name: dict.fromkeys(range(len(noisy)), values) for name, values in reference.parameters.items()}
 
     def beside(records: Records) -> Alignment:
         return Alignment(reference=records, ranks=candidate, layout=layout, axes=axes, own_training=own_training)
@@ -140,21 +141,29 @@ def lay_side_by_side(
     return OwnRuns(
         measured=beside(rounded),
         beside=beside(reference.native[own]),
-        reference=Alignment(reference=rounded, ranks=[noisy], layout=itself, axes=Axes()),
+        reference=Alignment(
+            reference=rounded,
+            ranks=noisy,
+            layout=find_layout(reference.parameters, whole),
+            axes=Axes(sizes={"sample": len(noisy)}),
+        ),
         shrink=FROM_FLOAT32 if in_float64 else 1.0,
     )
 
 
-def _measure(measured: Mapping[int, Held], beside: Mapping[int, Held], own: Held, shrink: float) -> Numbers:
+def _measure(
+    measured: Mapping[int, Held], beside: Mapping[int, Held], own: Mapping[int, Held], shrink: float
+) -> Numbers:
     pairs = [compare(one.actual, one.expected.to(one.actual.dtype)) for one in beside.values()]
-    scale = largest(own.expected)
-    epsilon = torch.finfo(own.actual.dtype).eps
+    scale = largest(own[0].expected)
+    epsilon = torch.finfo(own[0].actual.dtype).eps
+    noise = _worst(largest(one.actual.double() - one.expected) for one in own.values())
     return Numbers(
         exact=all(pair.exact for pair in pairs),
         approximate=all(pair.approximate for pair in pairs),
         maxdiff=_worst(pair.maxdiff for pair in pairs),
         error=_worst(largest(one.actual.double() - one.expected) for one in measured.values()),
-        noise=shrink * max(largest(own.actual.double() - own.expected), FLOOR_EPSILONS * epsilon * scale),
+        noise=shrink * max(noise, FLOOR_EPSILONS * epsilon * scale),
         scale=scale,
     )
 
