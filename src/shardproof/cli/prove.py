@@ -35,6 +35,12 @@ def prove_command(
     timeout: Annotated[float, typer.Option(help="Seconds after which ranks that get nowhere are given up.")] = 60.0,
     trials: Annotated[int, typer.Option(help="How many random points.")] = 3,
     steps: Annotated[int | None, typer.Option(help="Training steps; the Step's own unless given.")] = None,
+    max_false_accept: Annotated[
+        float | None, typer.Option(help="More trials, until every derived bound is at most this.")
+    ] = None,
+    allow: Annotated[
+        list[str] | None, typer.Option(help="Findings to let be: a pattern for 'VERDICT PHASE NAME'.")
+    ] = None,
     seed: Annotated[int, typer.Option(help="Of primes, oracles and probes.")] = 0,
     settings: Annotated[list[str] | None, typer.Option("--set", help="KEY=VALUE of the hf: configuration.")] = None,
     plan_set: Annotated[list[str] | None, typer.Option(help="PATTERN=STYLE put into the hf: plan.")] = None,
@@ -70,6 +76,8 @@ def prove_command(
         mesh=None if mesh is None else _mesh(mesh),
         data_axes=None if data_axes is None else [name for name in data_axes.split(",") if name],
         trials=trials,
+        max_false_accept=max_false_accept,
+        allow=tuple(allow or []),
         seed=seed,
         spawn=spawn,
         timeout=timeout,

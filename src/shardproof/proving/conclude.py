@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from math import prod
+from math import ceil, log, prod
 from typing import TYPE_CHECKING
 
 from shardproof.errors import CannotRunError
@@ -19,12 +19,19 @@ if TYPE_CHECKING:
 
 
 def conclude(
-    trials: Sequence[Mapping[Key, Outcome]], rounding: Callable[[Key], Rounding | None], *, own_training: bool = False
+    trials: Sequence[Mapping[Key, Outcome]],
+    rounding: Callable[[Key], Rounding | None],
+    blind: Callable[[Key], frozenset[str]],
+    *,
+    own_training: bool = False,
 ) -> tuple[Finding, ...]:
-    """One finding a tensor from its outcomes in all trials, and from its rounding where they differ.
+    """One finding a tensor from its outcomes in all trials, and from its ordinary runs.
 
-    In a training of the user's own, modules may split the work as they like: where loss, gradients and updates are
-    right, an activation that differs is no finding.
+    Args:
+        trials: the outcomes of each.
+        rounding: measures a tensor that differs in float64.
+        blind: the parts of a tensor that are zero in float64, not by cancellation but because nothing reached them.
+        own_training: a rank's module may compute its own share of what the reference's does.
 
     Raises:
         CannotRunError: nothing was compared.
@@ -36,7 +43,9 @@ def conclude(
     for key in trials[0]:
         outcomes = [trial[key] for trial in trials if key in trial]
         verdict = judge_trials(outcomes)
-        native = None if verdict.ok else rounding(key)
+        weak = "" if not verdict.ok or key.phase in _NEVER_VACUOUS else find_weakness(outcomes, blind(key))
+        verdict = Verdict.VACUOUS if weak else verdict
+        native = None if verdict.ok or weak else rounding(key)
         if verdict is Verdict.WRONG and native is not None and native.agrees and not worst_cause(outcomes):
             verdict = Verdict.UNDECIDED
         if key.phase in ACTIVATIONS and verdict.ok:
@@ -56,18 +65,33 @@ def conclude(
             Finding(
                 key=key,
                 verdict=verdict,
-                cause=worst.cause,
+                cause=weak or worst.cause,
                 ranks=worst.ranks,
                 differing=worst.differing,
                 elements=worst.elements,
+                probed=max(outcome.informative for outcome in outcomes),
                 rounding=native,
                 false_accept=bound if verdict is Verdict.PROVED and bound < 1 else None,
             )
         )
-    results = [finding for finding in findings if finding.key.phase not in ACTIVATIONS]
-    if own_training and results and all(finding.verdict.ok for finding in results):
-        return tuple(results)
-    return mark_roots(findings)
+    return mark_roots(drop_other_ways(findings))
+
+
+def drop_other_ways(findings: Sequence[Finding]) -> list[Finding]:
+    """The findings less activations that differ where nothing that is computed from them does: work done another way.
+
+    A candidate may shift the operand of a softmax, or leave a scale for later. Loss, gradients and updates decide.
+    """
+    verdicts = {finding.verdict for finding in findings if finding.key.phase not in ACTIVATIONS}
+    if all(verdict.ok for verdict in verdicts):
+        return [finding for finding in findings if finding.key.phase not in ACTIVATIONS]
+    if all(verdict.ok or verdict is Verdict.UNDECIDED for verdict in verdicts):
+        return [
+            finding
+            for finding in findings
+            if finding.key.phase not in ACTIVATIONS or finding.verdict is not Verdict.WRONG
+        ]
+    return list(findings)
 
 
 def unreduced(key: Key, outcome: Outcome) -> Finding:
@@ -90,8 +114,42 @@ def judge_trials(outcomes: Sequence[Outcome]) -> Verdict:
     telling = [outcome for outcome in outcomes if outcome.equal or not outcome.void]
     if not telling:
         return Verdict.UNSUPPORTED
-    if not all(outcome.equal for outcome in telling):
-        return Verdict.WRONG
-    if not any(outcome.informative for outcome in telling):
-        return Verdict.VACUOUS
-    return Verdict.PROVED
+    return Verdict.PROVED if all(outcome.equal for outcome in telling) else Verdict.WRONG
+
+
+# A right activation is no finding; a buffer may well be a table of constants.
+_NEVER_VACUOUS = ACTIVATIONS | {Phase.BUFFER}
+
+
+def find_weakness(outcomes: Sequence[Outcome], blind: frozenset[str]) -> str:
+    """Why agreement says nothing of this tensor, or of a part of it; empty if it does.
+
+    What is zero at every random point and only nearly zero in float64 is zero as a function: a bias that softmax takes
+    no notice of. What is zero in float64 too was never reached.
+    """
+    if outcomes[0].constant:
+        return "the same numbers whatever the parameters and inputs are: a wrong way to them would not show"
+    unseen = frozenset.intersection(blind, *(outcome.blind for outcome in outcomes))
+    if not unseen:
+        return ""
+    told = ", ".join(sorted(unseen)[:4]) + (f" and {len(unseen) - 4} more" if len(unseen) > 4 else "")
+    return f"zero in every run on {told}: nothing in the batch reaches it"
+
+
+def count_missing_trials(trials: Sequence[Mapping[Key, Outcome]], wanted: float) -> int:
+    """How many more trials bring every derived bound to `wanted`, if each is as telling as the last so far.
+
+    None where something differs, for which no bound is of use.
+    """
+    missing = 0
+    for key, last in trials[-1].items():
+        if not last.equal:
+            return 0
+        bound = prod(trial[key].chance for trial in trials if key in trial)
+        if bound > wanted and 0 < last.chance < 1:
+            missing = max(missing, ceil(log(wanted / bound) / log(last.chance)))
+    return min(missing, _MOST_TRIALS - len(trials))
+
+
+# A bound that more trials than this would not bring down far enough stays as it is, and is reported.
+_MOST_TRIALS = 64

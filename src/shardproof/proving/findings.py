@@ -46,6 +46,9 @@ class Finding:
         rounding: of one that is not ok, the difference of the native float64 runs beside the reference's noise.
         numbers: in the user's own dtypes; None where they cannot be compared, or the step does not run in them.
         root: nothing earlier was wrong that this one could follow from.
+        probed: how many of the elements were not zero in some run; the others were compared as zeros.
+        place: of a root, the line of the user's code that called the module, as the first rank ran it.
+        allowed: the user's pattern that lets it be although it is not ok; empty without one.
     """
 
     key: Key
@@ -58,6 +61,23 @@ class Finding:
     rounding: Rounding | None = None
     numbers: Numbers | None = None
     root: bool = False
+    probed: int = 0
+    place: str = ""
+    allowed: str = ""
+
+    @property
+    def failed(self) -> bool:
+        """It is not ok, and nobody has allowed it."""
+        return not self.verdict.ok and not self.allowed
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Count:
+    """Of findings; every one is counted once."""
+
+    passed: int
+    failed: int
+    allowed: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,6 +107,7 @@ class Proof:
         primes: of each trial.
         seeds: of each trial.
         native: what was run beside them.
+        unused: the patterns of `allow` that no finding needed.
     """
 
     findings: tuple[Finding, ...]
@@ -96,6 +117,7 @@ class Proof:
     primes: tuple[int, ...]
     seeds: tuple[int, ...]
     native: Native | None = None
+    unused: tuple[str, ...] = ()
 
     @property
     def devices(self) -> int:
@@ -104,8 +126,17 @@ class Proof:
 
     @property
     def ok(self) -> bool:
-        """Every tensor is PROVED (or ROUNDING, in numeric mode), and there is one."""
-        return bool(self.findings) and all(finding.verdict.ok for finding in self.findings)
+        """No tensor is anything but PROVED (or ROUNDING or DRAWN) or allowed, and there is one that is not allowed."""
+        return self.count.passed > 0 and not self.count.failed
+
+    @property
+    def count(self) -> Count:
+        """How many of the findings are what they should be, are not, or are not and allowed."""
+        return Count(
+            passed=sum(finding.verdict.ok for finding in self.findings),
+            failed=sum(finding.failed for finding in self.findings),
+            allowed=sum(bool(finding.allowed) for finding in self.findings),
+        )
 
     @property
     def roots(self) -> tuple[Finding, ...]:

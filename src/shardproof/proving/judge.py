@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, TypeVar
 import torch
 
 from shardproof.proving.causes import explain
+from shardproof.proving.layout import PADDING
 from shardproof.proving.records import ACTIVATIONS, OF_PARAMETERS, Key, Phase
 
 if TYPE_CHECKING:
@@ -30,7 +31,10 @@ class Outcome:
         cause: in words, if a relation explains the difference.
         ranks: where it differs.
         differing: elements that differ, over all ranks, of `elements`.
-        informative: elements of the reference that are not zero.
+        informative: elements of the reference that are not zero, over all ranks.
+        blind: what no element that is not zero probes: ranks, and of tensors of three and more dims (experts, kernels)
+            slices along the first.
+        constant: the reference's elements are the same numbers whatever the parameters are.
         partial: an activation whose sum over ranks is right: reduced later or not, its user will show.
     """
 
@@ -42,6 +46,8 @@ class Outcome:
     differing: int = 0
     elements: int = 0
     informative: int = 0
+    blind: frozenset[str] = frozenset()
+    constant: bool = False
     partial: bool = False
 
 
@@ -52,6 +58,20 @@ def judge(alignment: Alignment, prime: int) -> dict[Key, Outcome]:
         lambda key, aligned: _outcome(aligned, prime, alignment.axes, partial_allowed=key.phase in ACTIVATIONS),
         lambda _key, fault: Outcome(equal=False, cause=fault),
     )
+
+
+def find_blind(held: Mapping[int, Held]) -> frozenset[str]:
+    """The parts of a tensor whose elements are all zero in the reference, in words; padding is no part of it."""
+    found = set()
+    for rank, one in held.items():
+        real = torch.ones_like(one.expected, dtype=torch.bool) if one.places is None else one.places != PADDING
+        seen = one.expected != 0
+        if bool(real.any()) and not bool((seen & real).any()):
+            found.add(f"rank {rank}")
+        elif seen.ndim > 2:
+            empty = real.flatten(1).any(1) & ~(seen & real).flatten(1).any(1)
+            found |= {f"slice {index} of rank {rank}" for index in empty.nonzero().flatten().tolist()}
+    return frozenset(found)
 
 
 def walk(alignment: Alignment, compared: Callable[[Key, Aligned], T], faulty: Callable[[Key, str], T]) -> dict[Key, T]:
@@ -109,6 +129,8 @@ def _outcome(aligned: Aligned, prime: int, axes: Axes, *, partial_allowed: bool)
         differing=sum(differing.values()),
         elements=sum(one.expected.numel() for one in held.values()),
         informative=sum(int(one.expected.count_nonzero()) for one in held.values()),
+        blind=find_blind(held),
+        constant=chance == 0.0,
         partial=partial,
     )
 

@@ -10,13 +10,14 @@ from shardproof.errors import CannotRunError
 from shardproof.exact.errors import ExactArithmeticError
 from shardproof.exact.field import choose_prime
 from shardproof.proving.alignment import Alignment
+from shardproof.proving.allowing import allow_findings
 from shardproof.proving.axes import Axes, make_axes
 from shardproof.proving.collectives import find_parting
-from shardproof.proving.conclude import conclude
+from shardproof.proving.conclude import conclude, count_missing_trials
 from shardproof.proving.determinism import digest_batch, require_deterministic
 from shardproof.proving.drawn import find_shards_drawn_alike, judge_drawn
 from shardproof.proving.findings import Native, Proof
-from shardproof.proving.judge import judge
+from shardproof.proving.judge import find_blind, judge
 from shardproof.proving.layout import find_layout
 from shardproof.proving.noise import lay_side_by_side
 from shardproof.proving.numeric import add_numbers, conclude_numerically
@@ -61,6 +62,8 @@ def prove(
     mesh: Mapping[str, int] | None = None,
     data_axes: Sequence[str] | None = None,
     trials: int = 3,
+    max_false_accept: float | None = None,
+    allow: Sequence[str] = (),
     seed: int = 0,
     spawn: bool = False,
     timeout: float = DEFAULT_TIMEOUT,
@@ -79,6 +82,8 @@ def prove(
         mesh: instead, the sizes of the mesh's axes by name: {"dp": 2, "tp": 2}.
         data_axes: of the mesh, by default those with `dp` or `data` in their name.
         trials: how many times, each with another prime, other inputs and other oracles.
+        max_false_accept: take more trials until every derived bound is at most this, like 1e-12.
+        allow: patterns of findings to let be, for '<verdict> <phase> <name>': 'VACUOUS gradient *.bias'.
         seed: of all of them.
         spawn: run each rank in a process of its own, instead of simulating them in this one.
         timeout: seconds after which ranks that get nowhere are given up.
@@ -93,6 +98,8 @@ def prove(
     axes = make_axes(devices=devices, mesh=mesh, data_axes=data_axes)
     if trials < 1:
         raise CannotRunError(f"trials is {trials}; give at least 1")
+    if max_false_accept is not None and not 0 < max_false_accept < 1:
+        raise CannotRunError(f"max_false_accept is {max_false_accept}; give a probability like 1e-12")
     subject = Subject(step=step, parallelize=parallelize, candidate=candidate)
     runs = Runs(
         mesh=axes.sizes,
@@ -112,9 +119,15 @@ def prove(
         if not findings:
             raise
     else:
-        findings = _judge_all(sides, runs, first, layout)
+        if not numeric:
+            runs, outcomes = _take_trials(sides, runs, first, layout, max_false_accept)
+        findings = conclude_numerically(_own_runs_of(first, layout)) if numeric else _judge_all(first, layout, outcomes)
+        initial, masks = judge_drawn(step, runs, first.reference, first.ranks, layout)
+        findings = (*initial, *findings, *masks)
+    findings, unused = allow_findings(findings, allow)
     return Proof(
         findings=findings,
+        unused=unused,
         mesh=axes.sizes,
         data_axes=axes.data,
         trials=len(runs.seeds),
@@ -124,18 +137,29 @@ def prove(
     )
 
 
-def _judge_all(sides: _Sides, runs: Runs, first: _Round, layout: Layout) -> tuple[Finding, ...]:
-    """The findings of all trials, the first of which has been run; in their order of a step."""
-    if not runs.seeds:
-        findings = conclude_numerically(_own_runs_of(first, layout))
-    else:
-        outcomes = first.judge(layout)
-        if len(runs.seeds) > 1:
-            outcomes += _judge_again(sides, replace(runs, seeds=runs.seeds[1:]), first, outcomes[0], layout)
-        findings = conclude(outcomes, _rounding(first, layout), own_training=first.own_training)
-        findings = _beside_numbers(findings, first, layout, outcomes[0])
-    initial, masks = judge_drawn(sides.subject.step, runs, first.reference, first.ranks, layout)
-    return (*initial, *findings, *masks)
+def _take_trials(
+    sides: _Sides, runs: Runs, first: _Round, layout: Layout, wanted: float | None
+) -> tuple[Runs, list[dict[Key, Outcome]]]:
+    """The outcomes of all trials, the first of which has been run; and the runs, as many as the bounds asked for."""
+    outcomes = first.judge(layout)
+    if len(runs.seeds) > 1:
+        outcomes += _judge_again(sides, replace(runs, seeds=runs.seeds[1:]), first, outcomes[0], layout)
+    more = 0 if wanted is None else count_missing_trials(outcomes, wanted)
+    if more:
+        last = runs.seeds[-1]
+        further = tuple(range(last + 1, last + 1 + more))
+        outcomes += _judge_again(sides, replace(runs, seeds=further), first, outcomes[0], layout)
+        runs = replace(runs, seeds=(*runs.seeds, *further))
+    return runs, outcomes
+
+
+def _judge_all(first: _Round, layout: Layout, outcomes: Sequence[Mapping[Key, Outcome]]) -> tuple[Finding, ...]:
+    """The findings of all trials, in their order of a step."""
+    in_float64 = _in_float64(first, layout)
+    findings = conclude(
+        outcomes, _rounding(first, in_float64), partial(_blind, in_float64), own_training=first.own_training
+    )
+    return _beside_numbers(findings, first, layout, outcomes[0])
 
 
 def _own_runs_of(round_: _Round, layout: Layout) -> OwnRuns:
@@ -288,22 +312,29 @@ class _Sides:
         return run_in_threads(ThreadedWorld(size=runs.size, timeout=self.timeout), self.subject, state, runs)
 
 
-def _rounding(round_: _Round, layout: Layout) -> Callable[[Key], Rounding | None]:
+def _in_float64(round_: _Round, layout: Layout) -> Alignment:
+    """The float64 runs, side by side."""
+    return Alignment(
+        reference=round_.reference.native[Precision.FLOAT64],
+        ranks=[side.native[Precision.FLOAT64] for side in round_.ranks],
+        layout=layout,
+        axes=round_.runs.axes,
+    )
+
+
+def _blind(in_float64: Alignment, key: Key) -> frozenset[str]:
+    """The parts of a tensor that are zero in the reference's float64 run."""
+    aligned = in_float64.of(key)
+    return frozenset() if aligned is None else find_blind(aligned.held)
+
+
+def _rounding(round_: _Round, in_float64: Alignment) -> Callable[[Key], Rounding | None]:
     """Measures a tensor's difference in float64 against the reference's noise."""
     own = {name: {0: values} for name, values in round_.reference.parameters.items()}
-    beside = round_.reference.native[Precision.FLOAT64]
-    return partial(
-        measure_rounding,
-        candidate=Alignment(
-            reference=beside,
-            ranks=[side.native[Precision.FLOAT64] for side in round_.ranks],
-            layout=layout,
-            axes=round_.runs.axes,
-        ),
-        float32=Alignment(
-            reference=beside,
-            ranks=[round_.reference.native[Precision.FLOAT32]],
-            axes=Axes(),
-            layout=find_layout(round_.reference.parameters, own),
-        ),
+    float32 = Alignment(
+        reference=in_float64.reference,
+        ranks=[round_.reference.native[Precision.FLOAT32]],
+        axes=Axes(),
+        layout=find_layout(round_.reference.parameters, own),
     )
+    return partial(measure_rounding, candidate=in_float64, float32=float32)

@@ -1,0 +1,98 @@
+"""Steps in segments: transformers have derived bounds, more trials push them down, and a cut hides no bug."""
+
+import dataclasses
+
+import pytest
+import torch
+from torch import nn
+
+from shardproof.frameworks.transformers import OwnPlan, PlanChange, tiny_step
+from shardproof.proving.findings import Verdict
+from shardproof.proving.prove import prove
+from shardproof.proving.records import Phase
+
+from . import steps
+
+OWN = OwnPlan(change=PlanChange())
+
+
+def unbounded(proof):
+    return {str(f.key.phase) for f in proof.findings if f.verdict is Verdict.PROVED and f.false_accept is None}
+
+
+@pytest.mark.slow
+def test_a_transformer_has_a_derived_bound_for_everything_but_its_loss():
+    step = dataclasses.replace(tiny_step("llama", {"num_hidden_layers": 1}), steps=2)
+    proof = prove(step, parallelize=OWN, devices=2, trials=2)
+    assert proof.ok
+    assert unbounded(proof) == {"loss"}
+    assert max(f.false_accept for f in proof.findings if f.false_accept is not None) < 0.02
+
+
+def test_more_trials_are_taken_until_the_bound_is_small_enough():
+    proof = prove(steps.make_step(steps=2), parallelize=steps.parallelize, devices=2, trials=2, max_false_accept=1e-20)
+    assert proof.ok
+    assert proof.trials == len(proof.seeds) == len(set(proof.seeds)) == len(proof.primes) > 2
+    assert all(f.false_accept <= 1e-20 for f in proof.findings if f.false_accept is not None)
+    assert unbounded(proof) == set()
+
+
+def test_a_bug_takes_no_more_trials():
+    proof = prove(
+        steps.make_step(), parallelize=steps.megatron("no all-reduce"), devices=2, trials=2, max_false_accept=1e-20
+    )
+    assert not proof.ok
+    assert proof.trials == 2
+
+
+class Late(nn.Module):
+    """Right for the first trial, wrong from then on: only a run in segments can see it."""
+
+    def __init__(self, model, runs):
+        super().__init__()
+        self.up, self.down, self.runs = model.up, model.down, runs
+
+    def forward(self, x):
+        hidden = torch.nn.functional.gelu(self.up(x))
+        return self.down(hidden * (2 if self.runs[0] > 4 else 1))
+
+
+@pytest.mark.parametrize("broken", [False, True])
+def test_a_bug_in_a_run_in_segments_is_found(broken):
+    runs = [0]
+
+    def parallelize(model, mesh):
+        runs[0] += broken and mesh.get_local_rank() == 0
+        return Late(model, runs)
+
+    proof = prove(steps.make_step(), parallelize=parallelize, devices=2, trials=4)
+    assert proof.ok != broken
+    if broken:
+        assert (proof.roots[0].key.phase, proof.roots[0].key.name) == (Phase.OUTPUT, "down")
+
+
+class TwoHalves(nn.Module):
+    """The square of a root, over a module's boundary: with a cut between them it is no longer what the root was of."""
+
+    class Root(nn.Module):
+        def forward(self, x):
+            return x.square().sum(-1, keepdim=True).sqrt()
+
+    def __init__(self):
+        super().__init__()
+        self.linear, self.root, self.plain = nn.Linear(6, 4), self.Root(), False
+
+    def forward(self, x):
+        h = self.linear(x)
+        size = self.root(h)
+        return h * (h.square().sum(-1, keepdim=True) if self.plain else size.square())
+
+
+def test_where_a_cut_parts_what_is_the_same_function_the_trials_go_without():
+    def otherwise(model, _mesh):
+        model.plain = True
+        return model
+
+    proof = prove(steps.make_step(model=TwoHalves), parallelize=otherwise, devices=2, trials=3)
+    assert proof.ok
+    assert {f.key.phase for f in proof.findings} >= {Phase.LOSS, Phase.GRADIENT}
