@@ -122,7 +122,8 @@ def average_nothing(model, mesh):
 
 def average_twice(model, mesh):
     model = shard_both(model, mesh)
-    model.up.set_gradient_divide_factor(4.0)
+    for parameter in model.up.parameters():
+        parameter.register_post_accumulate_grad_hook(lambda parameter: parameter.grad.div_(mesh["dp"].size()))
     return model
 
 

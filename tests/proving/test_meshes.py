@@ -175,7 +175,7 @@ def test_data_axes_may_have_any_name():
 @pytest.mark.processes
 @pytest.mark.parametrize(
     ("parallelize", "right"),
-    [(meshes.shard_both, True), (meshes.average_nothing, False), (meshes.average_twice, False)],
+    [(meshes.shard_both, True), (meshes.average_nothing, False), (meshes.disagree_over_tp, False)],
 )
 def test_spawned_ranks_find_what_simulated_ones_do(parallelize, right):
     step = meshes.make_step(steps=2, clip_norm=1.0, optimizer=meshes.make_adam)
