@@ -1,8 +1,21 @@
-"""A small decoder in the usual layout, for plans to be applied to."""
+"""A small decoder in the usual layout, and plans for it; where a spawned process finds them."""
+
+from dataclasses import dataclass
 
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
 from torch import nn
+from torch.distributed.tensor import Partial, Replicate, Shard
+from torch.distributed.tensor.parallel import (
+    ColwiseParallel,
+    PrepareModuleInput,
+    PrepareModuleInputOutput,
+    RowwiseParallel,
+    SequenceParallel,
+)
+
+from shardproof.parallel import Column, Enter, InParts, Row, VocabularyLoss, VocabularyRows, parallelize
 
 V, H, D, W = 11, 8, 4, 10
 IGNORED = -100
@@ -72,3 +85,96 @@ def make_batch(length=6):
 
 def forward(model, batch):
     return model(*batch)
+
+
+def make_sgd(parameters):
+    return torch.optim.SGD(parameters, lr=0.1)
+
+
+ATTENTION, MLP = "layers.*.attention", "layers.*.feed_forward"
+
+STRINGS = {
+    "embedding": "embedding_rowwise",
+    f"{ATTENTION}.w[qkv]": "colwise",
+    f"{ATTENTION}.wo": "rowwise",
+    f"{ATTENTION}.q_norm": "replicated_with_grad_allreduce",
+    f"{MLP}.w1": "colwise",
+    f"{MLP}.w3": "colwise",
+    f"{MLP}.w2": "rowwise",
+    "head": "colwise_gather_output",
+}
+
+# The plan of PyTorch's tutorial on sequence parallelism.
+TORCH = {
+    "embedding": RowwiseParallel(input_layouts=Replicate(), output_layouts=Shard(1)),
+    "layers.*.attention_norm": SequenceParallel(),
+    ATTENTION: PrepareModuleInput(input_layouts=(Shard(1),), desired_input_layouts=(Replicate(),)),
+    f"{ATTENTION}.w[qkv]": ColwiseParallel(),
+    f"{ATTENTION}.q_norm": SequenceParallel(sequence_dim=2),
+    f"{ATTENTION}.wo": RowwiseParallel(output_layouts=Shard(1)),
+    "layers.*.ffn_norm": SequenceParallel(),
+    MLP: PrepareModuleInputOutput(
+        input_layouts=(Shard(1),),
+        desired_input_layouts=(Replicate(),),
+        output_layouts=(Partial(),),
+        desired_output_layouts=(Partial(),),
+    ),
+    f"{MLP}.w1": ColwiseParallel(),
+    f"{MLP}.w3": ColwiseParallel(),
+    f"{MLP}.w2": RowwiseParallel(output_layouts=Shard(1)),
+    "norm": SequenceParallel(),
+    "head": ColwiseParallel(input_layouts=Shard(1), output_layouts=Replicate()),
+}
+
+# As few collectives as can be: one entry for all projections, and the loss of split logits.
+OURS = {
+    "embedding": VocabularyRows(output=Shard(1)),
+    "layers.*.*_norm": InParts(),
+    ATTENTION: Enter(source=Shard(1)),
+    f"{ATTENTION}.w[qkv]": Column(entered=True),
+    f"{ATTENTION}.q_norm": InParts(),
+    f"{ATTENTION}.wo": Row(output=Shard(1)),
+    MLP: Enter(source=Shard(1)),
+    f"{MLP}.w[13]": Column(entered=True),
+    f"{MLP}.w2": Row(output=Shard(1)),
+    "norm": InParts(),
+    "head": Column(input=Shard(1)),
+    "loss": VocabularyLoss(vocabulary=V),
+}
+PLANS = {"strings": STRINGS, "torch": TORCH, "ours": OURS}
+
+
+@dataclass(frozen=True)
+class SharedHeads:
+    """Builds a decoder with half as many KV heads as four ranks."""
+
+    def __call__(self):
+        return Decoder(4, 2, tied=True)
+
+
+@dataclass(frozen=True)
+class ByPlan:
+    """`parallelize(model, mesh)` by one of the plans."""
+
+    plan: str
+
+    def __call__(self, model, mesh):
+        return parallelize(model, mesh, PLANS[self.plan])
+
+
+@dataclass(frozen=True)
+class ByPlanBesideData(ByPlan):
+    """And the gradients averaged over the data axis."""
+
+    def __call__(self, model, mesh):
+        group = mesh.get_group("dp")
+
+        def average(gradient):
+            gradient = gradient.clone()
+            dist.all_reduce(gradient, group=group)
+            return gradient / group.size()
+
+        model = super().__call__(model, mesh)
+        for parameter in model.parameters():
+            parameter.register_hook(average)
+        return model

@@ -9,10 +9,7 @@ from torch.distributed.tensor import Partial, Replicate, Shard
 from torch.distributed.tensor.parallel import (
     ColwiseParallel,
     PrepareModuleInput,
-    PrepareModuleInputOutput,
     PrepareModuleOutput,
-    RowwiseParallel,
-    SequenceParallel,
 )
 
 from shardproof.errors import CannotRunError
@@ -20,12 +17,9 @@ from shardproof.parallel import (
     Boundary,
     Column,
     Enter,
-    InParts,
     LocalAttributes,
     Move,
-    Row,
     VocabularyLoss,
-    VocabularyRows,
     parallelize,
     sharding_of,
     traffic_of,
@@ -35,66 +29,29 @@ from shardproof.parallel.traffic import count_calls
 from shardproof.proving.prove import prove
 from shardproof.proving.records import Phase
 
-from .models import Decoder, V, forward, make_batch
+from .models import (
+    ATTENTION,
+    MLP,
+    OURS,
+    PLANS,
+    STRINGS,
+    ByPlan,
+    ByPlanBesideData,
+    Decoder,
+    SharedHeads,
+    V,
+    forward,
+    make_batch,
+    make_sgd,
+)
 from .ranks import alone, calls_of, make_step, run
-
-ATTENTION, MLP = "layers.*.attention", "layers.*.feed_forward"
-
-STRINGS = {
-    "embedding": "embedding_rowwise",
-    f"{ATTENTION}.w[qkv]": "colwise",
-    f"{ATTENTION}.wo": "rowwise",
-    f"{ATTENTION}.q_norm": "replicated_with_grad_allreduce",
-    f"{MLP}.w1": "colwise",
-    f"{MLP}.w3": "colwise",
-    f"{MLP}.w2": "rowwise",
-    "head": "colwise_gather_output",
-}
-
-# The plan of PyTorch's tutorial on sequence parallelism.
-TORCH = {
-    "embedding": RowwiseParallel(input_layouts=Replicate(), output_layouts=Shard(1)),
-    "layers.*.attention_norm": SequenceParallel(),
-    ATTENTION: PrepareModuleInput(input_layouts=(Shard(1),), desired_input_layouts=(Replicate(),)),
-    f"{ATTENTION}.w[qkv]": ColwiseParallel(),
-    f"{ATTENTION}.q_norm": SequenceParallel(sequence_dim=2),
-    f"{ATTENTION}.wo": RowwiseParallel(output_layouts=Shard(1)),
-    "layers.*.ffn_norm": SequenceParallel(),
-    MLP: PrepareModuleInputOutput(
-        input_layouts=(Shard(1),),
-        desired_input_layouts=(Replicate(),),
-        output_layouts=(Partial(),),
-        desired_output_layouts=(Partial(),),
-    ),
-    f"{MLP}.w1": ColwiseParallel(),
-    f"{MLP}.w3": ColwiseParallel(),
-    f"{MLP}.w2": RowwiseParallel(output_layouts=Shard(1)),
-    "norm": SequenceParallel(),
-    "head": ColwiseParallel(input_layouts=Shard(1), output_layouts=Replicate()),
-}
-
-# As few collectives as can be: one entry for all projections, and the loss of split logits.
-OURS = {
-    "embedding": VocabularyRows(output=Shard(1)),
-    "layers.*.*_norm": InParts(),
-    ATTENTION: Enter(source=Shard(1)),
-    f"{ATTENTION}.w[qkv]": Column(entered=True),
-    f"{ATTENTION}.q_norm": InParts(),
-    f"{ATTENTION}.wo": Row(output=Shard(1)),
-    MLP: Enter(source=Shard(1)),
-    f"{MLP}.w[13]": Column(entered=True),
-    f"{MLP}.w2": Row(output=Shard(1)),
-    "norm": InParts(),
-    "head": Column(input=Shard(1)),
-    "loss": VocabularyLoss(vocabulary=V),
-}
-PLANS = {"strings": STRINGS, "torch": TORCH, "ours": OURS}
 
 
 def make(heads=4, kv_heads=2, length=None, **changes):
     options = {"forward": forward, "steps": 1, **changes}
     length = length or (8 if heads == 4 else 6)
-    return make_step(lambda: Decoder(heads, kv_heads, tied=True), make_batch(length), **options)
+    batch = options.pop("batch", make_batch(length))
+    return make_step(lambda: Decoder(heads, kv_heads, tied=True), batch, **options)
 
 
 def proof_of_plan(plan, devices, *, step=None):
@@ -112,6 +69,22 @@ def test_a_plan_is_proved(plan, devices, heads, kv_heads):
 
 def test_two_steps_of_a_plan_are_proved():
     assert proof_of_plan(OURS, 2, step=make(steps=2)).ok
+
+
+@pytest.mark.slow
+def test_beside_data_parallel_ranks_too():
+    ids, _ = make_batch(8)
+    step = make(batch=(ids, ids.flip(0).flatten()))  # as many tokens count on each rank of dp
+    mesh = {"dp": 2, "tp": 4}  # in which ranks share KV heads: with neighbours along tp, not along dp
+    assert prove(step, parallelize=ByPlanBesideData(plan="ours"), mesh=mesh, trials=1).ok
+    assert not prove(step, parallelize=ByPlan(plan="ours"), mesh={"dp": 2, "tp": 2}, trials=1).ok
+
+
+@pytest.mark.slow
+@pytest.mark.processes
+def test_on_gloo_the_proof_is_the_same():
+    step = make_step(SharedHeads(), make_batch(8), forward=forward, optimizer=make_sgd, steps=1)
+    assert prove(step, parallelize=ByPlan(plan="ours"), devices=4, trials=1, spawn=True).ok
 
 
 def without(plan, *names):

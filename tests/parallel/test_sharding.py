@@ -12,6 +12,8 @@ from shardproof.parallel.sharding import (
     Sharding,
     assemble,
     counted_parts,
+    cut_parameter,
+    draw,
     replicated,
     set_sharding,
     sharding_of,
@@ -134,6 +136,27 @@ def test_a_parameter_carries_its_sharding():
     assert sharding_of(parameter) is half
     with pytest.raises(CannotRunError, match=r"a parameter of shape \[3, 2\]; its sharding says \[2, 3\]"):
         set_sharding(torch.nn.Parameter(torch.zeros(3, 2)), half)
+
+
+def test_drawn_parts_are_those_of_the_whole_drawn_alike():
+    def fill(tensor):
+        return torch.nn.init.xavier_uniform_(tensor, generator=torch.Generator().manual_seed(5))
+
+    full = fill(torch.empty(5, 3))
+    first = split((5, 3), 0, rank=0, size=3)
+    drawn = [draw(first.on_rank(rank), fill, like=torch.empty(0)) for rank in range(3)]
+    assert torch.equal(assemble(drawn, first), full)
+    assert not torch.equal(drawn[0], drawn[1])
+    assert drawn[0].shape == (2, 3)
+
+
+def test_a_cut_parameter_keeps_whether_it_is_frozen():
+    half = split((4,), 0, rank=1, size=2)
+    for frozen in (False, True):
+        cut = cut_parameter(torch.nn.Parameter(torch.arange(4.0), requires_grad=not frozen), half)
+        assert cut.tolist() == [2, 3]
+        assert cut.requires_grad is not frozen
+        assert sharding_of(cut) is half
 
 
 def made(*pieces, lengths=(2, 2)):
