@@ -35,9 +35,9 @@ if TYPE_CHECKING:
 
 # How many times the reference's noise a candidate may be away and be called rounding; docs/proving.md has what right
 # shardings need.
-ALLOWED = 16.0
+ALLOWED = 8.0
 # Beyond how many times it can be no rounding.
-FAR = 32.0
+FAR = 16.0
 # A tensor of few elements can be right by luck: its noise is at least so many epsilons of its largest element.
 FLOOR_EPSILONS = 2.0
 

@@ -20,7 +20,7 @@ from shardproof.proving.capture import capture_exactly, capture_natively, local_
 from shardproof.proving.collectives import collectives_recorded, nothing_recorded
 from shardproof.proving.dropout import dropout_standing_in, masks_drawn
 from shardproof.proving.initial import initial_values
-from shardproof.proving.precision import Precision, build_as_it_is, load_model
+from shardproof.proving.precision import SAMPLES, Precision, build_as_it_is, load_model
 from shardproof.proving.records import Records
 from shardproof.proving.segments import Segments
 from shardproof.proving.shares import Shares, share_of
@@ -91,12 +91,13 @@ def run_reference(step: Step, model: nn.Module, runs: Runs, contexts: Sequence[E
     """
     state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     build, shares = partial(load_model, step, runs.build_seed, state), Shares(count=runs.axes.shares)
-    needed = tuple(precision for precision in runs.native if precision is not Precision.OWN)
+    needed = tuple(precision for precision in runs.native if precision not in SAMPLES)
+    samples = tuple(precision for precision in runs.native if precision in SAMPLES)
     side = _run(step, build, replace(runs, native=needed), contexts, shares)
-    if needed == runs.native:
+    if not samples:
         return side
     try:
-        own = _run(step, build, replace(runs, native=(Precision.OWN,), draws=False), [], shares)
+        own = _run(step, build, replace(runs, native=samples, draws=False), [], shares)
     except Exception as error:  # noqa: BLE001 - whatever the user's code raises
         return replace(side, failed=f"{type(error).__name__}: {error}")
     return replace(side, native={**side.native, **own.native})
