@@ -31,6 +31,7 @@ import torch.distributed as dist
 
 from shardproof.errors import CannotRunError
 from shardproof.worlds.communicator import shard_range, shard_sizes
+from shardproof.worlds.padding import pad, stack_padded
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -208,10 +209,7 @@ def _start_gather_padded(
     shard: Tensor, axis: Axis, dim: int, shapes: Sequence[Sequence[int]]
 ) -> Pending[tuple[Tensor, ...]]:
     """The library's own all-gather, which takes equal parts only: each as long as the longest, the first rank's."""
-    padded = shard
-    if shard.shape[dim] < shapes[0][dim]:
-        padded = shard.new_zeros(shapes[0])
-        padded.narrow(dim, 0, shard.shape[dim]).copy_(shard)
+    padded = pad(shard, dim=dim, length=shapes[0][dim])
     parts = shard.new_empty((axis.size, *shapes[0]))
     work = dist.all_gather_single(parts.view(-1), padded.contiguous().view(-1), group=axis.group, async_op=True)
 
@@ -225,15 +223,9 @@ def _start_gather_padded(
 
 def _start_reduce_padded(parts: Sequence[Tensor], axis: Axis, dim: int) -> Pending[Tensor]:
     """The library's own reduce-scatter, which takes equal parts only: each as long as the longest, the first rank's."""
-    parts = [part.detach() for part in parts]
-    own, longest = parts[axis.rank], parts[0]
-    if parts[-1].shape == longest.shape:
-        padded = torch.stack(parts)
-    else:
-        padded = own.new_zeros((axis.size, *longest.shape))
-        for place, part in zip(padded, parts, strict=True):
-            place.narrow(dim, 0, part.shape[dim]).copy_(part)
-    total = own.new_empty(longest.shape)
+    own = parts[axis.rank].detach()
+    padded = stack_padded([part.detach() for part in parts], dim=dim, length=parts[0].shape[dim])
+    total = own.new_empty(parts[0].shape)
     work = dist.reduce_scatter_single(total.view(-1), padded.view(-1), group=axis.group, async_op=True)
     return Pending(work=work, finish=lambda: total.narrow(dim, 0, own.shape[dim]))
 

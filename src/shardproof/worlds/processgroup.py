@@ -16,7 +16,8 @@ import torch.distributed as dist
 
 from shardproof.errors import CannotRunError
 from shardproof.worlds.call import Call, call_all_gather, call_all_reduce, call_reduce_scatter, copy_alone
-from shardproof.worlds.communicator import shard_range, shard_sizes
+from shardproof.worlds.communicator import shard_sizes
+from shardproof.worlds.padding import pad, stack_padded
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -67,11 +68,8 @@ class ProcessGroupCommunicator:
             return copy_alone(shard)
         # Every rank sends as much as the longest shard: gloo and nccl gather equal parts only.
         lengths = shard_sizes(total, size)
-        part = _resize(call.shape, dim, max(lengths))
-        if shard.shape[dim] < max(lengths):
-            padded = shard.new_zeros(part)
-            padded.narrow(dim, 0, shard.shape[dim]).copy_(shard)
-            shard = padded
+        shard = pad(shard, dim=dim % shard.ndim, length=max(lengths))
+        part = shard.shape
         parts = shard.new_empty((size, *part))
         with self._announced(call):
             dist.all_gather_single(parts.view(-1), shard.contiguous().view(-1), group=self.group)
@@ -86,15 +84,11 @@ class ProcessGroupCommunicator:
         if size == 1:
             return copy_alone(partial)
         lengths = shard_sizes(partial.shape[dim], size)
-        part = _resize(call.shape, dim, max(lengths))
-        if dim % len(part) == 0 and min(lengths) == max(lengths):
-            parts = partial.contiguous()
+        if dim % partial.ndim == 0 and min(lengths) == max(lengths):
+            parts = partial.contiguous().view(size, max(lengths), *partial.shape[1:])
         else:
-            parts = partial.new_zeros((size, *part))
-            for rank, length in enumerate(lengths):
-                start, _ = shard_range(partial.shape[dim], rank, size)
-                parts[rank].narrow(dim, 0, length).copy_(partial.narrow(dim, start, length))
-        shard = partial.new_empty(part)
+            parts = stack_padded(partial.split(lengths, dim), dim=dim % partial.ndim, length=max(lengths))
+        shard = partial.new_empty(parts.shape[1:])
         with self._announced(call):
             dist.reduce_scatter_single(shard.view(-1), parts.view(-1), group=self.group)
         return shard.narrow(dim, 0, lengths[self.rank]).contiguous()
@@ -128,8 +122,3 @@ def bound_reordering(parts: list[Tensor]) -> Tensor:
     steps = (len(parts) - 1) * torch.finfo(parts[0].dtype).eps / 2
     magnitudes = torch.stack([part.double().abs() for part in parts]).sum(0)
     return 2 * steps / (1 - steps) * magnitudes
-
-
-def _resize(shape: tuple[int, ...], dim: int, length: int) -> tuple[int, ...]:
-    dim %= len(shape)
-    return (*shape[:dim], length, *shape[dim + 1 :])
