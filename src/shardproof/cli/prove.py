@@ -41,6 +41,9 @@ def prove_command(
     allow: Annotated[
         list[str] | None, typer.Option(help="Findings to let be: a pattern for 'VERDICT PHASE NAME'.")
     ] = None,
+    numeric: Annotated[
+        bool, typer.Option("--numeric", help="Only compare numbers with the reference's rounding; proves nothing.")
+    ] = False,
     seed: Annotated[int, typer.Option(help="Of primes, oracles and probes.")] = 0,
     settings: Annotated[list[str] | None, typer.Option("--set", help="KEY=VALUE of the hf: configuration.")] = None,
     plan_set: Annotated[list[str] | None, typer.Option(help="PATTERN=STYLE put into the hf: plan.")] = None,
@@ -82,6 +85,7 @@ def prove_command(
         spawn=spawn,
         timeout=timeout,
         reload=specification.load,
+        numeric=numeric,
     )
     text = render_json(proof, specification) if form is Format.json else render_text(proof)
     if output is None:
