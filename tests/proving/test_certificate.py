@@ -66,6 +66,33 @@ def test_a_certificate_of_a_wrong_step_holds_and_proves_nothing(run, folder):
     assert out.startswith("HOLDS, and is of a step that is NOT PROVED")
 
 
+def test_what_was_allowed_is_allowed_again(run, folder):
+    arguments = ["my_training.py:step", "--parallelize", "my_training.py:scaled_gradient", "--trials", "1"]
+    code, out, _ = run("prove", *arguments, "--allow", "WRONG *", "--format", "json", "--output", "allowed.json")
+    assert (code, out) == (0, "")
+    certificate = json.loads((folder / "allowed.json").read_text())
+    count, findings = certificate["count"], certificate["findings"]
+    assert count["failed"] == 0 < count["allowed"]
+    assert count["passed"] + count["failed"] + count["allowed"] == len(findings)
+    assert run("check", "allowed.json")[0] == 0
+    change(folder / "allowed.json", allow=[])
+    code, _, _ = run("check", "allowed.json")
+    assert code == 1
+
+
+def test_a_training_of_the_users_own_has_a_certificate_too(run, folder):
+    source = (folder / "my_training.py").read_text()
+    added = (
+        "\nfour_rows = make_step_of_four_rows()\nright, wrong = make_training(), make_training(forget=['average'])\n"
+    )
+    (folder / "my_training.py").write_text(source + added)
+    for training, expected in [("right", 0), ("wrong", 1)]:
+        arguments = ["my_training.py:four_rows", "--candidate", f"my_training.py:{training}", "--trials", "1"]
+        code, _, err = run("prove", *arguments, "--format", "json", "--output", f"own_{training}.json")
+        assert (code, err) == (expected, "")
+        assert run("check", f"own_{training}.json")[0] == expected
+
+
 def test_a_step_that_changed_no_longer_holds_and_the_file_is_named(run, folder):
     source = (folder / "my_training.py").read_text()
     (folder / "my_training.py").write_text(source + "\nparallelize = megatron('bias inside')\n")
@@ -138,6 +165,7 @@ FINDING = {
     "call": 1,
     "verdict": "PROVED",
     "cause": "",
+    "allowed": "",
     "false_accept": None,
 }
 

@@ -54,6 +54,7 @@ def check_command(
         mesh=read.mesh,
         data_axes=read.data_axes,
         trials=len(read.primes),
+        allow=read.allow,
         seed=read.specification.seed,
         spawn=spawn,
         timeout=timeout,

@@ -12,19 +12,16 @@ if TYPE_CHECKING:
     from shardproof.proving.findings import Finding
 
 
-def allow_findings(findings: Sequence[Finding], patterns: Sequence[str]) -> tuple[tuple[Finding, ...], tuple[str, ...]]:
-    """The findings, marked where a pattern allows one that is not ok; and the patterns that none of them needed.
+def allow_findings(findings: Sequence[Finding], patterns: Sequence[str]) -> tuple[Finding, ...]:
+    """The findings, marked where a pattern allows one that is not ok.
 
     Args:
         findings: of a proof.
         patterns: with wildcards, for '<verdict> <phase> <name>': 'VACUOUS gradient *.bias'.
     """
     marked = []
-    unused = dict.fromkeys(patterns)
     for finding in findings:
         said = f"{finding.verdict} {finding.key.phase} {finding.key.name}"
-        matched = [] if finding.verdict.ok else [one for one in patterns if fnmatchcase(said, one)]
-        for one in matched:
-            unused.pop(one, None)
-        marked.append(replace(finding, allowed=matched[0]) if matched else finding)
-    return tuple(marked), tuple(unused)
+        allowing = "" if finding.verdict.ok else next((one for one in patterns if fnmatchcase(said, one)), "")
+        marked.append(replace(finding, allowed=allowing))
+    return tuple(marked)

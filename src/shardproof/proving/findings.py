@@ -66,6 +66,11 @@ class Finding:
     allowed: str = ""
 
     @property
+    def probed_in_part(self) -> bool:
+        """Some elements were zero in every run (rows of a table that no token hits), others not."""
+        return 0 < self.probed < self.elements
+
+    @property
     def failed(self) -> bool:
         """It is not ok, and nobody has allowed it."""
         return not self.verdict.ok and not self.allowed
@@ -107,7 +112,7 @@ class Proof:
         primes: of each trial.
         seeds: of each trial.
         native: what was run beside them.
-        unused: the patterns of `allow` that no finding needed.
+        allow: the user's patterns of findings to let be.
     """
 
     findings: tuple[Finding, ...]
@@ -117,7 +122,7 @@ class Proof:
     primes: tuple[int, ...]
     seeds: tuple[int, ...]
     native: Native | None = None
-    unused: tuple[str, ...] = ()
+    allow: tuple[str, ...] = ()
 
     @property
     def devices(self) -> int:
@@ -137,6 +142,12 @@ class Proof:
             failed=sum(finding.failed for finding in self.findings),
             allowed=sum(bool(finding.allowed) for finding in self.findings),
         )
+
+    @property
+    def unused(self) -> tuple[str, ...]:
+        """The patterns that allow nothing: no finding needs them any more."""
+        used = {finding.allowed for finding in self.findings}
+        return tuple(pattern for pattern in self.allow if pattern not in used)
 
     @property
     def roots(self) -> tuple[Finding, ...]:

@@ -21,6 +21,7 @@ from shardproof.proving.judge import find_blind, judge
 from shardproof.proving.layout import find_layout
 from shardproof.proving.noise import lay_side_by_side
 from shardproof.proving.numeric import add_numbers, conclude_numerically
+from shardproof.proving.places import locate
 from shardproof.proving.precision import Precision, build_as_it_is, name_dtypes, own_dtypes, precisions_of
 from shardproof.proving.ranks import run_in_processes, run_in_threads
 from shardproof.proving.rounding import measure_rounding
@@ -124,10 +125,9 @@ def prove(
         findings = conclude_numerically(_own_runs_of(first, layout)) if numeric else _judge_all(first, layout, outcomes)
         initial, masks = judge_drawn(step, runs, first.reference, first.ranks, layout)
         findings = (*initial, *findings, *masks)
-    findings, unused = allow_findings(findings, allow)
     return Proof(
-        findings=findings,
-        unused=unused,
+        findings=locate(allow_findings(findings, allow), first.places),
+        allow=tuple(allow),
         mesh=axes.sizes,
         data_axes=axes.data,
         trials=len(runs.seeds),
@@ -223,6 +223,12 @@ class _Round:
             failed=self.reference.failed,
             collectives=0 if self.reference.failed else len(self.ranks[0].native[precision].collectives),
         )
+
+    @property
+    def places(self) -> Mapping[str, str]:
+        """Which line of the first rank's program called a module."""
+        side = self.ranks[0]
+        return next(iter([*side.trials, *side.native.values()])).places
 
     @property
     def names(self) -> Sequence[str]:

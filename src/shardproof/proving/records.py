@@ -72,12 +72,17 @@ class Recorded:
 
 @dataclass(slots=True, kw_only=True)
 class Records:
-    """What a run computed, in execution order."""
+    """What a run computed, in execution order.
+
+    Attributes:
+        places: the line of the program that first called a module, by its name.
+    """
 
     capture: Callable[[Tensor], Recorded]
     step: int = 0
     tensors: dict[Key, Recorded] = field(default_factory=dict)
     missing: list[Key] = field(default_factory=list)
+    places: dict[str, str] = field(default_factory=dict)
     collectives: list[Collective] = field(default_factory=list)
 
     def add(self, phase: Phase, name: str, tensor: Tensor | None, *, call: int = 0) -> Key:

@@ -14,6 +14,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves, tree_map
 from torch.utils.weak import WeakIdKeyDictionary
 
+from shardproof.proving.places import calling_line
 from shardproof.proving.records import GRADIENT_OF, Key, Phase
 
 if TYPE_CHECKING:
@@ -81,6 +82,8 @@ class _Watch:
     def enter(self, name: str, _module: Module, inputs: Any, named: Any) -> Any:
         """Inputs that are computed between modules; those without a gradient (masks, positions, the batch) are left."""
         self.running.append(name)
+        if name not in self.records.places:
+            self.records.places[name] = calling_line()
         new = [x for x in _floats((inputs, named)) if x.requires_grad and x not in self.seen]
         return self._replaced((inputs, named), new, Phase.INPUT, name)
 

@@ -10,12 +10,13 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING
 
 import shardproof
+from shardproof.report.numbers import native_fields, number_fields
 
 if TYPE_CHECKING:
     from shardproof.frameworks.specification import Specification
     from shardproof.proving.findings import Finding, Proof
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 
 
 def render_json(proof: Proof, specification: Specification | None = None) -> str:
@@ -31,11 +32,14 @@ def render_json(proof: Proof, specification: Specification | None = None) -> str
             "specification": None if specification is None else asdict(specification),
             "files": {} if specification is None else specification.digests(),
             "ok": proof.ok,
+            "count": asdict(proof.count),
+            "allow": proof.allow,
             "mesh": dict(proof.mesh),
             "data_axes": proof.data_axes,
             "trials": proof.trials,
             "primes": proof.primes,
             "seeds": proof.seeds,
+            "native": native_fields(proof),
             "findings": [_finding(finding) for finding in proof.findings],
         },
         indent=2,
@@ -66,10 +70,14 @@ def _finding(finding: Finding) -> dict[str, object]:
         "verdict": finding.verdict,
         "root": finding.root,
         "cause": finding.cause,
+        "allowed": finding.allowed,
+        "place": finding.place,
         "ranks": finding.ranks,
         "differing": finding.differing,
         "elements": finding.elements,
+        "probed": finding.probed,
         "false_accept": finding.false_accept,
         "float64_maxdiff": None if finding.rounding is None else _number(finding.rounding.maxdiff),
         "float64_noise": None if finding.rounding is None else _number(finding.rounding.noise),
+        "numbers": number_fields(finding),
     }

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from shardproof.proving.findings import Verdict
 from shardproof.proving.records import Phase
 from shardproof.report.grouping import group_findings
+from shardproof.report.numbers import head_of, number_lines
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -32,15 +33,17 @@ def render_text(proof: Proof) -> str:
 def _lines(proof: Proof) -> Iterator[str]:
     counts = Counter(finding.verdict for finding in proof.findings)
     told = ", ".join(f"{count} {verdict}" for verdict, count in sorted(counts.items()))
-    yield f"{'PROVED' if proof.ok else 'NOT PROVED'}: {len(proof.findings)} tensors: {told}"
-    yield f"{_said_ranks(proof)}, {proof.trials} trials, primes {', '.join(map(str, proof.primes))}"
-    roots = proof.roots
+    yield f"{head_of(proof)}: {len(proof.findings)} tensors: {told}"
+    primes = f"{proof.trials} trial{'s' * (proof.trials != 1)}, primes {', '.join(map(str, proof.primes))}"
+    yield f"{_said_ranks(proof)}, {primes if proof.trials else 'numbers only, no exact arithmetic'}"
+    roots = [finding for finding in proof.roots if finding.failed]
     if roots:
         yield ""
         yield "First causes:"
         for group in group_findings(roots):
             yield from _root_lines(group, proof.mesh)
-    follows = [finding for finding in proof.findings if not finding.verdict.ok and not finding.root]
+    yield from _allowed_lines(proof)
+    follows = [finding for finding in proof.findings if finding.failed and not finding.root]
     if follows:
         yield ""
         yield "What follows from them:"
@@ -53,6 +56,8 @@ def _lines(proof: Proof) -> Iterator[str]:
             yield f"  {_title(group)}: {group.first.cause}."
     yield ""
     yield from _bound_lines(proof)
+    for line in number_lines(proof):
+        yield _escaped(line)
 
 
 def _said_ranks(proof: Proof) -> str:
@@ -72,10 +77,24 @@ def _root_lines(group: Group, mesh: Mapping[str, int]) -> Iterator[str]:
     if first.rounding is not None:
         ratio = first.rounding.maxdiff / first.rounding.noise if first.rounding.noise else float("inf")
         yield f"    In float64 the largest difference is {first.rounding.maxdiff:.2g}, {ratio:.2g} times the noise."
-    if first.verdict is Verdict.UNDECIDED:
+    elif first.numbers is not None and not first.numbers.within:
+        yield f"    In its own dtype {first.numbers.error:.2g} off, {first.numbers.ratio:.2g} times the rounding noise."
+    if first.verdict is Verdict.UNDECIDED and first.rounding is not None:
         yield "    The digits differ, float64 agrees: the same function written otherwise, or a tiny error."
+    if first.place:
+        yield f"    Its module is called at {_escaped(first.place)}."
     if first.differing:
         yield f"    {first.differing} of {first.elements} elements differ, on rank {', '.join(map(str, first.ranks))}."
+
+
+def _allowed_lines(proof: Proof) -> Iterator[str]:
+    for pattern in dict.fromkeys(finding.allowed for finding in proof.findings if finding.allowed):
+        yield ""
+        yield f"Allowed by {_escaped(pattern)!r}:"
+        for group in group_findings([finding for finding in proof.findings if finding.allowed == pattern]):
+            yield f"  {_title(group)}: {group.first.verdict}"
+    for pattern in proof.unused:
+        yield f"Nothing needs {_escaped(pattern)!r} any more: take it out of what is allowed."
 
 
 def _follow_lines(follows: Sequence[Finding]) -> Iterator[str]:
@@ -92,11 +111,22 @@ def _title(group: Group) -> str:
 
 def _bound_lines(proof: Proof) -> Iterator[str]:
     proved = [finding for finding in proof.findings if finding.verdict is Verdict.PROVED]
-    bounded = [finding.false_accept for finding in proved if finding.false_accept is not None]
-    if bounded and max(bounded) > 0:
-        yield f"{len(bounded)} tensors agree by chance with probability at most {max(bounded):.1g} each."
-    if len(proved) > len(bounded):
-        yield f"{len(proved) - len(bounded)} tensors agreed at {proof.trials} random points, no derived bound."
+    bounds = [finding.false_accept for finding in proved if finding.false_accept is not None]
+    if bounds and max(bounds) > 0:
+        yield f"{_tensors(len(bounds))} by chance with probability at most {max(bounds):.1g} each."
+    if len(proved) > len(bounds):
+        rest = [finding for finding in proved if finding.false_accept is None]
+        named = ", ".join(sorted({_escaped(finding.key.name) for finding in rest}))
+        which = f" ({named})" if len({finding.key.name for finding in rest}) < 4 else ""
+        yield f"{_tensors(len(rest))}{which} at {proof.trials} random points, no derived bound."
+    in_part = [finding for finding in proved if finding.key.phase is Phase.GRADIENT and finding.probed_in_part]
+    for group in group_findings(in_part):
+        first = group.first
+        yield f"{_title(group)}: {first.probed / first.elements:.0%} of its elements were probed, the rest are zero."
+
+
+def _tensors(count: int) -> str:
+    return f"{count} tensors agree" if count != 1 else "1 tensor agrees"
 
 
 def _escaped(name: str) -> str:
