@@ -2,45 +2,37 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
 from shardproof.errors import CannotRunError
-from shardproof.exact.errors import ExactArithmeticError
 from shardproof.exact.field import choose_prime
 from shardproof.proving.alignment import Alignment
 from shardproof.proving.allowing import allow_findings
 from shardproof.proving.axes import Axes, make_axes
 from shardproof.proving.collectives import find_parting
-from shardproof.proving.conclude import conclude, count_missing_trials
+from shardproof.proving.conclude import conclude
 from shardproof.proving.determinism import digest_batch, require_deterministic
 from shardproof.proving.drawn import find_shards_drawn_alike, judge_drawn
-from shardproof.proving.findings import Native, Proof
-from shardproof.proving.judge import find_blind, judge
+from shardproof.proving.findings import Proof
+from shardproof.proving.judge import find_blind
 from shardproof.proving.layout import find_layout
 from shardproof.proving.noise import lay_side_by_side
 from shardproof.proving.numeric import add_numbers, conclude_numerically
 from shardproof.proving.places import locate
-from shardproof.proving.precision import Precision, build_as_it_is, name_dtypes, own_dtypes, precisions_of
-from shardproof.proving.ranks import run_in_processes, run_in_threads
+from shardproof.proving.precision import Precision
 from shardproof.proving.rounding import measure_rounding
+from shardproof.proving.rounds import Round, Sides
 from shardproof.proving.runs import Runs
-from shardproof.proving.segments import choose_cuts, over_segments
-from shardproof.proving.sides import draw_parameters, run_reference
 from shardproof.proving.subject import Subject
+from shardproof.proving.trials import take_trials
 from shardproof.worlds.randomness import randomness_kept
-from shardproof.worlds.spawned import SpawnedWorld
-from shardproof.worlds.threaded import ThreadedWorld
 from shardproof.worlds.world import DEFAULT_TIMEOUT
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    import torch
-    from torch import Tensor, nn
-
-    from shardproof.exact import ExactArithmetic
     from shardproof.proving.findings import Finding
     from shardproof.proving.judge import Outcome
     from shardproof.proving.layout import Layout
@@ -48,7 +40,6 @@ if TYPE_CHECKING:
     from shardproof.proving.ranks import Reload
     from shardproof.proving.records import Key
     from shardproof.proving.rounding import Rounding
-    from shardproof.proving.sides import Side
     from shardproof.proving.step import Step
     from shardproof.proving.subject import Candidate, Parallelize
 
@@ -111,7 +102,7 @@ def prove(
         batch=digest_batch(step),
     )
     require_deterministic(step, seed)
-    sides = _Sides(subject=subject, spawn=spawn, timeout=timeout, reload=reload)
+    sides = Sides(subject=subject, spawn=spawn, timeout=timeout, reload=reload)
     first = sides.run(replace(runs, seeds=runs.seeds[:1], draws=True), natively=True)
     try:
         layout = first.find_layout()
@@ -121,9 +112,11 @@ def prove(
             raise
     else:
         if not numeric:
-            runs, outcomes = _take_trials(sides, runs, first, layout, max_false_accept)
+            runs, outcomes = take_trials(sides, runs, first, layout, max_false_accept)
         findings = conclude_numerically(_own_runs_of(first, layout)) if numeric else _judge_all(first, layout, outcomes)
         initial, masks = judge_drawn(step, runs, first.reference, first.ranks, layout)
+        if numeric:  # right initial values are proved, and yet nothing of the step is
+            initial = tuple(finding for finding in initial if not finding.verdict.ok)
         findings = (*initial, *findings, *masks)
     return Proof(
         findings=locate(allow_findings(findings, allow), first.places),
@@ -137,23 +130,7 @@ def prove(
     )
 
 
-def _take_trials(
-    sides: _Sides, runs: Runs, first: _Round, layout: Layout, wanted: float | None
-) -> tuple[Runs, list[dict[Key, Outcome]]]:
-    """The outcomes of all trials, the first of which has been run; and the runs, as many as the bounds asked for."""
-    outcomes = first.judge(layout)
-    if len(runs.seeds) > 1:
-        outcomes += _judge_again(sides, replace(runs, seeds=runs.seeds[1:]), first, outcomes[0], layout)
-    more = 0 if wanted is None else count_missing_trials(outcomes, wanted)
-    if more:
-        last = runs.seeds[-1]
-        further = tuple(range(last + 1, last + 1 + more))
-        outcomes += _judge_again(sides, replace(runs, seeds=further), first, outcomes[0], layout)
-        runs = replace(runs, seeds=(*runs.seeds, *further))
-    return runs, outcomes
-
-
-def _judge_all(first: _Round, layout: Layout, outcomes: Sequence[Mapping[Key, Outcome]]) -> tuple[Finding, ...]:
+def _judge_all(first: Round, layout: Layout, outcomes: Sequence[Mapping[Key, Outcome]]) -> tuple[Finding, ...]:
     """The findings of all trials, in their order of a step."""
     in_float64 = _in_float64(first, layout)
     findings = conclude(
@@ -162,7 +139,7 @@ def _judge_all(first: _Round, layout: Layout, outcomes: Sequence[Mapping[Key, Ou
     return _beside_numbers(findings, first, layout, outcomes[0])
 
 
-def _own_runs_of(round_: _Round, layout: Layout) -> OwnRuns:
+def _own_runs_of(round_: Round, layout: Layout) -> OwnRuns:
     if round_.reference.failed:
         raise CannotRunError(f"the step does not run in {round_.native.dtype} on one device: {round_.reference.failed}")
     own = lay_side_by_side(round_.reference, round_.ranks, layout, round_.runs.axes, own_training=round_.own_training)
@@ -171,7 +148,7 @@ def _own_runs_of(round_: _Round, layout: Layout) -> OwnRuns:
 
 
 def _beside_numbers(
-    findings: tuple[Finding, ...], round_: _Round, layout: Layout, outcomes: Mapping[Key, Outcome]
+    findings: tuple[Finding, ...], round_: Round, layout: Layout, outcomes: Mapping[Key, Outcome]
 ) -> tuple[Finding, ...]:
     if round_.reference.failed:
         return findings
@@ -187,138 +164,7 @@ def _beside_numbers(
     )
 
 
-def _judge_again(
-    sides: _Sides, runs: Runs, first: _Round, outcomes: Mapping[Key, Outcome], layout: Layout
-) -> list[dict[Key, Outcome]]:
-    """The outcomes of further trials: in segments, if all was well in the first.
-
-    Where two ways of writing a function meet only over a cut, segments part although the whole does not: then the
-    trials are taken without cuts.
-    """
-    if runs.fresh and all(outcome.equal for outcome in outcomes.values()):
-        cuts = choose_cuts(first.reference.trials[0], outcomes)
-        found = sides.run(replace(runs, cuts=cuts)).judge(layout)
-        if not cuts or all(outcome.equal or outcome.void for trial in found for outcome in trial.values()):
-            return found
-    return sides.run(runs).judge(layout)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Round:
-    """Both sides of the same runs."""
-
-    reference: Side
-    ranks: Sequence[Side]
-    primes: tuple[int, ...]
-    runs: Runs
-    own_training: bool
-    dtypes: Mapping[str, torch.dtype]
-
-    @property
-    def native(self) -> Native:
-        """What was run in the user's own dtypes."""
-        precision = Precision.OWN if Precision.OWN in self.reference.native else Precision.FLOAT64
-        return Native(
-            dtype=name_dtypes(self.dtypes),
-            failed=self.reference.failed,
-            collectives=0 if self.reference.failed else len(self.ranks[0].native[precision].collectives),
-        )
-
-    @property
-    def places(self) -> Mapping[str, str]:
-        """Which line of the first rank's program called a module."""
-        side = self.ranks[0]
-        return next(iter([*side.trials, *side.native.values()])).places
-
-    @property
-    def names(self) -> Sequence[str]:
-        """The candidate's parameters."""
-        return list(self.ranks[0].parameters)
-
-    def find_layout(self) -> Layout:
-        """Where each rank's elements lie in the full state.
-
-        Raises:
-            CannotRunError: the candidate did not start from the full state.
-        """
-        held = {name: {rank: side.parameters[name] for rank, side in enumerate(self.ranks)} for name in self.names}
-        return find_layout(self.reference.parameters, held)
-
-    def judge(self, layout: Layout) -> list[dict[Key, Outcome]]:
-        """What each exact run shows, side by side."""
-        trials = [
-            Alignment(
-                reference=self.reference.trials[trial],
-                ranks=[side.trials[trial] for side in self.ranks],
-                layout=layout,
-                axes=self.runs.axes,
-                own_training=self.own_training,
-            )
-            for trial in range(len(self.primes))
-        ]
-        return [
-            over_segments(judge(alignment, prime), self.runs)
-            for alignment, prime in zip(trials, self.primes, strict=True)
-        ]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Sides:
-    """How the two sides are run."""
-
-    subject: Subject
-    spawn: bool
-    timeout: float
-    reload: Reload | None
-
-    def run(self, runs: Runs, *, natively: bool = False) -> _Round:
-        """Both sides from the same full state, and in ordinary arithmetic too if asked.
-
-        Raises:
-            CannotRunError: a side cannot be built or run.
-        """
-        model = build_as_it_is(self.subject.step, runs.build_seed)
-        dtypes = own_dtypes(model)
-        model.double()
-        draw_parameters(model, runs.build_seed)
-        state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-        # The candidate gets contexts of its own: what the reference lifts or tags is not known to it.
-        contexts = runs.contexts()
-        native = precisions_of(dtypes) if natively else ()
-        reference = self._reference(model, replace(runs, native=native), contexts)
-        native = tuple(one for one in (Precision.FLOAT64, Precision.OWN) if one in reference.native)
-        ranks = self._ranks(state, replace(runs, native=native, dtypes=dtypes))
-        return _Round(
-            reference=reference,
-            ranks=ranks,
-            primes=tuple(context.prime for context in contexts),
-            runs=runs,
-            own_training=self.subject.candidate is not None,
-            dtypes=dtypes,
-        )
-
-    def _reference(self, model: nn.Module, runs: Runs, contexts: Sequence[ExactArithmetic]) -> Side:
-        try:
-            return run_reference(self.subject.step, model, runs, contexts)
-        except Exception as error:
-            if isinstance(error, CannotRunError):
-                raise
-            instead = (
-                "; numeric=True, --numeric, compares its numbers instead, and proves nothing"
-                if isinstance(error, ExactArithmeticError)
-                else ""
-            )
-            told = f"{type(error).__name__}: {error}{instead}"
-            raise CannotRunError(f"the step cannot be run on one device: {told}") from error
-
-    def _ranks(self, state: Mapping[str, Tensor], runs: Runs) -> Sequence[Side]:
-        if self.spawn:
-            world = SpawnedWorld(size=runs.size, timeout=self.timeout)
-            return run_in_processes(world, self.reload or self.subject, state, runs)
-        return run_in_threads(ThreadedWorld(size=runs.size, timeout=self.timeout), self.subject, state, runs)
-
-
-def _in_float64(round_: _Round, layout: Layout) -> Alignment:
+def _in_float64(round_: Round, layout: Layout) -> Alignment:
     """The float64 runs, side by side."""
     return Alignment(
         reference=round_.reference.native[Precision.FLOAT64],
@@ -334,7 +180,7 @@ def _blind(in_float64: Alignment, key: Key) -> frozenset[str]:
     return frozenset() if aligned is None else find_blind(aligned.held)
 
 
-def _rounding(round_: _Round, in_float64: Alignment) -> Callable[[Key], Rounding | None]:
+def _rounding(round_: Round, in_float64: Alignment) -> Callable[[Key], Rounding | None]:
     """Measures a tensor's difference in float64 against the reference's noise."""
     own = {name: {0: values} for name, values in round_.reference.parameters.items()}
     float32 = Alignment(

@@ -84,6 +84,8 @@ def read_certificate(path: Path) -> Certificate:
         raise CannotRunError(
             "the certificate does not say how to make its step again: write it by `shardproof prove --format json`"
         )
+    if content.get("trials") == 0:
+        raise CannotRunError("the certificate is of --numeric, which proves nothing to be checked: run it again")
     specification = _specification(_field(content, "specification", dict))
     axes = _axes(content)
     certificate = Certificate(
