@@ -42,7 +42,8 @@ def test_tied_models_keep_one_parameter():
         return model
 
     sp.prove(replace(step, steps=1, optimizer=None), parallelize=shard, devices=2, trials=1)
-    assert tied == [True, True]
+    assert len(tied) >= 2
+    assert all(tied)
 
 
 def test_experts_are_proved_and_their_missing_reduction_is_seen():
