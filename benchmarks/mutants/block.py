@@ -34,6 +34,7 @@ class Sizes:
     sequence: int = 8
     tied: bool = True
     smoothing: float = 0.1
+    dropout: float = 0.0
 
 
 class Embedding(nn.Module):
@@ -115,10 +116,14 @@ class Layer(nn.Module):
         super().__init__()
         self.attention_norm, self.attention = Norm(sizes.hidden), Attention(sizes)
         self.mlp_norm, self.mlp = Norm(sizes.hidden), MLP(sizes)
+        self.probability, self.drop = sizes.dropout, F.dropout
 
     def forward(self, x: Tensor) -> Tensor:
-        x = x + self.attention(self.attention_norm(x))
-        return x + self.mlp(self.mlp_norm(x))
+        x = x + self._dropped(self.attention(self.attention_norm(x)))
+        return x + self._dropped(self.mlp(self.mlp_norm(x)))
+
+    def _dropped(self, x: Tensor) -> Tensor:
+        return self.drop(x, self.probability) if self.probability else x
 
 
 class Head(nn.Module):

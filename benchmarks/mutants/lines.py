@@ -86,6 +86,22 @@ def positions(length: int, place: Place) -> Tensor:
     return torch.arange(length) + place.rank * length
 
 
+def sequence_dropout(place: Place) -> Callable[[Tensor, float], Tensor]:
+    """Of shards of the sequence: each rank draws from a generator of its own, and leaves the common one as it was."""
+    own = torch.Generator().manual_seed(place.rank).get_state()
+
+    def drop(x: Tensor, probability: float) -> Tensor:
+        nonlocal own
+        common = torch.get_rng_state()
+        torch.set_rng_state(own)
+        dropped = F.dropout(x, probability)
+        own = torch.get_rng_state()
+        torch.set_rng_state(common)
+        return dropped
+
+    return drop
+
+
 def unchanged(x: Tensor) -> Tensor:
     """The tensor itself, forward and backward."""
     return x
@@ -109,6 +125,7 @@ class Lines:
     sequence_bias: Callable[[Tensor], Tensor] = Copy.apply
     head_norm_weight: Callable[[Tensor], Tensor] = Copy.apply
     replica_weight: Callable[[Tensor, int], Tensor] = SumOverReplicas.apply
+    sequence_dropout: Callable[[Place], Callable[[Tensor, float], Tensor]] = sequence_dropout
     positions: Callable[[int, Place], Tensor] = positions
     embed: Callable[[Tensor, Tensor, slice], Tensor] = embed
     largest: Callable[[Tensor], Tensor] = largest

@@ -64,6 +64,8 @@ def shard_transformer(model: Transformer, place: Place, lines: Lines, *, sequenc
         mlp.down = Row(mlp.down, lines.own_columns(sizes.intermediate, place), lines, leave, bias)
         layer.attention_norm = ParallelNorm(layer.attention_norm.weight, norm_weight)
         layer.mlp_norm = ParallelNorm(layer.mlp_norm.weight, norm_weight)
+        if sequence_parallel:
+            layer.drop = lines.sequence_dropout(place)
     model.norm = ParallelNorm(model.norm.weight, norm_weight)
     model.head = VocabularyHead(head[own], lines.gather_sequence if sequence_parallel else lines.head_input, lines)
     if sizes.tied:

@@ -30,6 +30,6 @@ BUG = Bug(
     seen_in="spmd_types design notes",
     line="row_output",
     change=ReduceBothWays.apply,
-    root="output gradient layers.0.mlp.gate_up",
+    root="input gradient layers.0.mlp.down",
     cause="2 times too large",
 )

@@ -33,5 +33,5 @@ BUG = Bug(
     line="scatter_sequence",
     change=GathersItsOutput.apply,
     sequence_parallel=True,
-    root="output gradient layers.0.mlp.gate_up",
+    root="input gradient layers.0.mlp.down",
 )

@@ -25,5 +25,5 @@ BUG = Bug(
     seen_in="Automodel#1324",
     line="cut_qkv",
     change=cut_qkv,
-    root="output layers.0.attention.q_norm",
+    root="input layers.0.attention.q_norm",
 )

@@ -24,5 +24,5 @@ BUG = Bug(
     seen_in="Megatron-LM PR#520",
     line="cut_gate_up",
     change=cut_gate_up,
-    root="output layers.0.mlp.down",
+    root="input layers.0.mlp.down",
 )

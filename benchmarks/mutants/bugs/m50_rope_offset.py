@@ -26,5 +26,5 @@ BUG = Bug(
     line="positions",
     change=positions,
     sequence_parallel=True,
-    root="output layers.0.attention.out",
+    root="input layers.0.attention/softmax",
 )

@@ -9,9 +9,11 @@ from benchmarks.mutants.correct import (
     blocks,
     by_hand,
     data_parallel,
+    dropout,
     dtypes,
     layers,
     losses,
+    meshes,
     optimizers,
     padding,
     trainings,
@@ -23,7 +25,7 @@ if TYPE_CHECKING:
 
 KINDS = (
     *(by_hand, padding, trainings, data_parallel, layers, losses, attention, blocks, optimizers, dtypes),
-    transformers_plans,
+    *(dropout, meshes, transformers_plans),
 )
 
 

@@ -152,7 +152,6 @@ def make_ids(vocabulary: int, *, rows: int = 2, length: int = 8) -> tuple[Tensor
 NORMS: dict[str, Callable[[int], nn.Module]] = {
     "LayerNorm": nn.LayerNorm,
     "RMSNorm": nn.RMSNorm,
-    "LayerNorm without bias": partial(nn.LayerNorm, bias=False),
 }
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from shardproof.proving.prove import prove
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from torch import nn
     from torch.distributed.device_mesh import DeviceMesh
@@ -33,6 +33,16 @@ def sharded(
     return Configuration(
         name=f"{name}, {devices} ranks",
         prove=lambda: prove(step, parallelize=parallelize, devices=devices, trials=1),
+    )
+
+
+def on_mesh(
+    name: str, step: Step, parallelize: Callable[[nn.Module, DeviceMesh], nn.Module], mesh: Mapping[str, int]
+) -> Configuration:
+    """A model sharded over the axes of a mesh, under its name and their sizes."""
+    return Configuration(
+        name=f"{name}, {' x '.join(f'{axis} {size}' for axis, size in mesh.items())}",
+        prove=lambda: prove(step, parallelize=parallelize, mesh=mesh, trials=1),
     )
 
 

@@ -34,6 +34,10 @@ PLAIN = """
     qwen3 qwen3_moe smollm3 starcoder2 vaultgemma
 """
 
+FOUR_RANKS = (
+    "cohere deepseek_v3 ernie4_5_moe gemma3_text glm4_moe_lite gpt_neox llama mixtral olmoe phi3 qwen3 starcoder2"
+)
+
 # One layer each; what their configurations need to be tiny.
 TYPES: dict[str, Mapping[str, Any]] = {
     **{name: {} for name in PLAIN.split()},
@@ -51,10 +55,11 @@ TYPES: dict[str, Mapping[str, Any]] = {
 
 
 def configurations() -> Iterator[Configuration]:
-    """Each at 2 ranks, and at 4 with as many KV heads; some deeper with odd sizes, some at 3 ranks."""
+    """Each at 2 ranks, some at 4 with as many KV heads; some deeper with odd sizes, some at 3 ranks."""
     for kind, settings in TYPES.items():
         yield by_own_plan(kind, 2, settings)
-        yield by_own_plan(kind, 4, {"num_key_value_heads": 4} | dict(settings))
+    for kind in FOUR_RANKS.split():
+        yield by_own_plan(kind, 4, {"num_key_value_heads": 4} | dict(TYPES[kind]))
     for kind in ("llama", "mixtral", "gemma2", "qwen3"):
         yield by_own_plan(kind, 2, {"num_hidden_layers": 2, "intermediate_size": 57, "vocab_size": 61}, steps=2)
     three = {"num_attention_heads": 6, "num_key_value_heads": 3, "vocab_size": 61, "intermediate_size": 40}
