@@ -96,3 +96,26 @@ def test_where_a_cut_parts_what_is_the_same_function_the_trials_go_without():
     proof = prove(steps.make_step(model=TwoHalves), parallelize=otherwise, devices=2, trials=3)
     assert proof.ok
     assert {f.key.phase for f in proof.findings} >= {Phase.LOSS, Phase.GRADIENT}
+
+
+class Masked(nn.Module):
+    """A module makes a mask of zeros and ones, which is no number to be replaced."""
+
+    class Mask(nn.Module):
+        def forward(self, x):
+            return torch.ones(x.shape[-1], x.shape[-1], dtype=x.dtype).tril()
+
+    def __init__(self):
+        super().__init__()
+        self.linear, self.mask = nn.Linear(6, 4), self.Mask()
+
+    def forward(self, x):
+        h = self.linear(x)
+        scores = h.mT @ h + (1 - self.mask(h)) * torch.finfo(h.dtype).min
+        return h @ torch.softmax(scores, -1)
+
+
+def test_a_step_that_cannot_be_cut_is_proved_without():
+    proof = prove(steps.make_step(model=Masked), parallelize=lambda model, _mesh: model, devices=2, trials=2)
+    assert proof.ok
+    assert "loss" in unbounded(proof)
