@@ -25,8 +25,13 @@ class _Nothing:
 
 @contextmanager
 def without_collectives() -> Iterator[None]:
-    """Leave out what our collectives send: what would be received stays as the memory was."""
-    with patch(_SENDS, lambda *_args, **_kwargs: _Nothing()):
+    """Send nothing: two ranks' swap is a copy of what is sent, because arithmetic on whatever lay there is slower."""
+
+    def keep(received: Tensor, sent: Tensor, *_args: object, **_kwargs: object) -> _Nothing:
+        received.copy_(sent)
+        return _Nothing()
+
+    with patch(_SENDS, keep):
         yield
 
 
