@@ -68,6 +68,10 @@ def tiny_step(source: str, settings: Mapping[str, Any], *, seed: int = 0) -> Ste
         from transformers import AutoModelForCausalLM
 
         model: nn.Module = AutoModelForCausalLM.from_config(config, attn_implementation="eager", dtype=torch.float32)
+        with torch.no_grad():
+            for buffer in model.buffers():  # a bias of the routing that is zero before training would show nothing
+                if buffer.is_floating_point() and not buffer.any():
+                    buffer.normal_()
         return model.train()
 
     def forward(model: nn.Module, batch: Tensor) -> Tensor:
@@ -85,11 +89,20 @@ def tiny_step(source: str, settings: Mapping[str, Any], *, seed: int = 0) -> Ste
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OwnPlan:
-    """`parallelize` by the model's own plan, changed where asked."""
+    """`parallelize` by the model's own plan over `tp`, changed where asked, and by FSDP2 over all other axes."""
 
     change: PlanChange
 
     def __call__(self, model: nn.Module, mesh: DeviceMesh) -> nn.Module:
+        names = mesh.mesh_dim_names or ("tp",)
+        others = tuple(name for name in names if name != "tp")
+        if "tp" in names:
+            model = self._split(model, mesh["tp"] if others else mesh)
+        elif self.change.drop or self.change.put:
+            raise CannotRunError(f"--plan-set and --plan-drop change the plan over tp; the mesh has {_listed(names)}")
+        return _fully_shard(model, mesh[others]) if others else model
+
+    def _split(self, model: nn.Module, mesh: DeviceMesh) -> nn.Module:
         from transformers.distributed.configuration_utils import DistributedConfig
         from transformers.distributed.parallel_utils import ALL_PARALLEL_STYLES
         from transformers.distributed.tensor_parallel import apply_tensor_parallelism
@@ -118,6 +131,18 @@ class OwnPlan:
         sharded: Any = apply_tensor_parallelism(model, mesh, plan)
         sharded.tie_weights(recompute_mapping=False)
         return cast("nn.Module", sharded)
+
+
+def _fully_shard(model: nn.Module, mesh: DeviceMesh) -> nn.Module:
+    """Each of the layers that the model says are not to be split, and the rest."""
+    from torch.distributed.fsdp import fully_shard
+
+    layers = set(getattr(model, "_no_split_modules", None) or ())
+    for module in model.modules():
+        if type(module).__name__ in layers:
+            fully_shard(module, mesh=mesh)
+    fully_shard(model, mesh=mesh)
+    return model
 
 
 def _untie(model: nn.Module) -> None:

@@ -57,6 +57,10 @@ class Axes:
             found.setdefault(self.number(rank, others), []).append(rank)
         return [sorted(group, key=lambda rank: self.number(rank, names)) for group in found.values()]
 
+    def over(self, names: Sequence[str]) -> str:
+        """' over dp and tp': what follows 'sum', where there is more than one axis to choose from."""
+        return f" over {' and '.join(names)}" if len(list(self.choices())) > 1 else ""
+
     def choices(self) -> Iterator[tuple[str, ...]]:
         """Every choice of axes that have more than one rank, single ones first."""
         real = [name for name, size in self.sizes.items() if size > 1]

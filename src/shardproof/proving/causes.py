@@ -49,15 +49,13 @@ def explain(ranks: Mapping[int, Held], prime: int, axes: Axes) -> str:
 
 def _missing_reduction(ranks: Mapping[int, Held], prime: int, axes: Axes) -> str:
     """Over which axes the sum, or along data axes the mean, of what the ranks hold is right; empty if over none."""
-    several = len(list(axes.choices())) > 1
     for names in axes.choices():
         groups = [[ranks[rank] for rank in group if rank in ranks] for group in axes.groups(names)]
-        over = f" over {' and '.join(names)}" if several else ""
         if all(_sum_is_right(group, prime) for group in groups if group):
-            return f"ranks hold partial values whose sum{over} is right: an all-reduce is missing"
+            return f"ranks hold partial values whose sum{axes.over(names)} is right: an all-reduce is missing"
         count = prod(axes.sizes[name] for name in names if name in axes.data)
         if count > 1 and all(_sum_is_right(group, prime, times=count) for group in groups if group):
-            return f"ranks hold values of their own whose mean{over} is right: an average is missing"
+            return f"ranks hold values of their own whose mean{axes.over(names)} is right: an average is missing"
     return ""
 
 

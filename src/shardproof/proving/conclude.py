@@ -99,7 +99,7 @@ def unreduced(key: Key, outcome: Outcome) -> Finding:
     return Finding(
         key=key,
         verdict=Verdict.WRONG,
-        cause="ranks hold partial values whose sum is right, and what is computed from them is wrong",
+        cause=f"ranks hold partial values whose sum{outcome.over} is right, and what is computed from them is wrong",
         elements=outcome.elements,
     )
 

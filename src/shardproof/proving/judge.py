@@ -36,6 +36,7 @@ class Outcome:
             slices along the first.
         constant: the reference's elements are the same numbers whatever the parameters are.
         partial: an activation whose sum over ranks is right: reduced later or not, its user will show.
+        over: the axes of that sum in words, where the mesh has several.
     """
 
     equal: bool
@@ -49,6 +50,7 @@ class Outcome:
     blind: frozenset[str] = frozenset()
     constant: bool = False
     partial: bool = False
+    over: str = ""
 
 
 def judge(alignment: Alignment, prime: int) -> dict[Key, Outcome]:
@@ -115,7 +117,7 @@ def _outcome(aligned: Aligned, prime: int, axes: Axes, *, partial_allowed: bool)
     if misshapen:
         return Outcome(equal=False, void=void, chance=chance, cause=misshapen, ranks=tuple(held))
     differing = {rank: int((one.actual != one.expected).sum()) for rank, one in held.items()}
-    partial = partial_allowed and any(differing.values()) and _is_partial(held, prime, axes)
+    partial = _partial_over(held, prime, axes) if partial_allowed and any(differing.values()) else ()
     if partial:
         # Reduced later or not: whoever uses it unreduced is the one that parts.
         differing = dict.fromkeys(differing, 0)
@@ -131,20 +133,18 @@ def _outcome(aligned: Aligned, prime: int, axes: Axes, *, partial_allowed: bool)
         informative=sum(int(one.expected.count_nonzero()) for one in held.values()),
         blind=find_blind(held),
         constant=chance == 0.0,
-        partial=partial,
+        partial=bool(partial),
+        over=axes.over(partial) if partial else "",
     )
 
 
-def _is_partial(held: Mapping[int, Held], prime: int, axes: Axes) -> bool:
-    """Whether it is the sum over some axes of what the ranks hold."""
-    return any(
-        all(
-            _sums_up([held[rank] for rank in group if rank in held], prime)
-            for group in axes.groups(names)
-            if any(rank in held for rank in group)
-        )
-        for names in axes.choices()
-    )
+def _partial_over(held: Mapping[int, Held], prime: int, axes: Axes) -> tuple[str, ...]:
+    """The axes over which the sum of what the ranks hold is right; empty if there are none."""
+    for names in axes.choices():
+        groups = [[held[rank] for rank in group if rank in held] for group in axes.groups(names)]
+        if all(_sums_up(group, prime) for group in groups if group):
+            return names
+    return ()
 
 
 def _sums_up(group: Sequence[Held], prime: int) -> bool:
