@@ -66,7 +66,8 @@ def all_gather(shard: Tensor, axis: Axis, *, dim: int, total: int | None = None)
         shard: this rank's part, of any strides.
         axis: the ranks.
         dim: the tensor dimension that is split.
-        total: the length of the whole along `dim`; None where every rank's shard is as long as this one.
+        total: the length of the whole along `dim`; None where every rank's shard is as long as this one. Shards that
+            are not, without it, are an error of the library's on some rank.
 
     Raises:
         CannotRunError: the shard is not as long as this rank's part of `total`, or has no dimension `dim`.
@@ -93,7 +94,7 @@ def all_reduce(partial: Tensor, axis: Axis) -> Tensor:
 def all_reduce_max(tensor: Tensor, axis: Axis) -> Tensor:
     """The element-wise maximum over the ranks, on every rank. No autograd."""
     if axis.size == 1:
-        return tensor
+        return tensor.detach()
     highest = tensor.detach().clone(memory_format=torch.contiguous_format)
     dist.all_reduce(highest, dist.ReduceOp.MAX, group=axis.group)
     return highest
@@ -101,6 +102,8 @@ def all_reduce_max(tensor: Tensor, axis: Axis) -> Tensor:
 
 def own_shard(whole: Tensor, axis: Axis, *, dim: int) -> Tensor:
     """This rank's shard of a whole along `dim`: a view, nothing is communicated.
+
+    Autograd would take the rest of its gradient for zero; with `take_shard` it gathers the other ranks'.
 
     Raises:
         CannotRunError: `whole` has no dimension `dim`.
@@ -150,7 +153,7 @@ def start_reduce_scatter(parts: Sequence[Tensor], axis: Axis, *, dim: int) -> Pe
 
 
 def start_all_reduce(partial: Tensor, axis: Axis) -> Pending[Tensor]:
-    """Begin an all-reduce; the result is the sum, in memory of its own. See `all_reduce`."""
+    """Begin an all-reduce; the result is the sum, or along an axis of one rank the argument itself. See `all_reduce`."""
     partial = partial.detach()
     if axis.size == 1:
         return Pending(work=None, finish=lambda: partial)
