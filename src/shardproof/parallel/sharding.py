@@ -17,12 +17,15 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 from shardproof.errors import CannotRunError
 from shardproof.worlds.communicator import shard_range
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+
+    from shardproof.parallel.axis import Axis
 
 # Where a parameter carries its sharding; read it with `sharding_of`.
 _ATTRIBUTE = "shardproof_sharding"
@@ -334,6 +337,30 @@ def draw(sharding: Sharding, fill: Callable[[Tensor], object], *, like: Tensor) 
 def sharding_of(parameter: Tensor) -> Sharding | None:
     """What the parameter is of the full one; None where nothing was noted: then every rank holds the whole."""
     found: Sharding | None = getattr(parameter, _ATTRIBUTE, None)
+    return found
+
+
+def noted_sharding(parameter: Tensor, axis: Axis, *, name: str = "a parameter") -> Sharding:
+    """What the parameter is of the full one along `axis`; of one rank it is the whole.
+
+    Raises:
+        CannotRunError: nothing was noted among several ranks (guessing that each holds the whole would be wrong
+            quietly), it was noted for other ranks, or the parameter is a DTensor, which has its own placements.
+    """
+    if isinstance(parameter, DTensor):
+        raise CannotRunError(f"{name} is a DTensor: use PyTorch's own functions for it, these take plain tensors")
+    found = sharding_of(parameter)
+    if found is None and axis.size == 1:
+        return replicated(parameter.shape, rank=0, size=1)
+    if found is None:
+        raise CannotRunError(
+            f"{name} of shape {list(parameter.shape)} does not say what it is of the full one: `parallelize` notes it, "
+            "a deepcopy loses it; note it with set_sharding"
+        )
+    if (found.rank, found.size) != (axis.rank, axis.size):
+        raise CannotRunError(
+            f"{name} is noted as rank {found.rank}'s of {found.size}; this is rank {axis.rank} of {axis.size}"
+        )
     return found
 
 
