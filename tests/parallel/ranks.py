@@ -1,13 +1,12 @@
 """Ranks for tests of parallel layers: a small proof, and a rank without the others to count what it calls."""
 
-import warnings
 from collections import Counter
 from contextlib import contextmanager
 
 import torch
 import torch.distributed as dist
 from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.tensor.debug import CommDebugMode
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from shardproof.parallel.axis import Axis
 from shardproof.parallel.traffic import count_calls
@@ -57,11 +56,24 @@ def alone(size):
 
 
 def calls_of(function):
-    """What `torch.distributed` is asked for while `function` runs: PyTorch's own count."""
-    with warnings.catch_warnings(), CommDebugMode() as counted:
-        warnings.filterwarnings("ignore", message="Full backward hook is firing")  # it watches modules too
+    """What `torch.distributed` is asked for while `function` runs, as `CommDebugMode` counts it.
+
+    Without that one's watch over modules, which not every model bears.
+    """
+    with _Calls() as calls:
         function()
-    return Counter({str(op).removeprefix("c10d."): n for op, n in counted.get_comm_counts().items() if n})
+    return calls.counted
+
+
+class _Calls(TorchDispatchMode):
+    def __init__(self):
+        super().__init__()
+        self.counted = Counter()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if func.namespace == "c10d":
+            self.counted[func._schema.name.removeprefix("c10d::")] += 1
+        return func(*args, **(kwargs or {}))
 
 
 def check_traffic(module, axis, *inputs):

@@ -114,7 +114,7 @@ def gathered_logits(model, axis):
     model.loss = VocabularyParallelCrossEntropy.from_loss(
         model.loss, axis, sharding=split_vocabulary(model.head.weight.shape, axis, multiple=None)
     )
-    model.loss.loss = replace(model.loss.loss, start=0, stop=V)
+    model.loss.loss = replace(model.loss.loss, start=0, stop=V, width=V)
 
 
 @pytest.mark.parametrize(

@@ -87,6 +87,12 @@ def test_on_gloo_the_proof_is_the_same():
     assert prove(step, parallelize=ByPlan(plan="ours"), devices=4, trials=1, spawn=True).ok
 
 
+def test_gathered_logits_are_refused_by_a_split_loss():
+    """M28."""
+    with pytest.raises(CannotRunError, match=r"logits \[16, 11\] and targets \[16\] on rank"):
+        proof_of_plan(OURS | {"head": Column(input=Shard(1), output=Replicate())}, 2)
+
+
 def without(plan, *names):
     return {name: style for name, style in plan.items() if name not in names}
 
@@ -118,12 +124,6 @@ def entry(key):
             (Phase.OUTPUT, "layers.0.feed_forward"),
             "2 times too large",
             id="M03 reduced twice",
-        ),
-        pytest.param(
-            OURS | {"loss": VocabularyLoss(vocabulary=V), "head": Column(input=Shard(1), output=Replicate())},
-            (Phase.OUTPUT, "loss"),
-            "",
-            id="M28 gathered logits",
         ),
     ],
 )

@@ -1,15 +1,22 @@
 """transformers' models by their own plans, without DTensor: proved, and wrong plans found."""
 
+from collections import Counter
 from dataclasses import replace
 from fnmatch import fnmatch
 
 import pytest
+from torch import nn
+from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import DTensor
 
+from shardproof.errors import CannotRunError
 from shardproof.frameworks.transformers import tiny_step
-from shardproof.parallel import GPT2_PLAN, Column, parallelize, sharding_of
+from shardproof.parallel import GPT2_PLAN, CausalLoss, Column, parallelize, sharding_of, traffic_of
+from shardproof.parallel.traffic import count_calls
 from shardproof.proving.prove import prove
-from shardproof.proving.records import Phase
+from shardproof.proving.records import ACTIVATIONS, Phase
+
+from .ranks import alone, calls_of
 
 SMALL = {"num_hidden_layers": 1, "vocab_size": 19, "hidden_size": 24, "intermediate_size": 20, "head_dim": 4}
 GPT2 = {
@@ -62,6 +69,41 @@ def test_a_transformer_is_proved(kind, devices, settings):
     assert proof.ok, proof.roots
 
 
+@pytest.mark.parametrize(("kind", "devices"), [("llama", 3), ("gpt2", 2)])
+def test_a_loss_of_logits_that_are_never_gathered_is_proved(kind, devices):
+    settings = {"n_head": 4} if kind == "gpt2" else heads(6, 3)
+    plan = (GPT2_PLAN if kind == "gpt2" else own_plan(kind, **settings)) | {"lm_head": "colwise", "": CausalLoss()}
+    proof = proof_of(kind, devices, plan, **settings)
+    assert proof.ok, proof.roots
+
+
+@pytest.mark.parametrize(
+    ("kind", "settings", "size"),
+    [("llama", heads(4, 2), 4), ("mixtral", heads(4, 2), 2), ("gpt2", {"n_head": 4}, 2)],
+)
+def test_the_calls_are_those_that_the_plan_predicts(kind, settings, size):
+    with alone(size) as axis:
+        mesh = init_device_mesh("cpu", (axis.size,), mesh_dim_names=("tp",))
+        step = make(kind, **settings)
+        model = parallelize(step.model(), mesh, GPT2_PLAN if kind == "gpt2" else None)
+        pairs = [pair for pairs in traffic_of(model).values() for pair in pairs]
+        predicted = [
+            sum((count_calls(getattr(one, way), among) for among, one in pairs), start=Counter())
+            for way in ("forward", "backward")
+        ]
+        loss = []
+        assert calls_of(lambda: loss.append(step.compute_loss(model, step.batch))) == predicted[0]
+        assert calls_of(lambda: loss[0].backward()) == predicted[1]
+        assert 0 < predicted[0].total() != predicted[1].total() > 0
+
+
+def test_a_model_with_another_loss_is_refused():
+    with alone(2) as axis:
+        mesh = init_device_mesh("cpu", (axis.size,), mesh_dim_names=("tp",))
+        with pytest.raises(CannotRunError, match="Linear has loss_function None; needed is a causal"):
+            parallelize(nn.Linear(2, 2), mesh, {"": CausalLoss()})
+
+
 def own_plan(kind, **settings):
     return make(kind, **settings).model().tp_plan
 
@@ -83,7 +125,7 @@ def test_queries_keys_and_values_cut_as_one_are_found():
     plan = GPT2_PLAN | {"transformer.h.*.attn.c_attn": Column(parts=1)}
     proof = proof_of("gpt2", 2, plan, n_head=4)
     assert not proof.ok
-    assert proof.roots[0].key.phase is Phase.OUTPUT
+    assert proof.roots[0].key.phase in ACTIVATIONS
     assert ".attn" in proof.roots[0].key.name
 
 

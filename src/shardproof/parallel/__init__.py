@@ -4,21 +4,14 @@ from shardproof.parallel.axis import Axis
 from shardproof.parallel.boundaries import Boundary, Divided, Enter, Experts, Move, RotaryKeys
 from shardproof.parallel.plans import GPT2_PLAN, parallelize, traffic_of
 from shardproof.parallel.sharding import Sharding, sharding_of
-from shardproof.parallel.styles import (
-    Column,
-    EmbeddingFeatures,
-    InParts,
-    LocalAttributes,
-    Row,
-    VocabularyLoss,
-    VocabularyRows,
-    Whole,
-)
+from shardproof.parallel.styles import Column, InParts, LocalAttributes, Row, Whole
+from shardproof.parallel.vocabulary import CausalLoss, EmbeddingFeatures, VocabularyLoss, VocabularyRows
 
 __all__ = [
     "GPT2_PLAN",
     "Axis",
     "Boundary",
+    "CausalLoss",
     "Column",
     "Divided",
     "EmbeddingFeatures",

@@ -17,7 +17,8 @@ from torch.distributed.tensor.parallel import (
 
 from shardproof.errors import CannotRunError
 from shardproof.parallel.boundaries import Boundary, Divided, Experts, Move, RotaryKeys
-from shardproof.parallel.styles import Column, EmbeddingFeatures, InParts, Row, VocabularyRows, Whole
+from shardproof.parallel.styles import Column, InParts, Row, Whole
+from shardproof.parallel.vocabulary import EmbeddingFeatures, VocabularyRows
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

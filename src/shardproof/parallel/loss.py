@@ -37,7 +37,8 @@ class VocabularyLoss:
     Attributes:
         axis: the ranks that share the vocabulary.
         start: the first id whose logit this rank has.
-        stop: one past the last; logits beyond, of padding, are ignored.
+        stop: one past the last.
+        width: how many logits this rank has; those after its ids', of padding, are ignored.
         vocabulary: how many ids there are, without padding.
         ignore_index: targets that count for nothing.
         label_smoothing: e, 0 <= e <= 1.
@@ -47,6 +48,7 @@ class VocabularyLoss:
     axis: Axis
     start: int
     stop: int
+    width: int
     vocabulary: int
     ignore_index: int = -100
     label_smoothing: float = 0.0
@@ -56,7 +58,7 @@ class VocabularyLoss:
         """Each token's loss, 0 where ignored. Forward: one all-reduce of the maxima, one of the sums; backward: none.
 
         Args:
-            logits: [..., v], this rank's part of the vocabulary, perhaps with padding after it.
+            logits: [..., v], this rank's part of the vocabulary, with its padding.
             targets: [...] ids of the whole vocabulary, the same on all ranks.
 
         Returns:
@@ -68,10 +70,10 @@ class VocabularyLoss:
         """
         if targets.is_floating_point():
             raise CannotRunError(f"targets of dtype {targets.dtype}; class probabilities are not split: give class ids")
-        if logits.shape[:-1] != targets.shape or logits.shape[-1] < self.stop - self.start:
+        if logits.shape != (*targets.shape, self.width):
             raise CannotRunError(
                 f"logits {list(logits.shape)} and targets {list(targets.shape)} on rank {self.axis.rank}; needed are "
-                f"[..., {self.stop - self.start} or more] and [...]"
+                f"[..., {self.width}] and [...]: the rank's own part of the vocabulary, not gathered"
             )
         losses: Tensor = _VocabularyCrossEntropy.apply(logits, targets, self)  # type: ignore[no-untyped-call] # torch's
         return losses
@@ -114,6 +116,7 @@ class VocabularyParallelCrossEntropy(nn.Module):
             axis=axis,
             start=start,
             stop=stop,
+            width=sharding.lengths[sharding.rank],
             vocabulary=sharding.shape[0],
             ignore_index=loss.ignore_index,
             label_smoothing=loss.label_smoothing,

@@ -11,13 +11,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch.autograd.function import once_differentiable
 
-from shardproof.parallel.collectives import sum_gradients
+from shardproof.parallel.collectives import all_reduce
 from shardproof.parallel.sharding import replicated, set_sharding, sharding_of
 from shardproof.parallel.traffic import Traffic
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
 
     from shardproof.parallel.axis import Axis
 
@@ -62,15 +63,27 @@ class _Enter:
 
     def __call__(self, module: nn.Module, _inputs: Any) -> None:
         own = {name: p for name, p in module.named_parameters(recurse=False) if p.requires_grad}
-        if not (own and torch.is_grad_enabled()):
-            return
-        alike = [p[self.start :] if self.start else p for p in own.values()]
-        flat = sum_gradients(torch.cat([p.reshape(-1) for p in alike]), self.axis)
-        parts = flat.split([p.numel() for p in alike])
-        for (name, parameter), part, like in zip(own.items(), parts, alike, strict=True):
-            entered = part.view(like.shape)
+        if own and torch.is_grad_enabled():
+            entered = _SumGradients.apply(self.axis, self.start, *own.values())  # type: ignore[no-untyped-call] # torch's
             # An entry of __dict__ is found before the parameter of that name, which stays where it is.
-            module.__dict__[name] = torch.cat([parameter[: self.start], entered]) if self.start else entered
+            module.__dict__.update(zip(own, entered, strict=True))
+
+
+class _SumGradients(torch.autograd.Function):
+    """Identity forward; backward one all-reduce of all gradients, each from index `start` of its dim 0 on."""
+
+    @staticmethod
+    def forward(ctx: Any, axis: Axis, start: int, *parameters: Tensor) -> tuple[Tensor, ...]:
+        ctx.axis, ctx.start = axis, start
+        return tuple(parameter.view_as(parameter) for parameter in parameters)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        partial = [gradient[ctx.start :] for gradient in gradients]
+        total = all_reduce(torch.cat([part.reshape(-1) for part in partial]), ctx.axis)
+        sums = zip(gradients, partial, total.split([part.numel() for part in partial]), strict=True)
+        return None, None, *(torch.cat([g[: ctx.start], summed.view(part.shape)]) for g, part, summed in sums)
 
 
 def _leave(module: nn.Module, _inputs: Any, _output: Any) -> None:

@@ -13,10 +13,8 @@ from torch import nn
 from torch.distributed.tensor import Replicate, Shard
 
 from shardproof.errors import CannotRunError
-from shardproof.parallel.embedding import FeatureParallelEmbedding, VocabularyParallelEmbedding, split_vocabulary
 from shardproof.parallel.heads import check_heads
 from shardproof.parallel.linear import ColumnLinear, RowLinear
-from shardproof.parallel.loss import VocabularyParallelCrossEntropy
 from shardproof.parallel.norms import REPLICATED_IN_PARTS, sum_gradients_of_parameters
 from shardproof.parallel.sharding import Section, Sharding, split_sections
 from shardproof.parallel.transposed import ColumnConv1D, RowConv1D
@@ -192,32 +190,6 @@ class Row:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class VocabularyRows:
-    """An embedding split by its rows; see `VocabularyParallelEmbedding.from_embedding`."""
-
-    output: Replicate | Shard = REPLICATE
-    multiple: int | None = None
-
-    def prepare(self, site: Site) -> Change:
-        """See `Style`."""
-        whole = check_embedding(site)
-        split = VocabularyParallelEmbedding.from_embedding(whole, site.axis, multiple=self.multiple, output=self.output)
-        return Change(module=split, traffic=((site.axis, split.traffic),))
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class EmbeddingFeatures:
-    """An embedding split by its features; see `FeatureParallelEmbedding.from_embedding`."""
-
-    output: Replicate | Shard = REPLICATE
-
-    def prepare(self, site: Site) -> Change:
-        """See `Style`."""
-        split = FeatureParallelEmbedding.from_embedding(check_embedding(site), site.axis, output=self.output)
-        return Change(module=split, traffic=((site.axis, split.traffic),))
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class InParts:
     """A module with replicated parameters that sees this rank's tokens, or heads; see `sum_gradients_of_parameters`."""
 
@@ -230,30 +202,6 @@ class InParts:
             install=lambda module: sum_gradients_of_parameters(module, site.axis),
             traffic=((site.axis, REPLICATED_IN_PARTS),),
         )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class VocabularyLoss:
-    """An `nn.CrossEntropyLoss` of logits split by the vocabulary; see `VocabularyParallelCrossEntropy.from_loss`.
-
-    Attributes:
-        vocabulary: how many classes there are.
-        multiple: of the head's padding, as `VocabularyRows` has it.
-        z_loss: coefficient.
-    """
-
-    vocabulary: int
-    multiple: int | None = None
-    z_loss: float = 0.0
-
-    def prepare(self, site: Site) -> Change:
-        """See `Style`."""
-        if not is_ordinary(site.module, nn.CrossEntropyLoss):
-            raise CannotRunError(f"{site.name} is a {type(site.module).__name__}; needed is an nn.CrossEntropyLoss")
-        assert isinstance(site.module, nn.CrossEntropyLoss)
-        sharding = split_vocabulary((self.vocabulary,), site.axis, multiple=self.multiple)
-        split = VocabularyParallelCrossEntropy.from_loss(site.module, site.axis, sharding=sharding, z_loss=self.z_loss)
-        return Change(module=split, traffic=((site.axis, split.traffic),))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -368,17 +316,3 @@ def local_linear(column: ColumnLinear) -> nn.Linear:
     local.in_features, local.out_features = column.weight.shape[1], column.weight.shape[0]
     local.weight, local.bias = column.weight, column.bias  # type: ignore[assignment] # torch's own is None without one
     return local
-
-
-def check_embedding(site: Site) -> nn.Embedding:
-    """The module, an embedding.
-
-    Raises:
-        CannotRunError: it is none.
-    """
-    if not is_ordinary(site.module, nn.Embedding):
-        raise CannotRunError(
-            f"{site.name} is a {type(site.module).__name__}; needed is an nn.Embedding without a forward of its own"
-        )
-    assert isinstance(site.module, nn.Embedding)
-    return site.module
