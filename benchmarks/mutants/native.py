@@ -9,12 +9,13 @@ import torch
 from torch.distributed.device_mesh import init_device_mesh
 
 from benchmarks.mutants.baselines import Natively, count_collectives
+from shardproof.proving.batch import copy_batch
 from shardproof.proving.candidate import run_training
 from shardproof.proving.capture import capture_natively, local_value
 from shardproof.proving.precision import Precision
 from shardproof.proving.records import Records
 from shardproof.proving.runs import Runs
-from shardproof.proving.sides import build_model, copy_batch, draw_parameters
+from shardproof.proving.sides import build_model, draw_parameters
 from shardproof.proving.training import train
 from shardproof.worlds.threaded import ThreadedWorld
 

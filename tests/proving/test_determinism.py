@@ -90,9 +90,9 @@ REFUSED = {
     "NumPy in the forward": (lambda: with_forward(lambda: lambda x: x * np.random.rand()), "NumPy's random"),  # noqa: NPY002
     "a generator of NumPy's own": (
         lambda: with_forward(lambda: partial(scale_by, np.random.default_rng(0))),
-        "part at step 1, output down",
+        "part at step 1, input down",
     ),
-    "a counter": (lambda: with_forward(Counter), "part at step 1, output down: .*remembers earlier calls"),
+    "a counter": (lambda: with_forward(Counter), "part at step 1, input down: .*remembers earlier calls"),
     "random in the loss": (lambda: with_loss(random.random), "Python's random"),
     "torch.rand in the loss": (lambda: with_loss(lambda: torch.rand(())), "PyTorch's generator"),
     "a counter in the loss": (lambda: with_loss(iter([1.0, 2.0, 3.0]).__next__), "part at step 1, loss"),

@@ -31,12 +31,13 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from shardproof.errors import CannotRunError
+from shardproof.proving.batch import copy_batch, draw_batch
 from shardproof.proving.capture import capture_exactly, capture_natively, local_value
 from shardproof.proving.collectives import collectives_recorded
 from shardproof.proving.dropout import dropout_standing_in, masks_drawn
 from shardproof.proving.precision import Precision
 from shardproof.proving.records import Phase, Records
-from shardproof.proving.sides import Side, copy_batch, make_mesh
+from shardproof.proving.sides import Side, make_mesh
 from shardproof.proving.training import record_gradients, record_update
 from shardproof.proving.watching import watched
 from shardproof.worlds.processgroup import say_nothing
@@ -119,7 +120,7 @@ class Run:
                 self._inside.enter_context(collectives_recorded(model, self._records))
             self._records.step = number
             self._taken = number + 1
-            yield batches[number]
+            yield batches[number] if self._exact is None else draw_batch(self._exact, batches[number])
 
     def record_loss(self, loss: Tensor) -> None:
         """Report the whole batch's loss, the same on every rank."""

@@ -112,6 +112,7 @@ class Proof:
         primes: of each trial.
         seeds: of each trial.
         native: what was run beside them.
+        probes: what the step was probed with, in words.
         allow: the user's patterns of findings to let be.
     """
 
@@ -122,6 +123,7 @@ class Proof:
     primes: tuple[int, ...]
     seeds: tuple[int, ...]
     native: Native | None = None
+    probes: str = ""
     allow: tuple[str, ...] = ()
 
     @property

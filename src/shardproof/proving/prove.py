@@ -11,6 +11,7 @@ from shardproof.exact.field import choose_prime
 from shardproof.proving.alignment import Alignment
 from shardproof.proving.allowing import allow_findings
 from shardproof.proving.axes import Axes, make_axes
+from shardproof.proving.batch import describe_probes
 from shardproof.proving.collectives import find_parting
 from shardproof.proving.conclude import conclude
 from shardproof.proving.determinism import digest_batch, require_deterministic
@@ -120,6 +121,7 @@ def prove(
         findings = (*initial, *findings, *masks)
     return Proof(
         findings=locate(allow_findings(findings, allow), first.places),
+        probes=describe_probes(step.batch),
         allow=tuple(allow),
         mesh=axes.sizes,
         data_axes=axes.data,

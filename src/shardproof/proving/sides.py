@@ -5,17 +5,16 @@ Both are run by the same code, trial by trial; the candidate's is per-rank code 
 
 from __future__ import annotations
 
-import copy
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.utils._pytree import tree_map
 
 from shardproof.errors import CannotRunError
+from shardproof.proving.batch import copy_batch, draw_batch
 from shardproof.proving.capture import capture_exactly, capture_natively, local_value
 from shardproof.proving.collectives import collectives_recorded, nothing_recorded
 from shardproof.proving.dropout import dropout_standing_in, masks_drawn
@@ -179,7 +178,7 @@ def _run(
         records = Records(capture=partial(capture_exactly, exact, beat=beat))
         segments = Segments(exact=exact, cuts=runs.cuts) if runs.fresh else None
         with exact.joined(), heard(model, records):
-            train(model, step, batch, records, segments, shares)
+            train(model, step, draw_batch(exact, batch), records, segments, shares)
         if dist.is_initialized():
             dist.barrier()  # the next run begins when the last rank has left this one
         return records
@@ -193,11 +192,3 @@ def _run(
         with masks_drawn(model, records, masks):
             train(model, step, shares.rows_of(copy_batch(step.batch)), records, shares=shares)
     return Side(parameters=parameters, trials=trials, native=native, masks=masks)
-
-
-def copy_batch(batch: Any, dtype: torch.dtype | None = torch.float64) -> Any:
-    """The batch, its floating tensors in one dtype or each in its own: neither side may change the other's."""
-    return tree_map(
-        lambda x: x.detach().to(dtype if x.is_floating_point() else None, copy=True) if isinstance(x, Tensor) else x,
-        copy.deepcopy(batch),
-    )

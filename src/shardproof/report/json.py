@@ -37,6 +37,7 @@ def render_json(proof: Proof, specification: Specification | None = None) -> str
             "mesh": dict(proof.mesh),
             "data_axes": proof.data_axes,
             "trials": proof.trials,
+            "probes": proof.probes,
             "primes": proof.primes,
             "seeds": proof.seeds,
             "native": native_fields(proof),

@@ -36,6 +36,8 @@ def _lines(proof: Proof) -> Iterator[str]:
     yield f"{head_of(proof)}: {len(proof.findings)} tensors: {told}"
     primes = f"{proof.trials} trial{'s' * (proof.trials != 1)}, primes {', '.join(map(str, proof.primes))}"
     yield f"{_said_ranks(proof)}, {primes if proof.trials else 'numbers only, no exact arithmetic'}"
+    if proof.trials:
+        yield f"Probed with: {proof.probes}."
     roots = [finding for finding in proof.roots if finding.failed]
     if roots:
         yield ""

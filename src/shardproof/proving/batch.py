@@ -1,0 +1,52 @@
+"""The batch: each side's own copy of it, and what of it is drawn anew in each trial."""
+
+from __future__ import annotations
+
+import copy
+from collections import Counter
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+from torch.utils._pytree import tree_leaves, tree_map
+
+if TYPE_CHECKING:
+    from shardproof.exact import ExactArithmetic
+
+
+def copy_batch(batch: Any, dtype: torch.dtype | None = torch.float64) -> Any:
+    """The batch, its floating tensors in one dtype or each in its own: neither side may change the other's."""
+    return tree_map(
+        lambda x: x.detach().to(dtype if x.is_floating_point() else None, copy=True) if isinstance(x, Tensor) else x,
+        copy.deepcopy(batch),
+    )
+
+
+def draw_batch(exact: ExactArithmetic, batch: Any) -> Any:
+    """The batch with residues drawn for its numbers, the same for the same number: the theorem is of drawn inputs.
+
+    Integers (token ids), numbers without a dim, and masks stay as they are.
+    """
+    with exact.paused():
+        drawn = {id(x) for x in tree_leaves(batch) if _is_drawn(x)}
+    return tree_map(lambda x: exact.cut(x, "batch") if id(x) in drawn else x, batch)
+
+
+def describe_probes(batch: Any) -> str:
+    """What a step is probed with, in words."""
+    tensors = [x for x in tree_leaves(batch) if isinstance(x, Tensor)]
+    drawn = sum(map(_is_drawn, tensors))
+    kept = Counter(str(x.dtype).removeprefix("torch.") for x in tensors if not _is_drawn(x))
+    told = ["parameters drawn in each trial"]
+    if drawn:
+        told.append(f"{drawn} tensor{'s' * (drawn != 1)} of the batch too")
+    told += [f"{count} of {dtype} as given" for dtype, count in sorted(kept.items())]
+    return ", ".join(told)
+
+
+def _is_drawn(x: object) -> bool:
+    """Numbers, and not a mask of zeros and ones, or of -inf and the lowest number."""
+    if not isinstance(x, Tensor) or not x.is_floating_point() or not x.ndim:
+        return False
+    least = torch.finfo(x.dtype).min
+    return not bool(((x == 0) | (x == 1) | (x <= least)).all())
