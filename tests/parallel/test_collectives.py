@@ -108,7 +108,7 @@ def test_along_an_axis_of_one_rank_nothing_is_done():
 
 def gaps(pair, cases, mesh_shape, seed=7):
     """<A x, y> - <x, A* y> modulo the prime, of each case; and whether ranks that should be alike are."""
-    exact = ExactArithmetic(seed=seed)
+    exact = ExactArithmetic(seed=seed, check=True)
     world = ThreadedWorld(size=torch.Size(mesh_shape).numel())
     ranks = world.run(adjoints.products, exact, pair, cases, mesh_shape)
     differences, alike = [], True

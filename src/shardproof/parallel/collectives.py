@@ -153,7 +153,7 @@ def start_reduce_scatter(parts: Sequence[Tensor], axis: Axis, *, dim: int) -> Pe
 
 
 def start_all_reduce(partial: Tensor, axis: Axis) -> Pending[Tensor]:
-    """Begin an all-reduce; the result is the sum, or along an axis of one rank the argument itself. See `all_reduce`."""
+    """Begin an all-reduce; the result is the sum, along an axis of one rank the argument itself. See `all_reduce`."""
     partial = partial.detach()
     if axis.size == 1:
         return Pending(work=None, finish=lambda: partial)
