@@ -1,0 +1,188 @@
+"""The sequence of collectives: the same in exact arithmetic and in the user's dtype, or a finding that says where."""
+
+import pytest
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+
+from shardproof.proving.collectives import Collective, find_parting
+from shardproof.proving.determinism import digest_batch
+from shardproof.proving.findings import Verdict
+from shardproof.proving.precision import Precision
+from shardproof.proving.prove import prove
+from shardproof.proving.ranks import run_in_processes, run_in_threads
+from shardproof.proving.records import Phase, Records
+from shardproof.proving.runs import Runs
+from shardproof.proving.sides import build_model
+from shardproof.proving.subject import Subject
+from shardproof.report.text import render_text
+from shardproof.worlds.heard import Heard
+from shardproof.worlds.spawned import SpawnedWorld
+from shardproof.worlds.threaded import ThreadedWorld
+
+from . import steps
+
+
+def run_ranks(subject, *, spawn=False):
+    """Each rank's sequences, in exact arithmetic and in the model's own dtype."""
+    state = {name: tensor.clone() for name, tensor in build_model(subject.step, 0).state_dict().items()}
+    batch = digest_batch(subject.step)
+    runs = Runs(mesh={"tp": 2}, seeds=(0,), native=(Precision.OWN,), batch=batch)
+    if spawn:
+        sides = run_in_processes(SpawnedWorld(size=2), subject, state, runs)
+    else:
+        sides = run_in_threads(ThreadedWorld(size=2), subject, state, runs)
+    return [(side.trials[0].collectives, side.native[Precision.OWN].collectives) for side in sides]
+
+
+def dtensor():
+    return Subject(step=steps.make_step_to_send(), parallelize=steps.parallelize)
+
+
+# What is recorded -----------------------------------------------------------------------------------------------------
+
+
+def test_a_dtensors_collective_is_recorded_with_its_module_group_shape_and_placement():
+    for exact, native in run_ranks(dtensor()):
+        assert exact == native
+        assert [str(one) for one in native] == ["AllReduce SUM of [5, 4] over ranks 0, 1, P(sum) to R, in down"]
+
+
+@pytest.mark.processes
+@pytest.mark.slow
+def test_processes_record_the_same_under_their_own_names():
+    for exact, native in run_ranks(dtensor(), spawn=True):
+        assert exact == native
+        assert [str(one) for one in native] == ["all_reduce SUM of [5, 4] over ranks 0, 1, P(sum) to R, in down"]
+
+
+def test_in_the_backward_the_gradient_before_it_says_where():
+    subject = Subject(step=steps.make_step(), parallelize=input_with_a_gradient)
+    for exact, native in run_ranks(subject):
+        assert exact == native
+        assert [str(one) for one in native] == [
+            "AllReduce SUM of [5, 4] over ranks 0, 1, in model",
+            "AllReduce SUM of [5, 6] over ranks 0, 1, after output gradient model",
+        ]
+
+
+def input_with_a_gradient(model, mesh):
+    model = steps.megatron(None)(model, mesh)
+    model.register_forward_pre_hook(lambda _module, inputs: (inputs[0].clone().requires_grad_(),))
+    return model
+
+
+# Where it parts -------------------------------------------------------------------------------------------------------
+
+
+class ReducedIn(torch.autograd.Function):
+    """All-reduce forward; backward as it comes."""
+
+    @staticmethod
+    def forward(_ctx, x):
+        x = x.clone()
+        dist.all_reduce(x)
+        return x
+
+    @staticmethod
+    def backward(_ctx, grad):
+        return grad
+
+
+def reduced_only_in(dtypes):
+    """Column, then row by hand; the row's sum is taken in some dtypes only."""
+
+    def shard(model, mesh):
+        model = steps.megatron("no all-reduce")(model, mesh)
+
+        def forward(x):
+            h = F.gelu(F.linear(x, model.up.weight, model.up.bias))
+            partial = F.linear(h, model.down.weight)
+            reduced = ReducedIn.apply(partial) if partial.dtype in dtypes else partial
+            return reduced + model.down.bias
+
+        model.forward = forward
+        return model
+
+    return shard
+
+
+def parted(proof):
+    return [finding for finding in proof.findings if finding.key.phase is Phase.COLLECTIVES]
+
+
+def test_a_sum_taken_in_float64_alone_is_found_in_the_sequence_and_in_the_numbers():
+    proof = prove(steps.make_step(), parallelize=reduced_only_in({torch.float64}), devices=2, trials=1)
+    assert not proof.ok
+    (finding,) = parted(proof)
+    assert (finding.verdict, finding.root, finding.ranks) == (Verdict.WRONG, True, (0, 1))
+    assert finding.cause == ("in exact arithmetic AllReduce SUM of [5, 4] over ranks 0, 1, in model; in float32 none")
+    assert {one.verdict for one in proof.findings if one.key.phase is Phase.LOSS} == {Verdict.WRONG}
+    assert [one.key.phase for one in proof.roots] == [Phase.COLLECTIVES]
+    assert finding.cause in render_text(proof)
+
+
+def test_the_same_code_in_every_dtype_parts_nowhere():
+    both = reduced_only_in({torch.float64, torch.float32})
+    proof = prove(steps.make_step(), parallelize=both, devices=2, trials=1)
+    assert parted(proof) == []
+    assert proof.ok
+    assert proof.native.collectives == 1
+    assert "1 collectives a rank, the same, in one order" in render_text(proof)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_collective_more_is_found_although_every_number_is_right(dtype):
+    proof = prove(steps.make_step(), parallelize=steps.idle_collective(dtype), devices=2, trials=1)
+    (finding,) = parted(proof)
+    assert not proof.ok
+    assert [one for one in proof.findings if not one.verdict.ok] == [finding]
+    assert "AllReduce SUM of [3] over ranks 0, 1, in up" in finding.cause
+
+
+@pytest.mark.processes
+@pytest.mark.slow
+def test_processes_find_it_too():
+    subject = Subject(step=steps.make_step_to_send(), parallelize=steps.idle_collective_in_float32)
+    (first, second) = (
+        [Records(capture=None, collectives=one) for one in run]
+        for run in zip(*run_ranks(subject, spawn=True), strict=True)
+    )
+    assert find_parting(first, second) is not None
+
+
+# Comparing sequences --------------------------------------------------------------------------------------------------
+
+
+def collective(*, kind="AllReduce SUM", shapes=((2, 3),), ranks=(0, 1), place="in up", step=0, placement=""):
+    heard = Heard(kind=kind, ranks=ranks, shapes=shapes)
+    return Collective(step=step, place=place, heard=heard, placement=placement)
+
+
+def parting_of(exact, native):
+    return find_parting([Records(capture=None, collectives=exact)], [Records(capture=None, collectives=native)])
+
+
+@pytest.mark.parametrize(
+    ("change", "only_shapes"),
+    [
+        ({"kind": "AllReduce MAX"}, False),
+        ({"ranks": (0, 2)}, False),
+        ({"place": "in down"}, False),
+        ({"step": 1}, False),
+        ({"placement": "P(sum) to R"}, False),
+        ({"shapes": ((2, 4),)}, True),
+    ],
+)
+def test_any_difference_is_one_and_a_shape_alone_may_depend_on_values(change, only_shapes):
+    parting = parting_of([collective(), collective()], [collective(), collective(**change)])
+    assert parting.only_shapes is only_shapes
+    assert parting_of([collective()], [collective()]) is None
+
+
+def test_the_earliest_parting_of_any_rank_is_told():
+    same, other = collective(), collective(kind="Broadcast")
+    exact = [Records(capture=None, collectives=[same, same]) for _ in range(2)]
+    native = [Records(capture=None, collectives=one) for one in ([same], [other, same])]
+    parting = find_parting(exact, native)
+    assert (parting.exact, parting.native, parting.ranks) == (same, other, (0, 1))

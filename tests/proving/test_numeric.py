@@ -1,0 +1,301 @@
+"""Numbers in the user's own dtypes: right shardings are rounding, paths that only the native dtype takes are found."""
+
+import json
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from shardproof.cli.app import main
+from shardproof.errors import CannotRunError
+from shardproof.proving.findings import Verdict
+from shardproof.proving.noise import ALLOWED, FAR, Numbers
+from shardproof.proving.precision import Precision, load_model, own_dtypes
+from shardproof.proving.prove import prove
+from shardproof.proving.records import Phase
+from shardproof.report.text import render_text
+
+from . import steps
+
+
+def step_in(dtype, **changes):
+    batch = tuple(tensor.to(dtype) for tensor in steps.make_batch())
+    return steps.make_step(model=lambda: steps.MLP().to(dtype), batch=batch, **changes)
+
+
+def results(proof):
+    return [finding for finding in proof.findings if finding.numbers is not None]
+
+
+# Right shardings ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+def test_a_right_sharding_is_rounding_in_every_dtype(dtype):
+    step = step_in(dtype, steps=3, optimizer=lambda p: torch.optim.AdamW(p, lr=0.1), clip_norm=1.0)
+    proof = prove(step, parallelize=steps.parallelize, devices=2, numeric=True)
+    assert proof.ok
+    assert {finding.verdict for finding in proof.findings} == {Verdict.ROUNDING}
+    assert (proof.trials, proof.primes, proof.native.dtype) == (0, (), str(dtype).removeprefix("torch."))
+    text = render_text(proof)
+    assert text.startswith("WITHIN ROUNDING, NOT PROVED: ")
+    assert "numbers only, no exact arithmetic" in text
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_proof_carries_the_native_numbers_of_every_tensor(dtype):
+    proof = prove(step_in(dtype), parallelize=steps.parallelize, devices=2, trials=1)
+    assert proof.ok
+    found = {(finding.key.phase, finding.key.name): finding.numbers for finding in proof.findings}
+    assert found[Phase.GRADIENT, "up.weight"] is not None
+    assert all(numbers.within for numbers in found.values() if numbers is not None)
+    assert max(finding.numbers.maxdiff for finding in results(proof)) > 0  # the two did round differently
+    assert f"In {proof.native.dtype}: " in render_text(proof)
+    assert f"within {ALLOWED:g} times the rounding noise" in render_text(proof)
+
+
+def test_the_users_own_training_is_compared_too():
+    proof = prove(steps.make_step_of_four_rows(), candidate=steps.make_training(), devices=2, numeric=True)
+    assert {finding.verdict for finding in proof.findings} == {Verdict.ROUNDING}
+
+
+# Wrong ones -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+def test_a_gradient_twice_too_large_is_wrong_and_named_so(dtype):
+    proof = prove(step_in(dtype), parallelize=steps.scaled_gradient, devices=2, numeric=True)
+    assert [(one.key.name, one.verdict, one.cause) for one in proof.roots] == [
+        ("up.weight", Verdict.WRONG, "about 2 times too large")
+    ]
+    assert proof.roots[0].numbers.ratio > FAR
+    assert render_text(proof).startswith("NOT WITHIN ROUNDING: ")
+
+
+@pytest.mark.parametrize("bug", ["no all-reduce", "bias inside", "swapped shards"])
+def test_a_bug_in_the_forward_is_wrong_at_the_first_output(bug):
+    proof = prove(steps.make_step(), parallelize=steps.megatron(bug), devices=2, numeric=True)
+    assert {(one.key.phase, one.key.name) for one in proof.roots} == {(Phase.OUTPUT, "model")}
+
+
+@pytest.mark.parametrize(
+    ("forget", "cause"),
+    [
+        ("loss", "the candidate does not compute it"),
+        ("gradients", "no rank of the candidate computes all of it"),
+    ],
+)
+def test_what_is_not_computed_is_wrong_without_numbers(forget, cause):
+    training = steps.make_training(forget=[forget])
+    proof = prove(steps.make_step_of_four_rows(), candidate=training, devices=2, numeric=True)
+    assert not proof.ok
+    assert cause in {finding.cause for finding in proof.findings}
+
+
+def test_an_error_smaller_than_rounding_is_not_seen_and_not_called_proved():
+    def slightly_off(model, mesh):
+        model = steps.parallelize(model, mesh)
+        model.down.register_forward_hook(lambda _m, _i, output: output * (1 + 2**-40))
+        return model
+
+    proof = prove(steps.make_step(), parallelize=slightly_off, devices=2, numeric=True)
+    assert proof.ok
+    assert Verdict.PROVED not in {finding.verdict for finding in proof.findings}
+    assert not prove(steps.make_step(), parallelize=slightly_off, devices=2, trials=1).ok
+
+
+# Paths that only the native dtype takes -------------------------------------------------------------------------------
+
+
+def wrong_only_in(dtype):
+    def shard(model, mesh):
+        model = steps.parallelize(model, mesh)
+        model.up.weight.register_hook(lambda gradient: gradient * 2 if gradient.dtype == dtype else gradient)
+        return model
+
+    return shard
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_what_is_proved_and_wrong_in_the_native_dtype_is_wrong(dtype):
+    proof = prove(step_in(dtype), parallelize=wrong_only_in(dtype), devices=2, trials=1)
+    assert [(one.key.phase, one.key.name, one.verdict) for one in proof.roots] == [
+        (Phase.GRADIENT, "up.weight", Verdict.WRONG)
+    ]
+    name = str(dtype).removeprefix("torch.")
+    assert f"proved in exact arithmetic, and not what {name} computes" in proof.roots[0].cause
+    assert proof.roots[0].numbers.far
+
+
+def test_a_path_of_a_dtype_that_the_user_does_not_have_is_not_taken():
+    assert prove(step_in(torch.float32), parallelize=wrong_only_in(torch.bfloat16), devices=2, trials=1).ok
+
+
+def test_the_first_wrong_activation_of_the_native_dtype_is_the_root():
+    def shard(model, mesh):
+        model = steps.parallelize(model, mesh)
+        model.down.register_forward_hook(lambda _m, _i, out: out * 2 if out.dtype == torch.float32 else out)
+        return model
+
+    proof = prove(steps.make_step(), parallelize=shard, devices=2, trials=1)
+    assert [(one.key.phase, one.key.name) for one in proof.roots] == [(Phase.OUTPUT, "down")]
+
+
+# What cannot be measured ----------------------------------------------------------------------------------------------
+
+
+def numbers(**changes):
+    settings = {"exact": False, "approximate": False, "maxdiff": 1.0, "error": 1.0, "noise": 1.0, "scale": 1.0}
+    return Numbers(**(settings | changes))
+
+
+@pytest.mark.parametrize(
+    ("changes", "verdict"),
+    [
+        ({"error": ALLOWED}, Verdict.ROUNDING),
+        ({"error": ALLOWED * 1.01}, Verdict.UNDECIDED),
+        ({"error": FAR}, Verdict.UNDECIDED),
+        ({"error": FAR * 1.01}, Verdict.WRONG),
+        ({"error": float("nan")}, Verdict.WRONG),
+        ({"error": float("inf")}, Verdict.WRONG),
+        ({"noise": 0.0}, Verdict.UNDECIDED),
+        ({"noise": 0.0, "scale": 0.0, "error": 0.0}, Verdict.VACUOUS),
+        ({"noise": 0.0, "scale": 0.0}, Verdict.UNDECIDED),
+        ({"noise": float("nan")}, Verdict.UNDECIDED),
+    ],
+)
+def test_verdicts_by_ratio(changes, verdict):
+    assert numbers(**changes).verdict is verdict
+
+
+class WithoutHalf(nn.Module):
+    """As where a kernel is missing."""
+
+    def __init__(self):
+        super().__init__()
+        self.linear = nn.Linear(6, 4, dtype=torch.float16)
+
+    def forward(self, x):
+        if x.dtype == torch.float16:
+            raise NotImplementedError("no kernel of half precision")
+        return self.linear(x)
+
+
+def test_a_dtype_that_one_device_cannot_run_is_told_and_the_proof_stands():
+    batch = tuple(tensor.half() for tensor in steps.make_batch())
+    step = steps.make_step(model=WithoutHalf, batch=batch)
+    proof = prove(step, parallelize=lambda model, _mesh: model, devices=2, trials=1)
+    assert proof.ok
+    assert proof.native.failed == "NotImplementedError: no kernel of half precision"
+    assert "In float16 nothing was compared" in render_text(proof)
+    with pytest.raises(CannotRunError, match="does not run in float16 on one device: NotImplementedError"):
+        prove(step, parallelize=lambda model, _mesh: model, devices=2, numeric=True)
+
+
+class Singular(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.linear = nn.Linear(6, 4)
+
+    def forward(self, x):
+        y = self.linear(x)
+        return y + torch.linalg.svdvals(y).sum()
+
+
+def test_an_op_without_an_exact_rule_says_that_numbers_can_stand_in():
+    step = steps.make_step(model=Singular)
+    with pytest.raises(CannotRunError, match="--numeric, compares its numbers instead, and proves nothing"):
+        prove(step, parallelize=lambda model, _mesh: model, devices=2, trials=1)
+    assert prove(step, parallelize=lambda model, _mesh: model, devices=2, numeric=True).ok
+
+
+# Precisions -----------------------------------------------------------------------------------------------------------
+
+
+class Mixed(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.low = nn.Linear(6, 8, dtype=torch.bfloat16)
+        self.high = nn.Linear(8, 4)
+
+    def forward(self, x):
+        return self.high(F.gelu(self.low(x.to(self.low.weight.dtype))).to(self.high.weight.dtype))
+
+
+def test_each_parameter_of_a_mixed_model_has_its_own_dtype():
+    step = steps.make_step(model=Mixed)
+    proof = prove(step, parallelize=lambda model, _mesh: model, devices=2, numeric=True)
+    assert proof.ok
+    assert proof.native.dtype == "bfloat16 and float32"
+    assert proof.native.collectives == 0
+
+
+def test_own_and_rounded_start_from_the_same_values_and_a_shaken_one_beside_them():
+    step = steps.make_step(model=Mixed)
+    state = {name: torch.randn(p.shape, dtype=torch.float64) for name, p in Mixed().state_dict().items()}
+    own, rounded, shaken = (
+        dict(load_model(step, 0, state, precision).named_parameters())
+        for precision in (Precision.OWN, Precision.ROUNDED, Precision.SHAKEN)
+    )
+    assert own_dtypes(Mixed())["low.weight"] is torch.bfloat16
+    for name, values in own.items():
+        assert rounded[name].dtype is torch.float64
+        assert torch.equal(values.double(), rounded[name])
+        assert values.dtype is shaken[name].dtype
+        moved = (shaken[name].double() - values.double()).abs() / values.double().abs()
+        assert 0 < moved.max() <= 2 * torch.finfo(values.dtype).eps
+
+
+# Reports --------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def run(monkeypatch, capsys, tmp_path):
+    shutil.copy(Path(__file__).with_name("steps.py"), tmp_path / "my_training.py")
+    monkeypatch.chdir(tmp_path)
+
+    def command(*arguments):
+        monkeypatch.setattr(sys, "argv", ["shardproof", *arguments])
+        with pytest.raises(SystemExit) as exit_:
+            main()
+        printed = capsys.readouterr()
+        return exit_.value.code, printed.out, printed.err
+
+    return command
+
+
+def test_numeric_on_the_command_line_and_no_certificate(run):
+    arguments = ("prove", "my_training.py:step", "--parallelize", "my_training.py:parallelize", "--numeric")
+    code, out, _ = run(*arguments, "--format", "json", "--output", "numbers.json")
+    assert (code, out) == (0, "")
+    content = json.loads(Path("numbers.json").read_text(encoding="utf-8"))
+    assert content["native"]["dtype"] == "float32"
+    (gradient,) = [one for one in content["findings"] if (one["phase"], one["name"]) == ("gradient", "up.weight")]
+    assert gradient["verdict"] == "ROUNDING"
+    assert set(gradient["numbers"]) == {"exact", "approximate", "maxdiff", "error", "noise", "ratio"}
+    assert gradient["numbers"]["approximate"] is True
+    code, _, err = run("check", "numbers.json")
+    assert code == 2
+    assert "is of --numeric, which proves nothing" in err
+
+
+def test_a_wrong_sharding_is_exit_code_1_in_numbers_too(run):
+    arguments = ("prove", "my_training.py:step", "--parallelize", "my_training.py:scaled_gradient", "--numeric")
+    code, out, _ = run(*arguments)
+    assert code == 1
+    assert "about 2 times too large." in out
+
+
+@pytest.mark.processes
+@pytest.mark.slow
+def test_spawned_ranks_have_the_numbers_of_simulated_ones():
+    step = steps.make_step_to_send()
+    simulated, spawned = (
+        prove(step, parallelize=steps.parallelize, devices=2, numeric=True, spawn=spawn) for spawn in (False, True)
+    )
+    assert simulated.ok
+    assert [one.numbers for one in simulated.findings] == [one.numbers for one in spawned.findings]
