@@ -53,6 +53,11 @@ def test_experts_are_proved_and_their_missing_reduction_is_seen():
     assert "partial values whose sum is right" in root.cause
 
 
+def test_buffers_that_are_zero_before_training_are_drawn():
+    sizes = {"n_routed_experts": 4, "n_shared_experts": 1, "first_k_dense_replace": 0}
+    assert prove_plan("dots1", **sizes).ok
+
+
 LATENT = {"kv_lora_rank": 16, "q_lora_rank": 16, "qk_nope_head_dim": 8, "qk_rope_head_dim": 4, "v_head_dim": 8}
 
 
