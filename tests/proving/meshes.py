@@ -50,6 +50,8 @@ def make_step(*, rows=4, **changes):
     return Step(**({"model": Net, "batch": batch, "loss": F.mse_loss, "optimizer": make_sgd, "steps": 1} | changes))
 
 
+step = make_step()
+
 # Right ---------------------------------------------------------------------------------------------------------------
 
 
@@ -226,16 +228,12 @@ def train_on_tokens(bug):
 # transformers --------------------------------------------------------------------------------------------------------
 
 
-def make_llama_step():
-    return dataclasses.replace(tiny_step("llama", {}), steps=1)
-
-
-def shard_llama(model, mesh, *, drop=()):
-    model = OwnPlan(change=PlanChange(drop=drop))(model, mesh["tp"])
-    for layer in model.model.layers:
-        fully_shard(layer, mesh=mesh["dp"])
-    return fully_shard(model, mesh=mesh["dp"])
+def load_model(kind, **change):
+    """A tiny model, by its own plan over tp and by FSDP2 over dp; one step."""
+    return Subject(
+        step=dataclasses.replace(tiny_step(kind, {}), steps=1), parallelize=OwnPlan(change=PlanChange(**change))
+    )
 
 
 def load_llama():
-    return Subject(step=make_llama_step(), parallelize=shard_llama)
+    return load_model("llama")
