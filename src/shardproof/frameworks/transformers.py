@@ -13,6 +13,7 @@ import torch
 
 from shardproof.errors import CannotRunError
 from shardproof.proving.step import Step
+from shardproof.worlds.communicator import shard_range
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -39,6 +40,7 @@ TINY = {
 # Grouped matrix products know no float64; the loop over experts does.
 _EXPERTS = {"experts_implementation": "eager"}
 _SEQUENCE, _BATCH = 9, 2
+IGNORED = -100
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,8 +63,9 @@ def tiny_step(source: str, settings: Mapping[str, Any], *, seed: int = 0) -> Ste
         CannotRunError: transformers is not installed, or has no such model, or the configuration does not fit.
     """
     config = _load_config(source, settings)
-    generator = torch.Generator().manual_seed(seed)
-    ids = torch.randint(0, config.vocab_size, (_BATCH, _SEQUENCE), generator=generator)
+    ids = probing_ids(config.vocab_size, seed)
+    labels = ids.clone()
+    labels[0, : _SEQUENCE // 3] = IGNORED  # sequences with unequal numbers of valid tokens
 
     def build() -> nn.Module:
         from transformers import AutoModelForCausalLM
@@ -74,17 +77,32 @@ def tiny_step(source: str, settings: Mapping[str, Any], *, seed: int = 0) -> Ste
                     buffer.normal_()
         return model.train()
 
-    def forward(model: nn.Module, batch: Tensor) -> Tensor:
-        loss: Tensor = model(input_ids=batch, labels=batch, use_cache=False).loss
+    def forward(model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
+        loss: Tensor = model(input_ids=batch[0], labels=batch[1], use_cache=False).loss
         return loss
 
     return Step(
         model=build,
-        batch=ids,
+        batch=(ids, labels),
         forward=forward,
         optimizer=lambda parameters: torch.optim.AdamW(parameters, lr=1e-3),
         clip_norm=1.0,
     )
+
+
+def probing_ids(vocabulary: int, seed: int) -> Tensor:
+    """Token ids [B, S] with both edges of every shard of the vocabulary on 2, 3 and 4 ranks; the others are drawn.
+
+    Shards as torch.chunk cuts them, all but the last alike, or as even as can be.
+    """
+    starts = [min(rank * -(-vocabulary // ranks), vocabulary) for ranks in (2, 3, 4) for rank in range(ranks + 1)]
+    starts += [shard_range(vocabulary, rank, ranks)[0] for ranks in (3, 4) for rank in range(ranks)]
+    edges = {edge % vocabulary for start in starts for edge in (start - 1, start)}
+    generator = torch.Generator().manual_seed(seed)
+    ids = torch.randint(0, vocabulary, (_BATCH * _SEQUENCE,), generator=generator)
+    places = torch.randperm(len(ids), generator=generator)[: len(edges)]
+    ids[places] = torch.tensor(sorted(edges))[: len(places)]
+    return ids.view(_BATCH, _SEQUENCE)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
