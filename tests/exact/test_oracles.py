@@ -5,7 +5,7 @@ import torch
 
 from shardproof.exact.blocks import block_size
 from shardproof.exact.field import Field
-from shardproof.exact.oracles import Oracles
+from shardproof.exact.oracles import Oracles, oracles_of
 
 PRIMES = (101, 1009, 10007)
 
@@ -107,3 +107,14 @@ def test_what_is_no_residue_is_refused(value):
     o = oracles(101)
     with pytest.raises(FloatingPointError, match="no residue"):
         o.look_up(o.exp(), torch.tensor([1.0, value], dtype=torch.float64))
+
+
+def test_two_exact_arithmetics_of_a_seed_share_their_tables_while_one_is_alive():
+    field = Field(10007)
+    first, again, other = oracles_of(field, 1), oracles_of(field, 1), oracles_of(field, 2)
+    assert first is again
+    assert first is not other
+    assert not torch.equal(first.permutation("gelu"), other.permutation("gelu"))
+    table = first.exp().clone()
+    del first, again
+    assert torch.equal(oracles_of(field, 1).exp(), table)  # made anew, and the same

@@ -23,7 +23,7 @@ from shardproof.exact.field import Field, choose_prime
 from shardproof.exact.leaving import DISPLAYS, READS_MEMORY
 from shardproof.exact.lift import Lift
 from shardproof.exact.modules import ModuleStack
-from shardproof.exact.oracles import Oracles
+from shardproof.exact.oracles import oracles_of
 from shardproof.exact.rewrites import Rewrites
 from shardproof.exact.run import Run
 from shardproof.exact.tags import TagStore
@@ -82,7 +82,7 @@ class ExactArithmetic:
             )
             raise ValueError(msg)
         field = Field(choose_prime(seed) if prime is None else prime)
-        self.arithmetic = Arithmetic(field=field, oracles=Oracles(field=field, key=seed), lift=Lift(field=field))
+        self.arithmetic = Arithmetic(field=field, oracles=oracles_of(field, seed), lift=Lift(field=field))
         self.tags = TagStore()
         self.modules = ModuleStack()
         self.entry = Entry(arithmetic=self.arithmetic, tags=self.tags, key=seed)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import platform
+import weakref
 from typing import TYPE_CHECKING, Final
 
 import torch
@@ -29,7 +30,7 @@ _NO_RESIDUE: Final = "an element that is no residue (NaN, infinity or a value co
 _NAN_MISSES: Final = platform.machine().lower() in {"x86_64", "amd64", "i686"}
 
 
-@dataclasses.dataclass(slots=True, kw_only=True)
+@dataclasses.dataclass(slots=True, kw_only=True, weakref_slot=True, eq=False)
 class Oracles:
     """The tables of one prime and one key, made when first asked for.
 
@@ -40,6 +41,8 @@ class Oracles:
     key: int
     _tables: dict[str, Tensor] = dataclasses.field(default_factory=dict)
     _elsewhere: dict[tuple[int, torch.device], Tensor] = dataclasses.field(default_factory=dict)
+    _exp: tuple[Tensor, int] | None = None
+    _root_powers: Tensor | None = None
 
     def permutation(self, name: str) -> Tensor:
         """A random permutation of the field; another name gives an independent one."""
@@ -82,7 +85,7 @@ class Oracles:
 
         Injective but for one pair +-x0, which there is no room for: the values come in pairs {y, 1/y} without 0, 1, -1.
         """
-        return self._table("exp", lambda: self._random_exp()[0])
+        return self._table("exp", lambda: self._exp_and_leftover()[0])
 
     def log(self) -> Tensor:
         """The inverse of `exp`: NaN at 0, which has none, and the leftover x0 at -1."""
@@ -157,7 +160,13 @@ class Oracles:
         return torch.cat((positive.flip(0), torch.tensor([at_zero], dtype=torch.int32), positive))
 
     def _powers(self) -> Tensor:
-        """g**k for k = 0 .. p-2, g the smallest primitive root, as int64 in [1, p)."""
+        """g**k for k = 0 .. p-2, g the smallest primitive root, balanced, as int32; made once for all that use it."""
+        if self._root_powers is None:
+            self._root_powers = self._balanced(self._all_powers()).to(torch.int32)
+        return self._root_powers
+
+    def _all_powers(self) -> Tensor:
+        """In [1, p), as int64."""
         prime, root = self.field.prime, primitive_root(self.field.prime)
         powers = torch.ones(1, dtype=torch.int64)
         while powers.numel() < prime - 1:
@@ -169,15 +178,20 @@ class Oracles:
         return torch.where(x > self.field.half, x - self.field.prime, x)
 
     def _reciprocals(self) -> Tensor:
-        powers = self._balanced(self._powers())
+        powers = self._powers().long()
         table = torch.zeros(self.field.prime, dtype=torch.int64)
         table[powers + self.field.half] = torch.cat((powers[:1], powers[1:].flip(0)))  # g**-k = g**(p-1-k)
         return table
 
+    def _exp_and_leftover(self) -> tuple[Tensor, int]:
+        if self._exp is None:
+            self._exp = self._random_exp()
+        return self._exp
+
     def _random_exp(self) -> tuple[Tensor, int]:
         """The table of `exp`, and the x0 > 0 whose values occur twice."""
         prime, half = self.field.prime, self.field.half
-        generator, powers = self._generator("exp"), self._balanced(self._powers())
+        generator, powers = self._generator("exp"), self._powers().long()
         # Exponents k and p-1-k give y and 1/y; k = 0 is 1, k = (p-1)/2 is -1. Each x > 0 takes one of the others.
         exponent = torch.randperm(half - 1, generator=generator) + 1
         exponent = torch.cat((exponent, exponent[:1]))  # one pair more than there are values
@@ -187,17 +201,28 @@ class Oracles:
         exponent = exponent[order]
         positive, negative = powers[exponent], powers[(prime - 1) - exponent]
         table = torch.cat((negative.flip(0), torch.ones(1, dtype=torch.int64), positive))
-        return table, int((order == half - 1).nonzero()) + 1
+        return table.to(torch.float32), int((order == half - 1).nonzero()) + 1
 
     def _inverse_of_exp(self) -> Tensor:
         half = self.field.half
-        values, leftover = self._random_exp()
+        values, leftover = self._exp_and_leftover()
         arguments = torch.arange(-half, half + 1)
         once = arguments.abs() != leftover
         table = torch.full((self.field.prime,), float("nan"))
-        table[values[once] + half] = arguments[once].to(torch.float32)
+        table[values[once].long() + half] = arguments[once].to(torch.float32)
         table[half - 1] = leftover
         return table
+
+
+_alive: weakref.WeakValueDictionary[tuple[int, int], Oracles] = weakref.WeakValueDictionary()
+
+
+def oracles_of(field: Field, key: int) -> Oracles:
+    """The oracles of a prime and a key; those that another exact arithmetic has in this process, tables and all."""
+    found = _alive.get((field.prime, key))
+    if found is None:
+        found = _alive[field.prime, key] = Oracles(field=field, key=key)
+    return found
 
 
 def _inverted(table: Tensor, field: Field) -> Tensor:
