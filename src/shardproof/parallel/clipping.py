@@ -1,18 +1,19 @@
 """Gradient clipping by the norm over the whole model, which no rank holds: one coefficient, the same on all ranks.
 
-Each rank takes the norm of what it counts (`Sharding.counted_pieces`); the norm of the ranks' norms is the model's. So
+Each rank takes the norm of what it counts (`Sharding.counted_pieces`); the norm of these norms is the model's. So
 replicas, KV heads that ranks share, tied weights and padding count as they do on one device.
 """
 
 from __future__ import annotations
 
+import math
 from functools import reduce
 from typing import TYPE_CHECKING
 
 import torch
 
 from shardproof.errors import CannotRunError
-from shardproof.parallel.collectives import all_gather
+from shardproof.parallel.collectives import all_reduce, all_reduce_max
 from shardproof.parallel.sharding import counted_parts, noted_sharding
 
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ def clip_gradients(
 ) -> Tensor:
     """Scale all gradients by min(1, max_norm / (norm + 1e-6)), in place, as `torch.nn.utils.clip_grad_norm_` does.
 
-    One all-gather, of a number a rank. Gradients are final: beside data-parallel ranks, already averaged over them.
+    One all-reduce of one number. Gradients are final: beside data-parallel ranks, already averaged over them.
 
     Args:
         parameters: of the whole model, the same ones on every rank.
@@ -81,7 +82,12 @@ def gradient_norm(parameters: Iterable[Tensor], axis: Axis, *, norm_type: float 
     if not norms:
         norms = [torch.zeros((), dtype=dtype, device=device)]
     own = torch.linalg.vector_norm(torch.stack(norms), norm_type)
-    return torch.linalg.vector_norm(all_gather(own.view(1), axis, dim=0), norm_type)
+    if axis.size == 1:
+        return own
+    if math.isinf(norm_type):
+        return all_reduce_max(own, axis)
+    total: Tensor = all_reduce(own**norm_type, axis) ** (1 / norm_type)
+    return total
 
 
 def _with_gradients(parameters: Iterable[Tensor]) -> list[Tensor]:
