@@ -20,8 +20,8 @@ def random(*shape, seed=1):
 
 
 def make_step(model, batch, **changes):
-    """One or more SGD steps: the gradient keeps its size, as it would not with Adam."""
-    settings = {"optimizer": lambda parameters: torch.optim.SGD(parameters, lr=0.1), "steps": 2}
+    """A step of SGD: the gradient keeps its size, as it would not with Adam."""
+    settings = {"optimizer": lambda parameters: torch.optim.SGD(parameters, lr=0.1), "steps": 1}
     return Step(model=model, batch=batch, **(settings | changes))
 
 

@@ -12,6 +12,7 @@ from shardproof.errors import CannotRunError
 from shardproof.parallel import attention as attention_file
 from shardproof.parallel.attention import Attention, Heads
 from shardproof.parallel.collectives import gather_shards, take_shard
+from shardproof.parallel.heads import axis_of_sharers
 from shardproof.parallel.linear import ColumnLinear
 from shardproof.parallel.sharding import sharding_of
 from shardproof.parallel.traffic import count_calls
@@ -143,6 +144,16 @@ def test_a_copy_computes_the_same():
 def test_heads_that_ranks_cannot_share_say_so(queries, kv, size, said):
     with alone(size) as axis, pytest.raises(CannotRunError, match=said):
         Attention.from_attention(Attention.of_sizes(H, Heads(queries=queries, kv=kv, width=2)), axis)
+
+
+def test_layers_share_a_group():
+    with alone(4) as axis:
+        whole = Attention.of_sizes(H, Heads(queries=4, kv=2, width=2))
+        sharers = axis_of_sharers(axis, 2)
+        assert (sharers.rank, sharers.size) == (0, 2)
+        assert axis_of_sharers(axis, 4) is None
+        layers = [Attention.from_attention(whole, axis, sharers=sharers) for _ in range(2)]
+        assert all(layer.traffics[-1][0] is sharers for layer in layers)
 
 
 def test_heads_that_make_no_groups_say_so():

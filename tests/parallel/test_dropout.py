@@ -25,7 +25,8 @@ class Model(nn.Module):
         return self.outer(self.down(self.inner(F.gelu(self.up(x)))))
 
 
-STEP = make_step(Model, (random(5, H), random(5, H)), loss=F.mse_loss)
+# Two steps: the second has another mask.
+STEP = make_step(Model, (random(5, H), random(5, H)), loss=F.mse_loss, steps=2)
 
 
 FEATURES = Shard(-1)

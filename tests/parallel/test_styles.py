@@ -107,7 +107,7 @@ ZERO = {
 
 
 def proof_of(kind, plan, devices=2):
-    step = make_step(kind, (random(4, H), random(4, H)), loss=F.mse_loss, steps=1)
+    step = make_step(kind, (random(4, H), random(4, H)), loss=F.mse_loss)
     return prove(step, parallelize=lambda model, mesh: parallelize(model, mesh, plan), devices=devices, trials=1)
 
 

@@ -93,6 +93,7 @@ class Attention(nn.Module):
         *,
         placement: Replicate | Shard = Replicate(),  # noqa: B008 - an immutable value
         length: int | None = None,
+        sharers: Axis | None = None,
     ) -> Attention:
         """This rank's heads of an attention on one device, which stays as it is.
 
@@ -101,6 +102,8 @@ class Attention(nn.Module):
             axis: the ranks.
             placement: of its input and of its output: `Replicate()`, or `Shard(1)`, the sequence's.
             length: of the whole sequence, where the ranks' shards of it are not equally long.
+            sharers: the ranks with the same KV head, as `axis_of_sharers` gives them, for layers to share; None to make
+                a group of this layer's own, if there are any.
 
         Raises:
             CannotRunError: the ranks do not divide the query heads, or neither divide the KV heads nor the other way
@@ -120,7 +123,7 @@ class Attention(nn.Module):
         for norm in sums:
             sum_gradients_of_parameters(norm, axis)
         split.traffics = ((axis, sum_of_traffic(qkv, out)), *((axis, REPLICATED_IN_PARTS) for _ in sums))
-        sharers = axis_of_sharers(axis, whole.kv)
+        sharers = sharers or axis_of_sharers(axis, whole.kv)
         if sharers is not None:
             sum_gradients_of_parameters(qkv, sharers, start=local.widths[0])
             split.traffics = (*split.traffics, (sharers, REPLICATED_IN_PARTS))
