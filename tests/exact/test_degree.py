@@ -214,3 +214,26 @@ def test_what_is_past_every_prime_is_nothing_derived():
     for _ in range(DEEPEST + 1):
         deep = deep.oracle()
     assert deep.unknown
+
+
+@pytest.mark.parametrize("count", [1, 2, 3])
+@pytest.mark.parametrize("fractions", [False, True])
+def test_a_softmax_backward_is_within_its_degree_as_an_algebra_system_finds_it(count, fractions):
+    import sympy  # PyTorch brings it
+
+    e, a, b = (sympy.symbols(f"{name}0:{count}") for name in "eab")
+    z = sum(e)
+    y = [one / z for one in e]
+    grad = [over / under for over, under in zip(a, b, strict=True)] if fractions else list(a)
+    element = y[0] * (grad[0] - sum(g * one for g, one in zip(grad, y, strict=True)))
+    over, under = sympy.fraction(sympy.cancel(sympy.together(element)))
+    gradient = replace(VARIABLE, under=1.0, monomial=False) if fractions else VARIABLE
+    softmax = Degree(over=1.0, under=1.0, gates=count + 1)
+    found = softmax.softmax_backward(gradient, count)
+    everything = [*e, *a, *b]
+    if over != 0:
+        assert sympy.Poly(over, *everything).total_degree() <= found.over
+        assert sympy.Poly(under, *everything).total_degree() <= found.under
+    assert found.gates >= count
+    written_out = softmax * (gradient + (gradient * softmax).sum_of(count))
+    assert found.over + found.under <= written_out.over + written_out.under

@@ -151,6 +151,30 @@ class Degree:
         """Of x**exponent, exponent > 0."""
         return _checked(replace(self, over=self.over * exponent, under=self.under * exponent))
 
+    def softmax_backward(self, grad: Degree, count: int) -> Degree:
+        """Of y * (grad - sum(grad * y)) along rows of `count` elements, this one y's: a softmax, y = e/z.
+
+        A row has one z for all its elements, and the same gates: e (grad z - sum(grad e)) / z**2, each element of grad
+        with a denominator of its own.
+        """
+        if self.unknown or grad.unknown:
+            return UNKNOWN
+        inner = self._with(
+            grad,
+            over=grad.over + max(self.over, self.under) + (count - 1) * grad.under,
+            under=count * grad.under,
+            monomial=False,
+        )
+        return _checked(
+            replace(
+                inner,
+                over=self.over + inner.over,
+                under=2 * self.under + inner.under,
+                gates=self.gates + count * grad.gates,
+                orders=self.orders + count * grad.orders,
+            )
+        )
+
     def product_of(self, count: int) -> Degree:
         """Of a product of `count` different elements like this one, count > 0."""
         return _checked(replace(self.power(count), gates=count * self.gates, orders=count * self.orders))

@@ -83,13 +83,14 @@ def log_softmax(m: Arithmetic, x: Residue, dim: int, _half_to_float: Any = None,
 
 
 @formula("_softmax_backward_data.default")
-def softmax_backward(_m: Arithmetic, grad: Residue, y: Residue, dim: int, _dtype: Any) -> Residue:
+def softmax_backward(m: Arithmetic, grad: Residue, y: Residue, dim: int, _dtype: Any) -> Residue:
     """Y * (grad - sum(grad * y))."""
+    degree = y.degree.softmax_backward(grad.degree, y.shape[dim] if y.ndim else 1)
 
     def rows(grad: Residue, y: Residue) -> tuple[Residue]:
         return (y * (grad - grad.sum_of_products(y, -1, keepdim=True)),)
 
-    return by_rows(rows, dim, grad, y)[0]
+    return Residue(by_rows(rows, dim, grad, y)[0].tensor, degree, m)
 
 
 @formula("_log_softmax_backward_data.default", symbols=True)
