@@ -122,6 +122,13 @@ def test_a_fourth_root_has_the_square_root_as_its_square(d):
 # Snaps ----------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("number", [1.2345678e200, -9.87654321e-200])
+def test_a_number_whose_fourth_power_is_beyond_float64_is_lifted_all_the_same(number):
+    assert lift().number(number) == residue(Fraction(str(number)))
+    one, other = lift().tensor(torch.tensor([number, 2 * number], dtype=torch.float64)).tolist()
+    assert one != other
+
+
 def test_a_generic_constant_snaps_to_an_earlier_one_within_a_few_ulps_and_is_listed():
     one = lift()
     first = one.number(math.pi)

@@ -162,6 +162,8 @@ class Lift:
 
     def _fourth_root(self, value: float, bits: int) -> int | None:
         """The residue of a number whose fourth power is a very simple quotient: attention may scale by d**-0.25."""
+        if not 2.0**-200 < abs(value) < 2.0**200:
+            return None  # no scale of anything, and its fourth power may be beyond float64
         over, under, near = _nearest_quotients(np.array([value**4]), bits - _SNAP_BITS)
         if not near[0] or over[0] * under[0] >= 2.0 ** (bits // 3):
             return None
@@ -219,7 +221,8 @@ class _Meant:
     def __init__(self, values: Floats, bits: int) -> None:
         self.over, self.under, self.found = _nearest_quotients(values, bits)
         self.simple = self.found & (np.abs(self.over) * self.under < 2.0 ** (3 * bits // 4))
-        self.square, self.unit, self.rooted = _nearest_quotients(values * values, bits - 2)
+        squares = np.square(np.clip(values, -(2.0**100), 2.0**100))  # none so large is a quotient of float64 numbers
+        self.square, self.unit, self.rooted = _nearest_quotients(squares, bits - 2)
         short = 2.0 ** (bits // 2)
         self.rooted &= self.square * self.unit < short
         if bits >= PRECISION[torch.float64]:
@@ -228,7 +231,7 @@ class _Meant:
             self.over[near], self.under[near] = over[near], under[near]
             self.simple |= near
             self.found |= near
-            square, unit, near = _nearest_quotients(values * values, bits - _SNAP_BITS - 2)
+            square, unit, near = _nearest_quotients(squares, bits - _SNAP_BITS - 2)
             near &= ~self.rooted & (square * unit < short)
             self.square[near], self.unit[near] = square[near], unit[near]
             self.rooted |= near
