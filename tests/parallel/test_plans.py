@@ -20,6 +20,7 @@ from shardproof.parallel import (
     LocalAttributes,
     Move,
     VocabularyLoss,
+    VocabularyRows,
     parallelize,
     sharding_of,
     traffic_of,
@@ -72,6 +73,18 @@ def test_two_steps_of_a_plan_are_proved():
 
 
 @pytest.mark.slow
+def test_a_padded_vocabulary_is_proved_tied_too():
+    """V is 11: on four ranks the last has a row of padding."""
+    padded = {
+        "embedding": VocabularyRows(output=Shard(1), multiple=1),
+        "head": Column(input=Shard(1), multiple=1),
+        "loss": VocabularyLoss(vocabulary=V, multiple=1),
+    }
+    assert proof_of_plan(OURS | padded, 4).ok
+    with pytest.raises(CannotRunError, match="and the plan splits them in two ways"):
+        proof_of_plan(OURS | padded | {"head": Column(input=Shard(1))}, 4)
+
+
 def test_beside_data_parallel_ranks_too():
     ids, _ = make_batch(8)
     step = make(batch=(ids, ids.flip(0).flatten()))  # as many tokens count on each rank of dp
@@ -299,6 +312,20 @@ def test_kv_heads_that_ranks_share_need_an_attention_that_says_how_many_use_each
         del model.layers[0].attention.num_key_value_groups
         with pytest.raises(CannotRunError, match="num_key_value_groups says how many queries use each; it is None"):
             parallelize(model, mesh_of(axis), STRINGS)
+
+
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (lambda: Column(entered=True, output=Replicate()), r"Replicate\(\), Replicate\(\)\): it only multiplies"),
+        (lambda: Column(entered=True, input=Shard(1)), r"Shard\(dim=1\), .*: it only multiplies; leave both out"),
+        (lambda: Column(multiple=8, output=Replicate()), "a head whose output stays split"),
+        (lambda: Column(multiple=8, parts=2), "leave output and parts"),
+    ],
+)
+def test_columns_that_make_no_sense_are_refused(make, said):
+    with pytest.raises(CannotRunError, match=said):
+        make()
 
 
 def test_a_move_to_partial_is_refused():

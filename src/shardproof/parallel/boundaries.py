@@ -49,7 +49,7 @@ class Move:
     def __post_init__(self) -> None:
         if isinstance(self.target, Partial) and self.source != self.target:
             raise CannotRunError(
-                f"a tensor is not moved from {self.source} to {self.target}: give Replicate() or Shard"
+                f"a tensor is not moved from {self.source!r} to {self.target!r}: give Replicate() or Shard"
             )
 
     def __call__(self, x: Tensor, axis: Axis) -> Tensor:

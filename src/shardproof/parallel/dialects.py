@@ -132,4 +132,6 @@ def _only(layouts: Sequence[Any], name: str) -> Replicate | Shard:
 
 def _check_whole_ids(given: Replicate | Shard, name: str) -> None:
     if given != Replicate():
-        raise CannotRunError(f"{name}: an embedding whose ids are {given} is not split; its input_layouts=Replicate()")
+        raise CannotRunError(
+            f"{name}: an embedding whose ids are {given!r} is not split; its input_layouts=Replicate()"
+        )

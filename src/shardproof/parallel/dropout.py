@@ -61,7 +61,7 @@ class PlacedDropout(nn.Module):
         if not 0 <= p < 1:
             raise CannotRunError(f"dropout with p = {p}; give 0 <= p < 1")
         if isinstance(placement, Shard) and axis is None:
-            raise CannotRunError(f"dropout of {placement} without the axis of the ranks: give it")
+            raise CannotRunError(f"dropout of {placement!r} without the axis of the ranks: give it")
         self.p, self.seed, self.axis, self.placement, self.total = p, seed, axis, placement, total
         self.calls = 0
 
@@ -108,7 +108,7 @@ class PlacedDropout(nn.Module):
 
     def extra_repr(self) -> str:
         """What `print` says of the layer."""
-        return f"p={self.p}, seed={self.seed}, placement={self.placement}"
+        return f"p={self.p}, seed={self.seed}, placement={self.placement!r}"
 
     def _start(self, x: Tensor) -> dict[int, int]:
         """Where this rank's shard begins in the whole tensor, by dim."""

@@ -152,7 +152,7 @@ class FeatureParallelEmbedding(nn.Module):
         """
         check_options(embedding)
         if output not in (Replicate(), Shard(-1)):
-            raise CannotRunError(f"FeatureParallelEmbedding with output {output}: give Replicate() or Shard(-1)")
+            raise CannotRunError(f"FeatureParallelEmbedding with output {output!r}: give Replicate() or Shard(-1)")
         sharding = split(embedding.weight.shape, 1, rank=axis.rank, size=axis.size)
         weight = cut_parameter(embedding.weight, sharding)
         return cls(weight, sharding, axis, padding_idx=embedding.padding_idx, output=output)

@@ -13,10 +13,11 @@ from torch import nn
 from torch.distributed.tensor import Replicate, Shard
 
 from shardproof.errors import CannotRunError
+from shardproof.parallel.embedding import split_vocabulary
 from shardproof.parallel.heads import check_heads
 from shardproof.parallel.linear import ColumnLinear, RowLinear
 from shardproof.parallel.norms import REPLICATED_IN_PARTS, sum_gradients_of_parameters
-from shardproof.parallel.sharding import Section, Sharding, split_sections
+from shardproof.parallel.sharding import Section, Sharding, cut_parameter, split_sections
 from shardproof.parallel.transposed import ColumnConv1D, RowConv1D
 
 if TYPE_CHECKING:
@@ -99,6 +100,8 @@ class Column:
         parts: how many equal parts are fused ([gate; up] has 2), or the parts themselves.
         length: of the sequence, where `input` is an uneven shard of it.
         entered: the parent has entered the input for all its projections (`Enter`): this layer only multiplies.
+        multiple: pad the outputs with zeros, so that each rank's are a multiple of this; for a head whose vocabulary is
+            padded (`VocabularyRows`, `VocabularyLoss`). None: unpadded.
     """
 
     input: Replicate | Shard = REPLICATE
@@ -106,10 +109,22 @@ class Column:
     parts: int | tuple[Section, ...] = 1
     length: int | None = None
     entered: bool = False
+    multiple: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.entered and (self.input, self.output) != (REPLICATE, FEATURES):
+            raise CannotRunError(
+                f"Column(entered=True, {self.input!r}, {self.output!r}): it only multiplies; leave both out"
+            )
+        if self.multiple is not None and (self.output, self.parts, self.entered) != (FEATURES, 1, False):
+            raise CannotRunError("Column(multiple=) is for a head whose output stays split: leave output and parts")
 
     def prepare(self, site: Site) -> Change:
         """See `Style`."""
         axis, features = site.axis, linear_sizes(site, "column")[1]
+        if self.multiple is not None:
+            head = pad_outputs(self._split(site, None), site, self.multiple)
+            return Change(module=head, traffic=((axis, head.traffic),))
         if self.output == REPLICATE:
             module = self._split(site, None)  # gathered in order, whatever the features belong to
             return Change(module=module, traffic=() if isinstance(module, nn.Linear) else ((axis, module.traffic),))
@@ -308,6 +323,20 @@ def even_sections(features: int, parts: int | tuple[Section, ...], unit: int, na
     if parts < 1 or features % (parts * unit):
         raise CannotRunError(f"{name}: {features} features are not {parts} parts of whole units of {unit}")
     return tuple(Section(length=features // parts, unit=unit) for _ in range(parts))
+
+
+def pad_outputs(head: nn.Module, site: Site, multiple: int) -> ColumnLinear:
+    """A column-split layer with the padded cut of the whole layer's parameters in place of the unpadded one.
+
+    Raises:
+        CannotRunError: it is no nn.Linear, or a rank would have nothing but padding.
+    """
+    if not isinstance(head, ColumnLinear):
+        raise CannotRunError(f"{site.name} is a {type(site.module).__name__}; padded is only an nn.Linear")
+    for name, parameter in site.module.named_parameters(recurse=False):
+        padded = split_vocabulary(parameter.shape, site.axis, multiple=multiple)
+        head.register_parameter(name, cut_parameter(parameter, padded))
+    return head
 
 
 def local_linear(column: ColumnLinear) -> nn.Linear:

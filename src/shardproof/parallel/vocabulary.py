@@ -78,9 +78,11 @@ class CausalLoss:
 
     Attributes:
         z_loss: coefficient.
+        multiple: of the head's padding, as `Column` has it.
     """
 
     z_loss: float = 0.0
+    multiple: int | None = None
 
     def prepare(self, site: Site) -> Change:
         """See `Style`."""
@@ -91,7 +93,7 @@ class CausalLoss:
                 "ForCausalLMLoss and an lm_head"
             )
         vocabulary = site.module.get_parameter("lm_head.weight").shape[0]
-        sharding = split_vocabulary((vocabulary,), site.axis, multiple=None)
+        sharding = split_vocabulary((vocabulary,), site.axis, multiple=self.multiple)
         mean, total = (
             VocabularyParallelCrossEntropy.from_loss(
                 nn.CrossEntropyLoss(reduction=reduction), site.axis, sharding=sharding, z_loss=self.z_loss
