@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from shardproof.proving.candidate import run_training
 from shardproof.proving.determinism import require_same_batch
+from shardproof.proving.onethread import one_thread_if_small
 from shardproof.proving.sides import Side, run_parallelized
 from shardproof.worlds.processgroup import ProcessGroupCommunicator, say_nothing
 
@@ -65,7 +66,8 @@ def _run_in_process(comm: Communicator, load: Reload, state: Mapping[str, Tensor
     subject = load()
     require_same_batch(subject.step, runs.batch)
     comm.beat()
-    side = run_on_rank(comm, subject, state, runs, runs.contexts(), comm.beat)
+    with one_thread_if_small(state):
+        side = run_on_rank(comm, subject, state, runs, runs.contexts(), comm.beat)
     return replace(
         side,
         trials=[replace(records, capture=_refuse) for records in side.trials],

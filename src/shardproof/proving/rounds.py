@@ -11,6 +11,7 @@ from shardproof.proving.alignment import Alignment
 from shardproof.proving.findings import Native
 from shardproof.proving.judge import judge
 from shardproof.proving.layout import find_layout
+from shardproof.proving.onethread import one_thread_if_small
 from shardproof.proving.precision import Precision, build_as_it_is, name_dtypes, own_dtypes, precisions_of
 from shardproof.proving.ranks import run_in_processes, run_in_threads
 from shardproof.proving.segments import over_segments
@@ -116,9 +117,10 @@ class Sides:
         # The candidate gets contexts of its own: what the reference lifts or tags is not known to it.
         contexts = runs.contexts()
         native = precisions_of(dtypes) if natively else ()
-        reference = self._reference(model, replace(runs, native=native), contexts)
-        native = tuple(one for one in (Precision.FLOAT64, Precision.OWN) if one in reference.native)
-        ranks = self._ranks(state, replace(runs, native=native, dtypes=dtypes))
+        with one_thread_if_small(state):
+            reference = self._reference(model, replace(runs, native=native), contexts)
+            native = tuple(one for one in (Precision.FLOAT64, Precision.OWN) if one in reference.native)
+            ranks = self._ranks(state, replace(runs, native=native, dtypes=dtypes))
         return Round(
             reference=reference,
             ranks=ranks,
