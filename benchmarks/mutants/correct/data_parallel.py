@@ -31,7 +31,7 @@ Batch = tuple["Tensor", "Tensor"]
 
 def load(run: Run) -> nn.Module:
     """The whole model, watched."""
-    model = MLP().double()
+    model = MLP().to(next(iter(run.state.values())).dtype)
     model.load_state_dict(dict(run.state))
     run.watch(model)
     return model
