@@ -12,6 +12,7 @@ import typer
 
 from shardproof.cli.check import check_command
 from shardproof.cli.compare import compare_command
+from shardproof.cli.exits import Exit
 from shardproof.cli.prove import prove_command
 from shardproof.cli.walkthrough import walkthrough_command
 from shardproof.errors import CannotRunError
@@ -41,4 +42,4 @@ def main() -> None:
         said = error.format_message() if isinstance(error, _UsageError) else str(error)
         if said:
             print(f"shardproof: error: {' '.join(said.split())}", file=sys.stderr)
-        sys.exit(2)
+        sys.exit(Exit.COULD_NOT_RUN)

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from shardproof.cli.exits import Exit
+
 if TYPE_CHECKING:
     from shardproof.report.certificate import Certificate
 
@@ -37,6 +39,7 @@ def check_command(
     Runs the files that the certificate names, which must lie in the current folder.
     """
     from shardproof.cli.atomic import check_writable, write_atomically
+    from shardproof.cli.progress import progress_shown
     from shardproof.proving.prove import prove
     from shardproof.report.certificate import compare_with, read_certificate
     from shardproof.tensorfiles import printable
@@ -47,19 +50,21 @@ def check_command(
     notes = _changes(read)
     load = read.specification.load
     subject = load()
-    proof = prove(
-        subject.step,
-        parallelize=subject.parallelize,
-        candidate=subject.candidate,
-        mesh=read.mesh,
-        data_axes=read.data_axes,
-        trials=len(read.primes),
-        allow=read.allow,
-        seed=read.specification.seed,
-        spawn=spawn,
-        timeout=timeout,
-        reload=load,
-    )
+    with progress_shown() as tell:
+        proof = prove(
+            subject.step,
+            parallelize=subject.parallelize,
+            candidate=subject.candidate,
+            mesh=read.mesh,
+            data_axes=read.data_axes,
+            trials=len(read.primes),
+            allow=read.allow,
+            seed=read.specification.seed,
+            spawn=spawn,
+            timeout=timeout,
+            reload=load,
+            tell=tell,
+        )
     differences = compare_with(read, proof)
     if form is Format.json:
         content = {
@@ -80,7 +85,7 @@ def check_command(
         sys.stdout.write(text + "\n")
     else:
         write_atomically(output, text + "\n")
-    return 0 if proof.ok and not differences else 1
+    return Exit.of(proof.ok and not differences)
 
 
 def _changes(read: Certificate) -> list[str]:

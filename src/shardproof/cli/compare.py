@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from shardproof.cli.exits import Exit
 from shardproof.errors import CannotRunError
 
 if TYPE_CHECKING:
@@ -96,7 +97,7 @@ def compare_command(
         write_atomically(output, text)
     encoding = sys.stdout.encoding or "utf-8"
     print(text.encode(encoding, "backslashreplace").decode(encoding), end="")
-    if code == 2:
+    if code is Exit.COULD_NOT_RUN:
         raise CannotRunError(_explain_incomplete(rows))
     if code:
         raise typer.Exit(code)
@@ -147,12 +148,12 @@ def _count(rows: list[Row]) -> dict[str, int]:
     return {**counts, "total": len(rows)}
 
 
-def _exit_code(rows: list[Row]) -> int:
+def _exit_code(rows: list[Row]) -> Exit:
     if any(row.status == "failed" for row in rows):
-        return 1
+        return Exit.DIVERGED
     if any(row.unreadable for row in rows) or not any(row.status == "passed" for row in rows):
-        return 2
-    return 0
+        return Exit.COULD_NOT_RUN
+    return Exit.AS_IT_SHOULD_BE
 
 
 def _explain_incomplete(rows: list[Row]) -> str:

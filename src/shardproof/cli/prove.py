@@ -10,6 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
+from shardproof.cli.exits import Exit
 from shardproof.errors import CannotRunError
 
 
@@ -53,6 +54,7 @@ def prove_command(
 ) -> int:
     """Prove a sharded training step in exact arithmetic; exit 0 proved, 1 not, 2 could not run."""
     from shardproof.cli.atomic import check_writable, write_atomically
+    from shardproof.cli.progress import progress_shown
     from shardproof.frameworks.specification import Specification
     from shardproof.proving.prove import prove
     from shardproof.report.json import render_json
@@ -71,28 +73,30 @@ def prove_command(
         seed=seed,
     )
     subject = specification.load()
-    proof = prove(
-        subject.step,
-        parallelize=subject.parallelize,
-        candidate=subject.candidate,
-        devices=2 if devices is None and mesh is None else devices,
-        mesh=None if mesh is None else _mesh(mesh),
-        data_axes=None if data_axes is None else [name for name in data_axes.split(",") if name],
-        trials=trials,
-        max_false_accept=max_false_accept,
-        allow=tuple(allow or []),
-        seed=seed,
-        spawn=spawn,
-        timeout=timeout,
-        reload=specification.load,
-        numeric=numeric,
-    )
+    with progress_shown() as tell:
+        proof = prove(
+            subject.step,
+            parallelize=subject.parallelize,
+            candidate=subject.candidate,
+            devices=2 if devices is None and mesh is None else devices,
+            mesh=None if mesh is None else _mesh(mesh),
+            data_axes=None if data_axes is None else [name for name in data_axes.split(",") if name],
+            trials=trials,
+            max_false_accept=max_false_accept,
+            allow=tuple(allow or []),
+            seed=seed,
+            spawn=spawn,
+            timeout=timeout,
+            reload=specification.load,
+            numeric=numeric,
+            tell=tell,
+        )
     text = render_json(proof, specification) if form is Format.json else render_text(proof)
     if output is None:
         sys.stdout.write(text + "\n")
     else:
         write_atomically(output, text + "\n")
-    return 0 if proof.ok else 1
+    return Exit.of(proof.ok)
 
 
 def _split(entry: str) -> tuple[str, str]:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from shardproof.cli.exits import Exit
 from shardproof.errors import CannotRunError
 
 if TYPE_CHECKING:
@@ -100,7 +101,7 @@ def _walk(settings: Settings, world: World, kind: WorldKind, output: str) -> int
     if not world.speaks:
         return int(any(True for _ in reports))  # runs its rank, and hears of nothing
     write = write_text if output == "text" else write_json
-    return 0 if write(settings, kind, _show_progress(reports, settings.steps), sys.stdout) else 1
+    return Exit.of(write(settings, kind, _show_progress(reports, settings.steps), sys.stdout))
 
 
 def _count_launched() -> int | None:

@@ -62,6 +62,7 @@ def prove(
     timeout: float = DEFAULT_TIMEOUT,
     reload: Reload | None = None,
     numeric: bool = False,
+    tell: Callable[[str], None] | None = None,
 ) -> Proof:
     """Prove that a sharded training step is still the single-device step.
 
@@ -84,6 +85,7 @@ def prove(
             module, or an object of such a class.
         numeric: only compare the numbers in the model's own dtypes with the reference's rounding noise. Nothing is
             proved; for a step that exact arithmetic cannot run.
+        tell: is told in a few words what is being run.
 
     Raises:
         CannotRunError: a side cannot be built or run; the step is not the same twice.
@@ -102,7 +104,10 @@ def prove(
         fresh=candidate is None,
         batch=digest_batch(step),
     )
+    tell = tell or _say_nothing
+    tell("the step twice on one device: is it the same?")
     require_deterministic(step, seed)
+    tell("the numbers" if numeric else f"trial 1 of {trials}, and the numbers")
     sides = Sides(subject=subject, spawn=spawn, timeout=timeout, reload=reload)
     first = sides.run(replace(runs, seeds=runs.seeds[:1], draws=True), natively=True)
     try:
@@ -113,7 +118,7 @@ def prove(
             raise
     else:
         if not numeric:
-            runs, outcomes = take_trials(sides, runs, first, layout, max_false_accept)
+            runs, outcomes = take_trials(sides, runs, first, layout, max_false_accept, tell)
         findings = conclude_numerically(_own_runs_of(first, layout)) if numeric else _judge_all(first, layout, outcomes)
         initial, masks = judge_drawn(step, runs, first.reference, first.ranks, layout)
         if numeric:  # right initial values are proved, and yet nothing of the step is
@@ -130,6 +135,10 @@ def prove(
         seeds=runs.seeds,
         native=first.native,
     )
+
+
+def _say_nothing(_told: str) -> None:
+    """Nobody looks on."""
 
 
 def _judge_all(first: Round, layout: Layout, outcomes: Sequence[Mapping[Key, Outcome]]) -> tuple[Finding, ...]:

@@ -11,7 +11,7 @@ from shardproof.proving.conclude import count_missing_trials
 from shardproof.proving.segments import choose_cuts
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from shardproof.proving.judge import Outcome
     from shardproof.proving.layout import Layout
@@ -21,19 +21,25 @@ if TYPE_CHECKING:
 
 
 def take_trials(
-    sides: Sides, runs: Runs, first: Round, layout: Layout, wanted: float | None
+    sides: Sides, runs: Runs, first: Round, layout: Layout, wanted: float | None, tell: Callable[[str], None]
 ) -> tuple[Runs, list[dict[Key, Outcome]]]:
     """The outcomes of all trials, the first of which has been run; and the runs, as many as the bounds asked for."""
     outcomes = first.judge(layout)
     if len(runs.seeds) > 1:
+        tell(_more(len(runs.seeds) - 1))
         outcomes += _judge_again(sides, replace(runs, seeds=runs.seeds[1:]), first, outcomes[0], layout)
     more = 0 if wanted is None else count_missing_trials(outcomes, wanted)
     if more:
+        tell(f"{_more(more)} for a bound of {wanted}")
         last = runs.seeds[-1]
         further = tuple(range(last + 1, last + 1 + more))
         outcomes += _judge_again(sides, replace(runs, seeds=further), first, outcomes[0], layout)
         runs = replace(runs, seeds=(*runs.seeds, *further))
     return runs, outcomes
+
+
+def _more(count: int) -> str:
+    return f"{count} more trial{'s' * (count != 1)}"
 
 
 def _judge_again(
