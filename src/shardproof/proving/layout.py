@@ -7,7 +7,7 @@ prover's values are all different, so a value is an address.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
@@ -70,9 +70,15 @@ class Layout:
 
     state: FullState
     places: Mapping[str, Mapping[int, Tensor]]
+    _spans: dict[str, Sequence[str]] = field(default_factory=dict)
 
     def spans(self, name: str) -> Sequence[str]:
         """Which of the reference's parameters a candidate's parameter holds elements of."""
+        if name not in self._spans:
+            self._spans[name] = self._find_spans(name)
+        return self._spans[name]
+
+    def _find_spans(self, name: str) -> Sequence[str]:
         held = torch.cat([places.reshape(-1) for places in self.places[name].values()])
         held = held[held != PADDING]
         return [
