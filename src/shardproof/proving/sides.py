@@ -39,8 +39,8 @@ if TYPE_CHECKING:
     from shardproof.worlds.communicator import Communicator
 
 
-# Far from any seed of a user's own: a sharding that draws its own values must not draw the prover's. PyTorch's generator
-# takes 32 bits of a seed.
+# Far from any seed of a user's own: a sharding that draws its own values must not draw the prover's. PyTorch's
+# generator takes 32 bits of a seed.
 _ADDRESSES = 0x5A4D_0000
 
 
