@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 from torch.distributed.tensor import Shard
+from torch.utils.checkpoint import checkpoint
 
 from shardproof.parallel.collectives import gather_shards, take_shard
 from shardproof.parallel.linear import ColumnLinear, RowLinear
@@ -147,3 +148,22 @@ def test_a_frozen_parameter_costs_nothing():
         norm = sum_gradients_of_parameters(nn.LayerNorm(H).requires_grad_(False), axis)
         x = random(4, H).float().requires_grad_()
         assert not calls_of(lambda: norm(x).sum().backward())
+
+
+@pytest.mark.parametrize("checkpointed", [False, True])
+def test_gradients_of_several_backwards_add_up_each_summed_once(checkpointed):
+    """Summing what has accumulated, as a hook after accumulation would, counts the first backward's N times."""
+    x = random(2, 3, H)
+
+    def on_rank(axis):
+        norm = sum_gradients_of_parameters(nn.LayerNorm(H).double(), axis)
+        for part in x:  # a micro-batch, of which each rank has a token
+            own = part[axis.rank : axis.rank + 1]
+            out = checkpoint(norm, own, use_reentrant=False) if checkpointed else norm(own)
+            out.square().sum().backward()
+        return norm.weight.grad
+
+    whole = nn.LayerNorm(H).double()
+    whole(x).square().sum().backward()
+    for gradient in run(3, on_rank):
+        torch.testing.assert_close(gradient, whole.weight.grad)

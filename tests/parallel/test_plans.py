@@ -25,7 +25,7 @@ from shardproof.parallel import (
     sharding_of,
     traffic_of,
 )
-from shardproof.parallel.sharding import counted_parts
+from shardproof.parallel.sharding import assemble, counted_parts
 from shardproof.parallel.traffic import count_calls
 from shardproof.proving.prove import prove
 from shardproof.proving.records import Phase
@@ -199,6 +199,37 @@ def test_parameters_keep_names_order_and_ties_and_carry_their_sharding():
 
     counted = run(4, on_rank)
     assert [sum(one) for one in zip(*counted, strict=True)] == [p.numel() for p in Decoder(tied=True).parameters()]
+
+
+def gradients_on(axis, plan):
+    torch.manual_seed(0)
+    model = parallelize(Decoder(tied=True).double(), mesh_of(axis), plan)
+    model(*make_batch(8)).backward()
+    return {name: (p.grad, p.detach(), sharding_of(p)) for name, p in model.named_parameters()}
+
+
+@pytest.mark.parametrize("size", [2, 4])
+@pytest.mark.parametrize("plan", PLANS)
+def test_gradients_put_together_by_what_parameters_say_are_the_whole_ones(plan, size):
+    """The prover finds layouts by itself, and so does not see a `Sharding` that is wrong."""
+    torch.manual_seed(0)
+    whole = Decoder(tied=True).double()
+    whole(*make_batch(8)).backward()
+    ranks = run(size, lambda axis: gradients_on(axis, PLANS[plan]))
+    for name, parameter in whole.named_parameters():
+        gradients, values, (sharding, *_) = zip(*(rank[name] for rank in ranks), strict=True)
+        assert torch.equal(assemble(values, sharding), parameter)
+        torch.testing.assert_close(assemble(gradients, sharding), parameter.grad)
+        if sharding.dim is None:
+            assert all(torch.equal(gradient, gradients[0]) for gradient in gradients)
+        for piece in sharding.pieces[0] if sharding.pieces else ():  # what ranks share is the same on all that hold it
+            for other in sharding.holders(piece):
+                twin = next(one for one in sharding.pieces[other] if one.full == piece.full)
+                own = gradients[0].narrow(sharding.dim, piece.local, piece.length)
+                torch.testing.assert_close(gradients[other].narrow(sharding.dim, twin.local, twin.length), own)
+    values = [rank["layers.0.attention.wq.weight"][1] for rank in ranks]
+    sharding = ranks[0]["layers.0.attention.wq.weight"][2]
+    assert not torch.equal(assemble(values[::-1], sharding), whole.layers[0].attention.wq.weight)
 
 
 def test_the_same_seed_gives_the_same_model_on_any_number_of_ranks():
