@@ -83,11 +83,11 @@ def gradient_norm(parameters: Iterable[Tensor], axis: Axis, *, norm_type: float 
         norms = [torch.zeros((), dtype=dtype, device=device)]
     own = torch.linalg.vector_norm(torch.stack(norms), norm_type)
     if axis.size == 1:
-        return own
+        alone: Tensor = own
+        return alone
     if math.isinf(norm_type):
         return all_reduce_max(own, axis)
-    total: Tensor = all_reduce(own**norm_type, axis) ** (1 / norm_type)
-    return total
+    return all_reduce(own.pow(norm_type), axis).pow(1 / norm_type)
 
 
 def _with_gradients(parameters: Iterable[Tensor]) -> list[Tensor]:

@@ -340,8 +340,8 @@ def sharding_of(parameter: Tensor) -> Sharding | None:
     return found
 
 
-def noted_sharding(parameter: Tensor, axis: Axis, *, name: str = "a parameter") -> Sharding:
-    """What the parameter is of the full one along `axis`; of one rank it is the whole.
+def noted_sharding(parameter: Tensor, axis: Axis | None, *, name: str = "a parameter") -> Sharding:
+    """What the parameter is of the full one along `axis`; of one rank, or without an axis, it is the whole.
 
     Raises:
         CannotRunError: nothing was noted among several ranks (guessing that each holds the whole would be wrong
@@ -350,17 +350,16 @@ def noted_sharding(parameter: Tensor, axis: Axis, *, name: str = "a parameter") 
     if isinstance(parameter, DTensor):
         raise CannotRunError(f"{name} is a DTensor: use PyTorch's own functions for it, these take plain tensors")
     found = sharding_of(parameter)
-    if found is None and axis.size == 1:
+    rank, size = (axis.rank, axis.size) if axis else (0, 1)
+    if found is None and size == 1:
         return replicated(parameter.shape, rank=0, size=1)
     if found is None:
         raise CannotRunError(
             f"{name} of shape {list(parameter.shape)} does not say what it is of the full one: `parallelize` notes it, "
             "a deepcopy loses it; note it with set_sharding"
         )
-    if (found.rank, found.size) != (axis.rank, axis.size):
-        raise CannotRunError(
-            f"{name} is noted as rank {found.rank}'s of {found.size}; this is rank {axis.rank} of {axis.size}"
-        )
+    if (found.rank, found.size) != (rank, size):
+        raise CannotRunError(f"{name} is noted as rank {found.rank}'s of {found.size}; this is rank {rank} of {size}")
     return found
 
 

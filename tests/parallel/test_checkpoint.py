@@ -1,0 +1,318 @@
+"""What is saved on some ranks is resumed on others, bit for bit; a save that fails or is killed leaves the last one."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from shardproof.errors import CannotRunError
+from shardproof.parallel.checkpoint import latest_checkpoint, load_checkpoint, save_checkpoint
+from shardproof.parallel.sharding import cut_parameter, split
+from shardproof.parallel.whole import load_model, save_model
+from shardproof.worlds.spawned import SpawnedWorld
+from shardproof.worlds.threaded import ThreadedWorld
+
+from . import training
+from .models import ByPlan, SharedHeads, make_batch
+
+
+def recipe(plan="strings"):
+    """KV heads are fewer than four ranks; the vocabulary of 11 is uneven; head and embedding are tied."""
+    return training.Recipe(make=SharedHeads(), parallelize=ByPlan(plan=plan), batch=make_batch(8))
+
+
+def same(one, other):
+    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+
+
+def run(size, fn, *args):
+    return ThreadedWorld(size=size).run(fn, *args)
+
+
+@pytest.mark.parametrize("plan", ["strings", "ours"])
+@pytest.mark.parametrize(("before", "after"), [(1, 2), (2, 1), (2, 2), (2, 4), (4, 2)])
+def test_every_tensor_comes_back_on_other_ranks_and_the_curve_goes_on(before, after, plan, tmp_path):
+    saved = run(before, training.save_after, recipe(plan), tmp_path, 2)
+    path, state = saved[0]
+    assert path == str(latest_checkpoint(tmp_path))
+    resumed = run(after, training.resume, recipe(plan), path, 2)
+    uninterrupted = run(after, training.continue_from_values, recipe(plan), state, 2)
+    for found, losses, (step, extra, lr) in resumed:
+        assert same(found, state)
+        assert (step, extra, lr) == (2, {"tokens": 32}, 0.02)
+        assert torch.equal(losses, uninterrupted[0])
+    assert {key.partition("/")[2] for key in state} == {"", "exp_avg", "exp_avg_sq", "step"}
+
+
+def test_a_planted_difference_is_seen(tmp_path):
+    """The comparison above can fail: another value, another learning rate, another state."""
+    path, state = run(2, training.save_after, recipe("strings"), tmp_path, 2)[0]
+    _, losses, _ = run(2, training.resume, recipe("strings"), path, 2)[0]
+    for name in ("norm.weight", "norm.weight/exp_avg", "norm.weight/step"):
+        planted = state | {name: state[name] * 1.001}
+        assert not torch.equal(run(2, training.continue_from_values, recipe("strings"), planted, 2)[0], losses)
+
+
+def test_without_a_process_group_an_ordinary_model_resumes_what_two_ranks_saved(tmp_path):
+    path, state = run(2, training.save_after, recipe("ours"), tmp_path, 2)[0]
+    model, optimizer = training.build(recipe(), None, seed=1)
+    load_checkpoint(path, model, optimizer)
+    assert same(training.whole_state(model, optimizer, None), state)
+    losses = training.train(recipe(), model, optimizer, None, 1)
+    back = save_checkpoint(tmp_path, model, optimizer, step=3)
+    again = run(4, training.resume, recipe("ours"), str(back), 1)
+    assert all(same(found, training.whole_state(model, optimizer, None)) for found, _, _ in again)
+    assert torch.isfinite(losses).all()
+
+
+def test_replicas_and_shared_blocks_are_written_once(tmp_path):
+    path, state = run(4, training.save_after, recipe("ours"), tmp_path, 1)[0]
+    (metadata,) = Path(path).glob(".metadata")
+    files = [file for file in Path(path).iterdir() if file.suffix == ".distcp"]
+    assert len(files) == 4
+    assert metadata.exists()
+    numbers = sum(value.numel() for value in state.values())
+    written = sum(
+        chunk.sizes.numel()
+        for tensor in torch.distributed.checkpoint.FileSystemReader(path).read_metadata().state_dict_metadata.values()
+        for chunk in tensor.chunks
+    )
+    assert written == numbers
+
+
+@pytest.mark.slow
+@pytest.mark.processes
+def test_on_gloo_it_is_the_same(tmp_path):
+    path, state = SpawnedWorld(size=2).run(training.save_after, recipe(), str(tmp_path), 2)[0]
+    resumed = SpawnedWorld(size=4).run(training.resume, recipe(), path, 1)
+    assert all(same(found, state) for found, _, _ in resumed)
+        same(found, state) for found, _, _ in SpawnedWorld(size=4).run(training.resume, recipe("strings"), path, 1)
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.processes
+def test_a_rank_that_cannot_write_fails_the_save_on_all_and_leaves_the_last(tmp_path):
+    said = SpawnedWorld(size=2).run(training.one_rank_cannot_write, recipe(), str(tmp_path))
+    assert all("cannot be written to: rank 1: " in one and "No space left on device" in one for one in said)
+    assert latest_checkpoint(tmp_path).name == "step-00000001"
+
+
+@pytest.mark.slow
+def test_killed_at_any_moment_of_a_save_the_last_checkpoint_is_whole(tmp_path):
+    command = [sys.executable, training.__file__, str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    outcomes = [line.split() for line in done.stdout.splitlines()]
+    killed = [rest for was, *rest in outcomes if was == "True"]
+    # Until it has its name the first one is the last; from then on the second. Never a mixture.
+    first, second = ["1", "1.0"], ["2", "2.0"]
+    assert killed == [first] * killed.count(first) + [second] * killed.count(second)
+    assert killed.count(first) >= 8
+    assert outcomes[-1] == ["False", *second]
+
+
+def test_what_a_killed_save_left_is_not_seen_and_makes_way(tmp_path):
+    first = save_checkpoint(tmp_path, *training.small(), step=1)
+    (tmp_path / ".step-00000002.part").mkdir()
+    (tmp_path / ".step-00000002.part" / "__0_0.distcp").write_bytes(b"half of")
+    (tmp_path / "step-00000003").mkdir()  # without a manifest: not finished
+    (tmp_path / "notes").mkdir()
+    assert latest_checkpoint(tmp_path) == first
+    assert latest_checkpoint(tmp_path / "none") is None
+    assert latest_checkpoint(save_checkpoint(tmp_path, *training.small(), step=2).parent).name == "step-00000002"
+    assert not (tmp_path / ".step-00000002.part").exists()
+
+
+def save_small(folder, **changes):
+    model, optimizer = training.small()
+    model(torch.ones(1, 2)).sum().backward()
+    for group in optimizer.param_groups:
+        group["momentum"] = 0.5
+    optimizer.step()
+    return save_checkpoint(folder, model, optimizer, **({"step": 1} | changes))
+
+
+def other(model=None, optimizer=None):
+    model = model or nn.Linear(2, 2)
+    return model, (optimizer or torch.optim.SGD)(model.parameters(), lr=0.5)
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (lambda: other(nn.Linear(2, 2, bias=False)), "has what is not here: 1 tensors: bias"),
+        (lambda: other(nn.Sequential(nn.Linear(2, 2))), "does not have 2 tensors: 0.bias, 0.weight"),
+        (lambda: other(nn.Linear(3, 2)), r"weight was saved as torch.float32 \[2, 2\]; the model's is .* \[2, 3\]"),
+        (lambda: other(nn.Linear(2, 2).double()), "the model's is torch.float64"),
+        (lambda: other(optimizer=torch.optim.Adam), "does not have .* settings: amsgrad, "),
+        (lambda: other(optimizer=lambda ps, lr: torch.optim.SGD([*ps][:1], lr=lr)), r"parameter groups of \[2\]"),
+        (lambda: (other()[0], other()[1]), "2 of the optimizer's parameters are not the model's"),
+    ],
+)
+def test_what_does_not_fit_is_refused_and_changes_nothing(given, said, tmp_path):
+    path = save_small(tmp_path)
+    model, optimizer = given()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    with pytest.raises(CannotRunError, match=said):
+        load_checkpoint(path, model, optimizer)
+    assert same(dict(model.state_dict()), before)
+    assert not optimizer.state
+    assert optimizer.param_groups[0]["lr"] != 0.1
+
+
+def damage(path, kind):
+    if kind == "cut short":
+        (file,) = path.glob("*.distcp")
+        file.write_bytes(file.read_bytes()[:-100])
+    elif kind == "a file lost":
+        next(path.glob("*.distcp")).unlink()
+    elif kind == "metadata lost":
+        (path / ".metadata").unlink()
+    elif kind == "no manifest":
+        (path / "manifest.json").unlink()
+    elif kind == "no JSON":
+        (path / "manifest.json").write_text("{")
+    elif kind == "another version":
+        (path / "manifest.json").write_text(json.dumps({"version": 99}))
+    elif kind == "another dtype":
+        text = (path / "manifest.json").read_text()
+        (path / "manifest.json").write_text(text.replace('"float32"', '"load"'))
+
+
+@pytest.mark.parametrize(
+    ("kind", "said"),
+    [
+        ("cut short", "cannot be read: rank 0: "),
+        ("a file lost", "cannot be read: rank 0: FileNotFoundError"),
+        ("metadata lost", "is damaged: its .metadata is lost"),
+        ("no manifest", "is no finished checkpoint: it has no manifest.json"),
+        ("no JSON", "has a manifest.json that is damaged"),
+        ("another version", "is a checkpoint of version 99; this reads 1"),
+        ("another dtype", "'load' is no dtype"),
+    ],
+)
+def test_a_damaged_checkpoint_is_refused_in_one_line_and_changes_nothing(kind, said, tmp_path):
+    path = save_small(tmp_path)
+    damage(path, kind)
+    model, optimizer = other()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    with pytest.raises(CannotRunError, match=said) as caught:
+        load_checkpoint(path, model, optimizer)
+    assert "\n" not in str(caught.value)
+    assert same(dict(model.state_dict()), before)
+    assert not optimizer.state
+
+
+class Odd(torch.optim.SGD):
+    """Keeps something that is no tensor."""
+
+    def step(self):
+        for parameter in self.param_groups[0]["params"]:
+            self.state[parameter]["odd"] = self.keep
+
+
+@pytest.mark.parametrize(
+    ("keep", "said"), [("a word", "state of type str"), (torch.ones(3), r"state of shape \[3\], and its parameter's")]
+)
+def test_state_that_cannot_be_placed_is_refused(keep, said, tmp_path):
+    model, optimizer = other(optimizer=Odd)
+    optimizer.keep = keep
+    optimizer.step()
+    with pytest.raises(CannotRunError, match=said):
+        save_checkpoint(tmp_path, model, optimizer, step=1)
+
+
+def test_a_save_that_cannot_be_is_refused(tmp_path):
+    path = save_small(tmp_path)
+    with pytest.raises(CannotRunError, match="step-00000001 exists: resume from it"):
+        save_small(tmp_path)
+    assert load_checkpoint(path, *other()).step == 1
+    with pytest.raises(CannotRunError, match="extra cannot be written as JSON"):
+        save_small(tmp_path, step=2, extra={"x": object()})
+    with pytest.raises(CannotRunError, match="a checkpoint of step -1"):
+        save_small(tmp_path, step=-1)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(CannotRunError, match="file cannot be written to"):
+        save_small(tmp_path / "file")
+    model = nn.Linear(2, 2)
+    model.weight = cut_parameter(model.weight, split((2, 2), 0, rank=0, size=2))
+    with pytest.raises(CannotRunError, match="weight is noted as rank 0's of 2; this is rank 0 of 1"):
+        save_checkpoint(tmp_path, model, step=2)
+
+
+def test_without_an_optimizer(tmp_path):
+    model, optimizer = training.small()
+    path = save_checkpoint(tmp_path, model, step=7)
+    with pytest.raises(CannotRunError, match="was saved without an optimizer"):
+        load_checkpoint(path, *other())
+    loaded = other()[0]
+    assert load_checkpoint(path, loaded).step == 7
+    assert torch.equal(loaded.weight, model.weight)
+    assert load_checkpoint(save_checkpoint(tmp_path, model, optimizer, step=8), other()[0]).step == 8
+
+
+# The whole model as safetensors ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("size", [1, 2, 4])
+def test_the_exported_model_is_the_single_device_one_and_comes_back(size, tmp_path):
+    path = tmp_path / "model.safetensors"
+    run(size, training.export, recipe(), path)
+    model, _ = training.build(recipe(), None)
+    assert same(load_file(path), dict(model.state_dict()))
+    other_values, _ = training.build(recipe(), None, seed=1)
+    other_values.load_state_dict(load_file(path))
+    assert all(run({1: 2, 2: 4, 4: 1}[size], training.import_and_compare, recipe(), path))
+
+
+def test_a_tied_weight_may_be_there_under_one_name_and_must_not_be_two(tmp_path):
+    model, _ = training.build(recipe(), None)
+    tensors = {name: value.clone() for name, value in model.state_dict().items()}
+    save_file({name: value for name, value in tensors.items() if name != "embedding.weight"}, tmp_path / "one")
+    other_values, _ = training.build(recipe(), None, seed=1)
+    load_model(tmp_path / "one", other_values)
+    assert same(dict(other_values.state_dict()), tensors)
+    tensors["embedding.weight"][0, 0] += 1
+    save_file(tensors, tmp_path / "two")
+    with pytest.raises(CannotRunError, match="differ, and are one tensor in the model"):
+        load_model(tmp_path / "two", other_values)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda tensors: tensors.pop("bias"), "has no tensor bias"),
+        (lambda tensors: tensors.update(more=torch.ones(1)), "has 1 tensors that the model has not: more"),
+        (lambda tensors: tensors.update(bias=torch.ones(3)), r"bias is torch.float32 \[3\]; the model's is"),
+        (lambda tensors: tensors.update(bias=torch.ones(2).half()), r"bias is torch.float16 \[2\]; the model's is"),
+    ],
+)
+def test_a_file_that_does_not_fit_changes_nothing(change, said, tmp_path):
+    model = nn.Linear(2, 2)
+    tensors = {name: value.clone() + 1 for name, value in model.state_dict().items()}
+    change(tensors)
+    save_file(tensors, tmp_path / "file")
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    with pytest.raises(CannotRunError, match=said):
+        load_model(tmp_path / "file", model)
+    assert same(dict(model.state_dict()), before)
+
+
+def test_an_export_that_cannot_be_written_leaves_what_was_there(tmp_path, monkeypatch):
+    path = tmp_path / "model.safetensors"
+    save_model(path, nn.Linear(2, 2))
+    before = path.read_bytes()
+
+    def fail(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", fail)
+    with pytest.raises(CannotRunError, match=r"cannot be written: .*No space left"):
+        save_model(path, nn.Linear(2, 2))
+    assert path.read_bytes() == before
