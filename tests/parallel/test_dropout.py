@@ -4,13 +4,16 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import Replicate, Shard
 
 from shardproof.errors import CannotRunError
+from shardproof.parallel import Column, Dropout, Row, parallelize
 from shardproof.parallel.dropout import PlacedDropout, keep
 from shardproof.parallel.linear import ColumnLinear, RowLinear
+from shardproof.proving.prove import prove
 
-from .ranks import make_step, proof_of, random, run
+from .ranks import alone, make_step, proof_of, random, run
 
 H, I = 4, 7
 
@@ -42,6 +45,37 @@ def split(model, axis, *, inner=FEATURES, total=I):
 def test_dropout_of_shards_and_of_replicas_is_proved(devices):
     proof = proof_of(STEP, split, devices)
     assert proof.ok, proof.roots
+
+
+def test_a_plan_splits_dropout_too():
+    plan = {"up": Column(), "inner": Dropout(placement=FEATURES, total=I), "down": Row(), "outer": Dropout()}
+
+    def change(model, mesh):
+        return parallelize(model, mesh, plan)
+
+    assert prove(STEP, parallelize=change, devices=3, trials=1).ok
+    plan["inner"] = Dropout()  # takes the shard for the whole
+    assert "inner" in {finding.key.name for finding in prove(STEP, parallelize=change, devices=3, trials=1).roots}
+
+
+def test_layers_of_one_seed_have_masks_of_their_own():
+    def on_rank(axis):
+        mesh = axis_mesh(axis)
+        model = nn.Sequential(nn.Dropout(), nn.Dropout())
+        with pytest.raises(CannotRunError, match="give a seed"):
+            parallelize(model, mesh, {"*": Dropout()})
+        parallelize(model, mesh, {"*": Dropout(seed=1)})
+        return [layer(torch.ones(64)) for layer in model]
+
+    (first, second), other = run(2, on_rank)
+    assert not torch.equal(first, second)
+    assert torch.equal(torch.stack([first, second]), torch.stack(other))
+    with alone(2) as axis, pytest.raises(CannotRunError, match=r"0 is a ReLU; needed is an nn\.Dropout"):
+        parallelize(nn.Sequential(nn.ReLU()), axis_mesh(axis), {"0": Dropout()})
+
+
+def axis_mesh(axis):
+    return init_device_mesh("cpu", (axis.size,), mesh_dim_names=("tp",))
 
 
 def same_mask(model, axis):

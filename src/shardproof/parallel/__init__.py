@@ -4,7 +4,7 @@ from shardproof.parallel.axis import Axis
 from shardproof.parallel.boundaries import Boundary, Divided, Enter, Experts, Move, RotaryKeys
 from shardproof.parallel.plans import GPT2_PLAN, parallelize, traffic_of
 from shardproof.parallel.sharding import Sharding, sharding_of
-from shardproof.parallel.styles import Column, InParts, LocalAttributes, Row, Whole
+from shardproof.parallel.styles import Column, Dropout, InParts, LocalAttributes, Row, Whole
 from shardproof.parallel.vocabulary import CausalLoss, EmbeddingFeatures, VocabularyLoss, VocabularyRows
 
 __all__ = [
@@ -14,6 +14,7 @@ __all__ = [
     "CausalLoss",
     "Column",
     "Divided",
+    "Dropout",
     "EmbeddingFeatures",
     "Enter",
     "Experts",

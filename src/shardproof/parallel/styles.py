@@ -8,11 +8,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
+from zlib import crc32
 
 from torch import nn
 from torch.distributed.tensor import Replicate, Shard
 
 from shardproof.errors import CannotRunError
+from shardproof.parallel.dropout import PlacedDropout
 from shardproof.parallel.embedding import split_vocabulary
 from shardproof.parallel.heads import check_heads
 from shardproof.parallel.linear import ColumnLinear, RowLinear
@@ -217,6 +219,31 @@ class InParts:
             install=lambda module: sum_gradients_of_parameters(module, site.axis),
             traffic=((site.axis, REPLICATED_IN_PARTS),),
         )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Dropout:
+    """A dropout whose mask does not depend on the split; see `PlacedDropout.from_dropout`.
+
+    Attributes:
+        seed: for an `nn.Dropout`, which has none; layers get masks of their own, by their paths.
+        placement: of what is dropped from.
+        total: its whole length along the split dim, if ranks hold unequal parts.
+    """
+
+    seed: int | None = None
+    placement: Replicate | Shard = REPLICATE
+    total: int | None = None
+
+    def prepare(self, site: Site) -> Change:
+        """See `Style`."""
+        whole = site.module
+        if not isinstance(whole, PlacedDropout) and not is_ordinary(whole, nn.Dropout):
+            raise CannotRunError(f"{site.name} is a {type(whole).__name__}; needed is an nn.Dropout or a PlacedDropout")
+        assert isinstance(whole, PlacedDropout | nn.Dropout)
+        seed = None if self.seed is None else (self.seed * 2**32 + crc32(site.name.encode())) % 2**63
+        placed = PlacedDropout.from_dropout(whole, site.axis, seed=seed, placement=self.placement, total=self.total)
+        return Change(module=placed)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
