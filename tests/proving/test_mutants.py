@@ -79,12 +79,16 @@ def test_there_are_more_than_300_and_each_has_a_name_of_its_own():
 def test_a_configuration_that_is_not_correct_is_a_false_alarm_and_says_where():
     step = make_step(Sizes(), steps=1)
     wrong = sharded("a bias added on every rank", step, shard(BUGS["M10"].lines), 2)
-    assert "WRONG step 1, output layers.0.attention.out" in try_configuration(wrong).alarm
+    tried = try_configuration(wrong)
+    assert "WRONG step 1, output layers.0.attention.out" in tried.alarm
+    assert not tried.undecided
 
 
 def test_a_configuration_that_cannot_be_run_is_a_false_alarm():
     broken = sharded("no module", make_step(Sizes()), lambda _model, _mesh: None, 2)
-    assert try_configuration(broken).alarm.startswith("not run: ")
+    tried = try_configuration(broken)
+    assert tried.alarm.startswith("not run: ")
+    assert not tried.undecided
 
 
 def test_each_bug_changes_one_known_line():
