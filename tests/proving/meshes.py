@@ -228,11 +228,23 @@ def train_on_tokens(bug):
 # transformers --------------------------------------------------------------------------------------------------------
 
 
-def load_model(kind, **change):
-    """A tiny model, by its own plan over tp and by FSDP2 over dp; one step."""
-    return Subject(
-        step=dataclasses.replace(tiny_step(kind, {}), steps=1), parallelize=OwnPlan(change=PlanChange(**change))
-    )
+def load_model(kind, *, count=True, **change):
+    """A tiny model, by its own plan over tp and by FSDP2 over dp; one step.
+
+    Its rows have unequal numbers of valid tokens, so that a rank is to divide by its share of all of them (`count`).
+    """
+    step = dataclasses.replace(tiny_step(kind, {}), steps=1)
+    ids, labels = step.batch
+    valid = int((labels[:, 1:] >= 0).sum())
+
+    def forward(model, batch):
+        ids_here, labels_here = batch
+        items = valid * len(ids_here) // len(ids)
+        return model(input_ids=ids_here, labels=labels_here, use_cache=False, num_items_in_batch=items).loss
+
+    assert valid % len(ids) == 0
+    step = dataclasses.replace(step, forward=forward) if count else step
+    return Subject(step=step, parallelize=OwnPlan(change=PlanChange(**change)))
 
 
 def load_llama():

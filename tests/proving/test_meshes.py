@@ -142,6 +142,12 @@ def test_llama_by_its_own_plan_and_fsdp2_is_proved(mesh):
 
 
 @pytest.mark.slow
+def test_llama_s_own_mean_over_a_rank_s_tokens_is_found():
+    proof = prove_subject(meshes.load_model("llama", count=False), meshes.DP)
+    assert [(root.key.phase, root.verdict) for root in proof.roots] == [(Phase.LOSS, Verdict.WRONG)]
+
+
+@pytest.mark.slow
 def test_a_norm_that_the_plan_forgets_is_named_over_tp_although_fsdp2_shards_it():
     proof = prove_subject(meshes.load_model("qwen3", drop=["*q_norm"]), meshes.DP_TP)
     assert {(root.key.phase, root.key.name, root.cause) for root in proof.roots} == {
