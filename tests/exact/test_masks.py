@@ -133,10 +133,47 @@ def test_two_masks_added_are_one():
             assert not torch.equal(found, exact.digits(by_hand(x, kept)))
 
 
+def beside_a_sink(x, kept, sink):
+    """Softmax over the elements that count and a sink, less their maximum first, by fancy indexing alone."""
+    out = torch.zeros(2, QUERIES, KEYS)
+    for b in range(2):
+        for q in range(QUERIES):
+            places = kept[b, q].nonzero().squeeze(1)
+            row = torch.cat([x[b, q, places], torch.tensor([sink])])
+            out[b, q, places] = torch.softmax(row - row.max(), -1)[:-1]
+    return out
+
+
+@pytest.mark.parametrize("low", [MINIMA[0], MINIMA[1], float("-inf")])
+def test_masked_scores_may_be_taken_less_their_maximum(low):
+    """As gpt-oss does it before a softmax."""
+    kept = keep()
+
+    def run(attend):
+        x = scores()
+        with ExactArithmetic(seed=1, check=True) as exact:
+            weights = attend(x)
+            (weights * torch.arange(KEYS)).sum().backward()
+            return exact.digits(weights), exact.digits(x.grad)
+
+    def attend(x):
+        row = torch.cat([x.masked_fill(~kept, low), torch.full((2, QUERIES, 1), 0.25)], -1)
+        return torch.softmax(row - row.max(-1, keepdim=True).values, -1)[..., :-1]
+
+    weights, gradient = run(attend)
+    expected, expected_gradient = run(lambda x: beside_a_sink(x, kept, 0.25))
+    assert torch.equal(weights, expected)
+    assert torch.equal(gradient, expected_gradient)
+    assert not torch.equal(weights, run(lambda x: beside_a_sink(x, kept, 0.5))[0])
+
+
 REFUSED = {
     "half of it": lambda x, low: x + torch.full((KEYS,), low) * 0.5,
     "a scalar times it": lambda x, low: x * low,
     "subtracted": lambda x, low: x - low,
+    "a tensor of it subtracted": lambda x, low: x - torch.full((KEYS,), low),
+    "subtracted from itself": lambda x, low: x + torch.full((KEYS,), low) - torch.full((KEYS,), low),
+    "less half of it": lambda x, low: torch.sub(x + torch.full((KEYS,), low), x, alpha=0.5),
     "divided": lambda x, low: (x + torch.full((KEYS,), low)) / x,
     "under gelu": lambda x, low: F.gelu(x + torch.full((KEYS,), low)),
     "multiplied by x": lambda x, low: torch.full((KEYS,), low) * x,

@@ -58,6 +58,10 @@ def test_buffers_that_are_zero_before_training_are_drawn():
     assert prove_plan("dots1", **sizes).ok
 
 
+def test_attention_with_sinks_is_proved():
+    assert prove_plan("gpt_oss").ok
+
+
 LATENT = {"kv_lora_rank": 16, "q_lora_rank": 16, "qk_nope_head_dim": 8, "qk_rope_head_dim": 4, "v_head_dim": 8}
 
 

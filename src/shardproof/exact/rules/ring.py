@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from shardproof.exact.arithmetic import Residue
 from shardproof.exact.registry import formula
 from shardproof.exact.rules.matmul import scaled
-from shardproof.exact.rules.symbols import add_symbols, multiply_symbols
+from shardproof.exact.rules.symbols import add_symbols, multiply_symbols, subtract_from_symbols
 
 if TYPE_CHECKING:
     from shardproof.exact.arithmetic import Arithmetic, Operand
@@ -26,9 +26,11 @@ def add(m: Arithmetic, x: Residue, y: Operand, alpha: float = 1, *, symbols: boo
     return x + (y if alpha == 1 else m.constant(y) * m.constant(alpha))
 
 
-@formula("sub.Tensor", "sub.Scalar", elementwise=True)
-def subtract(m: Arithmetic, x: Residue, y: Operand, alpha: float = 1) -> Residue:
+@formula("sub.Tensor", "sub.Scalar", symbols=True, elementwise=True)
+def subtract(m: Arithmetic, x: Residue, y: Operand, alpha: float = 1, *, symbols: bool) -> Residue:
     """X - alpha * y."""
+    if symbols:
+        return subtract_from_symbols(m, x, y, alpha)
     if isinstance(y, Residue):
         return x.plus(y, times=-m.constant(alpha))
     return x - (y if alpha == 1 else m.constant(y) * m.constant(alpha))

@@ -1,7 +1,7 @@
 """The two symbols of masks, -inf and the lowest finite number, in the few ops that may meet them.
 
 0 times the lowest number is 0 and 1 times it is itself (a mask built as (1 - mask) * finfo.min); a residue plus a
-symbol is the symbol; any other use is refused. 0 times -inf is NaN in floating point and an error here.
+symbol is the symbol, and so is the symbol less a residue; any other use is refused. 0 times -inf is NaN in floating point and an error here.
 """
 
 from __future__ import annotations
@@ -38,6 +38,14 @@ def add_symbols(m: Arithmetic, x: Residue, y: Operand, alpha: float) -> Residue:
     total = a + b
     symbols = torch.add(torch.as_tensor(a_symbols, dtype=torch.float64), b_symbols)  # lowest + lowest = -inf
     return m.residue(torch.where(symbols != 0, symbols, total.tensor), total.degree)
+
+
+def subtract_from_symbols(m: Arithmetic, x: Residue, y: Operand, alpha: float) -> Residue:
+    """X - y where some elements of x are symbols (scores less their maximum); taking one away is refused."""
+    y, y_symbols = split_symbols(m, y)
+    if bool((torch.as_tensor(y_symbols) != 0).any()):
+        raise SymbolError("-inf or finfo.min is taken away; masks are added, or elements are chosen by where")
+    return add_symbols(m, x, -y, alpha)
 
 
 def multiply_symbols(m: Arithmetic, x: Residue, y: Operand) -> Residue:
