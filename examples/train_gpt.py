@@ -97,10 +97,12 @@ class GPT(nn.Module):
         return self.loss(self.head(self.norm(x)).flatten(0, 1), ids[:, 1:].flatten())
 
 
-def read_text(places: list[Path]) -> Tensor:
-    """Files, and the Markdown and Python files of folders, in order: their bytes as ids."""
+def read_text(places: list[Path], least: int) -> Tensor:
+    """Files, and the Markdown and Python files of folders, in order: their bytes as ids, at least so many."""
     found = [[place] if place.is_file() else sorted([*place.rglob("*.md"), *place.rglob("*.py")]) for place in places]
     text = b"\n".join(file.read_bytes() for files in found for file in files)
+    if len(text) < least:
+        raise CannotRunError(f"--text has {len(text)} bytes; give files or folders with at least {least}")
     return torch.frombuffer(bytearray(text), dtype=torch.uint8).long()
 
 
@@ -115,9 +117,7 @@ def train(settings: argparse.Namespace) -> None:
     """Train, save and resume, on this rank."""
     mesh = init_device_mesh("cpu", (dist.get_world_size(),), mesh_dim_names=("tp",))
     axis = Axis.of(mesh, "tp")
-    text = read_text(settings.text)
-    if len(text) <= settings.length:
-        raise CannotRunError(f"--text has {len(text)} bytes; give files with more than --length {settings.length}")
+    text = read_text(settings.text, settings.length + 1)
     told = {"seed": settings.seed, "batch": settings.batch, "text": sha256(text.numpy().tobytes()).hexdigest()}
 
     torch.manual_seed(settings.seed)  # every rank draws the whole model and keeps its part

@@ -11,8 +11,10 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from shardproof.errors import CannotRunError
+from shardproof.exact import ExactArithmetic
 from shardproof.parallel.checkpoint import latest_checkpoint, load_checkpoint, save_checkpoint
-from shardproof.parallel.sharding import cut_parameter, split
+from shardproof.parallel.sharding import assemble, cut_parameter, sharding_of, split
+from shardproof.parallel.state import held_by_model, held_by_optimizer
 from shardproof.parallel.whole import load_model, save_model
 from shardproof.worlds.spawned import SpawnedWorld
 from shardproof.worlds.threaded import ThreadedWorld
@@ -56,6 +58,90 @@ def test_a_planted_difference_is_seen(tmp_path):
     for name in ("norm.weight", "norm.weight/exp_avg", "norm.weight/step"):
         planted = state | {name: state[name] * 1.001}
         assert not torch.equal(run(2, training.continue_from_values, recipe("strings"), planted, 2)[0], losses)
+
+
+def digits_of(exact, model, optimizer, axis):
+    """Every tensor of this rank, as it is in exact arithmetic."""
+    held = {name: one.local for name, one in held_by_model(model, axis).items()}
+    for name, states in held_by_optimizer(model, optimizer, axis).items():
+        held |= {f"{name}/{key}": one.local for key, one in states.items()}
+    return {name: exact.digits(value).double() for name, value in held.items()}
+
+
+def step_exactly(size, prepare, *, of_digits=False):
+    """One step on each of `size` ranks; `prepare(axis)` gives model and optimizer. Every rank's digits.
+
+    `of_digits`: the parameters are digits already. Exact arithmetic would draw others in the place of parameters'
+    values; it takes those of tensors that require no gradient as they are.
+    """
+    with ExactArithmetic(seed=3) as exact:
+
+        def on_rank(comm):
+            axis = training.axis_of(comm)
+            model, optimizer = prepare(axis)
+            model.requires_grad_(not of_digits)
+            with exact.joined():
+                for parameter in model.parameters():
+                    parameter.view_as(parameter)  # enters
+                model.requires_grad_(True)
+                training.train(recipe(), model, optimizer, axis, 1)
+                return digits_of(exact, model, optimizer, axis)
+
+        return run(size, on_rank)
+
+
+def whole_of(digits, size):
+    """Every full tensor, put together from the ranks' digits."""
+
+    def shardings(comm):
+        model, _ = training.build(recipe(), training.axis_of(comm))
+        return {name: sharding_of(parameter) for name, parameter in model.named_parameters()}
+
+    by_name = run(size, shardings)[0]
+    return {
+        name: assemble([one[name] for one in digits], by_name[name.partition("/")[0]]) if first.ndim else first
+        for name, first in digits[0].items()
+        if name != "seen"
+    }
+
+
+@pytest.mark.parametrize("lose", [None, "norm.weight/exp_avg_sq", "layers.0.attention.wk.weight"])
+@pytest.mark.parametrize(("before", "after"), [(2, 4), (4, 2), (2, 1)])
+def test_the_next_step_on_other_ranks_is_the_single_devices_in_exact_arithmetic(before, after, lose, tmp_path):
+    model, optimizer = training.build(recipe(), None)
+    with ExactArithmetic(seed=3) as exact:
+        training.train(recipe(), model, optimizer, None, 2)
+        alone = digits_of(exact, model, optimizer, None)
+
+    saved = step_exactly(before, lambda axis: training.build(recipe(), axis))
+
+    def save(comm):
+        """The digits as ordinary numbers, of which exact arithmetic makes the same digits again."""
+        axis = training.axis_of(comm)
+        model, optimizer = training.build(recipe(), axis)
+        own = saved[axis.rank]
+        for name, one in held_by_model(model, axis).items():
+            one.local.copy_(own[name])
+        for name, parameter in model.named_parameters():
+            keys = ["exp_avg", "exp_avg_sq", "step"]
+            optimizer.state[parameter] = {key: own[f"{name}/{key}"] for key in keys}
+        return str(save_checkpoint(tmp_path, model, optimizer, step=1, axis=axis))
+
+    path = run(before, save)[0]
+
+    def resume(axis):
+        model, optimizer = training.build(recipe(), axis, seed=1)
+        load_checkpoint(path, model, optimizer, axis=axis)
+        if lose is not None:  # as a checkpoint without it would leave it
+            name, _, key = lose.partition("/")
+            parameter = model.get_parameter(name)
+            with torch.no_grad():
+                (optimizer.state[parameter][key] if key else parameter).zero_()
+        return model, optimizer
+
+    found = whole_of(step_exactly(after, resume, of_digits=True), after)
+    alone.pop("seen")
+    assert same(found, alone) == (lose is None)
 
 
 def test_without_a_process_group_an_ordinary_model_resumes_what_two_ranks_saved(tmp_path):
