@@ -1,7 +1,8 @@
 """The two symbols of masks, -inf and the lowest finite number, in the few ops that may meet them.
 
 0 times the lowest number is 0 and 1 times it is itself (a mask built as (1 - mask) * finfo.min); a residue plus a
-symbol is the symbol, and so is the symbol less a residue; any other use is refused. 0 times -inf is NaN in floating point and an error here.
+symbol is the symbol, and so is the symbol less a residue; any other use is refused. 0 times -inf is NaN in floating
+point and an error here.
 """
 
 from __future__ import annotations
