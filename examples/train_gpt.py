@@ -7,6 +7,9 @@
 Tokens are bytes. Every rank takes the whole batch and has its part of each layer: attention by heads, MLPs by their
 width, embedding, output layer and loss by the vocabulary. What a rank does on its own is ordinary PyTorch; `PLAN` says
 what is split. Losses go to stdout, a progress bar to stderr if that is a terminal.
+
+Only rounding parts the curves of 1, 2 and 4 ranks. After 200 steps that is 1e-3 in float32, as training amplifies it; a
+bug could be as small. With `--dtype float64` it is 1e-11, and a bug would still be what it was.
 """
 
 import os
@@ -27,9 +30,18 @@ from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
 
 from shardproof.errors import CannotRunError
-from shardproof.parallel import Axis, Column, Row, VocabularyLoss, VocabularyRows, parallelize
-from shardproof.parallel.checkpoint import latest_checkpoint, load_checkpoint, save_checkpoint
-from shardproof.parallel.clipping import clip_gradients
+from shardproof.parallel import (
+    Axis,
+    Column,
+    Row,
+    VocabularyLoss,
+    VocabularyRows,
+    clip_gradients,
+    latest_checkpoint,
+    load_checkpoint,
+    parallelize,
+    save_checkpoint,
+)
 from shardproof.worlds.gloo import use_loopback
 
 VOCABULARY = 256  # bytes

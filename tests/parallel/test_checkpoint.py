@@ -13,6 +13,7 @@ from torch import nn
 from shardproof.errors import CannotRunError
 from shardproof.exact import ExactArithmetic
 from shardproof.parallel.checkpoint import latest_checkpoint, load_checkpoint, save_checkpoint
+from shardproof.parallel.dropout import PlacedDropout
 from shardproof.parallel.sharding import assemble, cut_parameter, sharding_of, split
 from shardproof.parallel.state import held_by_model, held_by_optimizer
 from shardproof.parallel.whole import load_model, save_model
@@ -262,6 +263,9 @@ def damage(path, kind):
         (path / "manifest.json").unlink()
     elif kind == "no JSON":
         (path / "manifest.json").write_text("{")
+    elif kind == "no settings":
+        said = json.loads((path / "manifest.json").read_text()) | {"settings": [{}]}
+        (path / "manifest.json").write_text(json.dumps(said))
     elif kind == "another version":
         (path / "manifest.json").write_text(json.dumps({"version": 99}))
     elif kind == "another dtype":
@@ -277,6 +281,7 @@ def damage(path, kind):
         ("metadata lost", "is damaged: its .metadata is lost"),
         ("no manifest", "is no finished checkpoint: it has no manifest.json"),
         ("no JSON", "has a manifest.json that is damaged"),
+        ("no settings", "has a manifest.json that is damaged: KeyError 'params'"),
         ("another version", "is a checkpoint of version 99; this reads 1"),
         ("another dtype", "'load' is no dtype"),
     ],
@@ -328,6 +333,20 @@ def test_a_save_that_cannot_be_is_refused(tmp_path):
     model.weight = cut_parameter(model.weight, split((2, 2), 0, rank=0, size=2))
     with pytest.raises(CannotRunError, match="weight is noted as rank 0's of 2; this is rank 0 of 1"):
         save_checkpoint(tmp_path, model, step=2)
+
+
+def test_dropout_goes_on_with_the_next_mask(tmp_path):
+    def make():
+        return nn.Sequential(nn.Linear(2, 2), PlacedDropout(0.5, 1))
+
+    x, model, resumed = torch.ones(64, 2), make(), make()
+    model(x)
+    load_checkpoint(save_checkpoint(tmp_path, model, step=1), resumed)
+    restarted = make()
+    restarted.load_state_dict(model.state_dict())
+    expected = model(x)
+    assert torch.equal(resumed(x), expected)
+    assert not torch.equal(restarted(x), expected)
 
 
 def test_without_an_optimizer(tmp_path):

@@ -32,7 +32,9 @@ from shardproof.parallel.state import (
     empty_state,
     held_by_model,
     held_by_optimizer,
+    masks_used,
     names_of_parameters,
+    restore_masks_used,
     restore_settings,
     settings_of,
 )
@@ -95,8 +97,13 @@ def save_checkpoint(
     together = Together(what="saving", device=next(model.parameters()).device)
     with together.agreed():
         tensors = _tensors(held_by_model(model, axis), held_by_optimizer(model, optimizer, axis) if optimizer else {})
-        settings = settings_of(model, optimizer) if optimizer else None
-        manifest = Manifest.of(step, tensors, settings, extra or {}).to_json()
+        manifest = Manifest(
+            step=step,
+            tensors={name: (held.sharding.shape, held.local.dtype) for name, held in tensors.items()},
+            settings=settings_of(model, optimizer) if optimizer else None,
+            dropout=masks_used(model),
+            extra=extra or {},
+        ).to_json()
     target = folder / f"step-{step:08d}"
     beside = folder / f".{target.name}.part"
     with together.agreed(), _explained(folder, "written to"):
@@ -158,6 +165,7 @@ def load_checkpoint(
         for parameter, name in names_of_parameters(model, optimizer).items():
             optimizer.state[parameter] = {key: held.local for key, held in states.get(name, {}).items()}
         restore_settings(optimizer, manifest.settings or [])
+    restore_masks_used(model, manifest.dropout)
     return Checkpoint(step=manifest.step, extra=manifest.extra)
 
 

@@ -23,21 +23,25 @@ NAME = "manifest.json"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Manifest:
-    """What a checkpoint says of itself. `tensors` has full shapes and dtypes; `settings` None is no optimizer."""
+    """What a checkpoint says of itself.
+
+    Attributes:
+        step: how many were taken.
+        tensors: full shapes and dtypes.
+        settings: of the optimizer's parameter groups; None without an optimizer.
+        dropout: which mask is next, by module; see `state.masks_used`.
+        extra: the user's.
+    """
 
     step: int
     tensors: Mapping[str, tuple[tuple[int, ...], torch.dtype]]
     settings: list[dict[str, Any]] | None
+    dropout: Mapping[str, int]
     extra: Mapping[str, Any]
 
-    @classmethod
-    def of(
-        cls, step: int, tensors: Mapping[str, Held], settings: list[dict[str, Any]] | None, extra: Mapping[str, Any]
-    ) -> Manifest:
-        if step < 0:
-            raise CannotRunError(f"a checkpoint of step {step}: give a number from 0 on")
-        described = {name: (held.sharding.shape, held.local.dtype) for name, held in tensors.items()}
-        return cls(step=step, tensors=described, settings=settings, extra=dict(extra))
+    def __post_init__(self) -> None:
+        if self.step < 0:
+            raise CannotRunError(f"a checkpoint of step {self.step}: give a number from 0 on")
 
     def to_json(self) -> str:
         tensors = {
@@ -48,6 +52,7 @@ class Manifest:
             "version": VERSION,
             "step": self.step,
             "settings": self.settings,
+            "dropout": self.dropout,
             "extra": self.extra,
             "tensors": tensors,
         }
@@ -70,7 +75,10 @@ class Manifest:
             tensors = {
                 name: (tuple(map(int, one["shape"])), _dtype_of(one["dtype"])) for name, one in said["tensors"].items()
             }
-            return cls(step=int(said["step"]), tensors=tensors, settings=said["settings"], extra=said["extra"])
+            settings, dropout = said["settings"], {name: int(used) for name, used in said["dropout"].items()}
+            if not all(isinstance(group["params"], list) for group in settings or []):
+                raise ValueError("settings without parameters")
+            return cls(step=said["step"], tensors=tensors, settings=settings, dropout=dropout, extra=said["extra"])
         except FileNotFoundError as error:
             raise CannotRunError(f"{shown} is no finished checkpoint: it has no {NAME}") from error
         except OSError as error:

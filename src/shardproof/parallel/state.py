@@ -13,10 +13,13 @@ import torch
 from torch import Tensor
 
 from shardproof.errors import CannotRunError
+from shardproof.parallel.dropout import PlacedDropout
 from shardproof.parallel.optimizers import check_optimizer
 from shardproof.parallel.sharding import noted_sharding, replicated
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from torch import nn
     from torch.optim import Optimizer
 
@@ -112,6 +115,18 @@ def restore_settings(optimizer: Optimizer, saved: list[Settings]) -> None:
                 group[key] = torch.as_tensor(value).to(group[key])
             else:
                 group[key] = tuple(value) if isinstance(value, list) else value
+
+
+def masks_used(model: nn.Module) -> dict[str, int]:
+    """Of each `PlacedDropout` how many masks it has used, by the module's name."""
+    return {name: module.calls for name, module in model.named_modules() if isinstance(module, PlacedDropout)}
+
+
+def restore_masks_used(model: nn.Module, used: Mapping[str, int]) -> None:
+    """Go on with the next mask. PyTorch's own dropout draws from a generator, which is the program's."""
+    for name, module in model.named_modules():
+        if isinstance(module, PlacedDropout):
+            module.calls = used.get(name, module.calls)
 
 
 def empty_state(parameter: Tensor, sharding: Sharding, like: torch.Tensor, *, on: torch.device) -> Held:
