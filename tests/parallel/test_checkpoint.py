@@ -157,19 +157,18 @@ def test_without_a_process_group_an_ordinary_model_resumes_what_two_ranks_saved(
     assert torch.isfinite(losses).all()
 
 
-def test_replicas_and_shared_blocks_are_written_once(tmp_path):
-    path, state = run(4, training.save_after, recipe("ours"), tmp_path, 1)[0]
-    (metadata,) = Path(path).glob(".metadata")
-    files = [file for file in Path(path).iterdir() if file.suffix == ".distcp"]
-    assert len(files) == 4
-    assert metadata.exists()
-    numbers = sum(value.numel() for value in state.values())
-    written = sum(
-        chunk.sizes.numel()
-        for tensor in torch.distributed.checkpoint.FileSystemReader(path).read_metadata().state_dict_metadata.values()
-        for chunk in tensor.chunks
-    )
-    assert written == numbers
+def numbers_written(path):
+    tensors = torch.distributed.checkpoint.FileSystemReader(path).read_metadata().state_dict_metadata.values()
+    return sum(chunk.sizes.numel() for tensor in tensors for chunk in tensor.chunks)
+
+
+@pytest.mark.parametrize("save", ["save_after", "save_beside_data_ranks"])
+def test_what_several_ranks_hold_is_written_once(save, tmp_path):
+    steps = [1] if save == "save_after" else []
+    path, state = run(4, getattr(training, save), recipe("ours"), tmp_path, *steps)[0]
+    assert len(list(Path(path).glob("*.distcp"))) == 4
+    assert numbers_written(path) == sum(value.numel() for value in state.values())
+    assert all(same(found, state) for found, _, _ in run(2, training.resume, recipe("ours"), path, 1))
 
 
 @pytest.mark.slow

@@ -85,6 +85,19 @@ def resume(comm, recipe, path, steps):
     return state, losses, (loaded.step, loaded.extra, optimizer.param_groups[0]["lr"])
 
 
+def save_beside_data_ranks(comm, recipe, folder):
+    """Two ranks along tp, each twice along dp: all four hold the training, two of them the same."""
+    mesh = init_device_mesh("cpu", (2, comm.size // 2), mesh_dim_names=("dp", "tp"))
+    axis = Axis.of(mesh, "tp")
+    torch.manual_seed(0)
+    model = recipe.make().double()
+    model.register_buffer("seen", torch.zeros(3, dtype=torch.float64))
+    recipe.parallelize(model, mesh)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.01)
+    train(recipe, model, optimizer, axis, 1)
+    return str(save_checkpoint(folder, model, optimizer, step=1, axis=axis)), whole_state(model, optimizer, axis)
+
+
 def continue_from_values(comm, recipe, state, steps):
     """The training as it goes on from these full tensors, put in by hand."""
     axis = axis_of(comm)
