@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+import torch.distributed as dist
 from torch import nn
 
 from shardproof.errors import CannotRunError
@@ -92,6 +93,46 @@ def test_clipping_is_proved(plan, devices):
 def test_a_norm_that_counts_otherwise_is_found(wrong):
     proof = proof_of(wrong, 2)
     assert {finding.key.phase for finding in proof.roots} == {Phase.NORM}
+
+
+def make_training_beside_data_ranks(*, late):
+    """Half of the rows for each rank along dp; `late` averages the gradients only after clipping."""
+
+    def average(tensor, group):
+        tensor = tensor.detach().clone()
+        dist.all_reduce(tensor, group=group)
+        return tensor / group.size()
+
+    def train(run):
+        model = build(4, 2).to(run.state["embedding.weight"].dtype)
+        model.load_state_dict(dict(run.state))
+        model = parallelize(model, run.mesh, STRINGS)
+        run.watch(model)
+        axis, data = Axis.of(run.mesh, "tp"), run.mesh.get_group("dp")
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        for ids, targets in run.batches():
+            rows = targets.view(ids.shape).chunk(data.size())[data.rank()]
+            loss = model(ids.chunk(data.size())[data.rank()], rows.flatten())
+            run.record_loss(average(loss, data))
+            loss.backward()
+            norm = clip_gradients(model.parameters(), 0.5, axis) if late else None
+            for parameter in model.parameters():
+                parameter.grad = average(parameter.grad, data)
+            run.record_gradients()
+            norm = clip_gradients(model.parameters(), 0.5, axis) if norm is None else norm
+            optimizer.step()
+            run.record_update(optimizer, norm=norm)
+
+    return train
+
+
+@pytest.mark.parametrize("late", [False, True])
+def test_beside_data_parallel_ranks_the_norm_is_of_averaged_gradients(late):
+    ids, _ = make_batch(8)
+    step = make_step(lambda: build(4, 2), (ids, ids.flip(0).flatten()), forward=forward, steps=1, clip_norm=0.5)
+    training = make_training_beside_data_ranks(late=late)
+    proof = prove(step, candidate=training, mesh={"dp": 2, "tp": 2}, trials=1)
+    assert proof.ok != late, proof.roots
 
 
 def test_on_one_rank_it_is_pytorchs_bit_for_bit():
