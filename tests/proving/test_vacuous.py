@@ -149,3 +149,24 @@ def test_nothing_is_ok_if_everything_is_allowed():
 def test_a_bound_that_is_no_probability_is_refused(wanted):
     with pytest.raises(CannotRunError, match="give a probability like 1e-12"):
         prove(steps.make_step(), parallelize=steps.parallelize, devices=2, max_false_accept=wanted)
+
+
+class Residual(Unused):
+    def forward(self, x):
+        h = 2 * self.used(x)
+        return h + self.unused_norm(h) + 0 * self.unused(x)
+
+    def __init__(self):
+        super().__init__()
+        self.unused_norm = nn.LayerNorm(4)
+
+
+def test_the_gradient_of_an_input_is_of_that_use_alone():
+    """The residual stream is used beside the norm too; a sharding moves what the norm gets, and so copies it."""
+
+    def copying(model, _mesh):
+        model.unused_norm.register_forward_pre_hook(lambda _module, inputs: (inputs[0].clone(),))
+        return model
+
+    proof = prove(steps.make_step(model=Residual), parallelize=copying, devices=2, trials=1)
+    assert {f.verdict for f in proof.findings} == {Verdict.PROVED, Verdict.VACUOUS}

@@ -167,7 +167,7 @@ def configurations() -> Iterator[Configuration]:
         if not tied and devices == 2:
             yield loss_on_shards(words, step, devices)
     for sequence, tied, devices in itertools.product((False, True), (False, True), (2, 4)):
-        sizes = ModelArgs(n_layers=1, vocab_size=8, dim=8, n_heads=4, dropout_p=0.0, weight_tying=tied)
+        sizes = ModelArgs(n_layers=1, vocab_size=8, max_seq_len=8, dim=8, n_heads=4, dropout_p=0.0, weight_tying=tied)
         step = Step(model=partial(TorchTransformer, sizes), batch=make_ids(8), clip_norm=1.0, **settings)
         words = f"{('whole', 'split')[sequence]} sequences, {('untied', 'tied')[tied]}"
         yield sharded(

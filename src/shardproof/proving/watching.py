@@ -90,7 +90,7 @@ class _Watch:
     def leave(self, name: str, _module: Module, _inputs: Any, outputs: Any) -> Any:
         """Every output of floating numbers."""
         while self.running and self.running.pop() != name:
-            pass
+            handed_on = tensor.view_as(tensor)
         return self._replaced(outputs, _floats(outputs), Phase.OUTPUT, name)
 
     def _replaced(self, tree: Any, tensors: list[Tensor], phase: Phase, name: str) -> Any:
@@ -106,6 +106,10 @@ class _Watch:
         """The tensor recorded, and what the program is to go on with in its place."""
         key = self.records.add(phase, name, tensor.detach())
         handed_on = tensor if self.segments is None else self.segments.cut(key, tensor)
+        if handed_on is tensor and phase is Phase.INPUT:
+            # An alias, whose gradient is of this use alone: others may use the tensor too, on one side as it is and on
+            # the other moved before.
+            handed_on = tensor.view_as(tensor)
         self.seen[handed_on] = True
         if handed_on.requires_grad:
             handed_on.register_hook(partial(self._record_gradient, key))
