@@ -62,7 +62,13 @@ def configurations() -> Iterator[Configuration]:
         yield by_own_plan(kind, 4, {"num_key_value_heads": 4} | dict(TYPES[kind]))
     for kind in ("llama", "mixtral", "gemma2", "qwen3"):
         yield by_own_plan(kind, 2, {"num_hidden_layers": 2, "intermediate_size": 57, "vocab_size": 61}, steps=2)
-    three = {"num_attention_heads": 6, "num_key_value_heads": 3, "vocab_size": 61, "intermediate_size": 40}
+    three = {
+        "hidden_size": 48,
+        "num_attention_heads": 6,
+        "num_key_value_heads": 3,
+        "vocab_size": 61,
+        "intermediate_size": 40,
+    }
     for kind in ("llama", "gemma", "qwen2", "olmo2"):
         yield by_own_plan(kind, 3, three)
 
