@@ -20,9 +20,9 @@ SCRIPT = ROOT / "examples" / "train_gpt.py"
 SIZES = {"batch": 2, "length": 16, "layers": 1, "width": 16, "heads": 4, "print-every": 1, "save-every": 5}
 TINY = ["--dtype", "float64", *(f"--{name}={value}" for name, value in SIZES.items())]
 
-# In float64 two orders of summation differ by some 1e-15 in a loss of 5.5, which training then amplifies. Measured: none
-# of the 12 decimals printed over 100 steps of this size, 7e-12 over 200 of the example's own. A learning rate that is
-# wrong by a millionth parts the curves by 1e-6.
+# In float64 two orders of summation differ by some 1e-15 in a loss of 5.5, which training then amplifies. Measured:
+# none of the 12 decimals printed over 100 steps of this size, 7e-12 over 200 of the example's own. A learning rate that
+# is wrong by a millionth parts the curves by 1e-6.
 BOUND = 1e-10
 
 
