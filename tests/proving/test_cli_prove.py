@@ -141,7 +141,10 @@ def test_a_file_with_the_name_of_a_module_is_run_all_the_same(run, tmp_path):
         (["hf:qwen3", "--plan-drop", "*nothing*"], "--plan-drop *nothing*: no entry of the plan matches"),
         (["hf:qwen3", "--plan-set", "*q_proj=sideways"], "no such style"),
         (["hf:qwen3", "--set", "num_hidden_layers"], "'num_hidden_layers': give KEY=VALUE"),
-        (["hf:qwen3", "--plan-drop", "*", "--parallelize", "my_training.py:parallelize"], "leave --parallelize and --candidate out"),
+        (
+            ["hf:qwen3", "--plan-drop", "*", "--parallelize", "my_training.py:parallelize"],
+            "leave --parallelize and --candidate out",
+        ),
         (["hf:qwen3", "--set", "hidden_size=-3"], ""),
     ],
 )

@@ -14,6 +14,7 @@ from shardproof.proving.batch import copy_batch
 from shardproof.proving.capture import capture_natively
 from shardproof.proving.dropout import dropout_standing_in
 from shardproof.proving.precision import build_as_it_is
+from shardproof.proving.onethread import one_thread_if_small
 from shardproof.proving.records import Key, Records
 from shardproof.proving.sides import draw_parameters
 from shardproof.proving.training import train
@@ -88,7 +89,7 @@ def _take(step: Step, model: nn.Module, seed: int) -> tuple[Records, list[str]]:
     batch = copy_batch(step.batch)
     before = Randomness.now()
     try:
-        with dropout_standing_in():
+        with dropout_standing_in(), one_thread_if_small(model.state_dict()):
             train(model, step, batch, records)
     except CannotRunError:
         raise
