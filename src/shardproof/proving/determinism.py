@@ -13,8 +13,8 @@ from shardproof.errors import CannotRunError
 from shardproof.proving.batch import copy_batch
 from shardproof.proving.capture import capture_natively
 from shardproof.proving.dropout import dropout_standing_in
-from shardproof.proving.precision import build_as_it_is
 from shardproof.proving.onethread import one_thread_if_small
+from shardproof.proving.precision import build_as_it_is
 from shardproof.proving.records import Key, Records
 from shardproof.proving.sides import draw_parameters
 from shardproof.proving.training import train
