@@ -79,6 +79,11 @@ def softmax_over_shards(x, shards=2, *, shift=True):
 LABELS = torch.tensor([0, 2, 1])
 
 
+def _log_softmax_written_out(x, more):
+    shifted = x - x.amax(-1, keepdim=True)
+    return shifted - (shifted.exp().sum(-1, keepdim=True) + more).log()
+
+
 def cross_entropy_over_shards(x, shards=2, *, own_maximum=False):
     """The vocabulary split over ranks: the maximum, the sum and the target's logit are each all-reduced."""
     parts = x.tensor_split(shards, -1)
@@ -166,6 +171,13 @@ HOLD = [
         left=lambda x: x.softmax(-1),
         right=lambda x: x.log_softmax(-1).exp(),
         wrong=lambda x: x.log_softmax(-1).exp() * 2,
+    ),
+    Identity(
+        name="and so is that of x - max(x) - log(sum(exp(x - max(x)))), as loss_parallel has it, forward",
+        backward=False,
+        left=lambda x: x.softmax(-1),
+        right=lambda x: _log_softmax_written_out(x, 0).exp(),
+        wrong=lambda x: _log_softmax_written_out(x, 1).exp(),
     ),
     Identity(
         name="logsumexp is max(x) + log(sum(exp(x - max(x)))), forward",

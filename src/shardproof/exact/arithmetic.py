@@ -256,13 +256,19 @@ class Residue:
         return self._new(self.of.oracles.look_up(self.of.oracles.exp(), self.tensor), self.degree.exp())
 
     def log(self) -> Residue:
-        """The inverse of `exp`; a logarithm of zero counts as a division by zero."""
+        """The inverse of `exp`, which it knows; a logarithm of zero counts as a division by zero."""
         found = self.of.oracles.look_up(self.of.oracles.log(), self.tensor)
         zeros = self.tensor.numel() - int(self.tensor.count_nonzero())
         if zeros:
             self.of.zero_divisions += zeros
             found = torch.where(self.tensor == 0, 0.0, found)
-        return self._new(found, self.degree.log())
+        return replace(self._new(found, self.degree.log()), exponential=self._new(self.tensor.clone(), self.degree))
+
+    def minus_logarithm(self, other: Residue) -> Residue:
+        """Self - log(t), whose exponential is that of self over t: a log-softmax written out."""
+        assert other.exponential is not None
+        difference = self.plus(other, times=-1)
+        return replace(difference, exponential=self.exp() * other.exponential.inverse())
 
     def sqrt(self) -> Residue:
         """A permutation that fixes 0; `squared_root` undoes it."""

@@ -32,6 +32,8 @@ def subtract(m: Arithmetic, x: Residue, y: Operand, alpha: float = 1, *, symbols
     if symbols:
         return subtract_from_symbols(m, x, y, alpha)
     if isinstance(y, Residue):
+        if alpha == 1 and y.exponential is not None and x.exponential is None:
+            return x.minus_logarithm(y)
         return x.plus(y, times=-m.constant(alpha))
     return x - (y if alpha == 1 else m.constant(y) * m.constant(alpha))
 
