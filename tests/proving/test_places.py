@@ -30,3 +30,8 @@ def test_spawned_ranks_name_the_same_line():
     )
     assert [root.place for root in spawned.roots] == [root.place for root in simulated.roots]
     assert simulated.roots[0].place
+
+
+def test_a_module_that_the_prover_calls_has_no_line_of_the_users():
+    proof = prove(steps.make_step(), parallelize=steps.megatron("bias inside"), devices=2, trials=1)
+    assert [(root.key.name, root.place) for root in proof.roots] == [("model", "")]

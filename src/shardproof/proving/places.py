@@ -2,23 +2,31 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from shardproof.exact.errors import user_line
 from shardproof.proving.records import ACTIVATIONS, OF_PARAMETERS, Phase
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+    from types import FrameType
 
     from shardproof.proving.findings import Finding
 
 
 def calling_line() -> str:
-    """`file:line in function` of the innermost frame that is neither PyTorch's nor ours; empty if there is none."""
-    path, _, rest = user_line().rpartition(":")
-    return f"{_shown(path)}:{rest}" if path else ""
+    """`file:line in function` of the user's frame that called a module; empty where the prover called it."""
+    frame: FrameType | None = sys._getframe(2)  # noqa: SLF001 - past the hook; inspect's way to it reads source files
+    while frame is not None:
+        name = frame.f_globals.get("__name__", "")
+        if name.startswith("shardproof.proving"):
+            return ""
+        if name != "torch" and not name.startswith(("torch.", "shardproof.")):
+            return f"{_shown(frame.f_code.co_filename)}:{frame.f_lineno} in {frame.f_code.co_name}"
+        frame = frame.f_back
+    return ""
 
 
 def locate(findings: Sequence[Finding], places: Mapping[str, str]) -> tuple[Finding, ...]:
