@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 from shardproof.errors import CannotRunError
 from shardproof.proving.findings import Verdict
@@ -80,3 +81,35 @@ def test_spawned_ranks_find_what_simulated_ones_do(load):
     )
     assert spawned == simulated
     assert spawned.ok == (load is steps.load_training)
+
+
+def by_hand(*, momentum):
+    """SGD with momentum, on the parameters themselves, without an optimizer."""
+
+    def train(run):
+        model = steps.MLP().to(run.state["up.weight"].dtype)
+        model.load_state_dict(dict(run.state))
+        run.watch(model)
+        buffers = {}
+        for x, y in run.batches():
+            model.zero_grad()
+            loss = F.mse_loss(model(x), y)
+            run.record_loss(loss)
+            loss.backward()
+            run.record_gradients()
+            with torch.no_grad():
+                for name, parameter in model.named_parameters():
+                    before = buffers.get(name)
+                    buffers[name] = parameter.grad.clone() if before is None else before * momentum + parameter.grad
+                    parameter.sub_(0.1 * buffers[name])
+            run.record_update(None)
+
+    return train
+
+
+@pytest.mark.parametrize("momentum", [0.9, 0.8])
+def test_an_update_by_hand_has_no_state_to_compare_and_its_updates_tell(momentum):
+    proof = run(by_hand(momentum=momentum), optimizer=lambda ps: torch.optim.SGD(ps, lr=0.1, momentum=0.9), steps=3)
+    assert proof.ok == (momentum == 0.9)
+    assert Phase.STATE not in {finding.key.phase for finding in proof.findings}
+    assert {finding.key.step for finding in proof.findings if not finding.verdict.ok} == (set() if proof.ok else {1, 2})

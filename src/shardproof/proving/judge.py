@@ -62,6 +62,17 @@ def judge(alignment: Alignment, prime: int) -> dict[Key, Outcome]:
     )
 
 
+def _unreported(alignment: Alignment) -> frozenset[Phase]:
+    """What a training of the user's own need not report: its norm and updates say it too.
+
+    Optimizer state is asked for if it reports some: without any it is an update by hand (`run.record_update(None)`).
+    """
+    if not alignment.own_training:
+        return frozenset()
+    reported = {key.phase for records in alignment.ranks for key in records.tensors}
+    return frozenset({Phase.CLIPPED, Phase.STATE}) - reported
+
+
 def find_blind(held: Mapping[int, Held]) -> frozenset[str]:
     """The parts of a tensor whose elements are all zero in the reference, in words; padding is no part of it."""
     found = set()
@@ -85,6 +96,7 @@ def walk(alignment: Alignment, compared: Callable[[Key, Aligned], T], faulty: Ca
         faulty: says it of one that cannot be compared, given what is wrong.
     """
     reference, ranks = alignment.reference, alignment.ranks
+    unreported = _unreported(alignment)
     found: dict[Key, T] = {}
     for key in dict.fromkeys(key for records in ranks for key in records.missing):
         if key not in reference.missing:
@@ -96,8 +108,8 @@ def walk(alignment: Alignment, compared: Callable[[Key, Aligned], T], faulty: Ca
     for key in reference.tensors:
         if key.phase in (Phase.LOSS, Phase.NORM) and key not in found:
             found[key] = faulty(key, "the candidate does not compute it")
-        elif alignment.own_training and key.phase is Phase.CLIPPED:
-            continue  # a training of the user's own reports its norm and its updates
+        elif key.phase in unreported:
+            continue
         elif key.phase in OF_PARAMETERS and not alignment.covers(key) and key not in found:
             found[key] = faulty(key, "no rank of the candidate computes all of it")
     return found
