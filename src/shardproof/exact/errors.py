@@ -51,7 +51,7 @@ def user_line() -> str:
     frame: FrameType | None = sys._getframe(1)
     while frame is not None:
         name = frame.f_globals.get("__name__", "")
-        if not name.startswith(("torch.", "shardproof.exact")) and name not in ("torch", "contextlib"):
+        if not name.startswith(("torch.", "shardproof.")) and name not in ("torch", "contextlib"):
             return f"{frame.f_code.co_filename}:{frame.f_lineno} in {frame.f_code.co_name}"
         frame = frame.f_back
     return ""
