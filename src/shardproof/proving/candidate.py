@@ -116,8 +116,8 @@ class Run:
                 self._inside.enter_context(nullcontext() if self._exact is None else self._exact.joined())
                 self._inside.enter_context(watched(model, self._records))
                 if self._masks is not None:
-                    self._inside.enter_context(masks_drawn(model, self._records, self._masks))
-                self._inside.enter_context(collectives_recorded(model, self._records))
+                    self._inside.enter_context(masks_drawn(self._records, self._masks))
+                self._inside.enter_context(collectives_recorded(self._records))
             self._records.step = number
             self._taken = number + 1
             yield batches[number] if self._exact is None else draw_batch(self._exact, batches[number])

@@ -16,10 +16,8 @@ from torch.utils._debug_mode import get_active_debug_mode as find_debug_mode
 from shardproof.worlds.heard import listen
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Iterator, Sequence
     from contextlib import AbstractContextManager
-
-    from torch.nn import Module
 
     from shardproof.proving.records import Records
     from shardproof.worlds.heard import Heard
@@ -110,26 +108,14 @@ def _by_sum(collective: Collective) -> Collective:
 
 
 @contextmanager
-def collectives_recorded(model: Module, records: Records) -> Iterator[None]:
+def collectives_recorded(records: Records) -> Iterator[None]:
     """Add every collective of the calling rank to `records`."""
     recorder = _Recorder(records=records)
-    handles = [
-        handle
-        for name, module in model.named_modules()
-        for handle in (
-            module.register_forward_pre_hook(recorder.entering(name or "model"), prepend=True),
-            module.register_forward_hook(recorder.leave, always_call=True),
-        )
-    ]
-    try:
-        with listen(recorder.add), _redistributions_told(recorder):
-            yield
-    finally:
-        for handle in handles:
-            handle.remove()
+    with listen(recorder.add), _redistributions_told(recorder):
+        yield
 
 
-def nothing_recorded(_model: Module, _records: Records) -> AbstractContextManager[None]:
+def nothing_recorded(_records: Records) -> AbstractContextManager[None]:
     """For runs of which the sequence is not asked for."""
     return nullcontext()
 
@@ -139,7 +125,6 @@ class _Recorder:
     """Where a rank is, and what it redistributes."""
 
     records: Records
-    modules: list[str] = field(default_factory=list)
     placements: list[str] = field(default_factory=list)
 
     def add(self, heard: Heard) -> None:
@@ -149,16 +134,10 @@ class _Recorder:
         )
 
     def _place(self) -> str:
-        if self.modules:
-            return f"in {self.modules[-1]}"
+        if self.records.running:
+            return f"in {self.records.running[-1]}"
         last = next(reversed(self.records.tensors), None)
         return "at the beginning" if last is None else f"after {last.phase} {last.name}"
-
-    def entering(self, name: str) -> Callable[..., None]:
-        return lambda *_: self.modules.append(name)
-
-    def leave(self, *_: Any) -> None:
-        self.modules.pop()
 
     @contextmanager
     def record_redistribute_calls(self, _tensor: Any, source: Any, target: Any, *_: Any, **__: Any) -> Iterator[None]:

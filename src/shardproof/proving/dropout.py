@@ -27,8 +27,6 @@ from shardproof.proving.records import Key, Phase
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from torch.nn import Module
-
     from shardproof.proving.records import Records
 
 
@@ -77,15 +75,14 @@ def dropout_standing_in() -> Iterator[None]:
 
 
 @contextmanager
-def masks_drawn(model: Module, records: Records, found: Masks) -> Iterator[None]:
+def masks_drawn(records: Records, found: Masks) -> Iterator[None]:
     """Inside, each dropout of the model draws a mask, put into `found`, and goes on with the stand-in's.
 
     Args:
-        model: whose modules name the dropouts.
-        records: of the same run, for the number of the step.
+        records: of the same run, for the number of the step and the module that is running.
         found: filled in the order of execution.
     """
-    running: list[str] = []
+    running = records.running
 
     def draw(call: Dropout) -> Tensor:
         key = Key(records.step, Phase.MASK, running[-1] if running else "model")
@@ -94,26 +91,8 @@ def masks_drawn(model: Module, records: Records, found: Masks) -> Iterator[None]
         found[key] = _draw(call)
         return _stand_in(call)
 
-    with _running_modules(model, running), _Masking(draw):
+    with _Masking(draw):
         yield
-
-
-@contextmanager
-def _running_modules(model: Module, running: list[str]) -> Iterator[None]:
-    """Keep the names of the modules whose forward is running, outermost first."""
-
-    def leave(*_: Any) -> None:
-        running.pop()
-
-    handles = []
-    for name, module in model.named_modules():
-        handles.append(module.register_forward_pre_hook(lambda *_, name=name: running.append(name or "model")))
-        handles.append(module.register_forward_hook(leave, always_call=True))
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 def _stand_in(call: Dropout) -> Tensor:

@@ -143,7 +143,7 @@ def _outcome(aligned: Aligned, prime: int, axes: Axes, *, partial_allowed: bool)
         differing=sum(differing.values()),
         elements=sum(one.expected.numel() for one in held.values()),
         informative=sum(int(one.expected.count_nonzero()) for one in held.values()),
-        blind=find_blind(held),
+        blind=frozenset() if partial_allowed else find_blind(held),  # no activation is vacuous
         constant=chance == 0.0,
         partial=bool(partial),
         over=axes.over(partial) if partial else "",

@@ -163,13 +163,12 @@ def _beside_numbers(
 ) -> tuple[Finding, ...]:
     if round_.reference.failed:
         return findings
-    precision = Precision.OWN if Precision.OWN in round_.reference.native else Precision.FLOAT64
     return add_numbers(
         findings,
         _own_runs_of(round_, layout),
         agreed={key for key, outcome in outcomes.items() if outcome.equal and not outcome.partial},
         parting=find_parting(
-            [side.trials[0] for side in round_.ranks], [side.native[precision] for side in round_.ranks]
+            [side.trials[0] for side in round_.ranks], [side.native[round_.own_precision] for side in round_.ranks]
         ),
         dtype=round_.native.dtype,
     )

@@ -75,6 +75,7 @@ class Records:
     """What a run computed, in execution order.
 
     Attributes:
+        running: the names of the modules whose forward is running, outermost first; kept by `watched`.
         places: the line of the program that first called a module, by its name.
     """
 
@@ -82,6 +83,7 @@ class Records:
     step: int = 0
     tensors: dict[Key, Recorded] = field(default_factory=dict)
     missing: list[Key] = field(default_factory=list)
+    running: list[str] = field(default_factory=list)
     places: dict[str, str] = field(default_factory=dict)
     collectives: list[Collective] = field(default_factory=list)
 

@@ -47,13 +47,17 @@ class Round:
     dtypes: Mapping[str, torch.dtype]
 
     @property
+    def own_precision(self) -> Precision:
+        """That of the runs in the user's own dtypes: float64 where these are it."""
+        return Precision.OWN if Precision.OWN in self.reference.native else Precision.FLOAT64
+
+    @property
     def native(self) -> Native:
         """What was run in the user's own dtypes."""
-        precision = Precision.OWN if Precision.OWN in self.reference.native else Precision.FLOAT64
         return Native(
             dtype=name_dtypes(self.dtypes),
             failed=self.reference.failed,
-            collectives=0 if self.reference.failed else len(self.ranks[0].native[precision].collectives),
+            collectives=0 if self.reference.failed else len(self.ranks[0].native[self.own_precision].collectives),
         )
 
     @property

@@ -172,12 +172,12 @@ def _run(
         batch = shares.rows_of(copy_batch(step.batch, precision.dtype))
         if exact is None:
             records = Records(capture=partial(capture_natively, beat=beat))
-            with heard(model, records):
+            with heard(records):
                 train(model, step, batch, records, shares=shares)
             return records
         records = Records(capture=partial(capture_exactly, exact, beat=beat))
         segments = Segments(exact=exact, cuts=runs.cuts) if runs.fresh else None
-        with exact.joined(), heard(model, records):
+        with exact.joined(), heard(records):
             train(model, step, draw_batch(exact, batch), records, segments, shares)
         if dist.is_initialized():
             dist.barrier()  # the next run begins when the last rank has left this one
@@ -189,6 +189,6 @@ def _run(
     masks: Masks = {}
     if runs.draws:
         model, records = build(Precision.FLOAT64), Records(capture=partial(capture_natively, beat=beat))
-        with masks_drawn(model, records, masks):
+        with masks_drawn(records, masks):
             train(model, step, shares.rows_of(copy_batch(step.batch)), records, shares=shares)
     return Side(parameters=parameters, trials=trials, native=native, masks=masks)

@@ -33,8 +33,11 @@ def watched(model: Module, records: Records, segments: Segments | None = None) -
     handles = []
     for name, module in model.named_modules():
         handles += [
+            # First and last: what a sharding does at a module's ends is done in that module.
+            module.register_forward_pre_hook(partial(watch.begin, name or "model"), prepend=True),
             module.register_forward_pre_hook(partial(watch.enter, name or "model"), with_kwargs=True),
-            module.register_forward_hook(partial(watch.leave, name or "model"), always_call=True),
+            module.register_forward_hook(partial(watch.leave, name or "model")),
+            module.register_forward_hook(watch.end, always_call=True),
         ]
     try:
         with _Softmaxes(watch):
@@ -57,7 +60,8 @@ class _Softmaxes(TorchFunctionMode):
         kwargs = kwargs or {}
         if func not in _SOFTMAX or not args or not isinstance(args[0], Tensor) or not args[0].requires_grad:
             return func(*args, **kwargs)
-        name = f"{self._watch.running[-1]}/softmax" if self._watch.running else "softmax"
+        running = self._watch.records.running
+        name = f"{running[-1]}/softmax" if running else "softmax"
         scores = self._watch.handed_on(args[0], Phase.INPUT, name)
         return self._watch.handed_on(func(scores, *args[1:], **kwargs), Phase.OUTPUT, name)
 
@@ -70,18 +74,23 @@ class _Watch:
     """Of one run on one device.
 
     Attributes:
-        running: the names of the modules whose forward is running, outermost first.
         seen: what has been handed on under a name already: another module's input needs none of its own.
     """
 
     records: Records
     segments: Segments | None
-    running: list[str] = field(default_factory=list)
     seen: WeakIdKeyDictionary = field(default_factory=WeakIdKeyDictionary)
+
+    def begin(self, name: str, *_: Any) -> None:
+        """The module's forward is running."""
+        self.records.running.append(name)
+
+    def end(self, *_: Any) -> None:
+        """It no longer is, by an error or not."""
+        self.records.running.pop()
 
     def enter(self, name: str, _module: Module, inputs: Any, named: Any) -> Any:
         """Inputs that are computed between modules; those without a gradient (masks, positions, the batch) are left."""
-        self.running.append(name)
         if name not in self.records.places:
             self.records.places[name] = calling_line()
         new = [x for x in _floats((inputs, named)) if x.requires_grad and x not in self.seen]
@@ -89,8 +98,6 @@ class _Watch:
 
     def leave(self, name: str, _module: Module, _inputs: Any, outputs: Any) -> Any:
         """Every output of floating numbers."""
-        while self.running and self.running.pop() != name:
-            pass
         return self._replaced(outputs, _floats(outputs), Phase.OUTPUT, name)
 
     def _replaced(self, tree: Any, tensors: list[Tensor], phase: Phase, name: str) -> Any:

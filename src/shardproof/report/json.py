@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import math
 import platform
 from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING
 
 import shardproof
-from shardproof.report.numbers import native_fields, number_fields
+from shardproof.report.numbers import json_number, native_fields, number_fields
 
 if TYPE_CHECKING:
     from shardproof.frameworks.specification import Specification
@@ -58,10 +57,6 @@ def installed_versions() -> dict[str, str | None]:
     return found
 
 
-def _number(value: float) -> float | str:
-    return value if math.isfinite(value) else str(value)
-
-
 def _finding(finding: Finding) -> dict[str, object]:
     return {
         "step": finding.key.step + 1,
@@ -78,7 +73,7 @@ def _finding(finding: Finding) -> dict[str, object]:
         "elements": finding.elements,
         "probed": finding.probed,
         "false_accept": finding.false_accept,
-        "float64_maxdiff": None if finding.rounding is None else _number(finding.rounding.maxdiff),
-        "float64_noise": None if finding.rounding is None else _number(finding.rounding.noise),
+        "float64_maxdiff": None if finding.rounding is None else json_number(finding.rounding.maxdiff),
+        "float64_noise": None if finding.rounding is None else json_number(finding.rounding.noise),
         "numbers": number_fields(finding),
     }

@@ -69,12 +69,13 @@ def number_fields(finding: Finding) -> dict[str, object] | None:
     return {
         "exact": numbers.exact,
         "approximate": numbers.approximate,
-        "maxdiff": _number(numbers.maxdiff),
-        "error": _number(numbers.error),
-        "noise": _number(numbers.noise),
-        "ratio": _number(numbers.ratio),
+        "maxdiff": json_number(numbers.maxdiff),
+        "error": json_number(numbers.error),
+        "noise": json_number(numbers.noise),
+        "ratio": json_number(numbers.ratio),
     }
 
 
-def _number(value: float) -> float | str:
+def json_number(value: float) -> float | str:
+    """A number, or as text one that JSON has not: NaN and the infinities."""
     return value if math.isfinite(value) else str(value)
