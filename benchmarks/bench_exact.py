@@ -15,7 +15,7 @@ from torch import nn
 
 from benchmarks.measure import Row, interleave
 from shardproof.exact import ExactArithmetic
-from shardproof.exact.field import Field, choose_prime
+from shardproof.exact.algebra.field import Field, choose_prime
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING
 import torch
 
 from benchmarks.measure import Row, interleave
-from shardproof.exact.blocks import blocks
-from shardproof.exact.field import Field, choose_prime
-from shardproof.exact.oracles import Oracles
+from shardproof.exact.algebra.blocks import blocks
+from shardproof.exact.algebra.field import Field, choose_prime
+from shardproof.exact.algebra.oracles import Oracles
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable

@@ -18,13 +18,13 @@ from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, 
 from benchmarks.bench_exact import Block
 from benchmarks.measure import Row, interleave, peak_extra_mib
 from shardproof.frameworks.specification import Specification
-from shardproof.proving.precision import own_dtypes
 from shardproof.proving.prove import prove
-from shardproof.proving.ranks import run_in_threads
-from shardproof.proving.runs import Runs
-from shardproof.proving.sides import build_model, run_reference
+from shardproof.proving.running.models import own_dtypes
+from shardproof.proving.running.one_rank import build_model, run_reference
+from shardproof.proving.running.ranks import run_in_threads
+from shardproof.proving.running.request import Runs
+from shardproof.proving.running.subject import Subject
 from shardproof.proving.step import Step
-from shardproof.proving.subject import Subject
 from shardproof.worlds.threaded import ThreadedWorld
 
 if TYPE_CHECKING:

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 import torch.distributed as dist
 
-from shardproof.proving.alignment import Alignment
 from shardproof.proving.axes import Axes
-from shardproof.proving.layout import find_layout
+from shardproof.proving.judging.alignment import Alignment
+from shardproof.proving.judging.layout import find_layout
 from shardproof.proving.records import Key, Phase
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from shardproof.proving.alignment import Held
+    from shardproof.proving.judging.alignment import Held
     from shardproof.proving.records import Records
 
 EPSILONS = 100

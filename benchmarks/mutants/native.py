@@ -9,14 +9,14 @@ import torch
 from torch.distributed.device_mesh import init_device_mesh
 
 from benchmarks.mutants.baselines import Natively, count_collectives
-from shardproof.proving.batch import copy_batch
-from shardproof.proving.candidate import run_training
-from shardproof.proving.capture import capture_natively, local_value
-from shardproof.proving.precision import Precision
 from shardproof.proving.records import Records
-from shardproof.proving.runs import Runs
-from shardproof.proving.sides import build_model, draw_parameters
-from shardproof.proving.training import train
+from shardproof.proving.running.batch import copy_batch
+from shardproof.proving.running.candidate import run_training
+from shardproof.proving.running.capture import capture_natively, local_value
+from shardproof.proving.running.models import Precision
+from shardproof.proving.running.one_rank import build_model, draw_parameters
+from shardproof.proving.running.request import Runs
+from shardproof.proving.running.training import train
 from shardproof.worlds.threaded import ThreadedWorld
 
 if TYPE_CHECKING:
@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 
     from torch import Tensor, nn
 
+    from shardproof.proving.running.subject import Candidate, Parallelize
     from shardproof.proving.step import Step
-    from shardproof.proving.subject import Candidate, Parallelize
     from shardproof.worlds.communicator import Communicator
 
 

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from benchmarks.mutants.bug import Bug
-    from shardproof.proving.candidate import Run
+    from shardproof.proving.running.candidate import Run
 
 
 def make_step(sizes: Sizes, **settings: Any) -> Step:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from benchmarks.mutants.training_lines import TrainingLines
-    from shardproof.proving.candidate import Run
+    from shardproof.proving.running.candidate import Run
 
 CLIP_NORM = 1.0
 LEARNING_RATE = 0.1

@@ -13,8 +13,8 @@ from tests.exact.op_db.rational import stands_for
 from tests.exact.op_db.table import count, every_verdict, ops_seen, render, say, share
 from torch.testing._internal.common_methods_invocations import op_db
 
-from shardproof.exact import registry
-from shardproof.exact.registry import RULES, Rule, find_op
+from shardproof.exact.rules import registry
+from shardproof.exact.rules.registry import RULES, Rule, find_op
 
 DOCS = Path(__file__).parents[2] / "docs" / "exact-ops.md"
 

@@ -6,8 +6,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from shardproof.exact import ExactArithmetic, formula
-from shardproof.exact.registry import RULES, find_op
-from shardproof.exact.run import Run
+from shardproof.exact.engine.run import Run
+from shardproof.exact.rules.registry import RULES, find_op
 
 
 class Transformer(nn.Module):

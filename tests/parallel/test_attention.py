@@ -5,6 +5,7 @@ import copy
 import pytest
 import torch
 import torch.nn.functional as F
+from tests.parallel.ranks import alone, calls_of, make_step, proof_of, random
 from torch import nn
 from torch.distributed.tensor import Replicate, Shard
 
@@ -17,8 +18,6 @@ from shardproof.parallel.linear import ColumnLinear
 from shardproof.parallel.sharding import sharding_of
 from shardproof.parallel.traffic import count_calls
 from shardproof.proving.records import ACTIVATIONS, Phase
-
-from .ranks import alone, calls_of, make_step, proof_of, random
 
 H, S = 6, 5
 

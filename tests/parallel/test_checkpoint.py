@@ -8,20 +8,19 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from tests.parallel import training
+from tests.parallel.models import ByPlan, SharedHeads, make_batch
 from torch import nn
 
 from shardproof.errors import CannotRunError
 from shardproof.exact import ExactArithmetic
 from shardproof.parallel.checkpoint import latest_checkpoint, load_checkpoint, save_checkpoint
 from shardproof.parallel.dropout import PlacedDropout
+from shardproof.parallel.export import load_model, save_model
 from shardproof.parallel.sharding import assemble, cut_parameter, sharding_of, split
 from shardproof.parallel.state import held_by_model, held_by_optimizer
-from shardproof.parallel.whole import load_model, save_model
 from shardproof.worlds.spawned import SpawnedWorld
 from shardproof.worlds.threaded import ThreadedWorld
-
-from . import training
-from .models import ByPlan, SharedHeads, make_batch
 
 
 def recipe(plan="strings"):

@@ -5,6 +5,8 @@ import math
 import pytest
 import torch
 import torch.distributed as dist
+from tests.parallel.models import OURS, STRINGS, Decoder, forward, make_batch
+from tests.parallel.ranks import alone, make_step, random, run
 from torch import nn
 
 from shardproof.errors import CannotRunError
@@ -14,9 +16,6 @@ from shardproof.parallel.clipping import clip_gradients, gradient_norm
 from shardproof.parallel.sharding import Section, cut_parameter, replicated, set_sharding, split_padded, split_sections
 from shardproof.proving.prove import prove
 from shardproof.proving.records import Phase
-
-from .models import OURS, STRINGS, Decoder, forward, make_batch
-from .ranks import alone, make_step, random, run
 
 
 def build(heads, kv_heads):

@@ -9,6 +9,9 @@ import itertools
 import pytest
 import torch
 import torch.distributed as dist
+from tests.parallel import adjoints
+from tests.parallel.adjoints import PAIRS, WRONG, Case, Pair
+from tests.parallel.ranks import alone, calls_of, count_calls, run
 from torch.distributed.device_mesh import init_device_mesh
 
 from shardproof.errors import CannotRunError
@@ -18,10 +21,6 @@ from shardproof.parallel.axis import Axis
 from shardproof.worlds.communicator import shard_sizes
 from shardproof.worlds.spawned import SpawnedWorld
 from shardproof.worlds.threaded import ThreadedWorld
-
-from . import adjoints
-from .adjoints import PAIRS, WRONG, Case, Pair
-from .ranks import alone, calls_of, count_calls, run
 
 # Uneven on 2, 3 and 4 ranks; shorter than 3 or 4 ranks, so that some shards are empty; nothing at all; one dim alone.
 SHAPES = (((5, 3), 0), ((3, 5), 1), ((3, 5), -1), ((2, 7, 3), 1), ((2, 3), 0), ((3, 1), 1), ((0, 3), 0), ((9,), 0))

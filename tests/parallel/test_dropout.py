@@ -3,6 +3,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from tests.parallel.ranks import alone, make_step, proof_of, random, run
 from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import Replicate, Shard
@@ -12,8 +13,6 @@ from shardproof.parallel import Column, Dropout, Row, parallelize
 from shardproof.parallel.dropout import PlacedDropout, keep
 from shardproof.parallel.linear import ColumnLinear, RowLinear
 from shardproof.proving.prove import prove
-
-from .ranks import alone, make_step, proof_of, random, run
 
 H, I = 4, 7
 

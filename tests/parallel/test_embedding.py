@@ -3,6 +3,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from tests.parallel.ranks import alone, check_traffic, make_step, proof_of, random, run
 from torch import nn
 from torch.distributed.tensor import Replicate, Shard
 
@@ -11,8 +12,6 @@ from shardproof.parallel.collectives import gather_shards
 from shardproof.parallel.embedding import FeatureParallelEmbedding, VocabularyParallelEmbedding
 from shardproof.parallel.sharding import sharding_of
 from shardproof.proving.records import Phase
-
-from .ranks import alone, check_traffic, make_step, proof_of, random, run
 
 V, H = 7, 6
 

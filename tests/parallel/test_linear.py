@@ -9,22 +9,8 @@ from functools import partial
 
 import pytest
 import torch
-from torch import nn
-from torch.distributed.tensor import Partial, Shard
-from torch.utils._python_dispatch import TorchDispatchMode
-
-from shardproof.errors import CannotRunError
-from shardproof.parallel import collectives, products
-from shardproof.parallel.collectives import Pending
-from shardproof.parallel.linear import ColumnLinear, RowLinear
-from shardproof.parallel.sharding import Section, assemble, sharding_of, take
-from shardproof.proving.prove import prove
-from shardproof.proving.records import Phase
-from shardproof.worlds.communicator import shard_range
-from shardproof.worlds.spawned import SpawnedWorld
-
-from .ranks import alone, calls_of, check_traffic, proof_of, random, run
-from .split_linear import (
+from tests.parallel.ranks import alone, calls_of, check_traffic, proof_of, random, run
+from tests.parallel.split_linear import (
     FEATURES,
     MLP,
     SEQUENCE,
@@ -41,6 +27,19 @@ from .split_linear import (
     row,
     train_on_rank,
 )
+from torch import nn
+from torch.distributed.tensor import Partial, Shard
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from shardproof.errors import CannotRunError
+from shardproof.parallel import collectives, products
+from shardproof.parallel.collectives import Pending
+from shardproof.parallel.linear import ColumnLinear, RowLinear
+from shardproof.parallel.sharding import Section, assemble, sharding_of, take
+from shardproof.proving.prove import prove
+from shardproof.proving.records import Phase
+from shardproof.worlds.communicator import shard_range
+from shardproof.worlds.spawned import SpawnedWorld
 
 COLUMNS = [(column, i, o) for i in (WHOLE, FEATURES, Shard(0), Shard(1)) for o in (FEATURES, WHOLE)]
 ROWS = [(row, i, o) for i in (FEATURES, WHOLE) for o in (WHOLE, FEATURES, Shard(0), Shard(1))]

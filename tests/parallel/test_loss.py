@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 import torch.nn.functional as F
+from tests.parallel.ranks import alone, calls_of, check_traffic, make_step, proof_of, random, run
 from torch import nn
 
 from shardproof.errors import CannotRunError
@@ -14,8 +15,6 @@ from shardproof.parallel.linear import ColumnLinear
 from shardproof.parallel.loss import VocabularyParallelCrossEntropy
 from shardproof.parallel.sharding import cut_parameter, split_padded
 from shardproof.proving.records import Phase
-
-from .ranks import alone, calls_of, check_traffic, make_step, proof_of, random, run
 
 V, H, T = 7, 4, 9
 # Every id, and two ignored; the first and last id of every split among the targets.

@@ -3,6 +3,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from tests.parallel.ranks import alone, check_traffic, make_step, proof_of, random
 from torch import nn
 from torch.distributed.tensor import Replicate, Shard
 
@@ -10,8 +11,6 @@ from shardproof.parallel.collectives import gather_shards, take_shard
 from shardproof.parallel.linear import ColumnLinear
 from shardproof.parallel.mlp import MLP, GatedMLP
 from shardproof.proving.records import ACTIVATIONS
-
-from .ranks import alone, check_traffic, make_step, proof_of, random
 
 H, W, S = 4, 7, 5
 

@@ -5,6 +5,7 @@ import copy
 import pytest
 import torch
 import torch.nn.functional as F
+from tests.parallel.ranks import alone, calls_of, count_calls, make_step, proof_of, random, run
 from torch import nn
 from torch.distributed.tensor import Shard
 from torch.utils.checkpoint import checkpoint
@@ -14,8 +15,6 @@ from shardproof.parallel.linear import ColumnLinear, RowLinear
 from shardproof.parallel.norms import REPLICATED_IN_PARTS, sum_gradients_of_parameters
 from shardproof.parallel.sharding import Section, sharding_of
 from shardproof.proving.records import Phase
-
-from .ranks import alone, calls_of, count_calls, make_step, proof_of, random, run
 
 S, H = 7, 6
 

@@ -2,13 +2,12 @@
 
 import pytest
 import torch
+from tests.parallel.ranks import random
 from torch import nn, optim
 
 from shardproof.errors import CannotRunError
 from shardproof.parallel.optimizers import ELEMENTWISE, check_optimizer
 from shardproof.parallel.sharding import assemble, cut_parameter, replicated, split
-
-from .ranks import random
 
 SHAPE, SIZE = (7, 10), 3
 WITH_OPTIONS = [

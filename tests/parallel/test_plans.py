@@ -4,6 +4,22 @@ from collections import Counter
 
 import pytest
 import torch
+from tests.parallel.models import (
+    ATTENTION,
+    MLP,
+    OURS,
+    PLANS,
+    STRINGS,
+    ByPlan,
+    ByPlanBesideData,
+    Decoder,
+    SharedHeads,
+    V,
+    forward,
+    make_batch,
+    make_sgd,
+)
+from tests.parallel.ranks import alone, calls_of, make_step, run
 from torch import nn
 from torch.distributed.tensor import Partial, Replicate, Shard
 from torch.distributed.tensor.parallel import (
@@ -29,23 +45,6 @@ from shardproof.parallel.sharding import assemble, counted_parts
 from shardproof.parallel.traffic import count_calls
 from shardproof.proving.prove import prove
 from shardproof.proving.records import Phase
-
-from .models import (
-    ATTENTION,
-    MLP,
-    OURS,
-    PLANS,
-    STRINGS,
-    ByPlan,
-    ByPlanBesideData,
-    Decoder,
-    SharedHeads,
-    V,
-    forward,
-    make_batch,
-    make_sgd,
-)
-from .ranks import alone, calls_of, make_step, run
 
 
 def make(heads=4, kv_heads=2, length=None, **changes):

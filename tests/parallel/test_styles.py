@@ -3,12 +3,11 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from tests.parallel.ranks import make_step, random
 from torch import nn
 
 from shardproof.parallel import Column, Row, parallelize
 from shardproof.proving.prove import prove
-
-from .ranks import make_step, random
 
 H, W = 6, 5
 

@@ -5,6 +5,7 @@ from dataclasses import replace
 from fnmatch import fnmatch
 
 import pytest
+from tests.parallel.ranks import alone, calls_of
 from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import DTensor
@@ -15,8 +16,6 @@ from shardproof.parallel import GPT2_PLAN, CausalLoss, Column, parallelize, shar
 from shardproof.parallel.traffic import count_calls
 from shardproof.proving.prove import prove
 from shardproof.proving.records import ACTIVATIONS, Phase
-
-from .ranks import alone, calls_of
 
 SMALL = {"num_hidden_layers": 1, "vocab_size": 19, "hidden_size": 24, "intermediate_size": 20, "head_dim": 4}
 GPT2 = {

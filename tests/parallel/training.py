@@ -14,9 +14,9 @@ from torch.distributed.device_mesh import init_device_mesh
 from shardproof.parallel.axis import Axis
 from shardproof.parallel.checkpoint import latest_checkpoint, load_checkpoint, save_checkpoint
 from shardproof.parallel.clipping import clip_gradients
+from shardproof.parallel.export import full_tensor, load_model, save_model
 from shardproof.parallel.sharding import sharding_of, take
 from shardproof.parallel.state import held_by_model, held_by_optimizer
-from shardproof.parallel.whole import full_tensor, load_model, save_model
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,8 @@ from torch.distributed.tensor import DTensor, Partial, Shard
 from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
 
 from shardproof.frameworks.transformers import OwnPlan, PlanChange, tiny_step
+from shardproof.proving.running.subject import Subject
 from shardproof.proving.step import Step
-from shardproof.proving.subject import Subject
 
 DP = {"dp": 2}
 DP_TP = {"dp": 2, "tp": 2}

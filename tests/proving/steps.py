@@ -10,8 +10,8 @@ import torch.nn.functional as F
 from torch import nn
 from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
 
+from shardproof.proving.running.subject import Subject
 from shardproof.proving.step import Step
-from shardproof.proving.subject import Subject
 
 
 class MLP(nn.Module):

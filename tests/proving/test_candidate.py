@@ -3,13 +3,12 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from tests.proving import steps
 
 from shardproof.errors import CannotRunError
 from shardproof.proving.findings import Verdict
 from shardproof.proving.prove import prove
 from shardproof.proving.records import Phase
-
-from . import steps
 
 
 def run(training, **changes):

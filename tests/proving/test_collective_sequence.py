@@ -4,23 +4,22 @@ import pytest
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
+from tests.proving import steps
 
-from shardproof.proving.collectives import Collective, find_parting
-from shardproof.proving.determinism import digest_batch
 from shardproof.proving.findings import Verdict
-from shardproof.proving.precision import Precision
 from shardproof.proving.prove import prove
-from shardproof.proving.ranks import run_in_processes, run_in_threads
 from shardproof.proving.records import Phase, Records
-from shardproof.proving.runs import Runs
-from shardproof.proving.sides import build_model
-from shardproof.proving.subject import Subject
+from shardproof.proving.running.collective_log import Collective, find_parting
+from shardproof.proving.running.determinism import digest_batch
+from shardproof.proving.running.models import Precision
+from shardproof.proving.running.one_rank import build_model
+from shardproof.proving.running.ranks import run_in_processes, run_in_threads
+from shardproof.proving.running.request import Runs
+from shardproof.proving.running.subject import Subject
 from shardproof.report.text import render_text
-from shardproof.worlds.heard import Heard
+from shardproof.worlds.collective_trace import Heard
 from shardproof.worlds.spawned import SpawnedWorld
 from shardproof.worlds.threaded import ThreadedWorld
-
-from . import steps
 
 
 def run_ranks(subject, *, spawn=False):

@@ -6,6 +6,7 @@ import sys
 from dataclasses import replace
 
 import pytest
+from tests.proving import meshes
 
 from shardproof.cli.app import main
 from shardproof.errors import CannotRunError
@@ -13,8 +14,6 @@ from shardproof.proving.findings import Verdict
 from shardproof.proving.prove import prove
 from shardproof.proving.records import Phase
 from shardproof.report.text import render_text
-
-from . import meshes
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:FSDP2-wrapped module"),  # returns a view: nothing here writes into it

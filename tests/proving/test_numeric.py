@@ -8,18 +8,17 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
+from tests.proving import steps
 from torch import nn
 
 from shardproof.cli.app import main
 from shardproof.errors import CannotRunError
 from shardproof.proving.findings import Verdict
-from shardproof.proving.noise import ALLOWED, FAR, Numbers
-from shardproof.proving.precision import Precision, load_model, own_dtypes
+from shardproof.proving.judging.noise import ALLOWED, FAR, Numbers
 from shardproof.proving.prove import prove
 from shardproof.proving.records import Phase
+from shardproof.proving.running.models import Precision, load_model, own_dtypes
 from shardproof.report.text import render_text
-
-from . import steps
 
 
 def step_in(dtype, **changes):
@@ -255,7 +254,7 @@ def test_own_and_rounded_start_from_the_same_values_and_a_shaken_one_beside_them
 
 @pytest.fixture
 def run(monkeypatch, capsys, tmp_path):
-    shutil.copy(Path(__file__).with_name("steps.py"), tmp_path / "my_training.py")
+    shutil.copy(Path(steps.__file__), tmp_path / "my_training.py")
     monkeypatch.chdir(tmp_path)
 
     def command(*arguments):

@@ -3,14 +3,13 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from tests.proving import steps
 from torch import nn
 
 from shardproof.errors import CannotRunError
 from shardproof.proving.findings import Verdict
 from shardproof.proving.prove import prove
 from shardproof.proving.records import Phase
-
-from . import steps
 
 
 def names(findings):

@@ -3,18 +3,17 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from tests.proving import random_steps, steps
 from torch import nn
 
 from shardproof.errors import CannotRunError
 from shardproof.proving.axes import Axes
-from shardproof.proving.dropout import Drawn
 from shardproof.proving.findings import Verdict
-from shardproof.proving.masks import judge_masks
+from shardproof.proving.judging.masks import judge_masks
 from shardproof.proving.prove import prove
 from shardproof.proving.records import Key, Phase
+from shardproof.proving.running.dropout import Drawn
 from shardproof.report.text import render_text
-
-from . import random_steps, steps
 
 # Shardings cut by hand ------------------------------------------------------------------------------------------------
 

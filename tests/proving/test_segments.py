@@ -4,14 +4,13 @@ import dataclasses
 
 import pytest
 import torch
+from tests.proving import steps
 from torch import nn
 
 from shardproof.frameworks.transformers import OwnPlan, PlanChange, tiny_step
 from shardproof.proving.findings import Verdict
 from shardproof.proving.prove import prove
 from shardproof.proving.records import Phase
-
-from . import steps
 
 OWN = OwnPlan(change=PlanChange())
 

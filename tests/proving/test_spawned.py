@@ -4,11 +4,10 @@ import re
 import time
 
 import pytest
+from tests.proving import steps
 
 from shardproof.errors import CannotRunError
 from shardproof.proving.prove import prove
-
-from . import steps
 
 pytestmark = pytest.mark.processes
 

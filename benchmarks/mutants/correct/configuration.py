@@ -13,8 +13,8 @@ if TYPE_CHECKING:
     from torch import nn
     from torch.distributed.device_mesh import DeviceMesh
 
-    from shardproof.proving.candidate import Run
     from shardproof.proving.findings import Proof
+    from shardproof.proving.running.candidate import Run
     from shardproof.proving.step import Step
 
 

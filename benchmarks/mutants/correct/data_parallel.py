@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from benchmarks.mutants.correct.configuration import Configuration
-    from shardproof.proving.candidate import Run
+    from shardproof.proving.running.candidate import Run
 
 CLIP_NORM = 0.5
 Batch = tuple["Tensor", "Tensor"]

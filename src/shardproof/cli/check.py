@@ -38,7 +38,7 @@ def check_command(
 
     Runs the files that the certificate names, which must lie in the current folder.
     """
-    from shardproof.cli.atomic import check_writable, write_atomically
+    from shardproof.cli.output import check_writable, write_atomically
     from shardproof.cli.progress import progress_shown
     from shardproof.proving.prove import prove
     from shardproof.report.certificate import compare_with, read_certificate

@@ -73,7 +73,7 @@ def compare_command(
     Exit code 0: all are equal within tolerance. 1: some differ, are missing or are extra. 2: could not run, some could
     not be compared, or there was nothing to compare.
     """
-    from shardproof.cli.atomic import check_writable, write_atomically
+    from shardproof.cli.output import check_writable, write_atomically
     from shardproof.tensorfiles import open_tensor_file
 
     for what, tolerance in (("--rtol", rtol), ("--atol", atol)):

@@ -53,7 +53,7 @@ def prove_command(
     output: Annotated[Path | None, typer.Option(help="A file for it instead of standard output.")] = None,
 ) -> int:
     """Prove a sharded training step in exact arithmetic; exit 0 proved, 1 not, 2 could not run."""
-    from shardproof.cli.atomic import check_writable, write_atomically
+    from shardproof.cli.output import check_writable, write_atomically
     from shardproof.cli.progress import progress_shown
     from shardproof.frameworks.specification import Specification
     from shardproof.proving.prove import prove

@@ -1,8 +1,8 @@
 """Exact arithmetic: ordinary PyTorch code, carried out modulo a prime. It knows nothing of sharding."""
 
-from shardproof.exact.bound import Bound, bound_of, trials_needed
-from shardproof.exact.cut import Cut
-from shardproof.exact.degree import Degree
+from shardproof.exact.algebra.bound import Bound, bound_of, trials_needed
+from shardproof.exact.algebra.degree import Degree
+from shardproof.exact.engine.mode import ExactArithmetic
 from shardproof.exact.errors import (
     ExactArithmeticError,
     LeavingFieldError,
@@ -11,9 +11,9 @@ from shardproof.exact.errors import (
     SymbolError,
     UnsupportedOpError,
 )
-from shardproof.exact.mode import ExactArithmetic
-from shardproof.exact.registry import formula, moves, sums
-from shardproof.exact.voids import say_zero_divisions
+from shardproof.exact.rules.cut import Cut
+from shardproof.exact.rules.registry import formula, moves, sums
+from shardproof.exact.zero_divisions import say_zero_divisions
 
 __all__ = [
     "Bound",

@@ -16,12 +16,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from shardproof.exact.mode import ExactArithmetic, ordinary_pytorch
+from shardproof.exact.engine.mode import ExactArithmetic, ordinary_pytorch
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    from shardproof.exact.degree import Degree
+    from shardproof.exact.algebra.degree import Degree
 
 # The primes, and how many draws of the inputs under each key: more where agreements are rarer.
 PRIMES = {101: 100, 1009: 250, 10007: 1000}

@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from types import ModuleType
 
+    from shardproof.proving.running.subject import Candidate, Parallelize, Subject
     from shardproof.proving.step import Step
-    from shardproof.proving.subject import Candidate, Parallelize, Subject
 
 
 class _Candidates(TypedDict, total=False):
@@ -56,7 +56,7 @@ class Specification:
         Raises:
             CannotRunError: something is not there, or not what it should be.
         """
-        from shardproof.proving.subject import Subject
+        from shardproof.proving.running.subject import Subject
 
         if self.parallelize is not None and self.candidate is not None:
             raise CannotRunError("--parallelize and --candidate are given; the ranks can run one of them")

@@ -4,12 +4,12 @@ from shardproof.parallel.axis import Axis
 from shardproof.parallel.boundaries import Boundary, Divided, Enter, Experts, Move, RotaryKeys
 from shardproof.parallel.checkpoint import latest_checkpoint, load_checkpoint, save_checkpoint
 from shardproof.parallel.clipping import clip_gradients, gradient_norm
+from shardproof.parallel.export import load_model, save_model
 from shardproof.parallel.optimizers import check_optimizer
 from shardproof.parallel.plans import GPT2_PLAN, parallelize, traffic_of
 from shardproof.parallel.sharding import Sharding, sharding_of
 from shardproof.parallel.styles import Column, Dropout, InParts, LocalAttributes, Row, Whole
 from shardproof.parallel.vocabulary import CausalLoss, EmbeddingFeatures, VocabularyLoss, VocabularyRows
-from shardproof.parallel.whole import load_model, save_model
 
 __all__ = [
     "GPT2_PLAN",

@@ -24,9 +24,10 @@ from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.checkpoint.state_dict_saver import save
 
 from shardproof.errors import CannotRunError
+from shardproof.parallel.checkpoint_tensor import Pieces
+from shardproof.parallel.coordination import Together, flush_folder, write_flushed
 from shardproof.parallel.manifest import NAME as MANIFEST
 from shardproof.parallel.manifest import Manifest
-from shardproof.parallel.pieces import Pieces
 from shardproof.parallel.state import (
     Held,
     empty_state,
@@ -38,7 +39,6 @@ from shardproof.parallel.state import (
     restore_settings,
     settings_of,
 )
-from shardproof.parallel.together import Together, flush_folder, write_flushed
 from shardproof.tensorfiles import printable
 
 if TYPE_CHECKING:

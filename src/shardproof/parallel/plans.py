@@ -15,8 +15,8 @@ from torch.distributed.tensor import DTensor
 
 from shardproof.errors import CannotRunError
 from shardproof.parallel.axis import Axis
-from shardproof.parallel.dialects import translate
 from shardproof.parallel.heads import axis_of_sharers
+from shardproof.parallel.plan_formats import translate
 from shardproof.parallel.sharding import cut_parameter, replicated, set_sharding, sharding_of
 from shardproof.parallel.styles import Column, CuttingStyle, LocalAttributes, Row, Site
 

@@ -14,13 +14,13 @@ from torch import nn
 from torch.distributed.tensor import Replicate, Shard
 
 from shardproof.errors import CannotRunError
+from shardproof.parallel.conv1d import ColumnConv1D, RowConv1D
 from shardproof.parallel.dropout import PlacedDropout
 from shardproof.parallel.embedding import split_vocabulary
 from shardproof.parallel.heads import check_heads
 from shardproof.parallel.linear import ColumnLinear, RowLinear
 from shardproof.parallel.norms import REPLICATED_IN_PARTS, sum_gradients_of_parameters
 from shardproof.parallel.sharding import Section, Sharding, cut_parameter, split_sections
-from shardproof.parallel.transposed import ColumnConv1D, RowConv1D
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from shardproof.proving.noise import Numbers
+    from shardproof.proving.judging.noise import Numbers
+    from shardproof.proving.judging.rounding import Rounding
     from shardproof.proving.records import Key
-    from shardproof.proving.rounding import Rounding
 
 
 class Verdict(StrEnum):

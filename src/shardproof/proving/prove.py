@@ -7,26 +7,26 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from shardproof.errors import CannotRunError
-from shardproof.exact.field import choose_prime
-from shardproof.proving.alignment import Alignment
-from shardproof.proving.allowing import allow_findings
+from shardproof.exact.algebra.field import choose_prime
 from shardproof.proving.axes import Axes, make_axes
-from shardproof.proving.batch import describe_probes
-from shardproof.proving.collectives import find_parting
-from shardproof.proving.conclude import conclude
-from shardproof.proving.determinism import digest_batch, require_deterministic
-from shardproof.proving.drawn import find_shards_drawn_alike, judge_drawn
 from shardproof.proving.findings import Proof
-from shardproof.proving.judge import find_blind
-from shardproof.proving.layout import find_layout
-from shardproof.proving.noise import lay_side_by_side
-from shardproof.proving.numeric import add_numbers, conclude_numerically
-from shardproof.proving.places import locate
-from shardproof.proving.precision import Precision
-from shardproof.proving.rounding import measure_rounding
-from shardproof.proving.rounds import Round, Sides
-from shardproof.proving.runs import Runs
-from shardproof.proving.subject import Subject
+from shardproof.proving.judging.alignment import Alignment
+from shardproof.proving.judging.allowing import allow_findings
+from shardproof.proving.judging.conclude import conclude
+from shardproof.proving.judging.drawn import find_shards_drawn_alike, judge_drawn
+from shardproof.proving.judging.layout import find_layout
+from shardproof.proving.judging.noise import lay_side_by_side
+from shardproof.proving.judging.numeric import add_numbers, conclude_numerically
+from shardproof.proving.judging.outcomes import find_blind
+from shardproof.proving.judging.rounding import measure_rounding
+from shardproof.proving.running.batch import describe_probes
+from shardproof.proving.running.both_sides import Round, Sides
+from shardproof.proving.running.collective_log import find_parting
+from shardproof.proving.running.determinism import digest_batch, require_deterministic
+from shardproof.proving.running.models import Precision
+from shardproof.proving.running.places import locate
+from shardproof.proving.running.request import Runs
+from shardproof.proving.running.subject import Subject
 from shardproof.proving.trials import take_trials
 from shardproof.worlds.randomness import randomness_kept
 from shardproof.worlds.world import DEFAULT_TIMEOUT
@@ -35,14 +35,14 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from shardproof.proving.findings import Finding
-    from shardproof.proving.judge import Outcome
-    from shardproof.proving.layout import Layout
-    from shardproof.proving.noise import OwnRuns
-    from shardproof.proving.ranks import Reload
+    from shardproof.proving.judging.layout import Layout
+    from shardproof.proving.judging.noise import OwnRuns
+    from shardproof.proving.judging.outcomes import Outcome
+    from shardproof.proving.judging.rounding import Rounding
     from shardproof.proving.records import Key
-    from shardproof.proving.rounding import Rounding
+    from shardproof.proving.running.ranks import Reload
+    from shardproof.proving.running.subject import Candidate, Parallelize
     from shardproof.proving.step import Step
-    from shardproof.proving.subject import Candidate, Parallelize
 
 
 @randomness_kept()
@@ -71,7 +71,7 @@ def prove(
         parallelize: `parallelize(model, mesh) -> model`, the user's own sharding. Along data axes each rank gets
             its rows of the batch, split along dim 0, and the sharding is to average the gradients.
         candidate: instead, `candidate(run)`: the user's own training step, with its own split of the batch, averaging
-            of the loss, clipping and update; see `shardproof.proving.candidate`.
+            of the loss, clipping and update; see `shardproof.proving.running.candidate`.
         devices: how many ranks, on one axis `tp`.
         mesh: instead, the sizes of the mesh's axes by name: {"dp": 2, "tp": 2}.
         data_axes: of the mesh, by default those with `dp` or `data` in their name.

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from shardproof.proving.collectives import Collective
+    from shardproof.proving.running.collective_log import Collective
 
 
 class Phase(StrEnum):

@@ -7,17 +7,17 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from shardproof.errors import CannotRunError
-from shardproof.proving.conclude import count_missing_trials
-from shardproof.proving.segments import choose_cuts
+from shardproof.proving.judging.conclude import count_missing_trials
+from shardproof.proving.running.segments import choose_cuts
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from shardproof.proving.judge import Outcome
-    from shardproof.proving.layout import Layout
+    from shardproof.proving.judging.layout import Layout
+    from shardproof.proving.judging.outcomes import Outcome
     from shardproof.proving.records import Key
-    from shardproof.proving.rounds import Round, Sides
-    from shardproof.proving.runs import Runs
+    from shardproof.proving.running.both_sides import Round, Sides
+    from shardproof.proving.running.request import Runs
 
 
 def take_trials(

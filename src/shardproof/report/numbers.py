@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from shardproof.proving.noise import ALLOWED, FAR
+from shardproof.proving.judging.noise import ALLOWED, FAR
 from shardproof.proving.records import Phase
 
 if TYPE_CHECKING:

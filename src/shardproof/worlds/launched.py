@@ -17,8 +17,8 @@ import torch.distributed as dist
 from torch.distributed.rendezvous import rendezvous
 
 from shardproof.errors import CannotRunError
+from shardproof.worlds.failure_store import TerminatedError, leave_call, leave_error, raise_when_terminated, tell
 from shardproof.worlds.gloo import use_loopback
-from shardproof.worlds.lastwords import TerminatedError, leave_call, leave_error, raise_when_terminated, tell
 from shardproof.worlds.processgroup import CollectiveFailedError, ProcessGroupCommunicator
 from shardproof.worlds.transport import pack, unpack
 from shardproof.worlds.world import DEFAULT_TIMEOUT

@@ -19,7 +19,7 @@ from greenlet import GreenletExit, getcurrent, greenlet
 from shardproof.errors import CannotRunError
 from shardproof.worlds.call import Call, call_all_gather, call_all_reduce, call_reduce_scatter, copy_alone
 from shardproof.worlds.communicator import shard_range
-from shardproof.worlds.verdict import name_ranks, say_parted, say_waiting
+from shardproof.worlds.diagnosis import name_ranks, say_parted, say_waiting
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable

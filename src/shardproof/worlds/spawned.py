@@ -22,10 +22,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from shardproof.errors import CannotRunError
-from shardproof.worlds.board import Standing, lay_out, read_board
+from shardproof.worlds.diagnosis import blame_board, name_ranks, say_waiting
+from shardproof.worlds.heartbeats import Standing, lay_out, read_board
+from shardproof.worlds.stack_dump import ask
 from shardproof.worlds.transport import pack, unpack
-from shardproof.worlds.verdict import blame_board, name_ranks, say_waiting
-from shardproof.worlds.whereabouts import ask
 from shardproof.worlds.world import DEFAULT_TIMEOUT
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from multiprocessing.connection import Connection
 
     from shardproof.worlds.communicator import Communicator
-    from shardproof.worlds.verdict import Failure
+    from shardproof.worlds.diagnosis import Failure
     from shardproof.worlds.world import R, Ts
 
 STARTUP_SECONDS_A_RANK = 5.0
@@ -45,7 +45,7 @@ _BOOT = """\
 import json, sys
 path, options = json.loads(sys.argv[1])
 sys.path[:] = path
-from shardproof.worlds.rankprocess import run_rank
+from shardproof.worlds.rank_main import run_rank
 run_rank(**options)
 """
 

@@ -23,7 +23,7 @@ from torch._C._distributed_c10d import HashStore
 from shardproof.errors import CannotRunError
 from shardproof.worlds.processgroup import ProcessGroupCommunicator
 from shardproof.worlds.randomness import Randomness, randomness_kept
-from shardproof.worlds.scattering import ReduceScatter
+from shardproof.worlds.reduce_scatter import ReduceScatter
 from shardproof.worlds.world import DEFAULT_TIMEOUT
 
 if TYPE_CHECKING:

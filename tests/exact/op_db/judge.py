@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_map
 
 from shardproof.exact import ExactArithmetic, ExactArithmeticError
-from shardproof.exact.field import Field
+from shardproof.exact.algebra.field import Field
 
 PRIMES = (2097143, 2096807)
 _oracles = {}

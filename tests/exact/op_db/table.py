@@ -10,7 +10,7 @@ from tests.exact.op_db.categories import ORACLES
 from tests.exact.op_db.judge import judge
 from torch.testing._internal.common_methods_invocations import op_db
 
-from shardproof.exact.dispatch import Dispatcher
+from shardproof.exact.engine.dispatch import Dispatcher
 
 HEAD = """# Which ops are exact
 

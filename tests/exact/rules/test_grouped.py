@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from shardproof.exact import ExactArithmetic, ExactArithmeticError
-from shardproof.exact.registry import RULES, find_op
+from shardproof.exact.rules.registry import RULES, find_op
 
 ENDS = [2, 2, 7]  # the second group is empty
 SHAPES = {

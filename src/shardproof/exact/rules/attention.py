@@ -8,16 +8,16 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from shardproof.exact.arithmetic import Residue
+from shardproof.exact.algebra.lift import NEGATIVE_INFINITY
+from shardproof.exact.algebra.residue import Residue
 from shardproof.exact.errors import RandomDrawError
-from shardproof.exact.lift import NEGATIVE_INFINITY
-from shardproof.exact.registry import formula, selects
 from shardproof.exact.rules.products import log_sum_exp
+from shardproof.exact.rules.registry import formula, selects
 from shardproof.exact.rules.softmax import softmax
 from shardproof.exact.rules.symbols import add_symbols
 
 if TYPE_CHECKING:
-    from shardproof.exact.arithmetic import Arithmetic
+    from shardproof.exact.algebra.residue import Arithmetic
 
 
 def _weights(

@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from shardproof.exact.registry import formula
+from shardproof.exact.rules.registry import formula
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from shardproof.exact.arithmetic import Arithmetic, Residue
+    from shardproof.exact.algebra.residue import Arithmetic, Residue
 
 
 # RMS norm -------------------------------------------------------------------------------------------------------------

@@ -18,13 +18,13 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from shardproof.exact.arithmetic import Residue
-from shardproof.exact.registry import formula
+from shardproof.exact.algebra.residue import Residue
+from shardproof.exact.rules.registry import formula
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from shardproof.exact.arithmetic import Arithmetic
+    from shardproof.exact.algebra.residue import Arithmetic
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

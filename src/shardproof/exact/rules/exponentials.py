@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from shardproof.exact.arithmetic import Residue
-from shardproof.exact.registry import formula
+from shardproof.exact.algebra.residue import Residue
 from shardproof.exact.rules.matmul import scaled
+from shardproof.exact.rules.registry import formula
 
 if TYPE_CHECKING:
-    from shardproof.exact.arithmetic import Arithmetic
+    from shardproof.exact.algebra.residue import Arithmetic
 
 
 @formula("exp.default", elementwise=True)
@@ -174,7 +174,7 @@ def logit_backward(m: Arithmetic, grad: Residue, x: Residue, eps: float | None =
     z = _clamped(m, x, eps)
     slope = (z * (1 - z)).inverse()
     if eps is not None and eps >= 0:
-        from shardproof.exact.rules.kinks import clamp_slope
+        from shardproof.exact.rules.piecewise import clamp_slope
 
         slope *= clamp_slope(m, x, eps, 1 - eps)
     return grad * slope
@@ -183,7 +183,7 @@ def logit_backward(m: Arithmetic, grad: Residue, x: Residue, eps: float | None =
 def _clamped(m: Arithmetic, x: Residue, eps: float | None) -> Residue:
     if eps is None or eps < 0:
         return x
-    from shardproof.exact.rules.kinks import clamp
+    from shardproof.exact.rules.piecewise import clamp
 
     return clamp(m, x, eps, 1 - eps)
 

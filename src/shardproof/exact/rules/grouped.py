@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from shardproof.exact.arithmetic import Residue
-from shardproof.exact.registry import formula, runs_on_reals
+from shardproof.exact.algebra.residue import Residue
+from shardproof.exact.rules.registry import formula, runs_on_reals
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from shardproof.exact.arithmetic import Arithmetic
+    from shardproof.exact.algebra.residue import Arithmetic
 
 # How programs count the rows of each group, from integers.
 runs_on_reals("histc.default")

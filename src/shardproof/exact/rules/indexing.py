@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from shardproof.exact.registry import sums
+from shardproof.exact.rules.registry import sums
 
 if TYPE_CHECKING:
     from torch import Tensor

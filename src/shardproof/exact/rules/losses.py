@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from shardproof.exact.registry import formula
+from shardproof.exact.rules.registry import formula
 
 if TYPE_CHECKING:
-    from shardproof.exact.arithmetic import Arithmetic, Residue
+    from shardproof.exact.algebra.residue import Arithmetic, Residue
 
 _MEAN, _SUM = 1, 2  # torch.nn._reduction
 

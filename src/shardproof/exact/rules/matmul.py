@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from shardproof.exact.registry import formula
+from shardproof.exact.rules.registry import formula
 
 if TYPE_CHECKING:
-    from shardproof.exact.arithmetic import Arithmetic, Residue
+    from shardproof.exact.algebra.residue import Arithmetic, Residue
 
 
 @formula("mm.default", "bmm.default")

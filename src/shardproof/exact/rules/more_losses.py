@@ -5,10 +5,10 @@ from __future__ import annotations
 from fractions import Fraction
 from typing import TYPE_CHECKING
 
-from shardproof.exact.registry import formula
+from shardproof.exact.rules.registry import formula
 
 if TYPE_CHECKING:
-    from shardproof.exact.arithmetic import Arithmetic, Residue
+    from shardproof.exact.algebra.residue import Arithmetic, Residue
 
 _MEAN, _SUM = 1, 2  # torch.nn._reduction
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from shardproof.exact.registry import moves
+from shardproof.exact.rules.registry import moves
 
 # Views
 moves(

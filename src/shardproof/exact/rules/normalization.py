@@ -5,12 +5,12 @@ from __future__ import annotations
 from math import prod
 from typing import TYPE_CHECKING
 
-from shardproof.exact.registry import formula
+from shardproof.exact.rules.registry import formula
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from shardproof.exact.arithmetic import Arithmetic, Residue
+    from shardproof.exact.algebra.residue import Arithmetic, Residue
 
 
 @formula("native_layer_norm.default")

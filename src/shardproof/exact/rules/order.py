@@ -14,20 +14,20 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_flatten, tree_map
 
-from shardproof.exact.arithmetic import Residue
-from shardproof.exact.choices import compared_for_one
-from shardproof.exact.degree import CONSTANT
-from shardproof.exact.lift import LOWEST, NEGATIVE_INFINITY, is_symbol
-from shardproof.exact.registry import find_op, formula, runs_on_reals, selects
-from shardproof.exact.rules.kinks import at_least, at_most
+from shardproof.exact.algebra.degree import CONSTANT
+from shardproof.exact.algebra.lift import LOWEST, NEGATIVE_INFINITY, is_symbol
+from shardproof.exact.algebra.residue import Residue
+from shardproof.exact.engine.choices import compared_for_one
+from shardproof.exact.rules.piecewise import at_least, at_most
+from shardproof.exact.rules.registry import find_op, formula, runs_on_reals, selects
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from torch._ops import OpOverload
 
-    from shardproof.exact.arithmetic import Arithmetic, Operand
-    from shardproof.exact.degree import Degree
+    from shardproof.exact.algebra.degree import Degree
+    from shardproof.exact.algebra.residue import Arithmetic, Operand
 
 
 def to_ranks(m: Arithmetic, x: Tensor) -> Tensor:

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from shardproof.exact.registry import find_op, formula, sums
+from shardproof.exact.rules.registry import find_op, formula, sums
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from shardproof.exact.arithmetic import Arithmetic, Residue
+    from shardproof.exact.algebra.residue import Arithmetic, Residue
 
 
 def _average(dims: int) -> None:

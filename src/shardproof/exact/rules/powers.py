@@ -8,16 +8,16 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from shardproof.exact.arithmetic import Residue
-from shardproof.exact.degree import CONSTANT
-from shardproof.exact.registry import formula
+from shardproof.exact.algebra.degree import CONSTANT
+from shardproof.exact.algebra.residue import Residue
+from shardproof.exact.rules.registry import formula
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from torch import Tensor
 
-    from shardproof.exact.arithmetic import Arithmetic
+    from shardproof.exact.algebra.residue import Arithmetic
 
 # Constant exponents up to this are powers by multiplication, in a tensor as in a scalar.
 _LARGEST_EXPONENT = 64

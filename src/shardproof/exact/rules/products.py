@@ -7,16 +7,16 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from shardproof.exact.lift import LOWEST
-from shardproof.exact.registry import formula
+from shardproof.exact.algebra.lift import LOWEST
 from shardproof.exact.rules.powers import vector_norm
+from shardproof.exact.rules.registry import formula
 from shardproof.exact.rules.softmax import chosen, shifted_exp
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from shardproof.exact.arithmetic import Arithmetic, Residue
-    from shardproof.exact.degree import Degree
+    from shardproof.exact.algebra.degree import Degree
+    from shardproof.exact.algebra.residue import Arithmetic, Residue
 
 
 def _times(degree: Degree, count: int) -> Degree:

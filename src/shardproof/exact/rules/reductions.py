@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from shardproof.exact.registry import formula, sums
+from shardproof.exact.rules.registry import formula, sums
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-    from shardproof.exact.arithmetic import Arithmetic, Residue
+    from shardproof.exact.algebra.residue import Arithmetic, Residue
 
 
 @formula("sum.default")

@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 
 from shardproof.exact.errors import UnsupportedOpError
-from shardproof.exact.registry import formula, selects, sums
 from shardproof.exact.rules.order import from_ranks, to_ranks
+from shardproof.exact.rules.registry import formula, selects, sums
 
 if TYPE_CHECKING:
-    from shardproof.exact.arithmetic import Arithmetic, Residue
+    from shardproof.exact.algebra.residue import Arithmetic, Residue
 
 
 def _every_source(_result: Tensor, *args: Any, **_kwargs: Any) -> int:

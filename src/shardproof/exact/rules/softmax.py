@@ -6,15 +6,15 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from shardproof.exact.arithmetic import Residue
-from shardproof.exact.blockwise import by_rows
+from shardproof.exact.algebra.blockwise import by_rows
+from shardproof.exact.algebra.lift import LOWEST, NEGATIVE_INFINITY
+from shardproof.exact.algebra.residue import Residue
 from shardproof.exact.errors import NotANumberError
-from shardproof.exact.lift import LOWEST, NEGATIVE_INFINITY
-from shardproof.exact.registry import formula, selects
+from shardproof.exact.rules.registry import formula, selects
 
 if TYPE_CHECKING:
-    from shardproof.exact.arithmetic import Arithmetic
-    from shardproof.exact.degree import Degree
+    from shardproof.exact.algebra.degree import Degree
+    from shardproof.exact.algebra.residue import Arithmetic
 
 
 def shifted_exp(m: Arithmetic, x: Residue, dim: int = -1, *, symbols: bool) -> tuple[Residue, Residue]:

@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from shardproof.exact.arithmetic import Residue
+from shardproof.exact.algebra.lift import LOWEST, NEGATIVE_INFINITY, is_symbol
+from shardproof.exact.algebra.residue import Residue
 from shardproof.exact.errors import NotANumberError, SymbolError
-from shardproof.exact.lift import LOWEST, NEGATIVE_INFINITY, is_symbol
 
 if TYPE_CHECKING:
-    from shardproof.exact.arithmetic import Arithmetic, Operand
+    from shardproof.exact.algebra.residue import Arithmetic, Operand
 
 
 def split_symbols(m: Arithmetic, x: Operand) -> tuple[Residue, Tensor | float]:

@@ -1,0 +1,328 @@
+"""Lift: real constants to residues, the same for a Python number and for a tensor's element.
+
+A constant stands for the simplest number near it: 0.01 is 1/100 however it comes, and 0.125**0.5 is a square root of
+1/8, so that its square is 1/8. Everything else is a generic number: it keeps the value of the quotient found, whose
+digits mean nothing but are the same every time.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from bisect import bisect_left, insort
+from fractions import Fraction
+from functools import lru_cache
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from shardproof.exact.algebra.field import ROOTED, Field
+from shardproof.exact.errors import SymbolError
+
+Floats = npt.NDArray[np.float64]
+Flags = npt.NDArray[np.bool_]
+
+# Bits of precision of each dtype, the implicit one included: a constant is known to within half of 2**(1 - bits).
+PRECISION: Final = {torch.float64: 53, torch.float32: 24, torch.float16: 11, torch.bfloat16: 8}
+
+# The two symbols of masks. The lowest finite number of every dtype is one symbol, whatever the dtype.
+LOWEST: Final = torch.finfo(torch.float64).min
+_LOWEST_OF_ANY: Final = frozenset(torch.finfo(dtype).min for dtype in PRECISION)
+NEGATIVE_INFINITY: Final = float("-inf")
+
+_SNAP_BITS: Final = 3
+_SNAP_ULPS: Final = 2.0**_SNAP_BITS
+_STEPS: Final = 40
+
+
+def is_symbol(number: float) -> bool:
+    """Whether a number is one of the two symbols of masks, -inf and the lowest finite number of a dtype."""
+    return number == NEGATIVE_INFINITY or number in _LOWEST_OF_ANY
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Snap:
+    """A generic constant that was taken for an earlier one within a few ulps of it."""
+
+    given: float
+    taken: float
+
+
+@dataclasses.dataclass(slots=True, kw_only=True)
+class Lift:
+    """The lift into one field; remembers constants, so that a generic one computed another way snaps to the first."""
+
+    field: Field
+    snaps: list[Snap] = dataclasses.field(default_factory=list)
+    _seen: dict[int, list[float]] = dataclasses.field(default_factory=dict)
+    _residues: dict[tuple[int, float], int] = dataclasses.field(default_factory=dict)
+
+    def number(self, value: float | Fraction, *, bits: int = 53) -> int:
+        """The residue of a Python number.
+
+        Raises:
+            FloatingPointError: NaN or plus infinity, which no constant of an exact computation can be.
+            ZeroDivisionError: the denominator of a Fraction is a multiple of the prime, which cannot hold it.
+        """
+        if isinstance(value, int | Fraction):
+            return self.field.representative(value)
+        if is_symbol(value):
+            raise SymbolError("-inf or finfo.min is used as a number; exact arithmetic knows them only as masks")
+        if not np.isfinite(value):
+            msg = f"a constant is {value}; exact arithmetic needs finite numbers (and -inf or finfo.min in masks only)"
+            raise FloatingPointError(msg)
+        return int(self._elements(np.array([value]), bits)[0])
+
+    def tensor(self, values: Tensor, *, bits: int | None = None) -> Tensor:
+        """The residues of a real tensor's elements, in float64; -inf and finfo.min stay the symbols they are.
+
+        Args:
+            values: floating, any shape.
+            bits: the precision at which the elements are known; that of the dtype unless given.
+        """
+        precision = bits or PRECISION[values.dtype]
+        flat = values.detach().to("cpu", torch.float64).reshape(-1)
+        small = (flat == flat.round()) & (flat.abs() <= self.field.half) & (flat != torch.finfo(torch.float16).min)
+        if bool(small.all()):
+            return values.detach().to(torch.float64, copy=True)
+        found = self._elements(flat.numpy(), precision)
+        return torch.from_numpy(found).to(values.device).view(values.shape)
+
+    def simplest(self, values: Tensor) -> Tensor:
+        """The float64 nearest to the number that each element stands for: 0.1 for float32's 0.1. A copy."""
+        real = values.detach().to("cpu", torch.float64).reshape(-1).numpy().copy()
+        real[np.isin(real, list(_LOWEST_OF_ANY))] = LOWEST
+        if values.dtype == torch.float64:
+            return torch.from_numpy(real).to(values.device).view(values.shape)
+        rest = np.flatnonzero(np.isfinite(real) & (real != np.rint(real)))
+        meant = _Meant(real[rest], PRECISION[values.dtype])
+        nearest = np.where(meant.found, meant.over / meant.under, real[rest])
+        real[rest] = np.where(meant.rooted, np.sign(real[rest]) * np.sqrt(meant.square / meant.unit), nearest)
+        return torch.from_numpy(real).to(values.device).view(values.shape)
+
+    def _elements(self, values: Floats, bits: int) -> Floats:
+        result = values.copy()
+        symbols = np.isin(values, list(_LOWEST_OF_ANY)) | (values == NEGATIVE_INFINITY)
+        result[symbols & (values != NEGATIVE_INFINITY)] = LOWEST
+        integers = ~symbols & (np.abs(values) < 2.0**53) & (values == np.rint(values))
+        result[integers] = self._balanced(values[integers])
+        for position in range(0, values.size, 1 << 20):
+            window = slice(position, position + (1 << 20))
+            rest = ~(symbols | integers)[window]
+            if rest.any():
+                result[window][rest] = self._fractions(values[window][rest], bits)
+        return result
+
+    def _fractions(self, values: Floats, bits: int) -> Floats:
+        if not np.isfinite(values).all():
+            msg = "a tensor holds NaN or plus infinity; exact arithmetic needs finite numbers"
+            raise FloatingPointError(msg)
+        meant = _Meant(values, bits)
+        quotients, divisible = self._divided(meant.over, meant.under)
+        for i in np.flatnonzero(~meant.found):
+            quotients[i] = self.field.representative(_shortest_decimal(float(values[i]), bits))
+        for i in np.flatnonzero(meant.found & divisible):  # this prime cannot hold the quotient: the float itself
+            quotients[i] = self.field.representative(Fraction(values[i]))
+        rooted = meant.rooted.copy()
+        for i in np.flatnonzero(rooted):
+            root = self.root(Fraction(int(meant.square[i]), int(meant.unit[i])))
+            if root is not None:
+                quotients[i] = root if values[i] > 0 else -root
+            else:
+                rooted[i] = False
+        if values.size <= _FEW:
+            generic = ~(meant.simple | rooted)
+            for i in np.flatnonzero(generic):
+                fourth = self._fourth_root(float(values[i]), bits)
+                if fourth is not None:
+                    quotients[i], generic[i] = fourth, False
+            for position, value in enumerate(values.tolist()):
+                found = int(quotients[position])
+                quotients[position] = self._snapped(value, found, bits, generic=bool(generic[position]))
+        return quotients
+
+    def root(self, number: Fraction) -> int | None:
+        """sqrt(number) for a positive number, None if it has no root; sqrt(a) * sqrt(b) = sqrt(a * b)."""
+        integer = number.numerator * number.denominator  # sqrt(a/b) = sqrt(a*b)/b
+        root, rest = 1, integer
+        for q in ROOTED:
+            twice = 0
+            while rest % q == 0:
+                rest, twice = rest // q, twice + 1
+            base: int | None = self.field.square_root(q) if twice % 2 else 1
+            if base is None:
+                return None
+            root = root * base * q ** (twice // 2)
+        whole = int(np.sqrt(rest))
+        if whole * whole != rest:
+            return None
+        return self.field.representative(Fraction(root * whole, number.denominator))
+
+    def _fourth_root(self, value: float, bits: int) -> int | None:
+        """The residue of a number whose fourth power is a very simple quotient: attention may scale by d**-0.25."""
+        if not 2.0**-200 < abs(value) < 2.0**200:
+            return None  # no scale of anything, and its fourth power may be beyond float64
+        over, under, near = _nearest_quotients(np.array([value**4]), bits - _SNAP_BITS)
+        if not near[0] or over[0] * under[0] >= 2.0 ** (bits // 3):
+            return None
+        root = self.root(Fraction(int(over[0]), int(under[0])))
+        fourth = None if root is None else self.field.square_root(root)
+        if fourth is None or self.field.representative(fourth * fourth - (root or 0)) != 0:
+            return None
+        return self.field.representative(fourth if value > 0 else -fourth)
+
+    def _snapped(self, value: float, residue: int, bits: int, *, generic: bool) -> int:
+        seen = self._seen.setdefault(bits, [])  # the same float means another number at another precision
+        at = bisect_left(seen, value)
+        for near in seen[max(at - 1, 0) : at + 1]:
+            if near == value:
+                return self._residues[bits, near]
+            if generic and abs(near - value) <= _SNAP_ULPS * 2.0**-bits * abs(value):
+                self.snaps.append(Snap(given=value, taken=near))
+                return self._residues[bits, near]
+        insort(seen, value)
+        self._residues[bits, value] = residue
+        return residue
+
+    def _balanced(self, integers: Floats) -> Floats:
+        remainder = np.fmod(integers, float(self.field.prime))  # fmod is exact
+        remainder -= self.field.prime * (remainder > self.field.half)
+        remainder += self.field.prime * (remainder < -self.field.half)
+        return remainder
+
+    def _divided(self, over: Floats, under: Floats) -> tuple[Floats, Flags]:
+        """Over / under modulo the prime, by Fermat's little theorem: under**(p-2); and where that is no number."""
+        prime = self.field.prime
+        base = np.fmod(under, float(prime)).astype(np.int64)
+        divisible = base == 0
+        inverse, exponent = np.ones_like(base), prime - 2
+        while exponent:
+            if exponent & 1:
+                inverse = inverse * base % prime
+            base, exponent = base * base % prime, exponent >> 1
+        found = np.fmod(over, float(prime)).astype(np.int64) * inverse % prime
+        return self._balanced(found.astype(np.float64)), divisible
+
+
+class _Meant:
+    """What numbers stand for at a precision, elementwise: the quotient over / under, or the root of square / unit.
+
+    Inside exact arithmetic real constants are computed in float64, each op rounding, so that 0.1 * 3 is an ulp beside
+    0.3: in float64 a very simple quotient, or root, may be `_SNAP_ULPS` away.
+
+    Attributes:
+        found: there is a quotient within half an ulp, with terms below 2**53.
+        simple: its terms are so short that it is no coincidence.
+        rooted: it is not, but the square is.
+    """
+
+    def __init__(self, values: Floats, bits: int) -> None:
+        self.over, self.under, self.found = _nearest_quotients(values, bits)
+        self.simple = self.found & (np.abs(self.over) * self.under < 2.0 ** (3 * bits // 4))
+        squares = np.square(np.clip(values, -(2.0**100), 2.0**100))  # none so large is a quotient of float64 numbers
+        self.square, self.unit, self.rooted = _nearest_quotients(squares, bits - 2)
+        short = 2.0 ** (bits // 2)
+        self.rooted &= self.square * self.unit < short
+        if bits >= PRECISION[torch.float64]:
+            over, under, near = _nearest_quotients(values, bits - _SNAP_BITS)
+            near &= ~self.simple & (np.abs(over) * under < short)
+            self.over[near], self.under[near] = over[near], under[near]
+            self.simple |= near
+            self.found |= near
+            square, unit, near = _nearest_quotients(squares, bits - _SNAP_BITS - 2)
+            near &= ~self.rooted & (square * unit < short)
+            self.square[near], self.unit[near] = square[near], unit[near]
+            self.rooted |= near
+        self.rooted &= ~self.simple
+        if bits >= PRECISION[torch.float32]:  # coarser ones have a short decimal near every number
+            over, under, near = _short_decimals(values, bits)
+            near &= ~(self.simple | self.rooted)
+            self.over[near], self.under[near] = over[near], under[near]
+            self.simple |= near
+            self.found |= near
+
+
+def _short_decimals(values: Floats, bits: int) -> tuple[Floats, Floats, Flags]:
+    """Quotients m / 10**k of three decimal digits within half an ulp, if there are any: float32's 1e-8 is 1/10**8."""
+    size = np.abs(values)
+    usable = (size > 1e-19) & (size < 1e3)
+    exponents = np.floor(np.log10(np.where(usable, size, 1.0)))
+    under = _TENS[(2 - exponents).astype(np.int64)]
+    over = np.rint(values * under)
+    near = usable & (np.abs(over / under - values) <= size * 2.0**-bits)
+    return over, under, near
+
+
+def _shortest_decimal(value: float, bits: int) -> Fraction:
+    """The decimal number of fewest digits within half an ulp: what a very small or large constant was written as."""
+    for digits in range(17):
+        found = Fraction(f"{value:.{digits}e}")
+        if abs(found - Fraction(value)) * 2**bits <= abs(Fraction(value)):
+            return found
+    return Fraction(value)
+
+
+_TENS: Final = np.array([float(f"1e{k}") for k in range(23)])  # all of them float64 numbers
+_FEW: Final = 4096  # snapping looks at constants one by one; large tables of generic numbers are taken as they are
+
+
+def _nearest_quotients(values: Floats, bits: int) -> tuple[Floats, Floats, Flags]:
+    """Numerators and denominators of the first nearest-integer continued fraction convergent near each value.
+
+    Near means within 2**-bits relatively, half an ulp. Where none is found with terms below 2**53, the flag is false.
+    IEEE arithmetic in a fixed order: the same on every machine.
+    """
+    over, under = np.zeros_like(values), np.ones_like(values)
+    found = np.zeros(values.shape, dtype=np.bool_)
+    active = np.flatnonzero((np.abs(values) > 2.0**-50) & (np.abs(values) < 2.0**50))
+    target = values[active]
+    rest, tolerance = target.copy(), np.abs(target) * 2.0**-bits
+    h0, h1 = np.zeros_like(target), np.ones_like(target)
+    k0, k1 = np.ones_like(target), np.zeros_like(target)
+    for _ in range(_STEPS):
+        term = np.rint(rest)
+        h0, h1 = h1, term * h1 + h0
+        k0, k1 = k1, term * k1 + k0
+        usable = (np.abs(h1) < 2.0**53) & (np.abs(k1) < 2.0**53) & (k1 != 0)
+        near = usable & (np.abs(target - np.divide(h1, k1, where=usable, out=np.zeros_like(h1))) <= tolerance)
+        sign = np.where(k1[near] < 0, -1.0, 1.0)
+        over[active[near]], under[active[near]], found[active[near]] = h1[near] * sign, k1[near] * sign, True
+        difference = rest - term
+        go_on = usable & ~near & (difference != 0)
+        if not go_on.any():
+            break
+        active, target, tolerance = active[go_on], target[go_on], tolerance[go_on]
+        h0, h1, k0, k1 = h0[go_on], h1[go_on], k0[go_on], k1[go_on]
+        rest = 1.0 / difference[go_on]
+    return over, under, found
+
+
+@lru_cache(maxsize=1)
+def _odd_multipliers() -> tuple[np.uint64, np.uint64, np.uint64]:
+    return np.uint64(0x9E3779B97F4A7C15), np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)
+
+
+def draw_for_values(values: Tensor, *, field: Field, key: int) -> Tensor:
+    """Drawn residues that depend on the key and the real value alone, in float64.
+
+    Equal values get equal residues, wherever they are held: replicas, shards and tied weights stay what they are. Small
+    dyadic numbers (0, 1, -0.5, 3/64: what programs initialise with on purpose) keep their own meaning.
+    The mixing function is splitmix64's finaliser (Steele, Lea, Flood 2014, figure 15).
+    """
+    real = values.detach().to("cpu", torch.float64).reshape(-1).numpy()
+    if not np.isfinite(real).all():
+        msg = "a tensor holds NaN or infinity; exact arithmetic needs finite numbers"
+        raise FloatingPointError(msg)
+    golden, first, second = _odd_multipliers()
+    with np.errstate(over="ignore"):
+        mixed = real.view(np.uint64) + golden * np.uint64((key * 2 + 1) % 2**64)
+        mixed = (mixed ^ (mixed >> np.uint64(30))) * first
+        mixed = (mixed ^ (mixed >> np.uint64(27))) * second
+        mixed ^= mixed >> np.uint64(31)
+    drawn = (mixed % np.uint64(field.prime)).astype(np.float64) - field.half
+    scaled = real * 64
+    plain = (np.abs(real) <= 64) & (scaled == np.rint(scaled))
+    drawn[plain] = [field.representative(Fraction(int(x), 64)) for x in scaled[plain]]
+    return torch.from_numpy(drawn).to(values.device).view(values.shape)

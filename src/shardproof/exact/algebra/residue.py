@@ -1,0 +1,323 @@
+"""What a rule computes with: residues that know their degree, and the constants and oracles of one run."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, TypeAlias
+
+import torch
+from torch import Tensor
+
+from shardproof.exact.algebra.degree import CONSTANT, Degree
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from fractions import Fraction
+
+    from shardproof.exact.algebra.field import Field
+    from shardproof.exact.algebra.lift import Lift
+    from shardproof.exact.algebra.oracles import Oracles
+    from shardproof.exact.rules.cut import Cut
+
+Operand: TypeAlias = "Residue | int | float | Fraction"
+
+
+@dataclass(slots=True, kw_only=True)
+class Arithmetic:
+    """One field, its oracles and its constants; counts the divisions by zero of the rule that is running."""
+
+    field: Field
+    oracles: Oracles
+    lift: Lift
+    zero_divisions: int = 0
+    operands_void: bool = False  # of the op that is running: a division by zero happened on the way to it
+    cuts: list[Cut] = dataclasses.field(default_factory=list)
+    _constants: dict[float | Fraction, int] = dataclasses.field(default_factory=dict)
+
+    def residue(self, tensor: Tensor, degree: Degree = CONSTANT) -> Residue:
+        """A value of this arithmetic from canonical residues."""
+        return Residue(tensor, degree, self)
+
+    def constant(self, value: float | Fraction) -> int:
+        """The residue of a Python number."""
+        found = self._constants.get(value)
+        if found is None:
+            found = self._constants[value] = self.lift.number(value)
+        return found
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Residue:
+    """A tensor of residues with the degree of its elements. Operators compute modulo the prime and keep the degree.
+
+    Broadcasting, dims and shapes are PyTorch's. Python numbers are lifted where they meet a residue.
+    """
+
+    tensor: Tensor
+    degree: Degree
+    of: Arithmetic
+    roots: bool = False  # every element is a result of `sqrt`
+    exponential: Residue | None = None  # what `exp` of this is, where it was computed on the way (log-softmax)
+    squared: Residue | None = None  # what its square is, where this is a root times a constant (a norm over shards)
+
+    # Shapes -----------------------------------------------------------------------------------------------------------
+
+    @property
+    def shape(self) -> torch.Size:
+        """As of the tensor."""
+        return self.tensor.shape
+
+    @property
+    def ndim(self) -> int:
+        """As of the tensor."""
+        return self.tensor.ndim
+
+    @property
+    def has_companion(self) -> bool:
+        """Whether something more than the elements is known, which parts of them would have to take along."""
+        return self.exponential is not None or self.squared is not None
+
+    def numel(self) -> int:
+        """As of the tensor."""
+        return self.tensor.numel()
+
+    def is_same(self, other: Operand) -> bool:
+        """Whether the other is this very view of memory: then a product of the two is a square."""
+        if not isinstance(other, Residue):
+            return False
+        a, b = self.tensor, other.tensor
+        return a is b or (a.data_ptr() == b.data_ptr() and a.shape == b.shape and a.stride() == b.stride())
+
+    def moved(self, move: Callable[[Tensor], Tensor]) -> Residue:
+        """The residues after a movement of data (a view, a gather, a transposition): the same degree."""
+        return Residue(move(self.tensor), self.degree, self.of, self.roots)
+
+    def transpose(self, dim0: int = -2, dim1: int = -1) -> Residue:
+        """The last two dims exchanged, or those given."""
+        return self._new(self.tensor.transpose(dim0, dim1), self.degree)
+
+    def expand_as(self, other: Residue) -> Residue:
+        """Broadcast to the shape of another."""
+        return self._new(self.tensor.expand(other.shape), self.degree)
+
+    def masked(self, keep: Tensor) -> Residue:
+        """The elements where `keep` holds, zero elsewhere."""
+        return self._new(torch.where(keep, self.tensor, 0.0), self.degree)
+
+    # Ring operations --------------------------------------------------------------------------------------------------
+
+    def __add__(self, other: Operand) -> Residue:
+        tensor, degree = self._operand(other)
+        return self._new(self.of.field.add(self.tensor, tensor), self.degree + degree)
+
+    __radd__ = __add__
+
+    def __neg__(self) -> Residue:
+        return self._new(self.tensor.neg(), self.degree)
+
+    def __sub__(self, other: Operand) -> Residue:
+        tensor, degree = self._operand(other)
+        return self._new(self.of.field.add(self.tensor, tensor, times=-1), self.degree + degree)
+
+    def __rsub__(self, other: Operand) -> Residue:
+        tensor, degree = self._operand(other)
+        return self._new(self.of.field.reduce_(torch.rsub(self.tensor, tensor)), self.degree + degree)
+
+    def plus(self, other: Residue, *, times: int) -> Residue:
+        """Self + times * other, reduced once; `times` is a constant's residue."""
+        tensor = self.of.field.add(self.tensor, other.tensor, times=times)
+        return self._new(tensor, self.degree + other.degree)
+
+    def plus_product(self, a: Residue, b: Operand) -> Residue:
+        """Self + a * b, reduced once."""
+        tensor, degree = a._operand(b)
+        return self._new(self.of.field.multiply_and_add(self.tensor, a.tensor, tensor), self.degree + a.degree * degree)
+
+    def __mul__(self, other: Operand) -> Residue:
+        tensor, degree = self._operand(other)
+        product = self._new(self.of.field.multiply(self.tensor, tensor), self.degree * degree)
+        return self._keeping_square(product, tensor) if isinstance(tensor, int) else product
+
+    __rmul__ = __mul__
+
+    def __truediv__(self, other: Operand) -> Residue:
+        if isinstance(other, Residue):
+            return self * other.inverse()
+        number = self.of.field.representative(self.of.constant(other))
+        if number == 0:
+            self.of.zero_divisions += 1
+            return self * 0
+        return self.moved(Tensor.clone) if number == 1 else self._times(pow(number, -1, self.of.field.prime))
+
+    def __rtruediv__(self, other: Operand) -> Residue:
+        return self.inverse() * other
+
+    def __matmul__(self, other: Residue) -> Residue:
+        return self.matmul(other)
+
+    def matmul(self, other: Residue, *, plus: Residue | None = None) -> Residue:
+        """Self @ other + plus, for two matrices or two batches of them."""
+        degree = (self.degree * other.degree).sum_of(self.shape[-1])
+        if plus is None:
+            return self._new(self.of.field.matmul(self.tensor, other.tensor), degree)
+        return self._new(self.of.field.matmul(self.tensor, other.tensor, plus=plus.tensor), plus.degree + degree)
+
+    def interpolated(self, other: Residue, weight: Operand) -> Residue:
+        """Self + weight * (other - self), reduced once."""
+        factor, degree = self._operand(weight)
+        tensor = self.of.field.interpolate(self.tensor, other.tensor, factor)
+        return self._new(tensor, self.degree + (other.degree + self.degree) * degree)
+
+    def __pow__(self, exponent: int) -> Residue:
+        """An integer power, by squaring."""
+        if exponent < 0:
+            return self.inverse() ** -exponent
+        if exponent == 0:
+            return self._new(torch.ones_like(self.tensor), CONSTANT)
+        result, base = None, self.tensor
+        rest = exponent
+        while rest:
+            if rest & 1:
+                result = base if result is None else self.of.field.multiply(result, base)
+            rest >>= 1
+            if rest:
+                base = self.of.field.multiply(base, base)
+        assert result is not None
+        return self._new(result, self.degree.power(exponent))
+
+    def square(self) -> Residue:
+        """X * x; of a square root, what the root was taken of."""
+        if self.squared is not None:
+            return self.squared
+        return self.squared_root() if self.roots else self * self
+
+    def inverse(self) -> Residue:
+        """1/x; 0 where x is 0, which is counted as a division by zero."""
+        zeros = self.tensor.numel() - int(self.tensor.count_nonzero())
+        self.of.zero_divisions += zeros
+        table = self.of.oracles.reciprocal()
+        return self._new(self.of.oracles.look_up(table, self.tensor), self.degree.inverse())
+
+    def sum(self, dims: Sequence[int] | int | None = None, *, keepdim: bool = False) -> Residue:
+        """Over all dims, or those given (an empty list means all, as in PyTorch)."""
+        over = (dims,) if isinstance(dims, int) else tuple(dims or range(self.ndim))
+        total = self.tensor.sum(over, keepdim=keepdim) if self.ndim else self.tensor.clone()
+        count = self.numel() // max(total.numel(), 1)
+        return self._new(self.of.field.reduce_(total), self.degree.sum_of(count))
+
+    def sum_of_products(
+        self, other: Residue, dims: Sequence[int] | int | None = None, *, keepdim: bool = False
+    ) -> Residue:
+        """The sum of self * other; of the squares of square roots, the sum of what the roots were taken of."""
+        if self.is_same(other) and (self.roots or self.squared is not None):
+            return self.square().sum(dims, keepdim=keepdim)
+        count = torch.broadcast_shapes(self.shape, other.shape)
+        over = (dims,) if isinstance(dims, int) else tuple(dims or range(len(count)))
+        total = self.of.field.sum_of_products(self.tensor, other.tensor, over, keepdim=keepdim)
+        degree = (self.degree * other.degree).sum_of(count.numel() // max(total.numel(), 1))
+        return self._new(total, degree)
+
+    def mean(self, dims: Sequence[int] | int | None = None, *, keepdim: bool = False) -> Residue:
+        """The sum times the inverse of the count."""
+        total = self.sum(dims, keepdim=keepdim)
+        count = self.numel() // max(total.numel(), 1)
+        return total / count
+
+    # Oracles ----------------------------------------------------------------------------------------------------------
+
+    def oracle(self, name: str) -> Residue:
+        """A function of which nothing is known but its name."""
+        return self._looked_up(self.of.oracles.permutation(name))
+
+    def shifted_oracle(self, name: str, by: int) -> Residue:
+        """The oracle of self + by, in one look-up."""
+        return self._looked_up(self.of.oracles.shifted(name, by))
+
+    def oracle_of_preimage(self, name: str, of: str) -> Residue:
+        """f(x) where this is g(x), g the oracle `of`: a derivative that autograd computes from the result."""
+        inverse = self.of.oracles.permutation_inverse(of)
+        argument = self.of.oracles.look_up(inverse, self.tensor)
+        found = self.of.oracles.look_up(self.of.oracles.permutation(name), argument)
+        return self._new(found, self.degree.oracle_of_preimage())
+
+    def odd_oracle(self, name: str) -> Residue:
+        """f(-x) = -f(x)."""
+        return self._looked_up(self.of.oracles.odd(name))
+
+    def even_oracle(self, name: str, *, at_zero: int) -> Residue:
+        """f(-x) = f(x), f(0) given."""
+        return self._looked_up(self.of.oracles.even(name, at_zero=at_zero))
+
+    def exp(self) -> Residue:
+        """E(x), see `Oracles.exp`."""
+        if self.exponential is not None:
+            return self.exponential
+        return self._new(self.of.oracles.look_up(self.of.oracles.exp(), self.tensor), self.degree.exp())
+
+    def log(self) -> Residue:
+        """The inverse of `exp`, which it knows; a logarithm of zero counts as a division by zero."""
+        found = self.of.oracles.look_up(self.of.oracles.log(), self.tensor)
+        zeros = self.tensor.numel() - int(self.tensor.count_nonzero())
+        if zeros:
+            self.of.zero_divisions += zeros
+            found = torch.where(self.tensor == 0, 0.0, found)
+        return replace(self._new(found, self.degree.log()), exponential=self._new(self.tensor.clone(), self.degree))
+
+    def minus_logarithm(self, other: Residue) -> Residue:
+        """Self - log(t), whose exponential is that of self over t: a log-softmax written out."""
+        assert other.exponential is not None
+        difference = self.plus(other, times=-1)
+        return replace(difference, exponential=self.exp() * other.exponential.inverse())
+
+    def sqrt(self) -> Residue:
+        """A permutation that fixes 0; `squared_root` undoes it."""
+        root = self._looked_up(self.of.oracles.fixing_zero("sqrt"))
+        return Residue(root.tensor, root.degree, self.of, roots=True)
+
+    def squared_root(self) -> Residue:
+        """x**2 where every element is known to be the result of `sqrt`: what the root was taken of."""
+        table = self.of.oracles.fixing_zero_inverse("sqrt")
+        return self._new(self.of.oracles.look_up(table, self.tensor), self.degree.squared_root())
+
+    def sigmoid(self) -> Residue:
+        """1 / (1 + E(-x))."""
+        return (1 + (-self).exp()).inverse()
+
+    def keyed_max(self, dim: int, *, keepdim: bool = True) -> tuple[Residue, Tensor]:
+        """The element that comes last in a random order of the field, and its index.
+
+        Not the largest representative: which element comes last in a keyed order is independent of the values, so the
+        bound of what is computed from it needs no union over the places it can have (docs/exact.md).
+        """
+        rank = self.of.oracles.look_up(self.of.oracles.permutation("order"), self.tensor)
+        index = rank.argmax(dim, keepdim=True)
+        chosen = self.tensor.gather(dim, index)
+        if not keepdim:
+            chosen, index = chosen.squeeze(dim), index.squeeze(dim)
+        return self._new(chosen, self.degree.shifted_by_one_of(self.shape[dim])), index
+
+    # ------------------------------------------------------------------------------------------------------------------
+
+    def _looked_up(self, table: Tensor) -> Residue:
+        return self._new(self.of.oracles.look_up(table, self.tensor), self.degree.oracle())
+
+    def _times(self, number: int) -> Residue:
+        number = self.of.field.representative(number)
+        return self._keeping_square(self._new(self.of.field.multiply(self.tensor, number), self.degree), number)
+
+    def _keeping_square(self, product: Residue, factor: int) -> Residue:
+        """The product of a single root and a constant knows its square: norms over shards are divided by sqrt(N)."""
+        if self.ndim or not (self.roots or self.squared is not None):
+            return product
+        square = self.square()
+        number = self.of.field.representative(factor * factor)
+        return replace(product, squared=self._new(self.of.field.multiply(square.tensor, number), square.degree))
+
+    def _operand(self, other: Operand) -> tuple[Tensor | int, Degree]:
+        if isinstance(other, Residue):
+            return other.tensor, other.degree
+        return self.of.constant(other), CONSTANT
+
+    def _new(self, tensor: Tensor, degree: Degree) -> Residue:
+        return Residue(tensor, degree, self.of)

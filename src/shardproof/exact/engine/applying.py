@@ -1,0 +1,337 @@
+"""How a rule is applied: residues in, the result's tags out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from math import isfinite
+from typing import TYPE_CHECKING, Any, Final
+
+import torch
+from torch import Tensor
+
+from shardproof.exact.algebra.field import EXACT_LIMIT
+from shardproof.exact.algebra.lift import is_symbol
+from shardproof.exact.algebra.residue import Residue
+from shardproof.exact.engine.choices import choice_among, mark_choice, mark_selection
+from shardproof.exact.engine.run import Selection
+from shardproof.exact.engine.tags import Tag, union
+from shardproof.exact.engine.tensor_trees import covers_storage, floats_in, map_tensors, tensors_in
+from shardproof.exact.errors import ExactArithmeticError
+from shardproof.exact.rules.registry import SELECTIONS, Rule
+
+if TYPE_CHECKING:
+    from torch._ops import OpOverload
+
+    from shardproof.exact.engine.reals import Reals
+    from shardproof.exact.engine.run import Run
+
+_aten: Final = torch.ops.aten
+# They add up only where they are told to.
+_PUTS: Final = frozenset({_aten.index_put.default, _aten._unsafe_index_put.default, _aten.put.default})
+_MOVE: Final = Rule(kind="move", symbols=True)
+# Arguments that are elements whatever their dtype; others of integers are indices, or masks.
+_ELEMENTS: Final = frozenset({"self", "other", "tensors", "src", "source", "value", "values"})
+_NUMBERS: Final = frozenset({"number", "float", "Scalar", "Optional[number]", "Optional[float]"})
+# Their answer is the same for every residue: it is no choice of theirs.
+_CERTAIN: Final = frozenset(
+    {_aten.isnan.default, _aten.isinf.default, _aten.isfinite.default, _aten.isneginf.default, _aten.isposinf.default}
+)
+_EQUALITIES: Final = frozenset({_aten.eq.Tensor, _aten.ne.Tensor, _aten.eq.Scalar, _aten.ne.Scalar})
+# Moves whose result is integers: they choose by whether a residue is zero.
+_BY_ZERO: Final = frozenset({_aten.nonzero.default})
+
+
+@dataclass(slots=True, kw_only=True)
+class Applying:
+    """Applies rules."""
+
+    run: Run
+    reals: Reals
+
+    def apply(
+        self, op: OpOverload, rule: Rule, args: tuple[Any, ...], kwargs: dict[str, Any], *, into: Tensor | None = None
+    ) -> Any:
+        """The op's result by its rule, tagged.
+
+        Args:
+            op: what the rule is for.
+            rule: how it is carried out.
+            args: the op's positional arguments.
+            kwargs: its keyword arguments.
+            into: of an elementwise formula, the memory that the result is to overwrite as a whole.
+        """
+        if op in _PUTS and not _accumulates(args, kwargs):
+            rule = _MOVE
+        if rule.kind != "formula":
+            args, kwargs = self._promoted(op, args, kwargs)
+        operands = floats_in((args, kwargs))
+        symbols = any(self.reals.symbols_in(x) for x in operands) or _symbol_among(args, kwargs)
+        if symbols and not rule.symbols:
+            self._refuse_symbols(op, operands)
+            symbols = False
+        inherited = replace(union(self.run.tag(x) for x in operands), real=False, symbols=symbols)
+        if self.run.record_selections and op in SELECTIONS:
+            kept = tuple(self.reals.residues_of(x).clone() for x in operands)
+            self.run.selections.append(Selection(op=str(op), place=self.run.place, operands=kept))
+        result = self._by_kind(op, rule, args, kwargs, operands, inherited, into)
+        if not _is_certain(op, args):
+            mark_selection(self.run.tags, op, (args, kwargs), result, inherited)
+        mark_choice(self.run.tags, op, (args, kwargs), result)
+        if torch.Tag.dynamic_output_shape in op.tags:
+            choice = choice_among(self.run.tags, (args, kwargs, result))
+            self.run.escaped = self.run.escaped.chosen_by(choice.degree)
+        return result
+
+    def _by_kind(
+        self,
+        op: OpOverload,
+        rule: Rule,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        operands: list[Tensor],
+        inherited: Tag,
+        into: Tensor | None,
+    ) -> Any:
+        if rule.kind == "formula":
+            return self._formula(op, rule, args, kwargs, inherited, into)
+        given = map_tensors(lambda x: self.reals.residues_of(x) if x.is_floating_point() else x, (args, kwargs))
+        args, kwargs = self._lift_scalars(op, *given)
+        result = op(*args, **kwargs)
+        if rule.kind == "sum":
+            return self._sum(op, rule, result, args, kwargs, inherited)
+        return self._moved(op, result, operands, args, kwargs, inherited)
+
+    # Kinds of rules --------------------------------------------------------------------------------------------------
+
+    def _formula(
+        self,
+        op: OpOverload,
+        rule: Rule,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        inherited: Tag,
+        into: Tensor | None,
+    ) -> Any:
+        assert rule.function is not None
+        extra: dict[str, Any] = {"symbols": inherited.symbols} if rule.symbols else {}
+        if into is not None:
+            extra["into"] = into
+        values = map_tensors(self._as_value, (args, kwargs))
+        before = self.run.arithmetic.zero_divisions
+        self.run.arithmetic.operands_void = inherited.void
+        result = self._call(op, rule, values[0], values[1] | extra)
+        if self.run.arithmetic.zero_divisions > before:
+            self.run.zero_divisions.append(self.run.place)
+            inherited = replace(inherited, void=True)
+        taken = {x.untyped_storage()._cdata for x in _memory_of(values) if into is None}
+
+        def settle(value: Any) -> Any:
+            if isinstance(value, Residue):
+                return self._settle(value, inherited, taken)
+            if isinstance(value, list | tuple):
+                return type(value)([settle(item) for item in value])
+            assert not _is_float_tensor(value), f"{op} gives floating numbers that are no residues"
+            return value
+
+        return settle(result)
+
+    def _call(self, op: OpOverload, rule: Rule, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        assert rule.function is not None
+        try:
+            return rule.function(self.run.arithmetic, *args, **kwargs)
+        except ExactArithmeticError as error:
+            raise type(error)(f"{op}: {error}, {self.run.place}") from error
+        except NotImplementedError as error:
+            self.run.refuse_op(op, f"cannot be carried out exactly: {error}")
+        except FloatingPointError as error:
+            self.run.refuse_nan(error)
+
+    def _sum(
+        self, op: OpOverload, rule: Rule, result: Any, args: tuple[Any, ...], kwargs: dict[str, Any], inherited: Tag
+    ) -> Any:
+        assert rule.function is not None
+        count = rule.function(result, *args, **kwargs)
+        if count * self.run.arithmetic.field.half >= EXACT_LIMIT:
+            self.run.refuse_op(op, f"adds up {count} residues, more than float64 holds exactly")
+        tag = Tag(degree=inherited.degree.sum_of(count), void=inherited.void)
+        for x in tensors_in(result):
+            self.run.arithmetic.field.reduce_(x)
+            self.run.set(x, tag)
+        return result
+
+    def _moved(
+        self,
+        op: OpOverload,
+        result: Any,
+        operands: list[Tensor],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        inherited: Tag,
+    ) -> Any:
+        views = {x.untyped_storage()._cdata for x in operands}
+        if inherited.roots and any(value != 0 for value in self._scalars(op, args, kwargs)):
+            inherited = replace(inherited, roots=False)  # sqrt(0) = 0, other numbers that fill are no roots
+        if inherited.symbols:
+            inherited = replace(inherited, roots=False)
+        for x in tensors_in(result):
+            if x.is_meta:
+                continue
+            if not x.is_floating_point():
+                if x.dtype != torch.bool and op not in _BY_ZERO:  # booleans say what is zero, which is exact
+                    self.run.leave(f"a cast to {str(x.dtype).removeprefix('torch.')} ({op})")
+            elif x.untyped_storage()._cdata not in views:
+                self.run.set(x, inherited)
+        if not inherited.symbols and any(self.run.tag(x).squared is not None for x in operands):
+            self._move_squares(op, result, operands, args, kwargs)
+        return result
+
+    def _move_squares(
+        self, op: OpOverload, result: Any, operands: list[Tensor], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> None:
+        """Let what is known of the operands' squares go where the operands went (a stack of norms)."""
+        tags = [self.run.tag(x) for x in operands]
+        moved = isinstance(result, Tensor) and result.is_contiguous() and self.run.tag(result).squared is None
+        if not moved or not all(tag.roots or tag.squared is not None for tag in tags):
+            return
+        if any(value != 0 for value in self._scalars(op, args, kwargs)):
+            return
+        squares = {id(x): self._as_value(x).square() for x in operands}
+        tensors = {at: square.tensor for at, square in squares.items()}
+        companion = op(*map_tensors(lambda x: tensors.get(id(x), x), args), **kwargs).contiguous()
+        self.run.set(companion, union(Tag(degree=square.degree) for square in squares.values()))
+        self.run.set(result, replace(self.run.tag(result), squared=companion))
+
+    # Results ---------------------------------------------------------------------------------------------------------
+
+    def _settle(self, value: Residue, inherited: Tag, taken: set[int]) -> Tensor:
+        tensor = value.tensor
+        if tensor.untyped_storage()._cdata in taken:
+            tensor = tensor.clone()  # an operand as it was: the program may write into its result
+        taken.add(tensor.untyped_storage()._cdata)
+        symbols = inherited.symbols and bool((tensor < -self.run.arithmetic.field.half).any())
+        tag = Tag(degree=value.degree, void=inherited.void, symbols=symbols, roots=value.roots)
+        if tensor.is_contiguous() and covers_storage(tensor):
+            exponential = self._settle_companion(value.exponential, inherited)
+            tag = replace(tag, exponential=exponential, squared=self._settle_companion(value.squared, inherited))
+        self.run.set(tensor, tag)
+        return tensor
+
+    def _settle_companion(self, known: Residue | None, inherited: Tag) -> Tensor | None:
+        if known is None:
+            return None
+        tensor = known.tensor.contiguous()
+        self.run.set(tensor, Tag(degree=known.degree, void=inherited.void))
+        return tensor
+
+    # Operands --------------------------------------------------------------------------------------------------------
+
+    def _promoted(
+        self, op: OpOverload, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """Integers and booleans that stand for elements made floating, as PyTorch's type promotion would."""
+        if all(x.is_floating_point() for x in tensors_in((args, kwargs))):
+            return args, kwargs
+
+        def promote(x: Tensor) -> Tensor:
+            if x.is_floating_point():
+                return x
+            number = x.to(torch.float64)
+            tag = self.run.tag(x)
+            self.run.tags.set(number, Tag(real=True, degree=tag.degree, void=tag.void))
+            return number
+
+        def given(name: str, value: Any) -> Any:
+            return map_tensors(promote, value) if name in _ELEMENTS else value
+
+        names = [a.name for a in op._schema.arguments]
+        positional = tuple(given(name, value) for name, value in zip(names, args, strict=False))
+        return positional, {name: given(name, value) for name, value in kwargs.items()}
+
+    def _as_value(self, x: Tensor) -> Any:
+        if not x.is_floating_point():
+            return x
+        tag = self.run.tag(x)
+
+        def beside(companion: Tensor | None) -> Residue | None:
+            if companion is None:
+                return None
+            view = companion.as_strided(x.size(), x.stride(), x.storage_offset())
+            return Residue(view, self.run.tag(view).degree, self.run.arithmetic)
+
+        return Residue(
+            self.reals.residues_of(x),
+            tag.degree,
+            self.run.arithmetic,
+            roots=tag.roots,
+            exponential=beside(tag.exponential),
+            squared=beside(tag.squared),
+        )
+
+    def _scalars(self, op: OpOverload, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Any]:
+        """The Python numbers that stand for elements, not for dims and shapes."""
+        given = dict(zip((a.name for a in op._schema.arguments), args, strict=False)) | kwargs
+        named = ((given[a.name], str(a.type)) for a in op._schema.arguments if a.name in given)
+        return [value for value, kind in named if kind in _NUMBERS and _is_number(value)]
+
+    def _lift_scalars(
+        self, op: OpOverload, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        def lifted(value: Any, argument: Any) -> Any:
+            if not _is_number(value) or str(argument.type) not in _NUMBERS or is_symbol(value):
+                return value
+            try:
+                return self.run.arithmetic.constant(value)
+            except FloatingPointError as error:
+                self.run.refuse_nan(error)
+
+        arguments = op._schema.arguments
+        return (
+            tuple(lifted(value, argument) for value, argument in zip(args, arguments, strict=False)),
+            {a.name: lifted(kwargs[a.name], a) for a in arguments if a.name in kwargs},
+        )
+
+    def _refuse_symbols(self, op: OpOverload, operands: list[Tensor]) -> None:
+        """Raise if the elements given, and not others of their storage, are symbols."""
+        held = any(bool((self.reals.residues_of(x) < -self.run.arithmetic.field.half).any()) for x in operands)
+        if held:
+            self.run.refuse_symbols(op)
+
+
+def _memory_of(values: Any) -> list[Tensor]:
+    """The tensors that a formula was given: its own results must not be any of them."""
+    found: list[Tensor] = []
+    if isinstance(values, Residue):
+        found.append(values.tensor)
+        found.extend(known.tensor for known in (values.exponential, values.squared) if known is not None)
+    elif isinstance(values, list | tuple | dict):
+        for value in values.values() if isinstance(values, dict) else values:
+            found.extend(_memory_of(value))
+    return found
+
+
+def _is_float_tensor(value: Any) -> bool:
+    return isinstance(value, Tensor) and value.is_floating_point()
+
+
+def _is_certain(op: OpOverload, args: tuple[Any, ...]) -> bool:
+    """Whether a truth value is the same for every residue; `torch.isfinite` is (x == x) * (abs(x) != inf)."""
+    if op in _CERTAIN:
+        return True
+    if op not in _EQUALITIES:
+        return False
+    x, y = args
+    if isinstance(y, Tensor):
+        return bool(x.data_ptr() == y.data_ptr() and x.shape == y.shape and x.stride() == y.stride())
+    return not isfinite(y)
+
+
+def _accumulates(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+    return bool(args[3]) if len(args) > 3 else bool(kwargs.get("accumulate"))
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _symbol_among(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+    return any(isinstance(v, float) and is_symbol(v) for v in (*args, *kwargs.values()))

@@ -1,0 +1,331 @@
+"""Collectives of torch.distributed on residues, in real processes. Simulated ranks add and copy by ordinary ops.
+
+A sum over ranks is a sum: exact while N * p < 2**53, and canonical when PyTorch sees it, so that asynchronous ones are
+waited for at once. An average is the sum times the inverse of N. MAX and MIN go by the keyed order, in which a maximum
+along a dim goes too. Before each, the ranks agree on what they hold, by a reduction of six numbers: whether a division
+by zero has made one of them void is not a thing that each may know for itself alone.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Final
+from zlib import crc32
+
+import torch
+from torch import Tensor
+
+from shardproof.exact.algebra.degree import UNKNOWN
+from shardproof.exact.algebra.field import EXACT_LIMIT
+from shardproof.exact.engine.tags import REAL, Tag, union
+from shardproof.exact.engine.tensor_trees import floats_in, tensors_in
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from torch._ops import OpOverload
+
+    from shardproof.exact.algebra.degree import Degree
+    from shardproof.exact.engine.entry import Entry
+    from shardproof.exact.engine.reals import Reals
+    from shardproof.exact.engine.run import Run
+    from shardproof.exact.engine.writing import Writing
+
+    Transmit = Callable[[list[Tensor], list[Tensor], Any], Any]
+
+_NEUTRAL: Final = float("-inf")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Call:
+    """One call of a collective: its process group, and its arguments by their names."""
+
+    op: OpOverload
+    group: Any
+    given: dict[str, Any]
+
+
+@dataclass(slots=True, kw_only=True)
+class Collectives:
+    """Carries out the ops of the c10d namespace."""
+
+    run: Run
+    reals: Reals
+    writing: Writing
+    entry: Entry
+    _degrees: dict[float, Degree] = field(default_factory=dict)
+
+    def carry_out(self, op: OpOverload, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """The op's result; on integers and booleans it is PyTorch's own."""
+        name = op._schema.name.removeprefix("c10d::")
+        floats = floats_in((args, kwargs))
+        if name in _PASS or not floats:
+            result = op(*args, **kwargs)
+            for x in tensors_in((args, kwargs)):
+                if not x.is_floating_point():
+                    self.run.tags.set(x, union([self.run.tag(x)]))
+            return result
+        if name not in _METHODS:
+            self.run.refuse_op(op, "is a collective that exact arithmetic does not carry out yet")
+        for x in floats:
+            if self.run.tags.get(x) is None:
+                self.entry.admit(x)
+        given = {a.name: a.default_value for a in op._schema.arguments if a.has_default_value()}
+        given |= dict(zip((a.name for a in op._schema.arguments), args, strict=False)) | kwargs
+        group = _distributed().ProcessGroup.unbox(given["process_group"])
+        return _METHODS[name](self, _Call(op=op, group=group, given=given))
+
+    # Collectives -----------------------------------------------------------------------------------------------------
+
+    def _all_reduce(self, call: _Call) -> Any:
+        def transmit(inputs: list[Tensor], outputs: list[Tensor], reduction: Any) -> Any:
+            outputs[0].copy_(inputs[0])
+            return call.group.allreduce(outputs, _options("AllreduceOptions", reduceOp=reduction))
+
+        work = None
+        for x in call.given["tensors"]:
+            work = self._reduce(call, [x], [x], _kind_of(call.given["reduce_op"]), transmit)
+        return (call.given["tensors"], work) if len(call.op._schema.returns) == 2 else work
+
+    def _reduce_to_root(self, call: _Call) -> Any:
+        root = call.given["root_rank"]
+
+        def transmit(inputs: list[Tensor], outputs: list[Tensor], reduction: Any) -> Any:
+            outputs[0].copy_(inputs[0])
+            return call.group.reduce(outputs, _options("ReduceOptions", reduceOp=reduction, rootRank=root))
+
+        x = call.given["tensors"][0]
+        return self._reduce(call, [x], [x], _kind_of(call.given["reduce_op"]), transmit, only=root)
+
+    def _reduce_scatter(self, call: _Call) -> Any:
+        def transmit(inputs: list[Tensor], outputs: list[Tensor], reduction: Any) -> Any:
+            return call.group.reduce_scatter(outputs, [inputs], _options("ReduceScatterOptions", reduceOp=reduction))
+
+        outputs, inputs = call.given["output_tensors"], call.given["input_tensors"][0]
+        work = self._reduce(call, inputs, outputs, _kind_of(call.given["reduce_op"]), transmit)
+        return outputs, work
+
+    def _reduce_scatter_tensors(self, call: _Call) -> Any:
+        def transmit(inputs: list[Tensor], outputs: list[Tensor], reduction: Any) -> Any:
+            options = _options("ReduceScatterOptions", reduceOp=reduction)
+            return call.group._reduce_scatter_base(outputs[0], inputs[0], options)
+
+        several = "outputs" in call.given
+        outputs = call.given["outputs"] if several else [call.given["output_tensor"]]
+        inputs = call.given["inputs"] if several else [call.given["input_tensor"]]
+        work = None
+        for output, x in zip(outputs, inputs, strict=True):
+            work = self._reduce(call, [x], [output], _kind_of(call.given["reduce_op"]), transmit)
+        return work if several else (outputs[0], work)
+
+    def _broadcast(self, call: _Call) -> Any:
+        root, tensors = call.given["root_rank"], call.given["tensors"]
+
+        def transmit(inputs: list[Tensor], outputs: list[Tensor], _: Any) -> Any:
+            if call.group.rank() == root:
+                outputs[0].copy_(inputs[0])
+            return call.group.broadcast(outputs, _options("BroadcastOptions", rootRank=root, rootTensor=0))
+
+        return tensors, self._move(call, tensors, tensors, transmit, source=root)
+
+    def _all_gather(self, call: _Call) -> Any:
+        def transmit(inputs: list[Tensor], outputs: list[Tensor], _: Any) -> Any:
+            return call.group.allgather([outputs], inputs)
+
+        outputs = call.given["output_tensors"]
+        return outputs, self._move(call, call.given["input_tensors"], outputs[0], transmit)
+
+    def _all_gather_tensors(self, call: _Call) -> Any:
+        def transmit(inputs: list[Tensor], outputs: list[Tensor], _: Any) -> Any:
+            return call.group._allgather_base(outputs[0], inputs[0])
+
+        several = "outputs" in call.given
+        outputs = call.given["outputs"] if several else [call.given["output_tensor"]]
+        inputs = call.given["inputs"] if several else [call.given["input_tensor"]]
+        work = None
+        for output, x in zip(outputs, inputs, strict=True):
+            work = self._move(call, [x], [output], transmit)
+        return work if several else (outputs[0], work)
+
+    def _gather(self, call: _Call) -> Any:
+        root = call.given["root_rank"]
+
+        def transmit(inputs: list[Tensor], outputs: list[Tensor], _: Any) -> Any:
+            return call.group.gather([outputs] if outputs else [], inputs, _options("GatherOptions", rootRank=root))
+
+        outputs = call.given["output_tensors"]
+        return self._move(call, call.given["input_tensors"], outputs[0] if outputs else [], transmit)
+
+    def _scatter(self, call: _Call) -> Any:
+        root, inputs = call.given["root_rank"], call.given["input_tensors"]
+
+        def transmit(inputs: list[Tensor], outputs: list[Tensor], _: Any) -> Any:
+            return call.group.scatter(outputs, [inputs] if inputs else [], _options("ScatterOptions", rootRank=root))
+
+        outputs = call.given["output_tensors"]
+        return outputs, self._move(call, inputs[0] if inputs else [], outputs, transmit, source=root)
+
+    def _all_to_all(self, call: _Call) -> Any:
+        def transmit(inputs: list[Tensor], outputs: list[Tensor], _: Any) -> Any:
+            return call.group.alltoall(outputs, inputs)
+
+        outputs = call.given["output_tensors"]
+        return outputs, self._move(call, call.given["input_tensors"], outputs, transmit)
+
+    def _all_to_all_tensor(self, call: _Call) -> Any:
+        def transmit(inputs: list[Tensor], outputs: list[Tensor], _: Any) -> Any:
+            splits = call.given["output_split_sizes"], call.given["input_split_sizes"]
+            return call.group.alltoall_base(outputs[0], inputs[0], *splits)
+
+        return self._move(call, [call.given["input"]], [call.given["output"]], transmit)
+
+    # What they are made of -------------------------------------------------------------------------------------------
+
+    def _reduce(
+        self,
+        call: _Call,
+        inputs: list[Tensor],
+        outputs: list[Tensor],
+        reduction: Any,
+        transmit: Transmit,
+        *,
+        only: int | None = None,
+    ) -> Any:
+        """Reduce over the ranks; `only` that rank sees the result."""
+        kinds, size = _distributed().ReduceOp.RedOpType, call.group.size()
+        plain = reduction != kinds.AVG and all(bool((x == x.round()).all()) for x in inputs if self.run.tag(x).real)
+        tag = self._agree(call.group, inputs, outputs, plain=plain)
+        by_order = reduction in (kinds.MAX, kinds.MIN) and not tag.real
+        if reduction not in (kinds.SUM, kinds.AVG, kinds.MAX, kinds.MIN):
+            self.run.refuse_op(call.op, f"with {reduction} has no exact rule; SUM, AVG, MAX and MIN have")
+        if tag.symbols and reduction != kinds.MAX:
+            self.run.refuse_symbols(call.op)
+        if size * self.run.arithmetic.field.half >= EXACT_LIMIT:
+            self.run.refuse_op(call.op, f"over {size} ranks has sums that float64 does not hold")
+        given = [(x if tag.real else self.reals.residues_of(x)).contiguous() for x in inputs]
+        if by_order:
+            given = [self._places(x) for x in given]
+        results = [torch.empty_like(x, memory_format=torch.contiguous_format) for x in outputs]
+        work = transmit(given, results, kinds.SUM if reduction == kinds.AVG else reduction)
+        work.wait()
+        if not tag.real:
+            results = [self._reduced(x, size, average=reduction == kinds.AVG, by_order=by_order) for x in results]
+            degree = tag.degree.selected_from(size) if by_order else tag.degree.sum_of(size)
+            tag = Tag(degree=degree, void=tag.void, symbols=tag.symbols)
+        if only is None or call.group.rank() == only:
+            self._store(outputs, results, tag)
+        return _boxed(work)
+
+    def _move(
+        self,
+        call: _Call,
+        inputs: list[Tensor],
+        outputs: list[Tensor],
+        transmit: Transmit,
+        *,
+        source: int | None = None,
+    ) -> Any:
+        """Hand elements from rank to rank; from `source` alone where there is one."""
+        mine = source is None or call.group.rank() == source
+        tag = self._agree(call.group, inputs if mine else [], outputs, plain=True)
+        given = [(x if tag.real else self.reals.residues_of(x)).contiguous() for x in inputs] if mine else []
+        results = [torch.empty_like(x, memory_format=torch.contiguous_format) for x in outputs]
+        work = transmit(given, results, None)
+        work.wait()
+        self._store(outputs, results, tag)
+        return _boxed(work)
+
+    def _store(self, outputs: list[Tensor], results: list[Tensor], tag: Tag) -> None:
+        for target, value in zip(outputs, results, strict=True):
+            self.run.set(value, tag)
+            self.writing.store(target, value)
+
+    def _agree(self, group: Any, inputs: list[Tensor], outputs: list[Tensor], *, plain: bool) -> Tag:
+        """The tag of what all ranks give together. It is real if all of it is real, and `plain` on all of them."""
+        tag = union(self.run.tag(x) for x in inputs)
+        symbols = any(self.reals.symbols_in(x) for x in inputs)
+        code = float(crc32(repr(tag.degree).encode()))
+        self._degrees[code] = tag.degree
+        said = [code, -code, tag.void, symbols, not tag.roots, not (tag.real and plain)]
+        said = said if inputs else [_NEUTRAL] * len(said)
+        device = (inputs or outputs)[0].device
+        header = torch.tensor([float(x) for x in said], dtype=torch.float64, device=device)
+        maximum = _options("AllreduceOptions", reduceOp=_distributed().ReduceOp.RedOpType.MAX)
+        group.allreduce([header], maximum).wait()
+        highest, lowest, void, held, not_roots, not_real = header.tolist()
+        degree = self._degrees.get(highest, UNKNOWN) if highest == -lowest else UNKNOWN
+        if not_real <= 0:
+            return REAL if void <= 0 and degree is REAL.degree else Tag(real=True, degree=degree, void=void > 0)
+        return Tag(degree=degree, void=void > 0, symbols=held > 0, roots=not_roots <= 0)
+
+    def _places(self, x: Tensor) -> Tensor:
+        """Each residue's place in the keyed order; the symbols of masks come before all of them."""
+        oracles, half = self.run.arithmetic.oracles, self.run.arithmetic.field.half
+        held = x < -half
+        return torch.where(held, x, oracles.look_up(oracles.permutation("order"), x.masked_fill(held, 0.0)))
+
+    def _reduced(self, x: Tensor, size: int, *, average: bool, by_order: bool) -> Tensor:
+        arithmetic = self.run.arithmetic
+        if by_order:
+            held = x < -arithmetic.field.half
+            back = arithmetic.oracles.permutation_inverse("order")
+            return torch.where(held, x, arithmetic.oracles.look_up(back, x.masked_fill(held, 0.0)))
+        total = arithmetic.residue(arithmetic.field.reduce_(x))
+        return (total / size).tensor if average else total.tensor
+
+
+def _distributed() -> Any:
+    """PyTorch's bindings, which a build without torch.distributed lacks."""
+    from torch._C import _distributed_c10d
+
+    return _distributed_c10d
+
+
+def _kind_of(reduction: Any) -> Any:
+    """Which of SUM, AVG, MAX, ... an op's argument says, where it is a number."""
+    return _distributed().ReduceOp.RedOpType(reduction.op())
+
+
+def _options(kind: str, **values: Any) -> Any:
+    options = getattr(_distributed(), kind)()
+    for name, value in values.items():
+        setattr(options, name, _distributed().ReduceOp(value) if name == "reduceOp" else value)
+    return options
+
+
+def _boxed(work: Any) -> Any:
+    return _distributed().Work.boxed(work)
+
+
+# They have a tensor for its device alone, or only look for NaN.
+_PASS: Final = frozenset({"barrier", "monitored_barrier_", "check_for_nan"})
+
+_METHODS: Final[dict[str, Any]] = {
+    "allreduce_": Collectives._all_reduce,
+    "allreduce_coalesced_": Collectives._all_reduce,
+    "reduce_": Collectives._reduce_to_root,
+    "reduce_scatter_": Collectives._reduce_scatter,
+    "_reduce_scatter_base_": Collectives._reduce_scatter_tensors,
+    "reduce_scatter_tensor_coalesced_": Collectives._reduce_scatter_tensors,
+    "broadcast_": Collectives._broadcast,
+    "allgather_": Collectives._all_gather,
+    "_allgather_base_": Collectives._all_gather_tensors,
+    "allgather_into_tensor_coalesced_": Collectives._all_gather_tensors,
+    "gather_": Collectives._gather,
+    "scatter_": Collectives._scatter,
+    "alltoall_": Collectives._all_to_all,
+    "alltoall_base_": Collectives._all_to_all_tensor,
+}
+
+
+def composing_kernel(op: OpOverload) -> Callable[..., Any] | None:
+    """The kernel of an op that consists of others; None if `op` is not one.
+
+    A functional collective calls the ops of the c10d namespace; FSDP2's copies in and out of its buffers are written in
+    Python, the same for every device.
+    """
+    if op.namespace == "fsdp":
+        return lambda *args, **kwargs: op._op_dk(torch._C.DispatchKey.CPU, *args, **kwargs)
+    if op.namespace in {"_c10d_functional", "_dtensor"} and op._schema.name != "_c10d_functional::wait_tensor":
+        return lambda *args, **kwargs: op._op_dk(torch._C.DispatchKey.CompositeExplicitAutograd, *args, **kwargs)
+    return None

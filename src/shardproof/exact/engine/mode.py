@@ -1,0 +1,345 @@
+"""`ExactArithmetic`: the mode below autograd in which every ATen op on floating tensors computes modulo a prime."""
+
+from __future__ import annotations
+
+import threading
+from contextlib import ExitStack, contextmanager
+from typing import TYPE_CHECKING, Any, Literal, NoReturn, Self
+
+import torch
+from torch import Tensor
+from torch._C._functorch import get_unwrapped, is_functorch_wrapped_tensor
+from torch._subclasses.fake_tensor import FakeTensor
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
+
+from shardproof.exact.algebra.bound import Bound, bound_of
+from shardproof.exact.algebra.field import Field, choose_prime
+from shardproof.exact.algebra.lift import Lift
+from shardproof.exact.algebra.oracles import oracles_of
+from shardproof.exact.algebra.residue import Arithmetic
+from shardproof.exact.engine.dispatch import Dispatcher
+from shardproof.exact.engine.entry import Entry, inner_tensors
+from shardproof.exact.engine.escapes import DISPLAYS, READS_MEMORY
+from shardproof.exact.engine.modules import ModuleStack
+from shardproof.exact.engine.rewrites import Rewrites
+from shardproof.exact.engine.run import Run
+from shardproof.exact.engine.tags import TagStore
+from shardproof.exact.engine.tensor_trees import PLAIN, tensors_in
+from shardproof.exact.engine.threads import guard_threads
+from shardproof.exact.errors import ExactArithmeticError, user_line
+from shardproof.exact.rules.cut import Cut, CutBothWays, number_symbols
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from types import TracebackType
+
+    from torch._ops import OpOverload
+
+    from shardproof.exact.algebra.degree import Degree
+    from shardproof.exact.engine.run import Selection
+    from shardproof.exact.errors import Place
+
+_PLAIN = (Tensor, torch.nn.Parameter, torch.nn.Buffer)
+_active: list[ExactArithmetic] = []
+
+
+class ExactArithmetic:
+    """Inside it, ordinary PyTorch code computes modulo a prime, without rounding.
+
+    Two programs that compute the same function of the same tensors get the same digits; see docs/exact.md for which
+    identities hold, and what agreement proves. Tensors from outside become residues at first sight (in place: the
+    program keeps its own objects) and are put back bit for bit at the end.
+
+    Args:
+        seed: draws the prime, the key of the oracles and the residues of the inputs. The same seed gives the same
+            digits in every process and on every machine.
+        prime: instead of the drawn one; from 3 to 2**23.
+        random: 'refuse' random draws inside; 'oracle' makes dropout's mask an oracle of each element, and refuses other
+            draws; 'draw' takes numbers from PyTorch's generators as the program would.
+        leaving: 'refuse' `.item()` and branches on residues, or 'allow' them (the representative is what is seen).
+        record_selections: keep the operands of max, sort, topk and comparisons in `selections`.
+        check: verify after each op that every element is canonical. Slow; for finding a rule that is wrong.
+
+    Raises:
+        ExactArithmeticError: and its subclasses, from the op that cannot be carried out exactly.
+    """
+
+    def __init__(
+        self,
+        *,
+        seed: int = 0,
+        prime: int | None = None,
+        random: Literal["refuse", "oracle", "draw"] = "refuse",
+        leaving: Literal["refuse", "allow"] = "refuse",
+        record_selections: bool = False,
+        check: bool = False,
+    ) -> None:
+        if random not in ("refuse", "oracle", "draw") or leaving not in ("refuse", "allow"):
+            msg = (
+                f"random is {random!r}, leaving is {leaving!r}; needed: 'refuse', 'oracle' or 'draw', and 'refuse' or "
+                "'allow'"
+            )
+            raise ValueError(msg)
+        field = Field(choose_prime(seed) if prime is None else prime)
+        self.arithmetic = Arithmetic(field=field, oracles=oracles_of(field, seed), lift=Lift(field=field))
+        self.tags = TagStore()
+        self.modules = ModuleStack()
+        self.entry = Entry(arithmetic=self.arithmetic, tags=self.tags, key=seed)
+        self.run = Run(
+            arithmetic=self.arithmetic,
+            tags=self.tags,
+            modules=self.modules,
+            random=random,
+            leaving=leaving,
+            record_selections=record_selections,
+            check=check,
+        )
+        self.dispatcher = Dispatcher(run=self.run, entry=self.entry)
+        self._modes = ExitStack()
+        self._process = ExitStack()
+        self._members: set[int] = set()
+
+    def __enter__(self) -> Self:
+        if self._members:
+            _refuse_nesting()
+        self._modes.enter_context(self.joined())
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._modes.close()
+
+    @contextmanager
+    def joined(self) -> Iterator[None]:
+        """Take part from this thread in one exact arithmetic that several share: ranks that are threads and take turns.
+
+        The first to join begins it, and the last to leave ends it: tensors from outside are put back then.
+        """
+        thread = threading.get_ident()
+        if thread in self._members:
+            _refuse_nesting()
+        if not self._members:
+            self._begin()
+        self._members.add(thread)
+        try:
+            with _Functions(self), _Ops(self.dispatcher):
+                yield
+        finally:
+            self._members.remove(thread)
+            if not self._members:
+                self._process.close()
+
+    def _begin(self) -> None:
+        """What holds for the whole process."""
+        if _active:
+            _refuse_nesting()
+        _active.append(self)
+        with ExitStack() as process:
+            process.callback(self._end)
+            process.enter_context(torch.compiler.set_stance("force_eager"))  # compiled code would not be seen
+            process.enter_context(guard_threads(self.tags, self._members))
+            self.modules.start()
+            self._process = process.pop_all()
+
+    def _end(self) -> None:
+        self.modules.stop()
+        _active.remove(self)
+        self.entry.leave()
+
+    @property
+    def prime(self) -> int:
+        """The modulus."""
+        return self.arithmetic.field.prime
+
+    def cut(self, tensor: Tensor, name: str) -> Tensor:
+        """Take the computation apart here: fresh residues forward, and in place of the gradient backward.
+
+        Both ways what arrives is recorded in `cuts`. A cut with another name is another random function; the two
+        programs compared give the same name to the same tensor.
+
+        Args:
+            tensor: what the segment before ends with, any shape; a DTensor must not be partial.
+            name: of the cut.
+
+        Raises:
+            ValueError: the tensor is a partial sum.
+        """
+        if not self.dispatcher.is_known(tensor):
+            with ordinary_pytorch():
+                self.entry.admit(tensor)
+        found: Tensor = CutBothWays.apply(tensor, name)  # type: ignore[no-untyped-call]
+        return found
+
+    @property
+    def cuts(self) -> tuple[Cut, ...]:
+        """What reached each cut so far, in the order of execution."""
+        return tuple(self.arithmetic.cuts)
+
+    def bound(self, tensor: Tensor | Cut, *, trials: int = 1, draws: int | None = None) -> Bound:
+        """How likely an element of a different program's tensor would equal this one's, or that no bound is known.
+
+        Args:
+            tensor: one computed inside; or one of `cuts`, for the segment that ends there.
+            trials: in how many trials it agreed, each with a seed of its own.
+            draws: how many trials there were with the void ones, which are drawn again and do not count.
+        """
+        if isinstance(tensor, Cut):
+            return self._bound(tensor.degree, trials=trials, draws=draws, void=tensor.void)
+        tag = self.tags.get(tensor)
+        if tag is None or not tensor.dtype.is_floating_point:
+            msg = f"a bound is asked for a tensor of shape {tuple(tensor.shape)} that exact arithmetic has not computed"
+            raise ValueError(msg)
+        return self._bound(tag.degree, trials=trials, draws=draws, void=tag.void)
+
+    def _bound(self, degree: Degree, *, trials: int, draws: int | None, void: bool) -> Bound:
+        degree = degree.chosen_by(self.run.escaped)
+        derived = not self.run.left and (self.run.record_selections or not degree.chosen)
+        return bound_of(degree, prime=self.prime, trials=trials, draws=draws, void=void, derived=derived)
+
+    @property
+    def selections(self) -> tuple[Selection, ...]:
+        """The ops that chose by order so far, with their operands; kept with `record_selections`."""
+        return tuple(self.run.selections)
+
+    @property
+    def ops(self) -> int:
+        """How many ATen ops have been carried out so far, those that composite ops consist of included."""
+        return self.run.ops
+
+    @property
+    def zero_divisions(self) -> tuple[Place, ...]:
+        """Where a division by zero modulo the prime made results void, in the order of execution."""
+        return tuple(self.run.zero_divisions)
+
+    @contextmanager
+    def leaving_allowed(self) -> Iterator[None]:
+        """For a few lines that are known to be safe, let residues become numbers; nothing after has a derived bound."""
+        before, self.run.leaving = self.run.leaving, "allow"
+        try:
+            yield
+        finally:
+            self.run.leaving = before
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Ordinary PyTorch for a few lines: to look at residues as the numbers they are held as."""
+        with ordinary_pytorch():
+            yield
+
+    def digits(self, tensor: Tensor, *, symbols: bool = False) -> Tensor:
+        """A copy of the residues as int64, which outlives the mode.
+
+        Args:
+            tensor: a plain one.
+            symbols: elements of masks are taken too: -inf and finfo.min are one and two beyond the representatives.
+
+        Raises:
+            ValueError: it is a wrapper subclass; pass its local tensor.
+            ExactArithmeticError: elements of a mask, or of memory never written, are no residues.
+        """
+        if type(tensor) not in PLAIN:
+            msg = f"digits of a {type(tensor).__name__} are asked for; pass its local tensor"
+            raise ValueError(msg)
+        with ordinary_pytorch():
+            residues = self.dispatcher.residues_of(tensor.detach())
+            numbers = residues.masked_fill(residues < -self.arithmetic.field.half, 0.0) if symbols else residues
+            if not self.arithmetic.field.is_canonical(numbers):
+                msg = (
+                    f"a tensor of shape {tuple(tensor.shape)} holds elements that are no residues (a mask, or memory "
+                    "never written)"
+                )
+                raise ExactArithmeticError(msg)
+            return (number_symbols(residues, self.arithmetic.field) if symbols else residues).to(torch.int64)
+
+
+def _refuse_nesting() -> NoReturn:
+    raise ExactArithmeticError(
+        f"exact arithmetic is entered inside exact arithmetic, at {user_line()}; leave the outer one first: "
+        "one runs at a time in a process, whatever the thread"
+    )
+
+
+@contextmanager
+def ordinary_pytorch() -> Iterator[None]:
+    """Both modes off: every op and function is PyTorch's own."""
+    with _disable_current_modes(), torch._C.DisableTorchFunction():
+        yield
+
+
+class _Ops(TorchDispatchMode):
+    """Below autograd: each op goes to the dispatcher."""
+
+    def __init__(self, dispatcher: Dispatcher) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._dispatcher = dispatcher
+
+    def __torch_dispatch__(
+        self, func: OpOverload, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        if not all(kind in PLAIN for kind in types):
+            if any(issubclass(kind, FakeTensor) for kind in types):
+                return func(*args, **(kwargs or {}))  # shapes alone
+            return NotImplemented  # DTensor and LocalTensor first; their inner ops come back here
+        with torch._C.DisableTorchFunction():
+            return self._dispatcher.carry_out(func, args, kwargs or {}, reenter=self)
+
+
+class _Functions(TorchFunctionMode):
+    """Above autograd: tensors from outside are admitted before PyTorch sees them; reads of memory are refused."""
+
+    def __init__(self, exact: ExactArithmetic) -> None:
+        super().__init__()
+        self._exact = exact
+        self._rewrites = Rewrites(oracles=exact.run.random == "oracle")
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if func in DISPLAYS:
+            with ordinary_pytorch():
+                return func(*args, **kwargs)
+        for tensor in tensors_in((args, kwargs)):
+            if tensor.dtype.is_floating_point or tensor.dtype.is_complex:
+                self._admit(tensor)
+        if func in READS_MEMORY:
+            for tensor in inner_tensors(args[0]):
+                self._exact.dispatcher.refuse_reading(tensor, getattr(func, "__name__", str(func)))
+            with ordinary_pytorch():
+                return func(*args, **kwargs)
+        if func is Tensor.__deepcopy__:
+            return self._copy(*args)
+        return self._rewrites.call(func, args, kwargs, inside=self)
+
+    def _admit(self, tensor: Tensor) -> None:
+        if isinstance(tensor, FakeTensor):
+            return
+        if type(tensor) in PLAIN and is_functorch_wrapped_tensor(tensor):
+            self._require_known(tensor)
+        elif not self._exact.dispatcher.is_known(tensor):
+            with ordinary_pytorch():
+                self._exact.entry.admit(tensor)
+
+    def _require_known(self, wrapped: Tensor) -> None:
+        """Under vmap or grad the tensor's dtype is settled already: residues must have come in before."""
+        inner = wrapped
+        while is_functorch_wrapped_tensor(inner):
+            inner = get_unwrapped(inner)
+        if not self._exact.dispatcher.is_known(inner):
+            msg = (
+                f"a tensor of shape {tuple(inner.shape)} from outside enters a torch.func transform, at {user_line()}; "
+                "let exact arithmetic see it before: x = x.clone() in front of the transform"
+            )
+            raise ExactArithmeticError(msg)
+
+    def _copy(self, source: Tensor, memo: dict[Any, Any]) -> Tensor:
+        """`copy.deepcopy`, which copies a storage's bytes past every op."""
+        with ordinary_pytorch():
+            copy: Tensor = Tensor.__deepcopy__(source, memo)  # type: ignore[no-untyped-call]
+        for old, new in zip(inner_tensors(source), inner_tensors(copy), strict=True):
+            tag = self._exact.tags.get(old)
+            if tag is not None:
+                self._exact.tags.set(new, tag.bare)
+        return copy

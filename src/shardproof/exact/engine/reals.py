@@ -1,0 +1,183 @@
+"""Real constants: tensors made inside from numbers, shapes and integers, until they meet a residue.
+
+They are float64, and PyTorch carries out pointwise ops on them as they are: step counters, positions, masks. That
+rounds, as Python's own floats in the program do; a constant is known to its precision and no better.
+"""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from math import isfinite, isnan
+from typing import TYPE_CHECKING, Any, Final
+
+import torch
+from torch import Tensor
+
+from shardproof.exact.algebra.lift import LOWEST, is_symbol
+from shardproof.exact.engine.choices import choice_among, mark_choice, mark_compared
+from shardproof.exact.engine.tags import REAL, Tag
+from shardproof.exact.engine.tensor_trees import tensors_in, whole_storage
+from shardproof.exact.engine.variants import functional_of, written_arguments
+from shardproof.exact.rules.creation import EMPTY, FACTORIES
+from shardproof.exact.rules.registry import REAL_TOO, RULES
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from torch._ops import OpOverload
+
+    from shardproof.exact.engine.run import Run
+
+_aten: Final = torch.ops.aten
+_SUMS: Final = frozenset({_aten.sum.default, _aten.sum.dim_IntList})
+# Sums of more would round.
+_LARGEST_SUM: Final = 2.0**53
+# What a constant cannot be, unless it was computed from the lowest finite number.
+_HUGE: Final = 1e300
+# Memory without contents, which autograd makes for gradients that are zero: no residues can be written into it.
+_WITHOUT_MEMORY: Final = {_aten._efficientzerotensor.default: _aten.zeros.default}
+
+
+@dataclass(slots=True, kw_only=True)
+class Reals:
+    """Makes real constants, computes with them, and lifts them."""
+
+    run: Run
+
+    # Lifting ---------------------------------------------------------------------------------------------------------
+
+    def residues_of(self, tensor: Tensor) -> Tensor:
+        """The residues of a tensor that may still be real; the tensor itself if it is not."""
+        tag = self.run.tag(tensor)
+        if not tag.real:
+            return tensor
+        if tag.lifted is None:
+            tag = self._lift(tensor, tag)
+        assert tag.lifted is not None
+        residues = tag.lifted.as_strided(tensor.size(), tensor.stride(), tensor.storage_offset())
+        if bool(residues.isnan().any()):
+            self.run.refuse_nan("memory that was never written (torch.empty) is used")
+        return residues
+
+    def symbols_in(self, tensor: Tensor) -> bool:
+        """Whether the tensor's storage can hold -inf or the lowest finite number."""
+        tag = self.run.tag(tensor)
+        if tag.real and tag.lifted is None:
+            tag = self._lift(tensor, tag)
+        return tag.symbols
+
+    def lift_in_place(self, tensor: Tensor) -> Tag:
+        """Replace the reals of a whole storage by their residues, before a residue is written among them."""
+        tag = self.run.tag(tensor)
+        if tag.lifted is None:
+            tag = self._lift(tensor, tag)
+        assert tag.lifted is not None
+        whole_storage(tensor).copy_(tag.lifted)
+        return replace(tag.bare, real=False)
+
+    def _lift(self, tensor: Tensor, tag: Tag) -> Tag:
+        whole = whole_storage(tensor)
+        unwritten = whole.isnan()  # it stays NaN, which differs from everything that it is compared with
+        held = bool(unwritten.any())
+        try:
+            lifted = self.run.arithmetic.lift.tensor(whole.masked_fill(unwritten, 0.0) if held else whole)
+        except FloatingPointError as error:
+            self.run.refuse_nan(error)
+        if held:
+            lifted.masked_fill_(unwritten, float("nan"))
+        symbols = bool((lifted < -self.run.arithmetic.field.half).any())
+        tag = replace(tag, lifted=lifted, symbols=symbols)
+        self.run.tags.set(tensor, tag)
+        return tag
+
+    # Computing -------------------------------------------------------------------------------------------------------
+
+    def may_compute(self, op: OpOverload, reals: list[Tensor]) -> bool:
+        """Whether an op whose floating operands are all real is carried out on the reals as they are."""
+        functional = functional_of(op) or op
+        if torch.Tag.pointwise in functional.tags:
+            return True
+        rule = RULES.get(functional)
+        if functional in REAL_TOO:
+            return True
+        if rule is not None and rule.kind == "move":
+            return True
+        if functional not in _SUMS and (rule is None or rule.kind != "sum"):
+            return False
+        whole = all(bool((x == x.round()).all()) for x in reals)
+        return whole and sum(float(x.abs().sum()) for x in reals) < _LARGEST_SUM
+
+    def compute(self, op: OpOverload, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """The op as PyTorch has it. What came of integers and booleans that residues chose remembers them."""
+        written = written_arguments(op, args, kwargs)
+        result = op(*args, **kwargs)
+        rule = RULES.get(functional_of(op) or op)
+        moved = rule is not None and rule.kind == "move"
+        for x in (*tensors_in(result), *written):
+            before = self.run.tags.get(x)
+            if before is not None and not any(x is target for target in written):
+                continue  # a view
+            if x.is_floating_point() and not moved:
+                self._examine(op, x)
+            self.run.set(x, REAL if before is None else replace(before.bare, real=True, symbols=False))
+        self._remember_choices(op, args, kwargs, result)
+        return result
+
+    # Making ----------------------------------------------------------------------------------------------------------
+
+    def make(self, op: OpOverload, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """A factory, or an op on integers and booleans alone: what is floating of its result is real."""
+        op = _WITHOUT_MEMORY.get(op, op)
+        with float64_by_default():
+            result = op(*args, **kwargs)
+        for x in tensors_in(result):
+            if x.is_meta or x.layout != torch.strided or x.is_quantized:
+                continue
+            known = self.run.tags.get(x) is not None
+            if op in EMPTY and x.is_floating_point():
+                x.fill_(float("nan"))
+            elif x.is_floating_point() and not known:
+                self._examine(op, x)
+            if not known or op in FACTORIES:
+                self.run.tags.set(x, REAL)
+        if op not in FACTORIES:
+            self._remember_choices(op, args, kwargs, result)
+        return result
+
+    def _remember_choices(self, op: OpOverload, args: tuple[Any, ...], kwargs: dict[str, Any], result: Any) -> None:
+        """Note what results owe to comparisons of residues; a shape that depends on one escapes to Python."""
+        mark_choice(self.run.tags, op, (args, kwargs), result)
+        mark_compared(self.run.tags, (args, kwargs), result)
+        if torch.Tag.dynamic_output_shape in op.tags:
+            self.run.escaped = self.run.escaped.chosen_by(choice_among(self.run.tags, (args, kwargs)).degree)
+
+    def _examine(self, op: OpOverload, x: Tensor) -> None:
+        """Refuse NaN, and a mask's symbol that something was done with but adding and multiplying by 0 or 1."""
+        lowest = float(x.min()) if x.numel() else 0.0
+        if isnan(lowest):
+            self.run.refuse_nan(f"{op} gives NaN, or is given memory that was never written (torch.empty)")
+        if lowest < -_HUGE and bool(((x < -_HUGE) & (x > LOWEST)).any()):
+            self.run.refuse_symbols(op)
+
+
+def one_lowest(value: Any) -> Any:
+    """A Python number, with the lowest finite number of every dtype made that of float64: they are one symbol.
+
+    Two of them must add up to -inf, and any other arithmetic be noticed, whatever dtype the program believes in.
+    """
+    return LOWEST if isinstance(value, float) and value != LOWEST and is_symbol(value) and isfinite(value) else value
+
+
+@contextmanager
+def float64_by_default() -> Iterator[None]:
+    """Factories and ops on integers give float64: computed in float32, 1/3 would be another constant."""
+    before = torch.get_default_dtype()
+    if before == torch.float64:
+        yield
+        return
+    torch.set_default_dtype(torch.float64)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)

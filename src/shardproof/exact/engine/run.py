@@ -1,0 +1,137 @@
+"""What the parts of one exact run share: its arithmetic, what is known of its tensors, and how it refuses."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal, NoReturn
+
+from shardproof.exact.algebra.degree import CONSTANT
+from shardproof.exact.algebra.lift import LOWEST, NEGATIVE_INFINITY
+from shardproof.exact.engine.tags import REAL, Tag
+from shardproof.exact.errors import (
+    ExactArithmeticError,
+    LeavingFieldError,
+    NotANumberError,
+    Place,
+    RandomDrawError,
+    SymbolError,
+    UnsupportedOpError,
+    user_line,
+)
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from torch._ops import OpOverload
+
+    from shardproof.exact.algebra.degree import Degree
+    from shardproof.exact.algebra.residue import Arithmetic
+    from shardproof.exact.engine.modules import ModuleStack
+    from shardproof.exact.engine.tags import TagStore
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Selection:
+    """An op that chose by order: its operands, cloned, for comparison with the other program's."""
+
+    op: str
+    place: Place
+    operands: tuple[Tensor, ...]
+
+
+@dataclass(slots=True, kw_only=True)
+class Run:
+    """One exact run."""
+
+    arithmetic: Arithmetic
+    tags: TagStore
+    modules: ModuleStack
+    random: Literal["refuse", "oracle", "draw"] = "refuse"
+    leaving: Literal["refuse", "allow"] = "refuse"
+    record_selections: bool = False
+    check: bool = False
+    selections: list[Selection] = field(default_factory=list)
+    zero_divisions: list[Place] = field(default_factory=list)
+    ops: int = 0
+    escaped: Degree = CONSTANT  # what Python has seen of comparisons of residues: every later element may owe to it
+    left: bool = False  # a residue was read as a number, or a branch was taken on one
+
+    @property
+    def place(self) -> Place:
+        """Where the program is."""
+        return Place(module=self.modules.path, line=user_line())
+
+    # Tags ------------------------------------------------------------------------------------------------------------
+
+    def tag(self, tensor: Tensor) -> Tag:
+        """What is known of a tensor that has been seen before."""
+        return self.tags.get(tensor) or REAL
+
+    def set(self, tensor: Tensor, tag: Tag) -> None:
+        """Say what a tensor's storage holds from now on."""
+        self.tags.set(tensor, tag)
+        if self.check and not tag.real and tensor.is_floating_point():
+            self.require_canonical(tensor, symbols=tag.symbols)
+
+    def require_canonical(self, tensor: Tensor, *, symbols: bool = False) -> None:
+        """Raise unless every element is the canonical representative of a residue, or a symbol where they may be."""
+        ok = (tensor.abs() <= self.arithmetic.field.half) & (tensor == tensor.round())
+        if symbols:
+            ok |= (tensor == LOWEST) | (tensor == NEGATIVE_INFINITY)
+        if not bool(ok.all()):
+            raise ExactArithmeticError(f"an element is not a canonical residue, {self.place}")
+
+    # Refusals --------------------------------------------------------------------------------------------------------
+
+    def refuse_op(self, op: OpOverload, why: str = "has no exact rule") -> NoReturn:
+        """An op on residues that nothing is known of."""
+        name = str(op).removeprefix("aten.")
+        if op.namespace != "aten":
+            name = f"{op.namespace}::{name.removeprefix(op.namespace + '.')}"
+        raise UnsupportedOpError(
+            f"{op} {why}, {self.place}. To add a rule, before the run:\n"
+            "    from shardproof.exact import formula\n"
+            f"    @formula({name!r})\n"
+            "    def rule(m, x, ...):  # the op's arguments, residues in place of floating tensors\n"
+            "        return x * x + 1  # an expression of residues: + - * / @ and what Residue has"
+        )
+
+    def leave(self, what: str) -> None:
+        """A residue is about to leave: refuse, unless the program may; then nothing after it has a derived bound."""
+        if self.leaving == "allow":
+            self.left = True
+            return
+        raise LeavingFieldError(
+            f"{what} takes a residue out of exact arithmetic, {self.place}; its digits mean nothing as a number. To "
+            "print, use print(tensor) or exact.digits(tensor); where it is known to be safe, "
+            "`with exact.leaving_allowed():` around it, or ExactArithmetic(leaving='allow')"
+        )
+
+    def refuse_draw(self, op: OpOverload) -> NoReturn:
+        """A random draw of floating numbers."""
+        name = op._schema.name.removeprefix("aten::")
+        raise RandomDrawError(
+            f"{name} draws random numbers inside exact arithmetic, {self.place}; {self._instead_of_drawing}"
+        )
+
+    @property
+    def _instead_of_drawing(self) -> str:
+        if self.random == "oracle":
+            return (
+                "draw them outside and pass them in. Of random layers only nn.Dropout, F.dropout and attention's "
+                "dropout_p have an oracle: write a mask of your own as F.dropout, or switch it off"
+            )
+        return (
+            "draw them outside and pass them in, switch dropout off, or use ExactArithmetic(random='oracle'), in which "
+            "dropout's mask is an oracle, or random='draw'"
+        )
+
+    def refuse_symbols(self, op: OpOverload) -> NoReturn:
+        """A mask where none can be."""
+        raise SymbolError(
+            f"{op} is given -inf or finfo.min, {self.place}; exact arithmetic knows them only as masks: added, "
+            "chosen by where or masked_fill, times 0 or 1, and under softmax"
+        )
+
+    def refuse_nan(self, what: Any) -> NoReturn:
+        """NaN, or an infinity that is no mask."""
+        raise NotANumberError(f"{what}, {self.place}")

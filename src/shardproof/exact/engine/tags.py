@@ -1,0 +1,106 @@
+"""Tags: what is known of the numbers in a storage. Views share one; a tensor's tag is its storage's.
+
+Keyed by storage and not by tensor, because autograd hands saved tensors back as new Python objects.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
+
+from torch.multiprocessing.reductions import StorageWeakRef
+
+from shardproof.exact.algebra.degree import CONSTANT, Degree
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from torch import Tensor
+
+_SWEEP_EVERY = 4_000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tag:
+    """Of every element of a storage.
+
+    A storage of integers or booleans has one where residues chose its elements (an index from topk, a comparison) or
+    where it was made inside: its degree is then that of the choice.
+
+    Attributes:
+        real: the elements are real constants that have met no residue yet; they are lifted when they do.
+        degree: an upper bound over the elements.
+        symbols: some elements may be -inf or the lowest finite number, the two symbols of masks.
+        roots: every element is a result of the square-root oracle.
+        void: a division by zero happened on the way here, so the trial says nothing of these elements.
+        compared: booleans that came from comparing residues; a Python branch on them is refused.
+        exponential: what `exp` of the elements is, where it is known: a tensor over a storage laid out alike.
+        squared: what the square of the elements is, where they are roots times constants, likewise.
+        lifted: the residues of real elements, where they have been asked for: a tensor over a storage laid out alike.
+    """
+
+    real: bool = False
+    degree: Degree = CONSTANT
+    symbols: bool = False
+    roots: bool = False
+    void: bool = False
+    compared: bool = False
+    exponential: Tensor | None = None
+    squared: Tensor | None = None
+    lifted: Tensor | None = None
+
+    @property
+    def bare(self) -> Tag:
+        """Less what is known in tensors laid out alike."""
+        if self.exponential is None and self.squared is None and self.lifted is None:
+            return self
+        return replace(self, exponential=None, squared=None, lifted=None)
+
+    def __or__(self, other: Tag) -> Tag:
+        """Of a storage that holds elements of both."""
+        return Tag(
+            real=self.real and other.real,
+            degree=self.degree | other.degree,
+            symbols=self.symbols or other.symbols,
+            roots=self.roots and other.roots,
+            void=self.void or other.void,
+            compared=self.compared or other.compared,
+        )
+
+
+# Constants made inside. Integers and booleans have it too: it says that the program's own memory is not at stake.
+REAL = Tag(real=True)
+
+
+def union(tags: Iterable[Tag]) -> Tag:
+    """Of a storage that holds elements of all of them, less what is known of companions; REAL of none."""
+    found: Tag | None = None
+    for tag in tags:
+        found = tag if found is None or found is tag else found | tag
+    return REAL if found is None else found.bare
+
+
+@dataclass(slots=True)
+class TagStore:
+    """The tags of all live storages. A weak reference keeps a storage's address from being used again."""
+
+    _tags: dict[int, tuple[StorageWeakRef, Tag]] = field(default_factory=dict)
+    _until_sweep: int = _SWEEP_EVERY
+
+    def get(self, tensor: Tensor) -> Tag | None:
+        """The tag of the tensor's storage; None if exact arithmetic has never seen it."""
+        found = self._tags.get(tensor.untyped_storage()._cdata)
+        return found[1] if found else None
+
+    def set(self, tensor: Tensor, tag: Tag) -> None:
+        """Tag the tensor's storage."""
+        storage = tensor.untyped_storage()
+        known = self._tags.get(storage._cdata)
+        self._tags[storage._cdata] = (known[0] if known else StorageWeakRef(storage), tag)
+        self._until_sweep -= 1
+        if self._until_sweep <= 0:
+            self._sweep()
+
+    def _sweep(self) -> None:
+        self._tags = {address: kept for address, kept in self._tags.items() if not kept[0].expired()}
+        self._until_sweep = max(_SWEEP_EVERY, len(self._tags))

@@ -1,0 +1,90 @@
+"""Writing into the program's own tensors: in-place and `out=` forms, and what the storage then holds."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from shardproof.exact.algebra.blocks import is_large
+from shardproof.exact.engine.tags import REAL, Tag
+from shardproof.exact.engine.tensor_trees import covers_storage, tensors_in, whole_storage
+from shardproof.exact.engine.variants import written_arguments
+from shardproof.exact.rules.registry import RULES
+
+if TYPE_CHECKING:
+    from torch._ops import OpOverload
+
+    from shardproof.exact.engine.reals import Reals
+    from shardproof.exact.engine.run import Run
+
+
+@dataclass(slots=True, kw_only=True)
+class Writing:
+    """Stores results."""
+
+    run: Run
+    reals: Reals
+
+    def store_all(self, op: OpOverload, args: tuple[Any, ...], kwargs: dict[str, Any], result: Any) -> Any:
+        """Write the results of an op's functional form into the arguments that it writes into; what it then returns."""
+        targets = written_arguments(op, args, kwargs)
+        into_out = any(argument.is_out for argument in op._schema.arguments)
+        for target, value in zip(targets, tensors_in(result), strict=True):
+            if into_out and target.shape != value.shape:
+                self.resize(target, value.shape)
+            self.store(target, value)
+        returned = len(op._schema.returns)  # `_foreach_` forms return nothing
+        return None if returned == 0 else targets[0] if returned == 1 else tuple(targets)
+
+    def overwrites(self, op: OpOverload, functional: OpOverload, args: tuple[Any, ...]) -> bool:
+        """Whether an in-place op's result may go straight into its target, block by block.
+
+        So where the op is an elementwise formula, the target holds residues, and these are all that its storage holds.
+        """
+        rule, target = RULES.get(functional), args[0]
+        if rule is None or not rule.elementwise:
+            return False
+        if not op._schema.arguments[0].is_write or target.dtype != torch.float64 or not covers_storage(target):
+            return False
+        tag = self.run.tag(target)
+        return is_large(target.numel(), target.device) and not tag.real and not tag.symbols
+
+    def store(self, target: Tensor, value: Tensor) -> None:
+        """Write a result into a tensor of the program, and say what its storage now holds."""
+        new = self.run.tag(value)
+        if not target.is_floating_point():
+            if value.is_floating_point() and not new.real:
+                self.run.leave(f"a cast to {str(target.dtype).removeprefix('torch.')}")
+            target.copy_(value)
+            self._join(target, replace(new.bare, real=True, symbols=False))
+            return
+        if not value.is_floating_point():
+            value = value.to(torch.float64)
+            new = REAL if new is REAL else Tag(real=True, degree=new.degree, void=new.void)
+        old = self.run.tag(target)
+        whole = covers_storage(target)
+        if not whole and new.real and not old.real:
+            symbols = self.reals.symbols_in(value)
+            value, new = self.reals.residues_of(value), replace(self.run.tag(value), real=False, symbols=symbols)
+        if not whole and old.real and not new.real:
+            old = self.reals.lift_in_place(target)
+        target.copy_(value)
+        new = new.bare  # laid out as the value, not as the target
+        self.run.set(target, new if whole else old | new)
+
+    def resize(self, tensor: Tensor, shape: torch.Size | list[int], **options: Any) -> Tensor:
+        """Resize in place; memory that is new holds NaN, which is refused where it is used."""
+        elements = tensor.untyped_storage().nbytes() // tensor.element_size()
+        tensor.resize_(shape, **options)
+        storage = tensor.untyped_storage()
+        if tensor.is_floating_point() and storage.nbytes() // tensor.element_size() > elements:
+            whole_storage(tensor)[elements:] = float("nan")
+            self.run.tags.set(tensor, self.run.tag(tensor).bare)
+        return tensor
+
+    def _join(self, target: Tensor, new: Tag) -> None:
+        """Of integers and booleans: those that were there before stay in part."""
+        self.run.tags.set(target, new if covers_storage(target) else self.run.tag(target) | new)

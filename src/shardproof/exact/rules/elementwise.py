@@ -1,0 +1,103 @@
+"""The ring: addition, multiplication, division, elementwise."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from shardproof.exact.algebra.residue import Residue
+from shardproof.exact.rules.matmul import scaled
+from shardproof.exact.rules.registry import formula
+from shardproof.exact.rules.symbols import add_symbols, multiply_symbols, subtract_from_symbols
+
+if TYPE_CHECKING:
+    from shardproof.exact.algebra.residue import Arithmetic, Operand
+
+
+# The ring -------------------------------------------------------------------------------------------------------------
+
+
+@formula("add.Tensor", "add.Scalar", symbols=True, elementwise=True)
+def add(m: Arithmetic, x: Residue, y: Operand, alpha: float = 1, *, symbols: bool) -> Residue:
+    """X + alpha * y."""
+    if symbols:
+        return add_symbols(m, x, y, alpha)
+    if isinstance(y, Residue):
+        return x.plus(y, times=m.constant(alpha))
+    return x + (y if alpha == 1 else m.constant(y) * m.constant(alpha))
+
+
+@formula("sub.Tensor", "sub.Scalar", symbols=True, elementwise=True)
+def subtract(m: Arithmetic, x: Residue, y: Operand, alpha: float = 1, *, symbols: bool) -> Residue:
+    """X - alpha * y."""
+    if symbols:
+        return subtract_from_symbols(m, x, y, alpha)
+    if isinstance(y, Residue):
+        if alpha == 1 and y.exponential is not None and x.exponential is None:
+            return x.minus_logarithm(y)
+        return x.plus(y, times=-m.constant(alpha))
+    return x - (y if alpha == 1 else m.constant(y) * m.constant(alpha))
+
+
+@formula("rsub.Tensor", "rsub.Scalar", elementwise=True)
+def subtract_from(m: Arithmetic, x: Residue, y: Operand, alpha: float = 1) -> Residue:
+    """Y - alpha * x."""
+    if isinstance(y, Residue):
+        return y.plus(x, times=-m.constant(alpha))
+    return y - scaled(x, alpha)
+
+
+@formula("mul.Tensor", "mul.Scalar", symbols=True, elementwise=True)
+def multiply(m: Arithmetic, x: Operand, y: Operand, *, symbols: bool) -> Residue:
+    """X * y; the square of a square root is what the root was taken of."""
+    if not isinstance(x, Residue):
+        x, y = y, x
+    assert isinstance(x, Residue)
+    if symbols:
+        return multiply_symbols(m, x, y)
+    if x.is_same(y):
+        return x.square()
+    return x * y
+
+
+@formula("div.Tensor", "div.Scalar", elementwise=True)
+def divide(_m: Arithmetic, x: Residue, y: Operand) -> Residue:
+    """X / y."""
+    return x / y
+
+
+@formula("neg.default", elementwise=True)
+def negate(_m: Arithmetic, x: Residue) -> Residue:
+    """-x."""
+    return -x
+
+
+@formula("reciprocal.default", elementwise=True)
+def reciprocal(_m: Arithmetic, x: Residue) -> Residue:
+    """1/x."""
+    return x.inverse()
+
+
+@formula("square.default", elementwise=True)
+def square(_m: Arithmetic, x: Residue) -> Residue:
+    """X * x."""
+    return x.square()
+
+
+@formula("addcmul.default", elementwise=True)
+def add_product(m: Arithmetic, x: Residue, a: Residue, b: Residue, *, value: float = 1) -> Residue:
+    """X + value * a * b."""
+    if value == 1 and not a.roots:
+        return x.plus_product(a, b)
+    return x.plus(a.square() if a.is_same(b) else a * b, times=m.constant(value))
+
+
+@formula("addcdiv.default", elementwise=True)
+def add_quotient(m: Arithmetic, x: Residue, a: Residue, b: Residue, *, value: float = 1) -> Residue:
+    """X + value * a / b."""
+    return x.plus(a / b, times=m.constant(value))
+
+
+@formula("lerp.Scalar", "lerp.Tensor", elementwise=True)
+def interpolate(_m: Arithmetic, x: Residue, y: Residue, weight: Operand) -> Residue:
+    """X + weight * (y - x)."""
+    return x.interpolated(y, weight)

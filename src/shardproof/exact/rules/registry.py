@@ -1,0 +1,148 @@
+"""The table of rules: which ATen op is carried out how. Everything that is not here is refused.
+
+A rule is one of three kinds.
+
+*move*: the op only moves, copies or selects elements by integers; PyTorch carries it out on the residues as it is.
+*sum*: the op adds elements up; PyTorch carries it out in float64 and the result is reduced.
+*formula*: a function on `Residue` values.
+
+In-place, `out=` and `_foreach_` forms follow from the functional op's rule (see variants.py).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import wraps
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
+
+import torch
+from torch import Tensor
+
+from shardproof.exact.algebra.blockwise import by_elements
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from torch._ops import OpOverload
+
+    from shardproof.exact.algebra.residue import Arithmetic, Residue
+
+Kind = Literal["move", "sum", "formula"]
+Function = TypeVar("Function", bound="Callable[..., Any]")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rule:
+    """How one op is carried out.
+
+    Attributes:
+        kind: see the module's docstring.
+        function: of a formula, `(arithmetic, *args, **kwargs) -> result`, with `Residue` in place of floating tensors;
+            of a sum, the count of summands from the op's arguments and its result; of a move, None.
+        elementwise: of a formula: it goes block by block, and takes a keyword `into`, where its result is to go.
+        symbols: whether operands may hold the symbols of masks; a formula then treats them itself.
+    """
+
+    kind: Kind
+    function: Callable[..., Any] | None = None
+    symbols: bool = False
+    elementwise: bool = False
+
+
+RULES: dict[OpOverload, Rule] = {}
+
+# Ops that choose elements by their order.
+SELECTIONS: set[OpOverload] = set()
+
+
+def find_op(name: str) -> OpOverload:
+    """The ATen overload called `name`, as PyTorch prints it: 'mul.Tensor', 'relu.default'; other namespaces 'ns::op.x'.
+
+    Raises:
+        ValueError: this version of torch has no such op.
+    """
+    namespace, _, rest = name.rpartition("::")
+    packet, _, overload = rest.partition(".")
+    try:
+        found: OpOverload = getattr(getattr(getattr(torch.ops, namespace or "aten"), packet), overload or "default")
+    except AttributeError as error:
+        msg = f"torch {torch.__version__} has no op {name!r}; give it as PyTorch prints it, like 'mul.Tensor'"
+        raise ValueError(msg) from error
+    return found
+
+
+def formula(*names: str, symbols: bool = False, elementwise: bool = False) -> Callable[[Function], Function]:
+    """Decorator: the function below carries out these ops.
+
+    Args:
+        *names: the ops, as PyTorch prints them.
+        symbols: the function takes a keyword `symbols`, and treats operands that may hold them.
+        elementwise: each element of the result depends on the operands' elements in its own place, and on no others:
+            not even on how many different ones there are. Large tensors then go block by block.
+
+    >>> @formula("square.default")
+    ... def square(m, x):
+    ...     return x * x
+    """
+
+    def register(function: Function) -> Function:
+        for name in names:
+            op = find_op(name)
+            carried = _taking_integers(function) if torch.Tag.pointwise in op.tags else function
+            carried = _in_blocks(carried) if elementwise else carried
+            RULES[op] = Rule(kind="formula", function=carried, symbols=symbols, elementwise=elementwise)
+        return function
+
+    return register
+
+
+def _taking_integers(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Elementwise ops take integer and boolean tensors beside residues; a formula then sees their residues."""
+
+    @wraps(function)
+    def carried(m: Arithmetic, *args: Any, **kwargs: Any) -> Any:
+        if any(isinstance(x, Tensor) for x in args):
+            args = tuple(_residues_of_integers(m, x) if isinstance(x, Tensor) else x for x in args)
+        return function(m, *args, **kwargs)
+
+    return carried
+
+
+def _in_blocks(function: Callable[..., Any]) -> Callable[..., Any]:
+    @wraps(function)
+    def carried(m: Arithmetic, *args: Any, into: Tensor | None = None, **kwargs: Any) -> Any:
+        return by_elements(m, function, args, kwargs, into=into)
+
+    return carried
+
+
+def _residues_of_integers(m: Arithmetic, x: Tensor) -> Residue:
+    remainders = x if x.dtype == torch.bool else x.remainder(m.field.prime)
+    return m.residue(m.field.reduce_(remainders.to(torch.float64)))
+
+
+def moves(*names: str) -> None:
+    """These ops only move elements."""
+    for name in names:
+        RULES[find_op(name)] = Rule(kind="move", symbols=True)
+
+
+def sums(*names: str, count: Callable[..., int]) -> None:
+    """These ops add elements up; `count(result, *args, **kwargs)` bounds how many meet in one element of the result."""
+    for name in names:
+        RULES[find_op(name)] = Rule(kind="sum", function=count)
+
+
+def selects(*names: str) -> None:
+    """These ops choose by order: their operands are recorded for comparison where a caller asks for it."""
+    SELECTIONS.update(find_op(name) for name in names)
+
+
+# Ops that run natively on real constants too, besides elementwise ones: where made inside the program, a constant is
+# an ordinary number until it meets a residue.
+REAL_TOO: set[OpOverload] = set()
+
+
+def runs_on_reals(*names: str) -> None:
+    """These ops run as they are on constants that have met no residue."""
+    REAL_TOO.update(find_op(name) for name in names)

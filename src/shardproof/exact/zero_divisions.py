@@ -1,0 +1,33 @@
+"""Void trials: whether a division by zero is the prime's doing, or the program's own."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from shardproof.exact.engine.mode import ExactArithmetic
+
+
+def say_zero_divisions(draws: Sequence[ExactArithmetic]) -> str:
+    """What the divisions by zero of several draws of one program mean; '' if there were none.
+
+    Args:
+        draws: runs of the same program, each with a seed of its own.
+
+    Raises:
+        ValueError: none are given.
+    """
+    if not draws:
+        raise ValueError("no draws are given; run the program under at least one seed")
+    found = [[str(place) for place in draw.zero_divisions] for draw in draws]
+    always = [place for place in dict.fromkeys(found[0]) if all(place in places for places in found)]
+    if always and len(draws) > 1:
+        where = "; ".join(always)
+        return f"the program itself divides by zero, in each of {len(draws)} draws: {where}. Another seed will not help"
+    void = sum(bool(places) for places in found)
+    if not void:
+        return ""
+    where = "; ".join(dict.fromkeys(place for places in found for place in places))
+    return f"{void} of {len(draws)} draws divide by zero modulo their prime: {where}. Draw again with another seed"

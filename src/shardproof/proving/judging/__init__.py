@@ -1,0 +1,1 @@
+"""Judge what was recorded: layouts, outcomes, causes, findings. Never imports `running`."""

@@ -1,0 +1,109 @@
+"""Initialisation, a value check of its own: does a sharding start with what one device starts with, from one seed?
+
+The proof itself puts its own values in place, and would not see a sharding that initialises its shards. So the user's
+model is also built from a seed and sharded as it is, with nothing drawn by the prover.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import torch
+
+from shardproof.proving.findings import Finding, Verdict
+from shardproof.proving.judging.layout import PADDING
+from shardproof.proving.records import Key, Phase
+from shardproof.proving.running.capture import local_value
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from torch import Tensor, nn
+
+    from shardproof.proving.judging.layout import Layout
+
+    Values = Mapping[str, Tensor]
+
+_OWN = "the ranks' own numbers, not those that one device starts with from the same seed"
+_REPEATED = "shards that should differ start with the same numbers"
+_REPLICAS = "replicas start with different numbers"
+
+
+def initial_values(model: nn.Module) -> dict[str, Tensor]:
+    """What each parameter starts with, on one device or on one rank: its own plain tensor, in float64."""
+    return {name: local_value(p.detach()).double().clone() for name, p in model.named_parameters()}
+
+
+def judge_initial(reference: Values, ranks: Sequence[Values], layout: Layout) -> tuple[Finding, ...]:
+    """One finding for all parameters if each is what one device starts with, else one for each that is not.
+
+    Args:
+        reference: the full parameters that one device starts with.
+        ranks: what each rank starts with.
+        layout: where each rank's elements lie, found from the values of the proof.
+    """
+    whole = layout.state.flatten(reference).double()
+    found = [_judge(name, [rank[name] for rank in ranks], layout, whole, reference) for name in ranks[0]]
+    others = tuple(finding for finding in found if finding.verdict is not Verdict.PROVED)
+    if others:
+        return others
+    elements = sum(tensor.numel() for rank in ranks for tensor in rank.values())
+    return (replace(_finding("all parameters", Verdict.PROVED, ""), elements=elements, false_accept=0.0),)
+
+
+def find_repeated(reference: Values, ranks: Sequence[Values]) -> tuple[Finding, ...]:
+    """The parameters whose shards hold the same numbers, where no layout is known: the sharding draws its own."""
+    names = [name for name in ranks[0] if name in reference]
+    return tuple(
+        _finding(name, Verdict.WRONG, _REPEATED)
+        for name in names
+        if _is_repeated([rank[name] for rank in ranks], reference[name])
+    )
+
+
+def _judge(name: str, held: Sequence[Tensor], layout: Layout, whole: Tensor, reference: Values) -> Finding:
+    places = [layout.places[name][rank] for rank in range(len(held))]
+    if any(own.shape != place.shape for own, place in zip(held, places, strict=True)):
+        return _finding(name, Verdict.WRONG, "of another shape than when it is given the proof's values")
+    wrong = [rank for rank in range(len(held)) if not _is(held[rank], places[rank], whole)]
+    if not wrong:
+        return _finding(name, Verdict.PROVED, "")
+    if _replicas_differ(held, places):
+        return _finding(name, Verdict.WRONG, _REPLICAS, wrong)
+    if name in reference and _is_repeated(held, reference[name]):
+        return _finding(name, Verdict.WRONG, _REPEATED, wrong)
+    return _finding(name, Verdict.DRAWN, _OWN, wrong)
+
+
+def _is(own: Tensor, places: Tensor, whole: Tensor) -> bool:
+    kept = places != PADDING
+    return torch.equal(own[kept], whole[places[kept]])
+
+
+def _replicas_differ(held: Sequence[Tensor], places: Sequence[Tensor]) -> bool:
+    """Whether an element of the full parameter has two values on different ranks."""
+    at = torch.cat([place.reshape(-1) for place in places])
+    values = torch.cat([own.reshape(-1) for own in held])[at != PADDING]
+    _, of = at[at != PADDING].unique(return_inverse=True)
+    least = torch.full((int(of.max()) + 1,), torch.inf, dtype=values.dtype).scatter_reduce_(0, of, values, "amin")
+    most = torch.full_like(least, -torch.inf).scatter_reduce_(0, of, values, "amax")
+    return not torch.equal(least, most)
+
+
+def _is_repeated(held: Sequence[Tensor], full: Tensor) -> bool:
+    """Whether the shards that differ are too few to make up the parameter, and neither constant nor cut from it."""
+    different: list[Tensor] = []
+    for own in held:
+        if not any(torch.equal(own, other) for other in different):
+            different.append(own)
+    if sum(own.numel() for own in different) >= full.numel():
+        return False
+    drawn = any(not bool(torch.isin(own, full).all()) for own in different)
+    return drawn and all(len(own.unique()) > 1 for own in different)
+
+
+def _finding(name: str, verdict: Verdict, cause: str, ranks: Sequence[int] = ()) -> Finding:
+    return Finding(
+        key=Key(0, Phase.INITIAL, name), verdict=verdict, cause=cause, ranks=tuple(ranks), root=not verdict.ok
+    )

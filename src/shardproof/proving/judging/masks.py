@@ -1,0 +1,135 @@
+"""Dropout masks, a value check of their own: replicas drop the same elements, and shards do not share one mask.
+
+The masks are those that each rank's generators give, with every rank seeded alike; what the user's sharding seeds or
+forks is theirs. How an activation lies is found from its values: ranks with the same values hold replicas, ranks with
+other values hold shards, and a value that one device has once is at that element's place.
+"""
+
+from __future__ import annotations
+
+from itertools import combinations
+from typing import TYPE_CHECKING
+
+import torch
+
+from shardproof.proving.findings import Finding, Verdict
+from shardproof.proving.records import Key, Phase
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from torch import Tensor
+
+    from shardproof.proving.axes import Axes
+    from shardproof.proving.running.dropout import Drawn, Masks
+
+    Calls = Sequence[Drawn]  # the same call in each step
+
+# Fewer elements than this have the same mask by chance too often: with as many, once in 2**32.
+_TELLING = 32
+# Relative to the largest: another order of summation stays far below it, another value far above.
+_CLOSE = 1e-9
+
+_OWN = "the ranks' own mask, not the one that one device draws from the same seed"
+_REPLICAS = "replicas drop different elements"
+_SHARED = "ranks share one mask on different shards: give each a generator of its own (an RNG tracker) in parallelize"
+_ALONG_DATA = "ranks along the data axes share one mask on different rows"
+_NOT_THERE = "ranks share one mask on values that are neither one device's nor shards of them"
+_BY_DTENSOR = "DTensor draws the mask: on GPUs each shard its own, which ranks on CPUs cannot show"
+
+
+def judge_masks(reference: Masks, ranks: Sequence[Masks], axes: Axes) -> tuple[Finding, ...]:
+    """One finding for each call of dropout in a step, over all steps."""
+    whole = _by_call(reference)
+    held: dict[Key, dict[int, Calls]] = {}
+    for rank, masks in enumerate(ranks):
+        for key, calls in _by_call(masks).items():
+            held.setdefault(key, {})[rank] = calls
+    return tuple(_judge(key, whole.get(key, ()), found, axes) for key, found in held.items())
+
+
+def _by_call(masks: Masks) -> dict[Key, list[Drawn]]:
+    """The steps' masks of each call, under the key of the first step."""
+    found: dict[Key, list[Drawn]] = {}
+    for key, drawn in masks.items():
+        found.setdefault(Key(0, key.phase, key.name, key.call), []).append(drawn)
+    return found
+
+
+def _judge(key: Key, whole: Calls, held: Mapping[int, Calls], axes: Axes) -> Finding:
+    compared = [_beside(whole, calls) for calls in held.values()]
+    if all(count and equal for count, equal in compared):
+        chance = 2.0 ** -max(count for count, _ in compared)  # of one rank alone: the others may be in step with it
+        return Finding(key=key, verdict=Verdict.PROVED, elements=_count(held), false_accept=chance)
+    noted = _OWN
+    for first, second in combinations(held, 2):
+        replicas, shared, count = _compare(held[first], held[second])
+        if replicas and not shared:
+            return _finding(key, Verdict.WRONG, _REPLICAS, held, (first, second))
+        if replicas or not shared:
+            continue
+        if _of_size(held[first], whole):
+            noted = _NOT_THERE  # partial sums, or wrong: the proof itself says so
+        elif _differ_on_data_axes(axes, first, second):
+            noted = _ALONG_DATA
+        elif any(drawn.by_dtensor for drawn in held[first]):
+            noted = _BY_DTENSOR
+        elif count < _TELLING:
+            few = f"only {count} elements, of which two masks may agree by chance: take a larger batch or more steps"
+            return _finding(key, Verdict.VACUOUS, few, held, (first, second))
+        else:
+            return _finding(key, Verdict.WRONG, _SHARED, held, (first, second))
+    return _finding(key, Verdict.DRAWN, noted, held)
+
+
+def _beside(whole: Calls, calls: Calls) -> tuple[int, bool]:
+    """How many elements have their place on one device, and whether all of these are dropped as they are there."""
+    count, equal = 0, True
+    for one, part in zip(whole, calls, strict=False):
+        places = _find_places(one.values, part.values)
+        found = places >= 0
+        count += int(found.sum())
+        equal = equal and torch.equal(one.mask[places[found]], part.mask[found])
+    return count, equal and len(whole) == len(calls)
+
+
+def _find_places(whole: Tensor, part: Tensor) -> Tensor:
+    """The index of each value among the whole's; -1 for what is not there, or not only once."""
+    values, order = whole.sort()
+    close = _CLOSE * whole.abs().max()
+    first = torch.searchsorted(values, part - close)
+    last = torch.searchsorted(values, part + close, right=True)
+    return torch.where(last - first == 1, order[first.clamp(max=len(values) - 1)], -1)
+
+
+def _compare(first: Calls, second: Calls) -> tuple[bool, bool, int]:
+    """Whether two ranks hold the same values, whether their masks are the same, and of how many elements."""
+    replicas, shared, count = len(first) == len(second), True, 0
+    for one, other in zip(first, second, strict=False):
+        replicas = replicas and one.values.shape == other.values.shape and _are_close(one.values, other.values)
+        common = min(len(one.mask), len(other.mask))
+        count += common
+        shared = shared and torch.equal(one.mask[:common], other.mask[:common])
+    return replicas, shared, count
+
+
+def _are_close(first: Tensor, second: Tensor) -> bool:
+    return bool((first - second).abs().max() <= _CLOSE * first.abs().max())
+
+
+def _of_size(part: Calls, whole: Calls) -> bool:
+    """Whether a rank holds as many elements as one device, which shards do not."""
+    return any(len(one.values) == len(other.values) for one, other in zip(whole, part, strict=False))
+
+
+def _differ_on_data_axes(axes: Axes, first: int, second: int) -> bool:
+    return axes.number(first, axes.data) != axes.number(second, axes.data)
+
+
+def _count(held: Mapping[int, Calls]) -> int:
+    return sum(len(drawn.mask) for calls in held.values() for drawn in calls)
+
+
+def _finding(key: Key, verdict: Verdict, cause: str, held: Mapping[int, Calls], ranks: tuple[int, ...] = ()) -> Finding:
+    assert key.phase is Phase.MASK
+    return Finding(key=key, verdict=verdict, cause=cause, ranks=ranks, elements=_count(held), root=not verdict.ok)

@@ -1,0 +1,1 @@
+"""Run both sides of a proof and record what they compute. Never imports `judging`."""

@@ -1,0 +1,121 @@
+"""The determinism gate: on one device a step gives the same numbers twice, or a comparison would mean nothing."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+from torch.utils._pytree import tree_leaves
+
+from shardproof.errors import CannotRunError
+from shardproof.proving.records import Key, Records
+from shardproof.proving.running.batch import copy_batch
+from shardproof.proving.running.capture import capture_natively
+from shardproof.proving.running.dropout import dropout_standing_in
+from shardproof.proving.running.models import build_as_it_is
+from shardproof.proving.running.one_rank import draw_parameters
+from shardproof.proving.running.onethread import one_thread_if_small
+from shardproof.proving.running.training import train
+from shardproof.worlds.randomness import Randomness
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from torch import nn
+
+    from shardproof.proving.step import Step
+
+_MEND = (
+    "draw them before the step and give them with the batch (dropout is allowed: nn.Dropout, F.dropout, attention's "
+    "dropout_p)"
+)
+
+
+def require_deterministic(step: Step, seed: int) -> None:
+    """Build the model and take the step twice in float64, from the same seed.
+
+    Raises:
+        CannotRunError: the two differ, the step draws random numbers other than dropout's, or it cannot be run.
+    """
+    models = [build_as_it_is(step, seed) for _ in range(2)]
+    name = _first_difference(*(model.state_dict() for model in models))
+    if name is not None:
+        raise CannotRunError(
+            f"model() builds another model the second time, although PyTorch is seeded: {name} differs. Seed inside "
+            "model() whatever else it draws from (Python's random, NumPy), and keep no count of its calls"
+        )
+    first, second = (_take(step, model, seed) for model in models)
+    moved = second[1]
+    if moved:
+        raise CannotRunError(f"the step draws from {' and '.join(moved)} in every call, on one device already; {_MEND}")
+    key = _first_parting(first[0], second[0])
+    if key is not None:
+        raise CannotRunError(
+            f"two runs of the step on one device, from the same values, part at {key}: it draws random numbers without "
+            f"a seed, or remembers earlier calls. If it draws, {_MEND}"
+        )
+
+
+def digest_batch(step: Step) -> str:
+    """SHA-256 of the tensors in the batch: their shapes, dtypes and bytes."""
+    found = hashlib.sha256()
+    for x in tree_leaves(step.batch):
+        if isinstance(x, Tensor):
+            found.update(f"{tuple(x.shape)} {x.dtype}".encode())
+            found.update(x.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return found.hexdigest()
+
+
+def require_same_batch(step: Step, digest: str) -> None:
+    """Of a step that a rank has loaded for itself.
+
+    Raises:
+        CannotRunError: its batch is not the one with this digest.
+    """
+    if digest_batch(step) != digest:
+        raise CannotRunError(
+            "the batch is another one when the step is loaded in a rank's process; seed what draws it "
+            "(torch.Generator().manual_seed(0), say)"
+        )
+
+
+def _take(step: Step, model: nn.Module, seed: int) -> tuple[Records, list[str]]:
+    """What one run records, and which generators it moved."""
+    model.double()
+    draw_parameters(model, seed)
+    records = Records(capture=capture_natively)
+    batch = copy_batch(step.batch)
+    before = Randomness.now()
+    try:
+        with dropout_standing_in(), one_thread_if_small(model.state_dict()):
+            train(model, step, batch, records)
+    except CannotRunError:
+        raise
+    except Exception as error:
+        raise CannotRunError(f"the step cannot be run on one device: {type(error).__name__}: {error}") from error
+    return records, before.moved()
+
+
+def _first_parting(first: Records, second: Records) -> Key | None:
+    """The first tensor that is not bit for bit the other run's, or that only one of them has."""
+    keys = dict.fromkeys([*first.tensors, *second.tensors])
+    for key in keys:
+        one, other = first.tensors.get(key), second.tensors.get(key)
+        if one is None or other is None or not _same(one.values, other.values):
+            return key
+    return None
+
+
+def _first_difference(first: Mapping[str, Tensor], second: Mapping[str, Tensor]) -> str | None:
+    if list(first) != list(second):
+        return next(iter(set(first) ^ set(second)), "the order of its parameters")
+    return next((name for name in first if not _same(first[name], second[name])), None)
+
+
+def _same(first: Tensor, second: Tensor) -> bool:
+    """Bit for bit, but that one NaN is another."""
+    if first.shape != second.shape or first.dtype != second.dtype:
+        return False
+    return bool(torch.equal(first, second) or ((first == second) | (first.isnan() & second.isnan())).all())

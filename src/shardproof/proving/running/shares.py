@@ -1,0 +1,94 @@
+"""Shares: along a data axis each rank takes rows of the batch of its own, and its loss is of these alone.
+
+The loss of the whole batch is then the mean of the ranks' losses, and a gradient the mean of the ranks' gradients: the
+sharding (FSDP2, DDP, hooks) is to take it. On the way back to the parameters a rank's gradients are those of its own
+mean, as many times larger as there are shares. The one device goes the same way, so that its activations' gradients can
+be compared, and cut, as they are: it starts from as many times the loss, and divides the parameters' gradients again.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch.distributed as dist
+from torch import Tensor
+from torch.utils._pytree import tree_leaves, tree_map
+
+from shardproof.errors import CannotRunError
+from shardproof.proving.running.capture import local_value
+
+if TYPE_CHECKING:
+    from torch.distributed.device_mesh import DeviceMesh
+    from torch.nn import Module
+
+    from shardproof.proving.axes import Axes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shares:
+    """How a batch is shared out.
+
+    Attributes:
+        count: into how many parts; 1 if it is not.
+        index: which of them this rank takes; None for the one device, which takes all.
+        groups: those along each data axis that this rank is in.
+    """
+
+    count: int = 1
+    index: int | None = None
+    groups: tuple[dist.ProcessGroup, ...] = ()
+
+    def rows_of(self, batch: Any) -> Any:
+        """The rows of every tensor in the batch that are this rank's; numbers and the like are everyone's.
+
+        Raises:
+            CannotRunError: a tensor's rows do not divide evenly, or there is no tensor.
+        """
+        if self.index is None or self.count == 1:
+            return batch
+        if not any(_has_rows(x) for x in tree_leaves(batch)):
+            raise CannotRunError(
+                f"the batch, a {type(batch).__name__}, holds no tensor with rows to split over the data axes: "
+                "give tensors in lists, tuples and dicts, or your own training as candidate="
+            )
+        return tree_map(lambda x: self._rows(x) if _has_rows(x) else x, batch)
+
+    def mean(self, loss: Tensor) -> Tensor:
+        """The loss of the whole batch, the same on every rank."""
+        if not self.groups:
+            return loss
+        total = local_value(loss).clone()
+        for group in self.groups:
+            dist.all_reduce(total, group=group)
+        return total / self.count
+
+    def go_back(self, loss: Tensor, model: Module) -> None:
+        """Fill the parameters' gradients: of the rank's own rows; on the one device, of the whole batch's loss."""
+        if self.index is not None or self.count == 1:
+            loss.backward()
+            return
+        (loss * self.count).backward()
+        for parameter in model.parameters():
+            if parameter.grad is not None:
+                parameter.grad.div_(self.count)
+
+    def _rows(self, tensor: Tensor) -> Tensor:
+        rows, left = divmod(len(tensor), self.count)
+        if left or not rows:
+            raise CannotRunError(
+                f"a tensor of the batch has shape {tuple(tensor.shape)}; its first dim must divide into {self.count} "
+                "parts, one for each rank along the data axes: give such a batch, or your own training as candidate="
+            )
+        assert self.index is not None
+        return tensor.narrow(0, self.index * rows, rows).clone()
+
+
+def _has_rows(x: Any) -> bool:
+    return isinstance(x, Tensor) and x.ndim > 0
+
+
+def share_of(axes: Axes, mesh: DeviceMesh, rank: int) -> Shares:
+    """What a rank takes of each batch."""
+    groups = tuple(mesh.get_group(name) for name in axes.data if axes.sizes[name] > 1)
+    return Shares(count=axes.shares, index=axes.number(rank, axes.data), groups=groups)

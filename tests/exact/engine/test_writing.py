@@ -1,0 +1,94 @@
+"""In-place ops on large tensors, written block by block: the digits and degrees of the op that makes a new tensor."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from shardproof.exact import ExactArithmetic
+from shardproof.exact.algebra import blocks
+from shardproof.exact.engine import writing
+
+OPS = {
+    "add_": lambda x, y, z: x.add_(y, alpha=3),
+    "sub_": lambda x, y, z: x.sub_(z),
+    "mul_": lambda x, y, z: x.mul_(y),
+    "square": lambda x, y, z: x.mul_(x),
+    "scale": lambda x, y, z: x.mul_(0.9),
+    "div_": lambda x, y, z: x.div_(y),
+    "lerp_": lambda x, y, z: x.lerp_(y, 0.1),
+    "addcmul_": lambda x, y, z: x.addcmul_(y, z, value=0.001),
+    "addcdiv_": lambda x, y, z: x.addcdiv_(y, z, value=-0.01),
+    "sqrt_": lambda x, y, z: x.sqrt_(),
+    "relu_": lambda x, y, z: F.relu_(x),
+    "clamp_": lambda x, y, z: x.clamp_(max=1.0),
+    "a transposed operand": lambda x, y, z: x.add_(x.T),
+    "rows of itself": lambda x, y, z: x.add_(x[3]),
+    "part of the storage": lambda x, y, z: x[1:4].add_(y[1:4]),
+    "every other column": lambda x, y, z: x[:, ::2].mul_(y[:, 1::2]),
+    "out=": lambda x, y, z: torch.mul(y, z, out=x),
+    "foreach add": lambda x, y, z: torch._foreach_add_([x, z], [y, x], alpha=2),
+    "foreach addcdiv": lambda x, y, z: torch._foreach_addcdiv_([x, z], [y, y], [z, x], [0.5, -2.0]),
+    "foreach lerp": lambda x, y, z: torch._foreach_lerp_([x, z], [y, x], 0.25),
+    "real constants": lambda x, y, z: x.mul_(torch.arange(10.0)),
+    "a mask": lambda x, y, z: x.mul_(torch.arange(10) > 4),
+}
+# Their targets are not all of their storage, or are given as `out`: a new tensor is made and copied.
+COPIED = {"part of the storage", "every other column", "out="}
+
+
+def ran(name, monkeypatch, *, a_block):
+    """The digits, bounds and roots of three tensors after an op, and how often it went straight into its target."""
+    monkeypatch.setattr(blocks, "_ELEMENTS_A_THREAD", a_block)
+    straight = []
+    asked = writing.Writing.overwrites
+
+    def overwrites(*args):
+        straight.append(asked(*args))
+        return straight[-1]
+
+    monkeypatch.setattr(writing.Writing, "overwrites", overwrites)
+    generator = torch.Generator().manual_seed(0)
+    tensors = [torch.randn(10, 10, generator=generator).requires_grad_() for _ in range(3)]
+    with ExactArithmetic(seed=1, check=True) as exact, torch.no_grad():
+        tensors = [x * 1 for x in tensors]
+        tensors[2].sqrt_()
+        straight.clear()
+        place = [x.data_ptr() for x in tensors]
+        OPS[name](*tensors)
+        assert [x.data_ptr() for x in tensors] == place
+        tags = [exact.dispatcher.run.tag(x) for x in tensors]
+        return [exact.digits(x) for x in tensors], [(tag.degree, tag.roots) for tag in tags], sum(straight)
+
+
+@pytest.mark.parametrize("name", OPS)
+def test_in_blocks_and_in_one_go(name, monkeypatch):
+    whole, known, never = ran(name, monkeypatch, a_block=1 << 16)
+    cut, known_in_blocks, often = ran(name, monkeypatch, a_block=7)
+    assert never == 0
+    assert (often == 0) == (name in COPIED)
+    assert all(torch.equal(a, b) for a, b in zip(whole, cut, strict=True))
+    assert known == known_in_blocks
+    untouched, _, _ = ran("scale", monkeypatch, a_block=7)
+    assert name == "scale" or not all(torch.equal(a, b) for a, b in zip(untouched, cut, strict=True))
+
+
+@pytest.mark.parametrize("options", [{}, {"foreach": True}, {"amsgrad": True}, {"maximize": True, "foreach": True}])
+def test_adam_in_blocks_and_in_one_go(options, monkeypatch):
+    def trained():
+        torch.manual_seed(0)
+        net = nn.Sequential(nn.Linear(9, 20), nn.GELU(), nn.Linear(20, 3))
+        optimizer = torch.optim.AdamW(net.parameters(), lr=0.01, **options)
+        batches = torch.randn(2, 5, 9).unbind()
+        with ExactArithmetic(seed=1, check=True) as exact:
+            for x in batches:
+                optimizer.zero_grad()
+                net(x).square().mean().backward()
+                nn.utils.clip_grad_norm_(net.parameters(), 1.0)
+                optimizer.step()
+            return [exact.digits(p) for p in net.parameters()]
+
+    whole = trained()
+    monkeypatch.setattr(blocks, "_ELEMENTS_A_THREAD", 11)
+    cut = trained()
+    assert all(torch.equal(a, b) for a, b in zip(whole, cut, strict=True))

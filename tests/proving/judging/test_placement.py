@@ -1,0 +1,98 @@
+"""Axes as numbers, and activations placed axis by axis: each layout is found, and swapped shards are not set right."""
+
+from itertools import product
+
+import pytest
+import torch
+
+from shardproof.proving.axes import Axes, make_axes
+from shardproof.proving.judging.placement import place_activation
+
+AXES = Axes(sizes={"dp": 2, "tp": 3}, data=("dp",))
+
+
+def shard(whole, dims, *, lengths=None):
+    """The parts of all ranks: along each axis a shard of its dim, or the same; dp is outermost."""
+    parts = {}
+    for rank in range(AXES.size):
+        part = whole
+        for name, dim in dims.items():
+            if dim is not None:
+                size, at = AXES.sizes[name], AXES.place(rank)[name]
+                part = part.split((lengths or {}).get(name, part.shape[dim] // size), dim)[at]
+        parts[rank] = part
+    return parts
+
+
+def numbered(*shape):
+    return torch.arange(torch.Size(shape).numel()).reshape(shape)
+
+
+def test_the_last_axis_has_neighbours():
+    assert [AXES.place(rank) for rank in (0, 1, 3, 5)] == [
+        {"dp": 0, "tp": 0},
+        {"dp": 0, "tp": 1},
+        {"dp": 1, "tp": 0},
+        {"dp": 1, "tp": 2},
+    ]
+    assert AXES.groups(["tp"]) == [[0, 1, 2], [3, 4, 5]]
+    assert AXES.groups(["dp"]) == [[0, 3], [1, 4], [2, 5]]
+    assert AXES.groups(["dp", "tp"]) == [[0, 1, 2, 3, 4, 5]]
+    assert [AXES.number(rank, ["tp", "dp"]) for rank in range(6)] == [0, 2, 4, 1, 3, 5]
+    assert list(AXES.choices()) == [("dp",), ("tp",), ("dp", "tp")]
+    assert (AXES.over(["dp", "tp"]), Axes(sizes={"dp": 1, "tp": 2}).over(["tp"])) == (" over dp and tp", "")
+
+
+@pytest.mark.parametrize("names", [["dp"], ["fsdp"], ["dp_replicate", "dp_shard"], ["data"]])
+def test_data_axes_go_by_their_names(names):
+    axes = make_axes(mesh={**dict.fromkeys(names, 2), "tp": 2})
+    assert (axes.data, axes.shares) == (tuple(names), 2 ** len(names))
+    assert make_axes(mesh={"cp": 2, "tp": 2}).data == ()
+
+
+@pytest.mark.parametrize(("dp", "tp"), list(product([None, 0, 1, 2], repeat=2)))
+def test_every_layout_is_found(dp, tp):
+    whole = numbered(6, 6, 6)
+    parts = shard(whole, {"dp": dp, "tp": tp})
+    wanted = place_activation(parts, whole, AXES)
+    assert wanted is not None
+    assert all(torch.equal(wanted[rank], part) for rank, part in parts.items())
+
+
+def test_uneven_shards_of_the_same_dim_are_found():
+    whole = numbered(8, 5)
+    parts = shard(whole, {"dp": 0, "tp": 1}, lengths={"dp": 6, "tp": 2})
+    assert [tuple(part.shape) for part in parts.values()] == [(6, 2), (6, 2), (6, 1), (2, 2), (2, 2), (2, 1)]
+    wanted = place_activation(parts, whole, AXES)
+    assert wanted is not None
+    assert all(torch.equal(wanted[rank], part) for rank, part in parts.items())
+
+
+def test_swapped_shards_are_placed_where_they_belong():
+    whole = numbered(4, 6)
+    parts = shard(whole, {"dp": 0, "tp": 1})
+    parts[0], parts[1] = parts[1], parts[0]
+    wanted = place_activation(parts, whole, AXES)
+    assert wanted is not None
+    assert [torch.equal(wanted[rank], part) for rank, part in parts.items()] == [False, False, True, True, True, True]
+
+
+def test_where_several_layouts_fit_and_none_is_right_rows_go_over_dp():
+    axes = Axes(sizes={"dp": 2, "tp": 2}, data=("dp",))
+    wanted = place_activation({rank: torch.zeros(2, 2) for rank in range(4)}, numbered(4, 4), axes)
+    assert wanted is not None
+    assert [wanted[rank].tolist() for rank in (0, 2)] == [[[0, 1], [4, 5]], [[8, 9], [12, 13]]]
+
+
+def test_features_follow_the_rows_of_a_fused_weight():
+    whole = numbered(2, 6)
+    rows = {rank: torch.tensor([at, at + 3]) for rank in range(6) for at in [AXES.place(rank)["tp"]]}
+    parts = {rank: whole[rank // 3 : rank // 3 + 1, rows[rank]] for rank in range(6)}
+    wanted = place_activation(parts, whole, AXES, rows)
+    assert wanted is not None
+    assert all(torch.equal(wanted[rank], part) for rank, part in parts.items())
+
+
+@pytest.mark.parametrize("shape", [(3, 6), (4, 6, 1), (4, 4), (2, 5)])
+def test_shapes_that_fit_no_layout_are_not_placed(shape):
+    assert place_activation(dict.fromkeys(range(6), torch.zeros(shape)), numbered(4, 6), AXES) is None
