@@ -78,7 +78,7 @@ def test_a_simulated_rank_that_hangs_is_given_up(run):
 @pytest.mark.processes
 @pytest.mark.slow
 def test_a_spawned_rank_that_hangs_is_given_up(run):
-    assert_refused(run("step", "hangs", "--spawn", "--timeout", "8"), "ranks 0, 1 did not get anywhere for 8 s")
+    assert_refused(run("step", "hangs", "--spawn", "--timeout", "8"), "ranks 0, 1 made no progress for 8 s")
 
 
 @pytest.mark.processes

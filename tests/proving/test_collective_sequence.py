@@ -17,7 +17,7 @@ from shardproof.proving.running.ranks import run_in_processes, run_in_threads
 from shardproof.proving.running.request import Runs
 from shardproof.proving.running.subject import Subject
 from shardproof.report.text import render_text
-from shardproof.worlds.collective_trace import Heard
+from shardproof.worlds.collective_trace import TracedCollective
 from shardproof.worlds.spawned import SpawnedWorld
 from shardproof.worlds.threaded import ThreadedWorld
 
@@ -154,7 +154,7 @@ def test_processes_find_it_too():
 
 
 def collective(*, kind="AllReduce SUM", shapes=((2, 3),), ranks=(0, 1), place="in up", step=0, placement=""):
-    heard = Heard(kind=kind, ranks=ranks, shapes=shapes)
+    heard = TracedCollective(kind=kind, ranks=ranks, shapes=shapes)
     return Collective(step=step, place=place, heard=heard, placement=placement)
 
 

@@ -4,7 +4,7 @@ import torch
 from torch.distributed.tensor.debug import CommDebugMode
 
 from shardproof.worlds.communicator import shard_range
-from shardproof.worlds.ledgered import LedgeredCommunicator
+from shardproof.worlds.ledger import LedgeredCommunicator
 
 # What CommDebugMode calls the operators beneath the collectives.
 OPERATORS = {"_allgather_base_": "all_gather", "_reduce_scatter_base_": "reduce_scatter", "allreduce_": "all_reduce"}

@@ -6,8 +6,8 @@ import warnings
 import rank_code
 
 from shardproof.errors import CannotRunError
+from shardproof.worlds.make import make_world
 from shardproof.worlds.simulated import SimulatedWorld
-from shardproof.worlds.world import make_world
 
 
 def main(name, *args):

@@ -10,7 +10,7 @@ import pytest
 
 from shardproof.errors import CannotRunError
 from shardproof.worlds.launched import is_launched
-from shardproof.worlds.world import make_world
+from shardproof.worlds.make import make_world
 
 SCRIPT = Path(__file__).with_name("launch_me.py")
 
@@ -48,14 +48,16 @@ def test_rank_that_dies_is_named_by_rank_0():
     _, errors, codes = launch("exit_on", "1", "7")
     assert len(errors) == 1
     # the broken collective is noticed first, or the launcher's signal
-    assert re.match(r"rank 1 ended or hung without a word; (rank 0 was in all_reduce 'second'|the launcher)", errors[0])
+    assert re.match(
+        r"rank 1 died or hung without reporting an error; (rank 0 was in all_reduce 'second'|the launcher)", errors[0]
+    )
     assert codes == {0: 2, 1: 7}
 
 
 @pytest.mark.processes
 def test_rank_0_speaks_when_the_launcher_ends_it_at_work():
     _, errors, codes = launch("exit_while_others_compute", "1", "7")
-    assert errors == ["rank 1 ended or hung without a word; the launcher ended rank 0"]
+    assert errors == ["rank 1 died or hung without reporting an error; the launcher ended rank 0"]
     assert codes == {0: 2, 1: 7}
 
 
@@ -64,7 +66,7 @@ def test_ranks_that_part_are_named():
     _, errors, codes = launch("part")
     assert len(errors) == 1
     assert errors[0].startswith(
-        "the ranks part: rank 0 calls all_gather 'hidden' (float32 [4] along dim 0), "
+        "the ranks call different collectives: rank 0 calls all_gather 'hidden' (float32 [4] along dim 0), "
         "rank 1 calls reduce_scatter 'gradient' (float32 [6] along dim 0)"
     )
     assert codes == {0: 2, 1: 2}
@@ -98,7 +100,7 @@ def test_launched_size_is_the_launchers(launched_alone):
 def test_rank_whose_peers_never_come_gives_up(launched_alone):
     code = """
 from shardproof.errors import CannotRunError
-from shardproof.worlds.world import make_world
+from shardproof.worlds.make import make_world
 try:
     make_world("launched", timeout=1).run(print)
 except CannotRunError as error:

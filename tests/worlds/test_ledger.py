@@ -9,8 +9,7 @@ from tests.worlds import counting
 from torch.testing._internal.distributed.fake_pg import FakeStore
 
 from shardproof.worlds.communicator import shard_range, shard_sizes
-from shardproof.worlds.ledger import Entry
-from shardproof.worlds.ledgered import LedgeredCommunicator
+from shardproof.worlds.ledger import Entry, LedgeredCommunicator
 from shardproof.worlds.processgroup import ProcessGroupCommunicator
 from shardproof.worlds.simulated import SimulatedWorld
 from shardproof.worlds.spawned import SpawnedWorld

@@ -147,7 +147,7 @@ def differ(comm, first, second):
 def test_ranks_that_part_are_named(second, said):
     with pytest.raises(CannotRunError) as caught:
         SimulatedWorld(size=3).run(differ, ("wide", 0, "p"), second)
-    known = "the ranks part: ranks 0, 1 call reduce_scatter 'p' (float32 [2, 4] along dim 0), "
+    known = "the ranks call different collectives: ranks 0, 1 call reduce_scatter 'p' (float32 [2, 4] along dim 0), "
     assert str(caught.value) == known + said
 
 
@@ -155,7 +155,7 @@ def test_ranks_in_different_collectives_are_named():
     with pytest.raises(CannotRunError) as caught:
         SimulatedWorld(size=2).run(rank_code.part)
     assert str(caught.value) == (
-        "the ranks part: rank 0 calls all_gather 'hidden' (float32 [4] along dim 0), "
+        "the ranks call different collectives: rank 0 calls all_gather 'hidden' (float32 [4] along dim 0), "
         "rank 1 calls reduce_scatter 'gradient' (float32 [6] along dim 0)"
     )
 

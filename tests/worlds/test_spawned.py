@@ -129,7 +129,7 @@ def test_ranks_print_to_stderr_and_share_the_cores(capfd):
             rank_code.part,
             (),
             (
-                "the ranks part: rank 0 calls all_gather 'hidden' (float32 [4] along dim 0), "
+                "the ranks call different collectives: rank 0 calls all_gather 'hidden' (float32 [4] along dim 0), "
                 "rank 1 calls reduce_scatter 'gradient' (float32 [6] along dim 0)"
             ),
         ),
@@ -154,7 +154,7 @@ def test_rank_that_hangs_ends_the_run_within_the_timeout():
     with pytest.raises(CannotRunError) as caught:
         SpawnedWorld(size=3, timeout=2).run(rank_code.hang_on, 1)
     assert str(caught.value) == (
-        "rank 1 did not get anywhere for 2 s; rank 1 is in hang_on at rank_code.py:75; "
+        "rank 1 made no progress for 2 s; rank 1 is in hang_on at rank_code.py:75; "
         "ranks 0, 2 wait in all_reduce 'second' (float32 [2])"
     )
     assert time.monotonic() - started < 2 + 3 * 5 + 10

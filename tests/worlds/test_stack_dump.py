@@ -3,7 +3,7 @@
 import subprocess
 import sys
 
-from shardproof.worlds.stack_dump import ask, describe
+from shardproof.worlds.stack_dump import ask_for_stack, find_position
 
 STACKS = """\
 Thread 0x1 (most recent call first):
@@ -17,18 +17,18 @@ Current thread 0x2 (most recent call first):
 
 
 def test_the_innermost_frame_and_the_users_own():
-    assert describe(STACKS) == "all_reduce at layers.py:12"
+    assert find_position(STACKS) == "all_reduce at layers.py:12"
 
 
 def test_what_is_no_stack_has_no_place():
-    assert describe("Segmentation fault\n") == ""
+    assert find_position("Segmentation fault\n") == ""
 
 
 def test_a_process_says_where_it_sleeps_and_goes_on(tmp_path):
     script = tmp_path / "sleeper.py"
     script.write_text(
-        "import sys\nfrom shardproof.worlds.stack_dump import answer_when_asked\n"
-        "def rest():\n    print(1, flush=True); sys.stdin.read(1)\nanswer_when_asked()\nrest()\n"
+        "import sys\nfrom shardproof.worlds.stack_dump import dump_stack_when_signalled\n"
+        "def rest():\n    print(1, flush=True); sys.stdin.read(1)\ndump_stack_when_signalled()\nrest()\n"
     )
     log = tmp_path / "log"
     with log.open("wb") as stderr:
@@ -37,6 +37,6 @@ def test_a_process_says_where_it_sleeps_and_goes_on(tmp_path):
         )
     with process:
         process.stdout.readline()
-        assert ask(process.pid, log) == "rest at sleeper.py:4"
+        assert ask_for_stack(process.pid, log) == "rest at sleeper.py:4"
         process.communicate(b".")
     assert process.returncode == 0

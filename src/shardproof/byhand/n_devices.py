@@ -20,7 +20,7 @@ from shardproof.byhand.functions import (
 from shardproof.byhand.model import Layer
 from shardproof.byhand.one_device import update
 from shardproof.byhand.sharding import own_slice, place_layers, shard_layers
-from shardproof.worlds.ledgered import LedgeredCommunicator
+from shardproof.worlds.ledger import LedgeredCommunicator
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

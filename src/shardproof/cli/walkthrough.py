@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 
     from shardproof.byhand.settings import Settings
     from shardproof.byhand.walkthrough import StepReport
-    from shardproof.worlds.world import World, WorldKind
+    from shardproof.worlds.make import WorldKind
+    from shardproof.worlds.world import World
 
 
 def walkthrough_command(
@@ -135,7 +136,7 @@ def _open_world(settings: Settings, *, launched: int | None, spawn: bool, timeou
                 f"--devices {settings.devices}: torchrun has started {launched} processes; leave --devices out"
             )
         kind = "launched"
-    from shardproof.worlds.world import make_world
+    from shardproof.worlds.make import make_world
 
     return make_world(kind, size=settings.devices, timeout=timeout), kind
 

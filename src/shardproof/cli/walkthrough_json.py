@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from shardproof.byhand.settings import Settings
     from shardproof.byhand.walkthrough import Section, StepReport
     from shardproof.comparison import Comparison
-    from shardproof.worlds.world import WorldKind
+    from shardproof.worlds.make import WorldKind
 
 SCHEMA_VERSION = 1
 

@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from shardproof.byhand.settings import Settings
-    from shardproof.worlds.world import WorldKind
+    from shardproof.worlds.make import WorldKind
 
 BETWEEN_LAYERS = {
     ("column", "column"): "all-gather forward, reduce-scatter backward",

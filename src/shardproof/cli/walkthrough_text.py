@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from shardproof.byhand.settings import Settings
     from shardproof.byhand.walkthrough import Section, StepReport
-    from shardproof.worlds.world import WorldKind
+    from shardproof.worlds.make import WorldKind
 
 FEW = 4
 """Up to so many devices are all shown; of more, the first two and the last."""

@@ -1,1 +1,1 @@
-"""Where ranks run: simulated in this process, spawned as processes here, or launched by torchrun."""
+"""Worlds, which run ranks: simulated in this process, spawned as processes here, or launched by torchrun."""

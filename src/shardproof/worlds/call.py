@@ -1,4 +1,4 @@
-"""One call of a collective as a value: what every rank must agree on, and the checks that every world makes alike."""
+"""`Call`: one call of a collective as a value, and the checks of its arguments that every world makes."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from shardproof.worlds.communicator import shard_sizes
 if TYPE_CHECKING:
     from torch import Tensor, dtype
 
-    from shardproof.worlds.ledger import Collective
+    from shardproof.worlds.communicator import CollectiveKind
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Call:
-    """What all ranks must say alike in one collective; `shape` is the whole's, before a scatter or after a gather."""
+    """What must be equal on all ranks; `shape` is the full tensor's, before a scatter or after a gather."""
 
-    collective: Collective
+    collective: CollectiveKind
     name: str
     dim: int | None
     shape: tuple[int, ...]
@@ -32,12 +32,12 @@ class Call:
 
 
 def call_all_gather(shard: Tensor, *, dim: int, total: int, name: str, rank: int, size: int) -> Call:
-    """What this rank's all-gather says to the others.
+    """The call that this rank's all-gather makes.
 
     Raises:
         ValueError: `shard` is not as long as this rank's part of `total`, or has no dimension `dim`.
     """
-    dim = _count_from_front(shard, dim, f"all_gather {name!r}")
+    dim = _to_nonnegative_dim(shard, dim, f"all_gather {name!r}")
     needed = shard_sizes(total, size)[rank]
     if shard.shape[dim] != needed:
         raise ValueError(
@@ -49,26 +49,26 @@ def call_all_gather(shard: Tensor, *, dim: int, total: int, name: str, rank: int
 
 
 def call_reduce_scatter(partial: Tensor, *, dim: int, name: str) -> Call:
-    """What this rank's reduce-scatter says to the others.
+    """The call that this rank's reduce-scatter makes.
 
     Raises:
         ValueError: `partial` has no dimension `dim`.
     """
-    dim = _count_from_front(partial, dim, f"reduce_scatter {name!r}")
+    dim = _to_nonnegative_dim(partial, dim, f"reduce_scatter {name!r}")
     return Call(collective="reduce_scatter", name=name, dim=dim, shape=tuple(partial.shape), dtype=partial.dtype)
 
 
 def call_all_reduce(partial: Tensor, *, name: str) -> Call:
-    """What this rank's all-reduce says to the others."""
+    """The call that this rank's all-reduce makes."""
     return Call(collective="all_reduce", name=name, dim=None, shape=tuple(partial.shape), dtype=partial.dtype)
 
 
-def copy_alone(tensor: Tensor) -> Tensor:
-    """What any collective returns in a world of one rank: the values as they are, in memory of their own."""
+def copy_for_one_rank(tensor: Tensor) -> Tensor:
+    """A contiguous copy: the result of any collective in a world of one rank."""
     return tensor.detach().clone(memory_format=torch.contiguous_format)
 
 
-def _count_from_front(tensor: Tensor, dim: int, where: str) -> int:
+def _to_nonnegative_dim(tensor: Tensor, dim: int, where: str) -> int:
     if not -tensor.ndim <= dim < tensor.ndim:
         raise ValueError(f"{where}: a tensor of shape {list(tensor.shape)} has no dim {dim}; it has {tensor.ndim}")
     return dim % tensor.ndim

@@ -1,7 +1,7 @@
-"""Heard: every collective that a rank takes part in, told as it happens, in any world and whoever calls it.
+"""Trace of the collectives that a rank takes part in, in any world and whichever code calls them.
 
-Ranks that are threads meet in one place. In processes a collective of `torch.distributed` is an op below autograd, by
-its plain or by its functional name, and a mode sees it; one op is told once, whatever it is carried out by.
+The threaded world reports its own. In processes a collective of `torch.distributed` is an op below autograd (in the
+c10d or a functional namespace), which a dispatch mode sees; each op is traced once, whatever ops it calls in turn.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from torch.distributed.distributed_c10d import _resolve_process_group  # type: i
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from shardproof.worlds.threaded import is_thread_of_world, tell_of_meetings
+from shardproof.worlds.threaded import collectives_traced, is_thread_of_world
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -26,18 +26,20 @@ if TYPE_CHECKING:
     from torch._ops import OpOverload
 
 _NAMESPACES: Final = frozenset({"c10d", "_c10d_functional", "_dtensor"})
-# They wait, or look at a tensor, and move nothing.
-_SILENT: Final = frozenset({"wait_tensor", "_wrap_tensor_autograd", "barrier", "monitored_barrier_", "check_for_nan"})
+# They wait, or inspect a tensor, and communicate nothing.
+_NOT_COLLECTIVES: Final = frozenset(
+    {"wait_tensor", "_wrap_tensor_autograd", "barrier", "monitored_barrier_", "check_for_nan"}
+)
 _PLAIN: Final = (Tensor, torch.nn.Parameter, torch.nn.Buffer)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Heard:
-    """One collective, as one rank takes part in it.
+class TracedCollective:
+    """One collective, on one rank.
 
     Attributes:
-        kind: its name in this world, and the reduction: 'AllReduce SUM'. Two worlds name one collective differently.
-        ranks: of the group, by their numbers in the world.
+        kind: its name in this world, and the reduction: 'AllReduce SUM'. The name differs between kinds of worlds.
+        ranks: of the group, by their global rank.
         shapes: of the rank's tensors.
     """
 
@@ -47,41 +49,41 @@ class Heard:
 
 
 @contextmanager
-def listen(tell: Callable[[Heard], None]) -> Iterator[None]:
-    """Inside, `tell` is called for every collective that the calling rank takes part in; barriers are none."""
+def trace_collectives(add: Callable[[TracedCollective], None]) -> Iterator[None]:
+    """Inside, call `add` for every collective of the calling rank, but for barriers."""
     if is_thread_of_world():
 
-        def told(collective: Any, data: Any, ranks: tuple[int, ...]) -> None:
+        def add_threaded(collective: Any, data: Any, ranks: tuple[int, ...]) -> None:
             kind = f"{type(collective).__name__} {_name_of(getattr(collective, 'op', None))}".strip()
-            tell(Heard(kind=kind, ranks=ranks, shapes=_shapes_of(data)))
+            add(TracedCollective(kind=kind, ranks=ranks, shapes=_shapes_of(data)))
 
-        with tell_of_meetings(told):
+        with collectives_traced(add_threaded):
             yield
     else:
-        with _Listener(tell):
+        with _TraceMode(add):
             yield
 
 
-class _Listener(TorchDispatchMode):
-    """Sees every op of this process before any other mode; DTensors take themselves apart first."""
+class _TraceMode(TorchDispatchMode):
+    """Sees every op of this process before any other mode; DTensor's ops on local tensors, not those on DTensors."""
 
-    def __init__(self, tell: Callable[[Heard], None]) -> None:
+    def __init__(self, add: Callable[[TracedCollective], None]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self._tell = tell
+        self._add = add
 
     def __torch_dispatch__(
         self, func: OpOverload, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
         if any(issubclass(kind, FakeTensor) for kind in types):
-            return func(*args, **kwargs)  # shapes alone
+            return func(*args, **kwargs)  # shape propagation
         if not all(kind in _PLAIN for kind in types):
             return NotImplemented
         name = func._schema.name.partition("::")[2]  # noqa: SLF001 - the schema is private by name only
-        if func.namespace in _NAMESPACES and name not in _SILENT:
+        if func.namespace in _NAMESPACES and name not in _NOT_COLLECTIVES:
             given = dict(zip((a.name for a in func._schema.arguments), args, strict=False)) | kwargs  # noqa: SLF001
             kind = f"{name} {_name_of(given.get('reduce_op'))}".strip()
-            self._tell(Heard(kind=kind, ranks=_ranks_of(given), shapes=_shapes_of(given)))
+            self._add(TracedCollective(kind=kind, ranks=_ranks_of(given), shapes=_shapes_of(given)))
         return func(*args, **kwargs)
 
 
@@ -98,10 +100,10 @@ def _shapes_of(data: Any) -> tuple[tuple[int, ...], ...]:
 
 
 def _name_of(reduction: Any) -> str:
-    """'SUM' of what says so: a string, a value of PyTorch's enumeration, or an op's argument that holds one."""
+    """'SUM', from a string, a value of PyTorch's enumeration, or an op's argument that holds one."""
     if reduction is None or isinstance(reduction, str):
         return (reduction or "").upper()
     kinds = dist.ReduceOp.RedOpType
     if isinstance(reduction, dist.ReduceOp) and not isinstance(reduction, kinds):
-        reduction = reduction.op  # type: ignore[attr-defined]  # of a collective's options: the value itself
+        reduction = reduction.op  # type: ignore[attr-defined]  # from a collective's options
     return str(reduction if isinstance(reduction, kinds) else kinds(reduction.op())).rpartition(".")[2]

@@ -1,19 +1,21 @@
-"""What one rank may ask of the others: the collectives a sharded step is written with.
+"""`Communicator`: the collectives that a rank may call, and how a length is split into shards.
 
-The per-rank code takes a `Communicator` as an argument and never finds one in the air, so the same function runs in a
-simulated, a spawned and a launched world.
+Per-rank code takes a `Communicator` as an argument, never from a global, so the same function runs in a simulated, a
+spawned and a launched world.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+CollectiveKind = Literal["all_gather", "reduce_scatter", "all_reduce"]
+
 
 class Communicator(Protocol):
-    """One rank's view of its world: its place in it, and collectives that every rank calls in the same order."""
+    """One rank's number, the number of ranks, and collectives that every rank must call in the same order."""
 
     @property
     def rank(self) -> int:
@@ -24,12 +26,12 @@ class Communicator(Protocol):
         """How many ranks there are."""
 
     def all_gather(self, shard: Tensor, *, dim: int, total: int, name: str) -> Tensor:
-        """Concatenate every rank's shard along `dim`; every rank gets the whole.
+        """Concatenate every rank's shard along `dim`; every rank gets the full tensor.
 
         Args:
             shard: this rank's part: `shard_sizes(total, size)[rank]` long along `dim`, alike in the other dims.
             dim: the tensor dimension that is split.
-            total: the length of the whole along `dim`.
+            total: the length of the full tensor along `dim`.
             name: what is gathered, for the ledger and for error messages.
         """
 
@@ -37,11 +39,11 @@ class Communicator(Protocol):
         """Sum every rank's `partial`, then keep this rank's shard of the sum along `dim` (see `shard_sizes`)."""
 
     def all_reduce(self, partial: Tensor, *, name: str) -> Tensor:
-        """Sum every rank's `partial`; every rank gets the sum. The argument is left as it is."""
+        """Sum every rank's `partial`; every rank gets the sum. The argument is not changed."""
 
 
 def shard_sizes(total: int, size: int) -> tuple[int, ...]:
-    """How long each rank's shard of `total` is: as even as can be, the first `total % size` ranks one longer.
+    """How long each rank's shard of `total` is: as even as possible; the first `total % size` ranks hold one more.
 
     >>> shard_sizes(7, 3)
     (3, 2, 2)

@@ -1,4 +1,4 @@
-"""What went wrong among ranks, in words: the same words in every world."""
+"""Sentences that say what went wrong among ranks; every world uses the same ones."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Sequence
 
-    from shardproof.worlds.heartbeats import Standing
+    from shardproof.worlds.heartbeats import RankStatus
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Failure:
-    """Why a rank could not go on; `follows` when that is most likely the consequence of another rank's end."""
+    """Why a rank failed; `secondary` where the failure of another rank is the likely cause."""
 
     message: str
     trace: str
-    follows: bool
+    secondary: bool
 
 
 def name_ranks(ranks: Iterable[int]) -> str:
@@ -31,28 +31,28 @@ def name_ranks(ranks: Iterable[int]) -> str:
     return f"rank {named}" if len(known) == 1 else f"ranks {named}"
 
 
-def say_waiting(ranks: Collection[int], call: object) -> str:
-    """Say that ranks wait in a collective."""
+def describe_waiting(ranks: Collection[int], call: object) -> str:
+    """`ranks 0, 1 wait in all_reduce ...`."""
     return f"{name_ranks(ranks)} wait{'s' if len(ranks) == 1 else ''} in {call}"
 
 
-def say_parted(ranks: Collection[int], call: object, other: int, other_call: object) -> str:
-    """Say that one rank calls another collective than the ranks before it."""
+def describe_mismatch(ranks: Collection[int], call: object, other: int, other_call: object) -> str:
+    """One rank calls another collective than the ranks before it, or the same with other arguments."""
     first = f"{name_ranks(ranks)} call{'s' if len(ranks) == 1 else ''} {call}"
-    return f"the ranks part: {first}, rank {other} calls {other_call}"
+    return f"the ranks call different collectives: {first}, rank {other} calls {other_call}"
 
 
-def blame_board(board: Sequence[Standing], returned: Collection[int]) -> str | None:
-    """What a board that stands still proves: ranks in different collectives, or waiting for one that has returned."""
-    waiting = [rank for rank, standing in enumerate(board) if standing.waits]
+def diagnose_stall(statuses: Sequence[RankStatus], returned: Collection[int]) -> str | None:
+    """Why no rank can go on, if the statuses show it: different collectives, or a wait for a rank that returned."""
+    waiting = [rank for rank, status in enumerate(statuses) if status.waits]
     if not waiting:
         return None
-    first = board[waiting[0]]
+    first = statuses[waiting[0]]
     for rank in waiting[1:]:
-        if board[rank].entered == first.entered and board[rank].call != first.call:
-            alike = [other for other in waiting if other < rank and board[other].call == first.call]
-            return say_parted(alike, first.call, rank, board[rank].call)
-    gone = [rank for rank in returned if board[rank].left < first.entered]
+        if statuses[rank].entered == first.entered and statuses[rank].call != first.call:
+            alike = [other for other in waiting if other < rank and statuses[other].call == first.call]
+            return describe_mismatch(alike, first.call, rank, statuses[rank].call)
+    gone = [rank for rank in returned if statuses[rank].left < first.entered]
     if gone:
-        return f"{name_ranks(gone)} ended while {say_waiting(waiting, first.call)}"
+        return f"{name_ranks(gone)} ended while {describe_waiting(waiting, first.call)}"
     return None

@@ -1,7 +1,7 @@
-"""Last words: what the ranks of a launched world leave in the rendezvous store when they fail, for rank 0 to tell.
+"""Failures of launched ranks, which they write into the rendezvous store for rank 0 to report.
 
-No parent watches launched ranks. But a rank that fails can say so before its sockets close, and one whose collective
-breaks off can say which: whoever says nothing is the one that is gone or stuck.
+No parent process watches launched ranks. A rank that raises writes its error before its sockets close, and a rank whose
+collective breaks off writes which one it was. Ranks that wrote nothing are dead or hung.
 """
 
 from __future__ import annotations
@@ -13,53 +13,59 @@ from contextlib import contextmanager, suppress
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
-from shardproof.worlds.diagnosis import name_ranks, say_parted
+from shardproof.worlds.diagnosis import describe_mismatch, name_ranks
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from torch._C._distributed_c10d import Store
 
-_PATIENCE_SECONDS = 1.0
-_ERROR, _CALL, _TOLD = "shardproof/error", "shardproof/call", "shardproof/told"
+_WAIT_SECONDS = 1.0
+_ERROR, _CALL, _REPORTED = "shardproof/error", "shardproof/call", "shardproof/reported"
 
 
-def leave_error(store: Store, rank: int, message: str) -> None:
-    """Leave the error for which this rank goes."""
+def store_error(store: Store, rank: int, message: str) -> None:
+    """Write the error with which this rank ends."""
     _ignore_termination()
-    with suppress(RuntimeError):  # the store is gone with its rank; there is nobody left to tell
+    with suppress(RuntimeError):  # the rank that holds the store has ended: nobody can read it
         store.set(f"{_ERROR}/{rank}", message)
 
 
-def leave_call(store: Store, rank: int, call: str) -> None:
-    """Leave the collective that broke off here, and stay until rank 0 has told: a launcher ends all when one ends."""
+def store_call(store: Store, rank: int, call: str) -> None:
+    """Write which collective broke off, and wait until rank 0 has reported: a launcher ends all when one ends."""
     _ignore_termination()
     with suppress(RuntimeError):
         store.set(f"{_CALL}/{rank}", call)
-        store.wait([_TOLD], timedelta(seconds=2 * _PATIENCE_SECONDS))
+        store.wait([_REPORTED], timedelta(seconds=2 * _WAIT_SECONDS))
 
 
-def tell(store: Store, size: int, call: str | None) -> str:
-    """Say, on rank 0, what the other ranks left, now that `call` has broken off here, or the launcher has ended us."""
+def collect_failures(store: Store, size: int, call: str | None) -> str:
+    """What the other ranks wrote, in one sentence, for rank 0.
+
+    Args:
+        store: the rendezvous store.
+        size: how many ranks there are.
+        call: the collective that broke off on rank 0; None where the launcher ended it.
+    """
     errors: dict[int, str] = {}
     calls = {0: call or ""}
     with suppress(RuntimeError, TerminatedError):
-        until = time.monotonic() + _PATIENCE_SECONDS
+        until = time.monotonic() + _WAIT_SECONDS
         while not errors and len(calls) < size and time.monotonic() < until:
             errors |= _read(store, _ERROR, size)
             calls |= _read(store, _CALL, size)
-            time.sleep(_PATIENCE_SECONDS / 100)
+            time.sleep(_WAIT_SECONDS / 100)
     _ignore_termination()
     with suppress(RuntimeError):
-        store.set(_TOLD, "")
+        store.set(_REPORTED, "")
     if errors:
         return "; ".join(errors[rank] for rank in sorted(errors))
     for rank in sorted(calls):
         if call and calls[rank] != call:
             alike = [other for other in calls if other < rank and calls[other] == call]
-            return say_parted(alike, call, rank, calls[rank])
+            return describe_mismatch(alike, call, rank, calls[rank])
     silent = [rank for rank in range(size) if rank not in calls]
-    return f"{name_ranks(silent)} ended or hung without a word" if silent else "no rank says why"
+    return f"{name_ranks(silent)} died or hung without reporting an error" if silent else "no rank reported an error"
 
 
 def _read(store: Store, key: str, size: int) -> dict[int, str]:
@@ -67,18 +73,18 @@ def _read(store: Store, key: str, size: int) -> dict[int, str]:
 
 
 def _ignore_termination() -> None:
-    """From here on this process has a last word to say, and then ends by itself, with its own exit code."""
+    """Ignore SIGTERM from here on: this process has a failure to report, and then ends with its own exit code."""
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
 class TerminatedError(BaseException):
-    """The launcher ends this process, because another one has ended; not for handlers of ordinary errors."""
+    """The launcher ends this process because another one ended. No handler of ordinary errors catches it."""
 
 
 @contextmanager
 def raise_when_terminated() -> Iterator[None]:
-    """Turn the launcher's SIGTERM into an exception, once, so that what is known by then is still told."""
+    """Turn the launcher's first SIGTERM into an exception, so that this rank can still report what it knows."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return

@@ -1,4 +1,4 @@
-"""Gloo among ranks that are all on this machine: over the loopback interface, whatever the host's name is."""
+"""Gloo between processes of this machine: over the loopback interface, whatever the host's name resolves to."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ import socket
 
 
 def use_loopback() -> None:
-    """Have gloo talk over loopback, unless the user has chosen an interface.
+    """Make gloo use the loopback interface, unless the user has chosen one (GLOO_SOCKET_IFNAME).
 
-    By default gloo resolves the host's name, which in containers and sandboxes often leads nowhere.
+    By default gloo resolves the host's name, which often fails in containers and sandboxes.
     """
     if "GLOO_SOCKET_IFNAME" in os.environ:
         return

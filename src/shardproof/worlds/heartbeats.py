@@ -1,6 +1,6 @@
-"""The board: which collective each process is in, in files that processes map and the parent reads.
+"""Heartbeats: each spawned rank writes which collective it is in to a memory-mapped file, which the parent reads.
 
-Writing to a mapped file costs no system call, so that a rank can note every collective; it is read when a run is stuck.
+A write to mapped memory needs no system call, so a rank can note every collective.
 """
 
 from __future__ import annotations
@@ -20,11 +20,14 @@ _LENGTH = 512
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Standing:
-    """How far one rank has come: `entered` collectives of which it has left `left`, in `call` when they differ.
+class RankStatus:
+    """What one rank last wrote.
 
-    Joining the world counts as the first, so that `left` is 0 until the rank runs. `beats` counts the other signs of
-    life that the rank has given.
+    Attributes:
+        entered: how many collectives it has begun; joining the world counts as the first.
+        left: how many of these it has finished; 0 until the rank has joined.
+        call: the collective that it is in, where the two differ.
+        beats: how often it has called `beat`.
     """
 
     entered: int
@@ -38,8 +41,8 @@ class Standing:
         return self.left > 0 and self.entered > self.left
 
 
-class BoardWriter:
-    """One rank's line on the board."""
+class HeartbeatWriter:
+    """Writes one rank's heartbeats."""
 
     def __init__(self, directory: Path, rank: int) -> None:
         with (directory / f"rank-{rank}").open("r+b") as file:
@@ -48,12 +51,12 @@ class BoardWriter:
         self._beats = 0
 
     def join(self) -> None:
-        """Say that this rank has joined the world."""
+        """Note that this rank has joined the world."""
         self._entered = 1
         _HEAD.pack_into(self._memory, 0, 1, 1, 0, 0)
 
     def announce(self, call: Call | None) -> None:
-        """Say which collective this rank enters, or that it has left it."""
+        """Note which collective this rank begins; None: that it has finished it."""
         if call is None:
             _HEAD.pack_into(self._memory, 0, self._entered, self._entered, 0, self._beats)
             return
@@ -63,23 +66,23 @@ class BoardWriter:
         self._entered += 1
 
     def beat(self) -> None:
-        """Say, outside our own collectives, that this rank gets somewhere."""
+        """Note progress that is no collective of a `Communicator`."""
         self._beats += 1
         _HEAD.pack_into(self._memory, 0, self._entered, self._entered, 0, self._beats)
 
 
-def lay_out(directory: Path, size: int) -> None:
-    """Make the board's files, before any rank starts."""
+def create_heartbeat_files(directory: Path, size: int) -> None:
+    """Create every rank's file, before any rank starts."""
     for rank in range(size):
         (directory / f"rank-{rank}").write_bytes(bytes(_LENGTH))
 
 
-def read_board(directory: Path, size: int) -> tuple[Standing, ...]:
-    """Where every rank stands. A rank may write at this moment: believe what two readings say alike."""
-    standings = []
+def read_heartbeats(directory: Path, size: int) -> tuple[RankStatus, ...]:
+    """Every rank's status. A rank may be writing at this moment: rely only on what two readings agree on."""
+    statuses = []
     for rank in range(size):
         content = (directory / f"rank-{rank}").read_bytes()
         entered, left, length, beats = _HEAD.unpack_from(content)
         text = content[_HEAD.size : _HEAD.size + length].decode(errors="replace")
-        standings.append(Standing(entered=entered, left=left, call=text, beats=beats))
-    return tuple(standings)
+        statuses.append(RankStatus(entered=entered, left=left, call=text, beats=beats))
+    return tuple(statuses)

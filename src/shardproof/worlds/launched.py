@@ -1,7 +1,7 @@
 """The launched world: this process is one rank, started by torchrun or anything that sets the same environment.
 
-Every rank runs the same program; rank 0 gets the results and speaks. A rank that fails leaves its error in the
-rendezvous store before it goes, so that rank 0 can name it when its own collective breaks off.
+Every rank runs the same program; rank 0 gets the results and prints. A rank that fails writes its error into the
+rendezvous store before it ends, so that rank 0 can report it when its own collective breaks off.
 """
 
 from __future__ import annotations
@@ -17,7 +17,13 @@ import torch.distributed as dist
 from torch.distributed.rendezvous import rendezvous
 
 from shardproof.errors import CannotRunError
-from shardproof.worlds.failure_store import TerminatedError, leave_call, leave_error, raise_when_terminated, tell
+from shardproof.worlds.failure_store import (
+    TerminatedError,
+    collect_failures,
+    raise_when_terminated,
+    store_call,
+    store_error,
+)
 from shardproof.worlds.gloo import use_loopback
 from shardproof.worlds.processgroup import CollectiveFailedError, ProcessGroupCommunicator
 from shardproof.worlds.transport import pack, unpack
@@ -35,17 +41,17 @@ _NEEDED = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 
 
 def is_launched() -> bool:
-    """Whether torchrun, or something like it, has started this process as one rank of several."""
+    """Whether the environment is that of a rank started by torchrun or a similar launcher."""
     return all(name in os.environ for name in _NEEDED)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LaunchedWorld:
-    """The world that torchrun has laid out; see `World`.
+    """The world of the processes that torchrun started; see `World`.
 
     `run` returns the results on rank 0 and the empty list elsewhere. A collective, and joining, may take `timeout`
     seconds. Where another rank fails, rank 0 raises `CannotRunError`, and so does the failing rank, with its own error;
-    the others leave in silence, by `SystemExit(2)`.
+    the others raise `SystemExit(2)` and print nothing.
     """
 
     timeout: float = DEFAULT_TIMEOUT
@@ -80,13 +86,13 @@ class LaunchedWorld:
             with raise_when_terminated() if self.speaks else nullcontext():
                 return self._run_and_gather(store, fn, *args)
         except TerminatedError as error:
-            told = tell(store, self.size, call=None)
-            raise CannotRunError(f"{told}; the launcher ended rank 0") from error
+            failures = collect_failures(store, self.size, call=None)
+            raise CannotRunError(f"{failures}; the launcher ended rank 0") from error
         finally:
             dist.destroy_process_group()
 
     def _join(self) -> Store:
-        """Meet the other ranks at the address that the launcher gave."""
+        """Rendezvous with the other ranks at the address that the launcher gave."""
         if os.environ.get("LOCAL_WORLD_SIZE") == os.environ["WORLD_SIZE"]:
             use_loopback()
         backend = "gloo"
@@ -117,13 +123,13 @@ class LaunchedWorld:
                 raise CollectiveFailedError("the gathering of results", error) from error
         except CollectiveFailedError as error:
             if not self.speaks:
-                leave_call(store, self.rank, error.call)
+                store_call(store, self.rank, error.call)
                 raise SystemExit(2) from error
-            raise CannotRunError(f"{tell(store, self.size, error.call)}; rank 0 was in {error}") from error
+            raise CannotRunError(f"{collect_failures(store, self.size, error.call)}; rank 0 was in {error}") from error
         except Exception as error:
             own = str(error) if isinstance(error, CannotRunError) else f"{type(error).__name__}: {error}"
             message = f"rank {self.rank}: {own}"
-            leave_error(store, self.rank, message)
+            store_error(store, self.rank, message)
             raise CannotRunError(message) from error
         return [unpack(one) for one in packed] if packed is not None else []
 

@@ -1,7 +1,7 @@
-"""A communicator over a `torch.distributed` process group, by the collectives that the ledger and CommDebugMode name.
+"""A communicator over a process group of `torch.distributed`.
 
 With gloo, all-gathers are bitwise those of the simulated world, and so is every sum over two ranks, as a + b = b + a.
-Over three and more ranks gloo's ring adds in another order: `bound_reordering` bounds how far apart two orders can lie.
+Over three and more ranks gloo's ring adds in another order: `bound_reordering` bounds the difference of two orders.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import torch
 import torch.distributed as dist
 
 from shardproof.errors import CannotRunError
-from shardproof.worlds.call import Call, call_all_gather, call_all_reduce, call_reduce_scatter, copy_alone
+from shardproof.worlds.call import Call, call_all_gather, call_all_reduce, call_reduce_scatter, copy_for_one_rank
 from shardproof.worlds.communicator import shard_sizes
 from shardproof.worlds.padding import pad, stack_padded
 
@@ -26,10 +26,10 @@ if TYPE_CHECKING:
 
 
 class CollectiveFailedError(CannotRunError):
-    """A collective broke off, most often because another rank is gone: what follows from an error, rarely its cause."""
+    """A collective broke off, most often because another rank has ended: seldom the first failure of a run."""
 
     def __init__(self, call: object, error: Exception) -> None:
-        # gloo's text begins with a place in its sources and ends with advice; what happened stands between.
+        # gloo's text begins with a position in its sources and ends with advice; the reason stands between.
         lines = str(error).strip().splitlines() or [type(error).__name__]
         reason = re.sub(r"^\[[^]]*\] *", "", lines[0]).split(". This is typically")[0]
         super().__init__(f"{call}: {reason}")
@@ -37,15 +37,15 @@ class CollectiveFailedError(CannotRunError):
 
 
 def say_nothing(call: Call | None = None) -> None:
-    """Announce collectives, or signs of life, to nobody."""
+    """Ignore an announced collective or a heartbeat."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProcessGroupCommunicator:
-    """See `Communicator`; `group` carries the tensors, so its backend is one for their device (gloo, or nccl for CUDA).
+    """See `Communicator`; the backend of `group` must fit the tensors' device (gloo, or nccl for CUDA).
 
-    `announce` is told of each collective before it begins, and `None` after it. Code whose collectives go another way
-    (DTensor's do) calls `beat` now and then, or a world of processes takes its silence for a hang.
+    `announce` is called with each collective before it begins, and with None after it. Code whose collectives bypass
+    this class (as DTensor's do) calls `beat` from time to time; otherwise a spawned world takes it for hung.
     """
 
     group: dist.ProcessGroup
@@ -65,8 +65,8 @@ class ProcessGroupCommunicator:
         size = self.size
         call = call_all_gather(shard, dim=dim, total=total, name=name, rank=self.rank, size=size)
         if size == 1:
-            return copy_alone(shard)
-        # Every rank sends as much as the longest shard: gloo and nccl gather equal parts only.
+            return copy_for_one_rank(shard)
+        # Every shard is padded to the longest: gloo and nccl gather equal parts only.
         lengths = shard_sizes(total, size)
         shard = pad(shard, dim=dim % shard.ndim, length=max(lengths))
         part = shard.shape
@@ -82,7 +82,7 @@ class ProcessGroupCommunicator:
         size = self.size
         call = call_reduce_scatter(partial, dim=dim, name=name)
         if size == 1:
-            return copy_alone(partial)
+            return copy_for_one_rank(partial)
         lengths = shard_sizes(partial.shape[dim], size)
         if dim % partial.ndim == 0 and min(lengths) == max(lengths):
             parts = partial.contiguous().view(size, max(lengths), *partial.shape[1:])
@@ -96,7 +96,7 @@ class ProcessGroupCommunicator:
     @torch.no_grad()
     def all_reduce(self, partial: Tensor, *, name: str) -> Tensor:
         call = call_all_reduce(partial, name=name)
-        total = copy_alone(partial)
+        total = copy_for_one_rank(partial)
         if self.size > 1:
             with self._announced(call):
                 dist.all_reduce(total, group=self.group)
@@ -113,7 +113,7 @@ class ProcessGroupCommunicator:
 
 
 def bound_reordering(parts: list[Tensor]) -> Tensor:
-    """How far apart, element by element in float64, two sums of the same parts in different orders can lie.
+    """The largest possible difference, by element in float64, of two sums of the same parts in different orders.
 
     Each sum of N numbers is within (N-1) u / (1 - (N-1) u) of the exact one, times the sum of magnitudes, where u is
     half the distance from 1 to the next number of the dtype (Higham, Accuracy and Stability of Numerical Algorithms,

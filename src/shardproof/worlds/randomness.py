@@ -1,4 +1,4 @@
-"""The states of a process's random generators: kept, put back, and each rank's own where ranks are threads."""
+"""The states of a process's random generators, saved and restored: threads that are ranks have their own."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Randomness:
-    """The states at one moment.
+    """The states at one time.
 
     Attributes:
         pytorch: of PyTorch's default generator on the CPU.
@@ -32,35 +32,35 @@ class Randomness:
 
     @classmethod
     def now(cls) -> Self:
-        """The states as they are."""
+        """The present states."""
         numpy = sys.modules.get("numpy")
         state = None if numpy is None else numpy.random.get_state()
         return cls(pytorch=torch.get_rng_state(), python=random.getstate(), numpy=state)
 
     def restore(self) -> None:
-        """Put the states back."""
+        """Restore the states."""
         torch.set_rng_state(self.pytorch)
         random.setstate(self.python)
         if self.numpy is not None:
             sys.modules["numpy"].random.set_state(self.numpy)
 
     def moved(self) -> list[str]:
-        """The generators that have been drawn from, or seeded, since: in words."""
+        """The names of the generators that have been drawn from, or seeded, since."""
         now = Randomness.now()
         found = [] if torch.equal(self.pytorch, now.pytorch) else ["PyTorch's generator"]
         if self.python != now.python:
             found.append("Python's random")
-        if self.numpy is not None and any((a != b).any() if i == 1 else a != b for i, (a, b) in self._beside(now)):
+        if self.numpy is not None and any((a != b).any() if i == 1 else a != b for i, (a, b) in self._numpy_pairs(now)):
             found.append("NumPy's random")
         return found
 
-    def _beside(self, now: Randomness) -> Iterator[tuple[int, tuple[Any, Any]]]:
+    def _numpy_pairs(self, now: Randomness) -> Iterator[tuple[int, tuple[Any, Any]]]:
         return enumerate(zip(self.numpy, now.numpy, strict=True))
 
 
 @contextmanager
 def randomness_kept() -> Iterator[None]:
-    """Leave the process's generators as they were found."""
+    """Restore the process's generators on exit."""
     before = Randomness.now()
     try:
         yield

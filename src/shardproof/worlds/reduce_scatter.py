@@ -1,7 +1,7 @@
 """Reduce-scatter among ranks that are threads, in place of the one that PyTorch keeps for its own tests.
 
-That one writes a rank's result before all operands are read, so a result that lies inside its own operand (Megatron's
-gradient buffers) is wrong; and it knows no PREMUL_SUM, by which FSDP2 divides gradients by a factor of the user's.
+PyTorch's writes a rank's result before all operands are read, which is wrong where a result is a view of its own
+operand (Megatron's gradient buffers); and it lacks PREMUL_SUM, with which FSDP2 divides gradients by a factor.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _KINDS = ("SUM", "AVG", "PREMUL_SUM")
 
 
 class ReduceScatter:
-    """A collective as PyTorch's group for threads calls it: `work` gets what each rank gave, in rank order."""
+    """A collective as PyTorch's group for threads calls it: `work` gets every rank's tensors, in rank order."""
 
     def __init__(self, op: Any) -> None:
         self.op = op
@@ -36,7 +36,7 @@ class ReduceScatter:
 
     def _reduced(self, shards: list[Tensor]) -> Tensor:
         if self._kind == "PREMUL_SUM":
-            factor = self.op.__getstate__()[1]  # there is no other way to ask for it
+            factor = self.op.__getstate__()[1]  # there is no public accessor
             shards = [shard * factor for shard in shards]
         total = shards[0].clone()
         for shard in shards[1:]:

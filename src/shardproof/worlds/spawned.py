@@ -1,8 +1,8 @@
-"""The spawned world: one gloo process a rank on this machine, which find one another through a file, without a port.
+"""The spawned world: one gloo process a rank on this machine, with a file for rendezvous, so that no port is needed.
 
-The parent alone judges: it hears each rank's report over a private pipe, sees from the board which collective each is
-in, and ends every process when one rank fails or all fall silent. A rank whose parent dies sees its stdin close,
-cleans up and ends.
+The parent decides when a run has failed: it gets each rank's report over a private pipe, reads from its heartbeats
+which collective it is in, and ends every process when one rank fails or none makes progress. When the parent dies, each
+rank's stdin closes, and the rank removes the run's files and ends.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from shardproof.errors import CannotRunError
-from shardproof.worlds.diagnosis import blame_board, name_ranks, say_waiting
-from shardproof.worlds.heartbeats import Standing, lay_out, read_board
-from shardproof.worlds.stack_dump import ask
+from shardproof.worlds.diagnosis import describe_waiting, diagnose_stall, name_ranks
+from shardproof.worlds.heartbeats import RankStatus, create_heartbeat_files, read_heartbeats
+from shardproof.worlds.stack_dump import ask_for_stack
 from shardproof.worlds.transport import pack, unpack
 from shardproof.worlds.world import DEFAULT_TIMEOUT
 
@@ -40,7 +40,7 @@ STARTUP_SECONDS_A_RANK = 5.0
 _POLL_SECONDS = 0.1
 _GRACE_SECONDS = 1.0
 
-# The parent's path comes first, so that a rank finds the very modules that the parent would.
+# The parent's sys.path, so that a rank imports the same modules as the parent.
 _BOOT = """\
 import json, sys
 path, options = json.loads(sys.argv[1])
@@ -53,8 +53,8 @@ _inside_rank = False
 
 
 def forbid_spawning() -> None:
-    """Say that this process is itself a rank: a script that spawns at its top level must not do so in every rank."""
-    global _inside_rank  # noqa: PLW0603 - true of a process, once and for all
+    """Forbid `SpawnedWorld.run` in this process: a script that spawns at its top level would do so in every rank."""
+    global _inside_rank  # noqa: PLW0603 - set once in a process
     _inside_rank = True
 
 
@@ -62,10 +62,9 @@ def forbid_spawning() -> None:
 class SpawnedWorld:
     """One process a rank, on this machine; see `World`.
 
-    Each rank gets its own copy of `fn`'s arguments, and its results come back as copies. The run ends `timeout` seconds
-    after the last sign of life: a collective begun or done, or a beat, by any rank. Starting up may take 5 seconds more
-    a rank.
-    What ranks print goes to stderr; what they write to stderr is shown only when one dies.
+    Each rank gets its own copy of `fn`'s arguments, and its result is returned as a copy. A run is given up `timeout`
+    seconds after the last heartbeat of any rank: a collective begun or finished, or a beat. Start-up may take 5 seconds
+    more for each rank. What ranks print goes to stderr; what they write to stderr is shown only when one dies.
     """
 
     size: int
@@ -91,13 +90,13 @@ class SpawnedWorld:
         with tempfile.TemporaryDirectory(prefix="shardproof-") as name:
             directory = Path(name)
             (directory / "work").write_bytes(work)
-            lay_out(directory, self.size)
+            create_heartbeat_files(directory, self.size)
             processes: list[_RankProcess] = []
             try:
-                # One by one into the list, so that an interrupt on the way leaves none unknown.
+                # One at a time into the list, so that an interrupt leaves no process unknown.
                 processes.extend(_start(rank, self.size, directory, self.timeout) for rank in range(self.size))
-                _Watch(directory=directory, processes=processes, timeout=self.timeout).until_all_reported()
-                _dismiss(processes)
+                _Supervisor(directory=directory, processes=processes, timeout=self.timeout).wait_for_reports()
+                _end(processes)
             finally:
                 for one in processes:
                     one.kill()
@@ -116,12 +115,12 @@ class _RankProcess:
     dead: bool = False
 
     def receive(self) -> None:
-        """Take in the report that has come, or the end of a process that made none."""
+        """Receive the process's report, or note that it ended without one."""
         try:
             self.result, self.failure = unpack(self.channel.recv_bytes())
             self.reported = True
         except (EOFError, OSError):
-            # It is dead already, or closed its channel on purpose, and has no more to say.
+            # It has died, or closed its channel.
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self.process.wait(timeout=_GRACE_SECONDS)
             self.dead = True
@@ -131,7 +130,7 @@ class _RankProcess:
         return not (self.reported or self.dead)
 
     def describe_death(self) -> str:
-        """How the process ended, in words, with the last line that it wrote to stderr."""
+        """How the process ended, in words, with the last line of its stderr."""
         code = self.process.returncode
         if code is None:
             how = "closed its channel without a report"
@@ -143,7 +142,7 @@ class _RankProcess:
         return f"rank {self.rank} {how}" + (f" ({lines[-1].strip()[:300]})" if lines else "")
 
     def kill(self) -> None:
-        """End the process if it still runs, reap it, and close what is open to it."""
+        """End the process if it still runs, reap it, and close its pipes."""
         self.process.kill()
         self.process.wait()
         self.channel.close()
@@ -159,7 +158,7 @@ def _start(rank: int, size: int, directory: Path, timeout: float) -> _RankProces
         "size": size,
         "directory": str(directory),
         "channel": sender.fileno(),
-        # Longer than the parent waits, so that the parent, which sees all ranks, is the one that judges.
+        # Longer than the parent waits: the parent, which sees all ranks, reports the failure.
         "timeout": timeout + STARTUP_SECONDS_A_RANK * (size + 1),
         "threads": threads,
     }
@@ -177,8 +176,8 @@ def _start(rank: int, size: int, directory: Path, timeout: float) -> _RankProces
     return _RankProcess(rank=rank, process=process, channel=receiver, log=log)
 
 
-def _dismiss(processes: list[_RankProcess]) -> None:
-    """Let the ranks go, and give them a moment to do so."""
+def _end(processes: list[_RankProcess]) -> None:
+    """Tell the ranks to end, and wait a moment for each."""
     for one in processes:
         assert one.process.stdin is not None
         with contextlib.suppress(BrokenPipeError):  # it is gone already
@@ -194,69 +193,69 @@ def _count_cores() -> int:
 
 
 @dataclass(slots=True, kw_only=True)
-class _Watch:
-    """The parent's eye on the ranks."""
+class _Supervisor:
+    """Waits for the ranks' reports, and detects failed and hung ranks."""
 
     directory: Path
     processes: list[_RankProcess]
     timeout: float
-    board: tuple[Standing, ...] = ()
+    statuses: tuple[RankStatus, ...] = ()
     changed_at: float = field(default_factory=time.monotonic)
 
-    def until_all_reported(self) -> None:
+    def wait_for_reports(self) -> None:
         """Return when every rank has reported a result.
 
         Raises:
-            CannotRunError: one failed or died, the ranks call different collectives, or nobody has moved for too long.
+            CannotRunError: a rank failed or died, the ranks call different collectives, or no rank made progress.
         """
-        follows_at: float | None = None
+        secondary_at: float | None = None
         while pending := [one for one in self.processes if one.pending]:
             by_channel = {one.channel: one for one in pending}
             for channel in wait(list(by_channel), timeout=_POLL_SECONDS):
                 by_channel[channel].receive()  # type: ignore[index]
             now = time.monotonic()
-            causes = [one for one in self.processes if one.dead or (one.failure and not one.failure.follows)]
+            causes = [one for one in self.processes if one.dead or (one.failure and not one.failure.secondary)]
             if causes:
-                raise self._tell(causes)
-            # A collective that breaks off has its cause in another rank, whose own word is likely on its way.
+                raise self._make_error(causes)
+            # A collective breaks off because another rank failed, whose own report is probably on its way.
             effects = [one for one in self.processes if one.failure]
-            follows_at = follows_at or (now if effects else None)
-            if follows_at and now - follows_at > _GRACE_SECONDS:
-                raise self._tell(effects)
-            self._judge_silence(now)
+            secondary_at = secondary_at or (now if effects else None)
+            if secondary_at and now - secondary_at > _GRACE_SECONDS:
+                raise self._make_error(effects)
+            self._check_progress(now)
         if any(one.failure for one in self.processes):
-            raise self._tell([one for one in self.processes if one.failure])
+            raise self._make_error([one for one in self.processes if one.failure])
 
-    def _judge_silence(self, now: float) -> None:
+    def _check_progress(self, now: float) -> None:
         size = len(self.processes)
-        board = read_board(self.directory, size)
-        if board != self.board:
-            self.board, self.changed_at = board, now
+        statuses = read_heartbeats(self.directory, size)
+        if statuses != self.statuses:
+            self.statuses, self.changed_at = statuses, now
             return
         returned = {one.rank for one in self.processes if one.reported and not one.failure}
-        if parted := blame_board(board, returned):
-            raise CannotRunError(parted)
-        absent = [rank for rank, standing in enumerate(board) if not standing.left]
+        if reason := diagnose_stall(statuses, returned):
+            raise CannotRunError(reason)
+        absent = [rank for rank, status in enumerate(statuses) if not status.left]
         patience = self.timeout + (STARTUP_SECONDS_A_RANK * size if absent else 0)
         if now - self.changed_at <= patience:
             return
         if absent:
             raise CannotRunError(f"{name_ranks(absent)} did not join within {patience:g} s of the others")
-        waiting = [rank for rank, standing in enumerate(board) if standing.waits]
+        waiting = [rank for rank, status in enumerate(statuses) if status.waits]
         missing = [rank for rank in range(size) if rank not in waiting and rank not in returned]
-        late = f"{name_ranks(missing or waiting)} did not get anywhere for {patience:g} s"
-        stands = {one.rank: ask(one.process.pid, one.log) for one in self.processes if one.rank in missing}
-        late += "".join(f"; rank {rank} is in {place}" for rank, place in stands.items() if place)
-        raise CannotRunError(late + (f"; {say_waiting(waiting, board[waiting[0]].call)}" if waiting else ""))
+        late = f"{name_ranks(missing or waiting)} made no progress for {patience:g} s"
+        positions = {one.rank: ask_for_stack(one.process.pid, one.log) for one in self.processes if one.rank in missing}
+        late += "".join(f"; rank {rank} is in {position}" for rank, position in positions.items() if position)
+        raise CannotRunError(late + (f"; {describe_waiting(waiting, statuses[waiting[0]].call)}" if waiting else ""))
 
-    def _tell(self, ranks: list[_RankProcess]) -> CannotRunError:
-        """The error that names the ranks to blame, or those that suffer if no more is known."""
-        board = read_board(self.directory, len(self.processes))
-        told = [f"rank {one.rank}: {one.failure.message}" if one.failure else one.describe_death() for one in ranks]
-        blamed = {one.rank for one in ranks}
-        waiting = [rank for rank, standing in enumerate(board) if standing.waits and rank not in blamed]
+    def _make_error(self, ranks: list[_RankProcess]) -> CannotRunError:
+        """The error that names these failed ranks, and the ranks that wait for them."""
+        statuses = read_heartbeats(self.directory, len(self.processes))
+        failures = [f"rank {one.rank}: {one.failure.message}" if one.failure else one.describe_death() for one in ranks]
+        failed = {one.rank for one in ranks}
+        waiting = [rank for rank, status in enumerate(statuses) if status.waits and rank not in failed]
         error = CannotRunError(
-            "; ".join(told) + (f"; {say_waiting(waiting, board[waiting[0]].call)}" if waiting else "")
+            "; ".join(failures) + (f"; {describe_waiting(waiting, statuses[waiting[0]].call)}" if waiting else "")
         )
         for one in ranks:
             if one.failure:

@@ -1,6 +1,6 @@
-"""Where a rank's process stands when it gets nowhere: asked by a signal, told by the interpreter from any C code.
+"""Where a hung rank's process is: asked by a signal, answered by the interpreter even inside C code.
 
-The board knows our own collectives only. A rank that hangs in another one, or in the user's code, is seen like this.
+Heartbeats know only collectives of a `Communicator`. This also finds a rank that hangs in another one, or in user code.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ _FRAME = re.compile(r'^  File "(?P<file>.*)", line (?P<line>\d+) in (?P<name>.*)
 _OURS = (f"{os.sep}torch{os.sep}", f"{os.sep}shardproof{os.sep}", "<")
 
 
-def answer_when_asked() -> None:
-    """Write this process's stack to stderr whenever it is asked."""
+def dump_stack_when_signalled() -> None:
+    """Write this process's stacks to stderr whenever it gets SIGUSR1."""
     if hasattr(faulthandler, "register"):
         faulthandler.register(signal.SIGUSR1, all_threads=True)
 
 
-def ask(pid: int, log: Path) -> str:
-    """Where the process stands, in words; empty if it does not answer. `log` is what it writes to stderr."""
+def ask_for_stack(pid: int, log: Path) -> str:
+    """The position of the process, in words; empty if it does not answer. `log` is the file that is its stderr."""
     if not hasattr(signal, "SIGUSR1"):
         return ""
     before = log.stat().st_size
@@ -33,15 +33,15 @@ def ask(pid: int, log: Path) -> str:
     except ProcessLookupError:
         return ""
     end = time.monotonic() + _SECONDS
-    told = ""
-    while time.monotonic() < end and not (told and told == _read(log, before)):
-        told = _read(log, before)
+    answer = ""
+    while time.monotonic() < end and not (answer and answer == _read(log, before)):
+        answer = _read(log, before)
         time.sleep(0.1)
-    return describe(told)
+    return find_position(answer)
 
 
-def describe(stacks: str) -> str:
-    """The innermost frame of the main thread, and the innermost that is neither ours nor PyTorch's."""
+def find_position(stacks: str) -> str:
+    """The innermost function of the main thread, and its innermost line outside PyTorch and this package."""
     frames = [
         match
         for line in stacks.rpartition("(most recent call first):")[2].splitlines()
@@ -49,9 +49,9 @@ def describe(stacks: str) -> str:
     ]
     if not frames:
         return ""
-    foreign = [frame for frame in frames if not any(part in frame["file"] for part in _OURS)]
-    place = f" at {Path(foreign[0]['file']).name}:{foreign[0]['line']}" if foreign else ""
-    return f"{frames[0]['name']}{place}"
+    user_frames = [frame for frame in frames if not any(part in frame["file"] for part in _OURS)]
+    line = f" at {Path(user_frames[0]['file']).name}:{user_frames[0]['line']}" if user_frames else ""
+    return f"{frames[0]['name']}{line}"
 
 
 def _read(log: Path, start: int) -> str:

@@ -2,10 +2,10 @@
 
 For per-rank code that is not written against `Communicator`: DTensor, transformers' plans, Megatron-style functions.
 `dist.get_rank()`, groups, meshes and the states of random generators are each thread's own, as in a process. One rank
-runs at a time, in rank order, until its next collective: no data races, the same order in every run, and a deadlock is
-seen at once and named.
+runs at a time, in rank order, until its next collective: there are no data races, every run has the same order, and a
+deadlock is detected at once.
 
-The only file that knows PyTorch's process group for threads, which PyTorch keeps for its own tests.
+The only file that uses PyTorch's process group for threads, which PyTorch has for its own tests.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from shardproof.worlds.world import R, Ts
 
 _BACKEND = "shardproof_threads"
-_here = threading.local()
+_thread = threading.local()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,7 +64,9 @@ class ThreadedWorld:
         results: dict[int, R] = {}
         with _threads_as_ranks(), randomness_kept():
             threads = [
-                threading.Thread(target=_live, args=(rank, turns, results, fn, args), daemon=True, name=f"rank {rank}")
+                threading.Thread(
+                    target=_run_rank, args=(rank, turns, results, fn, args), daemon=True, name=f"rank {rank}"
+                )
                 for rank in range(self.size)
             ]
             for thread in threads:
@@ -82,7 +84,7 @@ class _Failure:
 
 @dataclass(slots=True, kw_only=True)
 class _Turns:
-    """Whose turn it is, and what the others wait for."""
+    """Which rank runs, and what each of the others waits for."""
 
     size: int
     changed: threading.Condition = field(default_factory=threading.Condition)
@@ -93,10 +95,10 @@ class _Turns:
     ended: set[int] = field(default_factory=set)
     failures: list[_Failure] = field(default_factory=list)
     over: bool = False
-    randomness: Randomness = field(default_factory=Randomness.now)  # with which every rank begins
+    randomness: Randomness = field(default_factory=Randomness.now)  # every rank starts with it
 
     def begin(self, rank: int) -> None:
-        """Wait for the first turn, which comes when every thread has begun: from then on only one runs at a time."""
+        """Wait for the first turn, which begins when every thread has started: from then on one runs at a time."""
         with self.changed:
             self.begun += 1
             self.changed.notify_all()
@@ -105,7 +107,7 @@ class _Turns:
         self.randomness.restore()
 
     def wait_until(self, rank: int, done: Callable[[], bool], what: str) -> None:
-        """Give the turn away until `done`."""
+        """Let the other ranks run until `done`."""
         own = Randomness.now()
         with self.changed:
             self.waiting[rank] = what
@@ -115,7 +117,7 @@ class _Turns:
         own.restore()
 
     def release(self, ranks: list[int]) -> None:
-        """What these ranks waited for has happened."""
+        """These ranks no longer wait."""
         with self.changed:
             for rank in ranks:
                 self.waiting.pop(rank, None)
@@ -157,8 +159,8 @@ class _Turns:
         if self.failures:
             failure = self.failures[0]
             known = isinstance(failure.error, CannotRunError)
-            told = str(failure.error) if known else f"{type(failure.error).__name__}: {failure.error}"
-            raise CannotRunError(f"rank {failure.rank}: {told}") from failure.error
+            message = str(failure.error) if known else f"{type(failure.error).__name__}: {failure.error}"
+            raise CannotRunError(f"rank {failure.rank}: {message}") from failure.error
 
     def _pass_on(self, rank: int) -> None:
         self.turns += 1
@@ -170,7 +172,7 @@ class _Turns:
                 return
         if len(self.ended) < self.size:
             gone = f"; rank {', '.join(map(str, sorted(self.ended)))} ended" if self.ended else ""
-            error = CannotRunError(f"nobody can go on{self._said_waiting()}{gone}")
+            error = CannotRunError(f"deadlock{self._said_waiting()}{gone}")
             self.failures.append(_Failure(rank=min(self.waiting), error=error))
             self.over = True
             self.changed.notify_all()
@@ -184,12 +186,12 @@ class _Turns:
 
 
 class _RunIsOver(BaseException):
-    """Ends a rank where it stands, past any handler in its own code."""
+    """Raised in every other rank when one fails; no handler of ordinary errors catches it."""
 
 
-def _live(rank: int, turns: _Turns, results: dict[int, Any], fn: Callable[..., Any], args: tuple[Any, ...]) -> None:
+def _run_rank(rank: int, turns: _Turns, results: dict[int, Any], fn: Callable[..., Any], args: tuple[Any, ...]) -> None:
     error: BaseException | None = None
-    _here.rank, _here.turns = rank, turns
+    _thread.rank, _thread.turns = rank, turns
     try:
         turns.begin(rank)
         torch.set_num_threads(torch.get_num_threads())  # OpenMP's number of threads is each thread's own
@@ -198,7 +200,7 @@ def _live(rank: int, turns: _Turns, results: dict[int, Any], fn: Callable[..., A
         assert group is not None
         results[rank] = fn(ProcessGroupCommunicator(group=group), *args)
         dist.destroy_process_group()
-    except BaseException as caught:  # noqa: BLE001 - whatever ends a rank is the caller's to tell
+    except BaseException as caught:  # noqa: BLE001 - the caller reports whatever ends a rank
         error = caught
     turns.end(rank, error)
 
@@ -214,7 +216,7 @@ def _threads_as_ranks() -> Iterator[None]:
     isolate: Callable[[bool], None] = torch._C._distributed_c10d._set_thread_isolation_mode  # type: ignore[attr-defined]  # noqa: SLF001
     isolate(True)
     threaded._install_threaded_pg()  # noqa: SLF001
-    threaded.Collective, threaded.ReduceScatter = _Meeting, ReduceScatter  # type: ignore[misc, assignment]
+    threaded.Collective, threaded.ReduceScatter = _Rendezvous, ReduceScatter  # type: ignore[misc, assignment]
     try:
         yield
     finally:
@@ -225,7 +227,7 @@ def _threads_as_ranks() -> Iterator[None]:
 
 
 def _make_group(_store: Any, rank: int, size: int, _timeout: Any) -> dist.ProcessGroup:
-    """A group without PyTorch's own wait for the other ranks in a store: they would never get their turn."""
+    """A group without PyTorch's own wait for the other ranks: while one rank waits in a store, no other runs."""
     from torch.testing._internal.distributed.multi_threaded_pg import ProcessLocalGroup
 
     return ProcessLocalGroup(rank, size)
@@ -233,21 +235,21 @@ def _make_group(_store: Any, rank: int, size: int, _timeout: Any) -> dist.Proces
 
 def is_thread_of_world() -> bool:
     """Whether the calling thread is a rank."""
-    return hasattr(_here, "turns")
+    return hasattr(_thread, "turns")
 
 
 @contextmanager
-def tell_of_meetings(tell: Callable[[Any, Any, tuple[int, ...]], None]) -> Iterator[None]:
-    """Inside, this rank's collectives are told: PyTorch's collective, the rank's tensors, the ranks of the group."""
-    before, _here.tell = getattr(_here, "tell", None), tell
+def collectives_traced(add: Callable[[Any, Any, tuple[int, ...]], None]) -> Iterator[None]:
+    """Inside, call `add(collective, tensors, global ranks)` for each of this rank's collectives."""
+    before, _thread.trace = getattr(_thread, "trace", None), add
     try:
         yield
     finally:
-        _here.tell = before
+        _thread.trace = before
 
 
-class _Meeting:
-    """One collective of one group: in place of PyTorch's, whose waiting ranks would keep their turn."""
+class _Rendezvous:
+    """One collective of one group, in place of PyTorch's, whose waiting ranks would block the others."""
 
     def __init__(self, world_size: int, collective: Any, _group: Any) -> None:
         self._size = world_size
@@ -260,27 +262,27 @@ class _Meeting:
     def join(self, rank: int, data: Any) -> Any:
         from torch.testing._internal.distributed.multi_threaded_pg import ret_work
 
-        turns: _Turns = _here.turns
+        turns: _Turns = _thread.turns
         self._data[rank] = data
         self._called[rank] = f"{type(self._collective).__name__} of {_describe(data)}"
-        self._arrived.append(_here.rank)
+        self._arrived.append(_thread.rank)
         if len(self._arrived) == self._size:
             self._check_alike()
             self._collective.work(self._data)
             self._done = True
             turns.release(self._arrived)
         else:
-            turns.wait_until(_here.rank, lambda: self._done, self._called[rank])
-        if getattr(_here, "tell", None) is not None:
-            _here.tell(self._collective, data, tuple(sorted(self._arrived)))
+            turns.wait_until(_thread.rank, lambda: self._done, self._called[rank])
+        if getattr(_thread, "trace", None) is not None:
+            _thread.trace(self._collective, data, tuple(sorted(self._arrived)))
         return ret_work(data)
 
     def _check_alike(self) -> None:
         kinds = Counter(self._called)
         uneven = type(self._collective).__name__ in ("AllToAll", "AllToAllBase", "AllGather", "Scatter", "Gather")
         if len(kinds) > 1 and not uneven:
-            told = "; ".join(f"rank {rank} is in {called}" for rank, called in enumerate(self._called))
-            raise CannotRunError(f"the ranks are in different collectives: {told}")
+            calls = "; ".join(f"rank {rank} is in {called}" for rank, called in enumerate(self._called))
+            raise CannotRunError(f"the ranks are in different collectives: {calls}")
 
 
 def _describe(data: Any) -> str:

@@ -1,7 +1,7 @@
-"""Values as bytes between our own processes: pickle, with tensors as plain bytes and functions found by file.
+"""Values as bytes between our own processes: pickle, with tensors as plain bytes and functions found by their file.
 
-PyTorch's own way between processes puts tensors into shared-memory files, which stay behind when a process is killed.
-Only for processes that started one another: pickle trusts its sender.
+PyTorch's own way puts tensors into shared-memory files, which remain when a process is killed. Only for a parent and
+the processes that it started: pickle trusts its sender.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 def pack(value: object) -> bytes:
-    """Turn a value into bytes: strides are kept where they are dense, gradients and the rest of a storage are not.
+    """Turn a value into bytes: of a tensor its values and dense strides, not its gradient or the rest of its storage.
 
     Raises:
         CannotRunError: the value holds something that another process could not find or build.
@@ -48,7 +48,7 @@ def unpack(packed: bytes) -> Any:
 
 
 class _Pickler(pickle.Pickler):
-    """Notes the file of each module it names, for a process in which the module's name means nothing."""
+    """Notes the file of each module that it names, for a process that cannot import the module by its name."""
 
     def __init__(self, buffer: io.BytesIO) -> None:
         super().__init__(buffer, protocol=5)
@@ -96,10 +96,9 @@ class _Unpickler(pickle.Unpickler):
 
 
 def _load_main(source: str) -> str:
-    """Load the module that another process ran as its main one, and return the name that it has here.
+    """Load the module that another process ran as `__main__`, and return its name here.
 
-    As `multiprocessing` does it: a script runs again under a name for which its `__main__` part is skipped, and which
-    means the script itself in the process that ran it.
+    As `multiprocessing` does: the script runs again as `__mp_main__`, so that its `__main__` part is skipped.
     """
     if not Path(source).is_file():
         importlib.import_module(source)

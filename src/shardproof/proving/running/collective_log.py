@@ -13,14 +13,14 @@ from typing import TYPE_CHECKING, Any
 
 from torch.utils._debug_mode import get_active_debug_mode as find_debug_mode
 
-from shardproof.worlds.collective_trace import listen
+from shardproof.worlds.collective_trace import trace_collectives
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from contextlib import AbstractContextManager
 
     from shardproof.proving.records import Records
-    from shardproof.worlds.collective_trace import Heard
+    from shardproof.worlds.collective_trace import TracedCollective
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,7 +36,7 @@ class Collective:
 
     step: int
     place: str
-    heard: Heard
+    heard: TracedCollective
     placement: str = ""
 
     def __str__(self) -> str:
@@ -111,7 +111,7 @@ def _by_sum(collective: Collective) -> Collective:
 def collectives_recorded(records: Records) -> Iterator[None]:
     """Add every collective of the calling rank to `records`."""
     recorder = _Recorder(records=records)
-    with listen(recorder.add), _redistributions_told(recorder):
+    with trace_collectives(recorder.add), _redistributions_told(recorder):
         yield
 
 
@@ -127,7 +127,7 @@ class _Recorder:
     records: Records
     placements: list[str] = field(default_factory=list)
 
-    def add(self, heard: Heard) -> None:
+    def add(self, heard: TracedCollective) -> None:
         placement = self.placements[-1] if self.placements else ""
         self.records.collectives.append(
             Collective(step=self.records.step, place=self._place(), heard=heard, placement=placement)

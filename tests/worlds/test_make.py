@@ -1,4 +1,4 @@
-"""Choosing a world, and what that costs at start-up."""
+"""Making a world of a kind, and which modules that imports."""
 
 import subprocess
 import sys
@@ -6,9 +6,9 @@ import sys
 import pytest
 
 from shardproof.errors import CannotRunError
+from shardproof.worlds.make import make_world
 from shardproof.worlds.simulated import SimulatedWorld
 from shardproof.worlds.spawned import SpawnedWorld
-from shardproof.worlds.world import make_world
 
 
 def test_make_world_gives_the_kind_that_was_asked_for():
@@ -27,7 +27,7 @@ def test_worlds_load_nothing_heavy():
 import sys
 import torch
 before = set(sys.modules)
-import shardproof.worlds.launched, shardproof.worlds.simulated, shardproof.worlds.spawned, shardproof.worlds.ledgered
+import shardproof.worlds.launched, shardproof.worlds.simulated, shardproof.worlds.spawned, shardproof.worlds.ledger
 heavy = ("torch._dynamo", "torch._inductor", "torch.distributed.tensor", "sympy")
 print(sorted(name for name in set(sys.modules) - before if name.startswith(heavy)))
 """
