@@ -117,7 +117,7 @@ def test_json(walk):
     code, out, err = walk("--format", "json", "--steps", "2")
     assert (code, err) == (0, "")
     document = json.loads(out)
-    assert document["schema_version"] == 1
+    assert document["schema_version"] == 2
     assert document["settings"]["widths"] == [6, 4, 2]
     assert document["approximate"] is True
     assert [step["step"] for step in document["steps"]] == [1, 2]
@@ -149,7 +149,7 @@ def test_divergence_is_exit_code_1(walk, monkeypatch, form):
 def test_a_run_that_leaves_the_numbers_diverges(walk):
     code, out, _ = walk("--lr", "1e30", "--steps", "4", "--format", "json")
     assert code == 1
-    assert json.loads(out)["steps"][3]["loss"] in {"nan", "inf"}
+    assert json.loads(out)["steps"][3]["loss"] in {"NaN", "Infinity"}
 
 
 @pytest.mark.parametrize(

@@ -1,1 +1,1 @@
-"""cli."""
+"""The commands: options in, text or JSON out, exit codes."""

@@ -1,4 +1,4 @@
-"""The command line: a thin layer. Each command lives in its own file; here are the app, exit codes and errors.
+"""The command line: the app with its commands, each in a file of its own, and how an error becomes one line.
 
 Exit codes: 0 equal or proved, 1 diverged, 2 could not run.
 """
@@ -12,7 +12,7 @@ import typer
 
 from shardproof.cli.check import check_command
 from shardproof.cli.compare import compare_command
-from shardproof.cli.exits import Exit
+from shardproof.cli.output import Exit
 from shardproof.cli.prove import prove_command
 from shardproof.cli.walkthrough import walkthrough_command
 from shardproof.errors import CannotRunError
@@ -30,7 +30,7 @@ app.command("prove")(prove_command)
 app.command("check")(check_command)
 
 
-# What typer raises for a wrong option; its own class is private where typer carries its own copy of click.
+# The error that typer raises for a wrong option. Its class is click's UsageError, from the copy of click inside typer.
 _UsageError = cast("type[typer.BadParameter]", typer.BadParameter.__base__)
 
 

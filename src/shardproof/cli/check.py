@@ -3,24 +3,15 @@
 from __future__ import annotations
 
 import json
-import sys
-from enum import StrEnum
 from pathlib import Path  # noqa: TC003 - typer reads the annotations
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from shardproof.cli.exits import Exit
+from shardproof.cli.output import Exit, Format, check_writable, write_result
 
 if TYPE_CHECKING:
     from shardproof.report.certificate import Certificate
-
-
-class Format(StrEnum):
-    """How the answer is written."""
-
-    text = "text"
-    json = "json"
 
 
 SCHEMA_VERSION = 1
@@ -30,15 +21,16 @@ def check_command(
     certificate: Annotated[Path, typer.Argument(metavar="CERTIFICATE", help="Of `shardproof prove --format json`.")],
     *,
     spawn: Annotated[bool, typer.Option("--spawn", help="A process for each rank, on this machine.")] = False,
-    timeout: Annotated[float, typer.Option(help="Seconds after which ranks that get nowhere are given up.")] = 60.0,
+    timeout: Annotated[float, typer.Option(help="Seconds without progress after which ranks are given up.")] = 60.0,
     form: Annotated[Format, typer.Option("--format", help="How the answer is written.")] = Format.text,
     output: Annotated[Path | None, typer.Option(help="A file for it instead of standard output.")] = None,
 ) -> int:
-    """Prove again what a certificate claims: exit 0 it holds, 1 it does not or is of no proof, 2 could not run.
+    """Prove again what a certificate claims.
+
+    Exit code 0: it holds. 1: it does not, or it says that its step is not proved. 2: could not run.
 
     Runs the files that the certificate names, which must lie in the current folder.
     """
-    from shardproof.cli.output import check_writable, write_atomically
     from shardproof.cli.progress import progress_shown
     from shardproof.proving.prove import prove
     from shardproof.report.certificate import compare_with, read_certificate
@@ -81,15 +73,12 @@ def check_command(
             "DOES NOT HOLD" if differences else "HOLDS" if proof.ok else "HOLDS, and is of a step that is NOT PROVED"
         )
         text = "\n".join(map(printable, [f"{answer}: {len(read.claims)} tensors", *differences, *notes]))
-    if output is None:
-        sys.stdout.write(text + "\n")
-    else:
-        write_atomically(output, text + "\n")
+    write_result(text, output)
     return Exit.of(proof.ok and not differences)
 
 
 def _changes(read: Certificate) -> list[str]:
-    """What has changed since, that may explain a difference."""
+    """List the files and versions that have changed since the proof, which may explain a difference."""
     from shardproof.report.json import installed_versions
 
     now = read.specification.digests()

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-import math
 from typing import TYPE_CHECKING, Any
+
+from shardproof.report.json_number import json_number
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from shardproof.cli.compare import Row
+    from shardproof.cli.compare_rows import Row
     from shardproof.comparison import Comparison
 
 SCHEMA_VERSION = 1
@@ -55,7 +56,7 @@ def _describe_row(row: Row) -> dict[str, Any]:
         "dtype": str(comparison.dtype).removeprefix("torch."),
     }
     if comparison.mismatch is None and comparison.count:
-        described |= {key: _plain(getattr(comparison, key)) for key in _STATISTICS}
+        described |= {key: _json_value(getattr(comparison, key)) for key in _STATISTICS}
         described["worst"] = _describe_worst(comparison)
     return described
 
@@ -64,14 +65,12 @@ def _describe_worst(comparison: Comparison) -> dict[str, Any] | None:
     worst = comparison.worst
     if worst is None:
         return None
-    values = {"actual": _plain(worst.actual), "expected": _plain(worst.expected)}
+    values = {"actual": _json_value(worst.actual), "expected": _json_value(worst.expected)}
     return {"index": list(worst.index), **values, "ulp": worst.ulp}
 
 
-def _plain(value: Any) -> Any:
-    """JSON has no NaN, no infinity and no complex numbers."""
+def _json_value(value: Any) -> Any:
+    """Return what JSON can hold: a complex number as a pair, NaN and infinities as strings."""
     if isinstance(value, complex):
-        return [_plain(value.real), _plain(value.imag)]
-    if isinstance(value, float) and not math.isfinite(value):
-        return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
-    return value
+        return [_json_value(value.real), _json_value(value.imag)]
+    return json_number(value) if isinstance(value, float) else value

@@ -1,8 +1,10 @@
-"""A result on disk: whole, or not there at all."""
+"""What a command ends with: its exit code, and its result, on standard output or in a file."""
 
 from __future__ import annotations
 
 import os
+import sys
+from enum import IntEnum, StrEnum
 from typing import TYPE_CHECKING
 
 from shardproof.errors import CannotRunError
@@ -12,11 +14,31 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
+class Exit(IntEnum):
+    """The exit codes, the same of every command."""
+
+    PASSED = 0  # equal, proved, or a certificate that holds
+    DIVERGED = 1
+    COULD_NOT_RUN = 2
+
+    @classmethod
+    def of(cls, ok: bool) -> Exit:
+        """Return the exit code of a command that ran to its end."""
+        return cls.PASSED if ok else cls.DIVERGED
+
+
+class Format(StrEnum):
+    """How a result is written."""
+
+    text = "text"
+    json = "json"
+
+
 def check_writable(path: Path) -> None:
-    """Say before the work, not after it, that the result would have no place to go.
+    """Refuse, before the work starts, a path at which the result could not be written.
 
     Raises:
-        CannotRunError: the folder is missing or not writable, or the path is something else than a file.
+        CannotRunError: the folder is missing or not writable, or the path exists and is not a file.
     """
     target = path.resolve()
     if target.exists() and not target.is_file():
@@ -25,6 +47,18 @@ def check_writable(path: Path) -> None:
         raise CannotRunError(f"--output {printable(path)}: its folder does not exist; make it first")
     if not os.access(target.parent, os.W_OK):
         raise CannotRunError(f"--output {printable(path)}: its folder cannot be written to; give another")
+
+
+def write_result(text: str, output: Path | None) -> None:
+    """Write a result and a newline to the file `output`, or to standard output where that is None.
+
+    Raises:
+        CannotRunError: the file cannot be written.
+    """
+    if output is None:
+        sys.stdout.write(text + "\n")
+    else:
+        write_atomically(output, text + "\n")
 
 
 def write_atomically(path: Path, text: str) -> None:

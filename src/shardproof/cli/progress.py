@@ -1,4 +1,4 @@
-"""Progress of a proof: one line on stderr that says what is being run, on a terminal only."""
+"""Progress of a proof: one line on stderr that says what is being run. Only on a terminal."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 @contextmanager
 def progress_shown() -> Iterator[Callable[[str], None] | None]:
-    """What is told is shown until the next, with the seconds since the start; None where nobody looks on."""
+    """Yield a function that shows a message and the seconds since the start; None where stderr is no terminal."""
     if not sys.stderr.isatty():
         yield None
         return

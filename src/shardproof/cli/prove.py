@@ -3,22 +3,13 @@
 from __future__ import annotations
 
 import json
-import sys
-from enum import StrEnum
 from pathlib import Path  # noqa: TC003 - typer reads the annotations
 from typing import Annotated, Any
 
 import typer
 
-from shardproof.cli.exits import Exit
+from shardproof.cli.output import Exit, Format, check_writable, write_result
 from shardproof.errors import CannotRunError
-
-
-class Format(StrEnum):
-    """How the proof is written."""
-
-    text = "text"
-    json = "json"
 
 
 def prove_command(
@@ -26,24 +17,24 @@ def prove_command(
     *,
     parallelize: Annotated[str | None, typer.Option(help="FILE.py:NAME of parallelize(model, mesh) -> model.")] = None,
     candidate: Annotated[str | None, typer.Option(help="FILE.py:NAME of candidate(run), your own training.")] = None,
-    devices: Annotated[int | None, typer.Option(help="How many ranks, on one axis tp; 2 if not given.")] = None,
+    devices: Annotated[int | None, typer.Option(help="Number of ranks, on one axis tp; 2 if not given.")] = None,
     mesh: Annotated[str | None, typer.Option(help="Instead, the mesh's axes in order: dp=2,tp=2.")] = None,
     data_axes: Annotated[
         str | None,
-        typer.Option(help="NAME,...: those over which a batch is split; else those with dp or data in the name."),
+        typer.Option(help="NAME,...: axes that split the batch; by default those with dp or data in the name."),
     ] = None,
     spawn: Annotated[bool, typer.Option("--spawn", help="A process for each rank, on this machine.")] = False,
-    timeout: Annotated[float, typer.Option(help="Seconds after which ranks that get nowhere are given up.")] = 60.0,
-    trials: Annotated[int, typer.Option(help="How many random points.")] = 3,
+    timeout: Annotated[float, typer.Option(help="Seconds without progress after which ranks are given up.")] = 60.0,
+    trials: Annotated[int, typer.Option(help="Number of random points.")] = 3,
     steps: Annotated[int | None, typer.Option(help="Training steps; the Step's own unless given.")] = None,
     max_false_accept: Annotated[
         float | None, typer.Option(help="More trials, until every derived bound is at most this.")
     ] = None,
     allow: Annotated[
-        list[str] | None, typer.Option(help="Findings to let be: a pattern for 'VERDICT PHASE NAME'.")
+        list[str] | None, typer.Option(help="Findings to accept: a pattern for 'VERDICT PHASE NAME'.")
     ] = None,
     numeric: Annotated[
-        bool, typer.Option("--numeric", help="Only compare numbers with the reference's rounding; proves nothing.")
+        bool, typer.Option("--numeric", help="Only compare numbers, against the reference's rounding; proves nothing.")
     ] = False,
     seed: Annotated[int, typer.Option(help="Of primes, oracles and probes.")] = 0,
     settings: Annotated[list[str] | None, typer.Option("--set", help="KEY=VALUE of the hf: configuration.")] = None,
@@ -53,7 +44,6 @@ def prove_command(
     output: Annotated[Path | None, typer.Option(help="A file for it instead of standard output.")] = None,
 ) -> int:
     """Prove a sharded training step in exact arithmetic; exit 0 proved, 1 not, 2 could not run."""
-    from shardproof.cli.output import check_writable, write_atomically
     from shardproof.cli.progress import progress_shown
     from shardproof.frameworks.specification import Specification
     from shardproof.proving.prove import prove
@@ -92,10 +82,7 @@ def prove_command(
             tell=tell,
         )
     text = render_json(proof, specification) if form is Format.json else render_text(proof)
-    if output is None:
-        sys.stdout.write(text + "\n")
-    else:
-        write_atomically(output, text + "\n")
+    write_result(text, output)
     return Exit.of(proof.ok)
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from shardproof.cli.exits import Exit
+from shardproof.cli.output import Exit, Format
 from shardproof.errors import CannotRunError
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ def walkthrough_command(
     timeout: Annotated[float, typer.Option(help="Seconds without progress after which processes give up.")] = 60.0,
     output: Annotated[str, typer.Option("--format", help="text or json.")] = "text",
 ) -> None:
-    """Take a training step by hand, on one device and split over several, and compare every tensor with PyTorch's.
+    """Take training steps by hand, on one device and split over several, and compare every tensor with PyTorch's.
 
     Exit code 0: every comparison is approximate. 1: one is not. 2: could not run.
     """
@@ -61,12 +61,12 @@ def walkthrough_command(
             devices=devices if devices is not None else launched or 2,
             split=split,
         )
-        if output not in {"text", "json"}:
+        if output not in list(Format):
             raise CannotRunError(f"--format {output!r}: give text or json")
         world, kind = _open_world(settings, launched=launched, spawn=spawn, timeout=timeout)
     except CannotRunError:
         if launched is not None:
-            _let_rank_zero_speak()
+            _exit_unless_rank_zero()
         raise
     sys.exit(_walk(settings, world, kind, output))
 
@@ -74,7 +74,7 @@ def walkthrough_command(
 def _read_settings(
     *, widths: str, batch_size: int | None, steps: int | None, dtype: str, split: str, samples: int, **others: Any
 ) -> Settings:
-    # Here, and not at the top: `shardproof compare` and --help do without.
+    # Imported here and not at the top, because `shardproof compare` and --help do not need it.
     from shardproof.byhand.settings import Settings, check_memory, count_epoch, read_dtype, read_splits, read_widths
 
     sizes = read_widths(widths)
@@ -100,13 +100,13 @@ def _walk(settings: Settings, world: World, kind: WorldKind, output: str) -> int
 
     reports = take_steps(settings, world)
     if not world.speaks:
-        return int(any(True for _ in reports))  # runs its rank, and hears of nothing
-    write = write_text if output == "text" else write_json
+        return int(any(True for _ in reports))  # this rank runs its part, and gets no reports
+    write = write_text if output == Format.text else write_json
     return Exit.of(write(settings, kind, _show_progress(reports, settings.steps), sys.stdout))
 
 
 def _count_launched() -> int | None:
-    """How many processes torchrun has started; None where it did not start this one."""
+    """Count the processes that torchrun has started; None where torchrun did not start this one."""
     if "WORLD_SIZE" not in os.environ:
         return None
     from shardproof.worlds.launched import LaunchedWorld, is_launched
@@ -114,14 +114,14 @@ def _count_launched() -> int | None:
     return LaunchedWorld().size if is_launched() else None
 
 
-def _let_rank_zero_speak() -> None:
-    """Leave in silence on every rank but the first, whose error is the same.
+def _exit_unless_rank_zero() -> None:
+    """Exit silently on every rank but rank 0, which prints the error that all ranks have.
 
-    It waits before it goes: torchrun ends all others as soon as one is gone, and the first must have had its say.
+    Wait first: torchrun ends all processes as soon as one exits, and rank 0 must have printed by then.
     """
     if os.environ["RANK"] != "0":
         time.sleep(10)
-        raise SystemExit(2)
+        raise SystemExit(Exit.COULD_NOT_RUN)
 
 
 def _open_world(settings: Settings, *, launched: int | None, spawn: bool, timeout: float) -> tuple[World, WorldKind]:
@@ -142,7 +142,7 @@ def _open_world(settings: Settings, *, launched: int | None, spawn: bool, timeou
 
 
 def _show_progress(reports: Iterable[StepReport], steps: int) -> Iterator[StepReport]:
-    """Pass the reports on, and draw a bar on stderr meanwhile, where that is a terminal and there is more than one."""
+    """Pass the reports on; draw a progress bar on stderr if that is a terminal and there is more than one step."""
     shown = steps > 1 and sys.stderr.isatty()
     for report in reports:
         if shown:

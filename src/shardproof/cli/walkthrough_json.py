@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
-import math
 from dataclasses import asdict
 from typing import TYPE_CHECKING, TextIO
+
+from shardproof.report.json_number import json_number
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
     from shardproof.comparison import Comparison
     from shardproof.worlds.make import WorldKind
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 
 def write_json(settings: Settings, world: WorldKind, reports: Iterable[StepReport], stream: TextIO) -> bool:
@@ -31,7 +32,7 @@ def write_json(settings: Settings, world: WorldKind, reports: Iterable[StepRepor
         "steps": [
             {
                 "step": report.step,
-                "loss": _number(report.loss),
+                "loss": json_number(report.loss),
                 "sections": [_describe_section(section) for section in report.sections],
             }
             for report in steps
@@ -57,12 +58,7 @@ def _describe_comparison(line: Comparison) -> dict[str, object]:
         "shape": list(line.shape),
         "exact": line.exact,
         "approximate": line.approximate,
-        "maxdiff": _number(line.maxdiff),
+        "maxdiff": json_number(line.maxdiff),
         "rtol": line.rtol,
         "atol": line.atol,
     }
-
-
-def _number(value: float) -> float | str:
-    """JSON has no NaN and no infinity: they become strings."""
-    return value if math.isfinite(value) else str(value)
