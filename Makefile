@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: walkthrough test test-fast lint format bench mutants clean
+.PHONY: walkthrough test test-fast lint format bench mutants mutants-fast clean
 
 walkthrough: $(VENV)/.installed        ## the seed's training step, by hand, on one device and on two
 	$(BIN)/shardproof walkthrough
@@ -29,6 +29,9 @@ bench: $(VENV)/.installed-test         ## every benchmark, one table, benchmarks
 
 mutants: $(VENV)/.installed-test       ## planted bugs and correct configurations: the kill matrix
 	$(BIN)/python -m benchmarks.mutants --docs
+
+mutants-fast: $(VENV)/.installed-test  ## every planted bug and a fixed spread of the configurations, in ten minutes
+	$(BIN)/python -m benchmarks.mutants --fast
 
 $(VENV)/bin/python:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "shardproof needs Python 3.11 or newer; this is " + sys.version.split()[0] + ". Set PYTHON=...")'

@@ -4,82 +4,164 @@ from __future__ import annotations
 
 import argparse
 import sys
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from benchmarks.mutants.bug import load_bugs
-from benchmarks.mutants.correct import KINDS, configurations
-from benchmarks.mutants.matrix import HEADER, RULE, format_row
-from benchmarks.mutants.pool import Pool
+from benchmarks.mutants.correct import by_kind, title_of
+from benchmarks.mutants.jobs import Job
+from benchmarks.mutants.matrix import HEADER, RULE, Row, format_row
+from benchmarks.mutants.pool import run_jobs
+from benchmarks.mutants.progress import DEFAULT, ROOT, Progress, digest_code
+from benchmarks.mutants.sample import evenly, spread
+from benchmarks.mutants.tried import Tried
 
 if TYPE_CHECKING:
-    from benchmarks.mutants.tried import Tried
+    from collections.abc import Mapping, Sequence
+    from typing import Any
 
-DOCS = Path(__file__).parents[2] / "docs" / "mutants.md"
+    from benchmarks.mutants.bug import Bug
+
+DOCS = ROOT / "docs" / "mutants.md"
 ALLOWED_UNDECIDED = 0.01
 START, END = "<!-- the table starts here -->\n", "<!-- the table ends here -->\n"
 
 
 def main() -> int:
     """Exit code 0 if all bugs are killed, nothing correct is WRONG, and no more than 1% of it UNDECIDED; else 1."""
+    arguments = _arguments()
+    every = by_kind()
+    if arguments.list:
+        print("\n".join(f"{kind}: {name}" for kind, names in every.items() for name in names))
+        return 0
+    bugs = [bug for bug in load_bugs() if not arguments.ids or bug.id in arguments.ids]
+    chosen = _choose(every, arguments)
+    results = _run([*(Job("bug", bug.id) for bug in bugs), *(Job("correct", n) for n in _flat(chosen))], arguments)
+    rows = [_row(bug, results[Job("bug", bug.id)]) for bug in bugs]
+    tried = {name: _tried(name, results[Job("correct", name)]) for name in _flat(chosen)}
+    lines = [*_bug_lines(bugs, rows), "", *_correct_lines(chosen, tried)]
+    last = _summary(rows, list(tried.values()))
+    print("\n".join(lines))
+    if arguments.docs:
+        before, _, rest = DOCS.read_text().partition(START)
+        DOCS.write_text(before + START + "\n".join([*lines, "", f"`{last}`", ""]) + END + rest.partition(END)[2])
+    print(last)
+    return int(not _good(rows, list(tried.values())))
+
+
+def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.mutants", description=__doc__)
     parser.add_argument("ids", nargs="*", metavar="ID", help="only these bugs (default: all)")
+    parser.add_argument("--fast", action="store_true", help="all bugs, a fixed spread of the correct ones")
     parser.add_argument("--correct", type=int, metavar="N", help="so many correct ones, evenly chosen")
+    parser.add_argument("--only", metavar="TEXT", help="correct ones whose kind or name contains this; no bugs")
+    parser.add_argument("-j", "--processes", type=int, default=2, metavar="N", help="at a time (default: 2)")
+    parser.add_argument("--timeout", type=float, default=300, metavar="S", help="seconds for each (default: 300)")
+    parser.add_argument("--progress", type=Path, default=DEFAULT, metavar="FILE", help=f"default: {DEFAULT.name}")
+    parser.add_argument("--again", action="store_true", help="take no result from the progress file")
     parser.add_argument("--docs", action="store_true", help="write the tables into docs/mutants.md too")
+    parser.add_argument("--list", action="store_true", help="only list the correct configurations")
     arguments = parser.parse_args()
     known = [bug.id for bug in load_bugs()]
     if unknown := sorted(set(arguments.ids) - set(known)):
         parser.error(f"no bug {', '.join(unknown)}; there are {', '.join(known)}")
-    every = len(configurations())
-    count = every if arguments.correct is None else min(arguments.correct, every)
-    lines: list[str] = []
-    with Pool() as pool:
-        killed, survived = print_matrix(pool, [i for i in known if not arguments.ids or i in arguments.ids], lines)
-        tried = print_correct(pool, [i * every // count for i in range(count)], lines)
-    alarms = [one for one in tried if one.alarm]
-    correct = f"{len(tried) - len(alarms)} proved, {len(alarms)} false alarms"
-    last = f"mutants: {killed} killed, {survived} survived; correct: {correct}"
-    if arguments.docs:
-        before, _, rest = DOCS.read_text().partition(START)
-        after = rest.partition(END)[2]
-        DOCS.write_text(before + START + "\n".join([*lines, "", f"`{last}`", ""]) + END + after)
-    print(last)
-    undecided = sum(one.undecided for one in alarms)
-    return int(survived > 0 or undecided < len(alarms) or undecided > ALLOWED_UNDECIDED * len(tried))
+    if arguments.only:
+        arguments.ids = arguments.ids or ["-"]
+    return arguments
 
 
-def print_matrix(pool: Pool, ids: list[str], lines: list[str]) -> tuple[int, int]:
-    """How many bugs are killed, and how many survive."""
-    _say(lines, HEADER, RULE)
-    rows = []
-    for row in pool.run_bugs(ids):
-        rows.append(row)
-        _say(lines, format_row(row))
+def _choose(every: Mapping[str, list[str]], arguments: argparse.Namespace) -> dict[str, list[str]]:
+    """Names of the configurations to be run, by kind."""
+    if arguments.only:
+        text = arguments.only
+        chosen = {kind: [n for n in names if text in n or text in kind] for kind, names in every.items()}
+        return {kind: evenly(names, arguments.correct) for kind, names in chosen.items() if names}
+    if arguments.fast:
+        return spread(every)
+    if arguments.correct is not None:
+        wanted = set(evenly(_flat(every), arguments.correct))
+        return {kind: [name for name in names if name in wanted] for kind, names in every.items()}
+    return dict(every)
+
+
+def _run(jobs: Sequence[Job], arguments: argparse.Namespace) -> Mapping[Job, Mapping[str, Any]]:
+    """The result of each job, from the progress file or run now; each is told as it comes."""
+    progress = Progress(arguments.progress, digest_code())
+    results = {} if arguments.again else {job: r for job, r in progress.results().items() if job in set(jobs)}
+    left = [job for job in jobs if job not in results]
+    started = time.monotonic()
+    for number, (job, result) in enumerate(
+        run_jobs(left, processes=arguments.processes, timeout=arguments.timeout), len(jobs) - len(left) + 1
+    ):
+        progress.add(job, result)
+        results[job] = result
+        bad = result.get("failed") or result.get("mistaken") or result.get("alarm") or ""
+        survived = "SURVIVED" if result.get("killed") is False else ""
+        seconds = f"{time.monotonic() - started:.0f} s"
+        print(f"{number}/{len(jobs)} {seconds}: {job.name}: {survived or bad or 'ok'}", file=sys.stderr, flush=True)
+    return results
+
+
+def _row(bug: Bug, result: Mapping[str, Any]) -> Row:
+    if "failed" in result:
+        nothing: dict[str, Any] = {"killed": False, "roots": [], "causes": [], "shown": ""}
+        return Row(id=bug.id, refused=result["failed"], seconds=result["seconds"], **nothing)
+    return Row(**result)
+
+
+def _tried(name: str, result: Mapping[str, Any]) -> Tried:
+    if "failed" in result:
+        alarm = f"not run: {result['failed']}"
+        return Tried(name=name, alarm=alarm, undecided=False, mistaken="", seconds=result["seconds"])
+    return Tried(**result)
+
+
+def _bug_lines(bugs: Sequence[Bug], rows: Sequence[Row]) -> list[str]:
+    if not bugs:
+        return []
+    refused = [f"- {row.id} refused: {_one_line(row.refused)}" for row in rows if row.refused]
+    lines = [HEADER, RULE, *(format_row(bug, row) for bug, row in zip(bugs, rows, strict=True))]
+    return [*lines, *([""] if refused else []), *refused]
+
+
+def _correct_lines(chosen: Mapping[str, list[str]], tried: Mapping[str, Tried]) -> list[str]:
+    """Each kind with what became of it; then each refusal with its first causes, and each mistake of our own."""
+    lines = ["| correct configurations | proved | of | s |", "|---|---|---|---|"]
+    for kind, names in chosen.items():
+        here = [tried[name] for name in names]
+        fine, seconds = sum(not one.alarm for one in here), sum(one.seconds for one in here)
+        lines.append(f"| {title_of(kind)} | {fine} | {len(here)} | {seconds:.0f} |")
+    alarms = [f"- false alarm: {one.name}: {_one_line(one.alarm)}" for one in tried.values() if one.alarm]
+    mistakes = [f"- NOT CORRECT, {one.name}: {_one_line(one.mistaken)}" for one in tried.values() if one.mistaken]
+    return [*lines, *([""] if alarms or mistakes else []), *alarms, *mistakes]
+
+
+def _summary(rows: Sequence[Row], tried: Sequence[Tried]) -> str:
     killed = sum(row.killed for row in rows)
-    return killed, len(rows) - killed
+    alarms = [one for one in tried if one.alarm]
+    undecided = sum(one.undecided for one in alarms)
+    correct = f"{len(tried) - len(alarms)} proved, {len(alarms)} false alarms ({undecided} UNDECIDED)"
+    return f"mutants: {killed} killed, {len(rows) - killed} survived; correct: {correct}"
 
 
-def print_correct(pool: Pool, numbers: list[int], lines: list[str]) -> list[Tried]:
-    """What became of each; printed kind by kind, then each refusal with its first causes."""
-    _say(lines, "", "| correct configurations | proved | of | s |", "|---|---|---|---|")
-    results = pool.try_configurations(numbers)
-    tried: list[Tried] = []
-    stop = 0
-    for kind in KINDS:
-        start, stop = stop, stop + sum(1 for _ in kind.configurations())
-        here = [next(results) for number in numbers if start <= number < stop]
-        fine = sum(not one.alarm for one in here)
-        name = kind.__name__.rpartition(".")[2].replace("_", " ")
-        _say(lines, f"| {name} | {fine} | {len(here)} | {sum(one.seconds for one in here):.0f} |")
-        tried += here
-    if any(one.alarm for one in tried):
-        _say(lines, "", *(f"- false alarm: {one.name}: {one.alarm}" for one in tried if one.alarm))
-    return tried
+def _good(rows: Sequence[Row], tried: Sequence[Tried]) -> bool:
+    """All bugs killed and real, nothing correct called wrong or wrong in fact, and at most 1% UNDECIDED."""
+    alarms = [one for one in tried if one.alarm]
+    return (
+        all(row.killed and row.shown for row in rows)
+        and all(one.undecided for one in alarms)
+        and not any(one.mistaken for one in tried)
+        and len(alarms) <= ALLOWED_UNDECIDED * len(tried)
+    )
 
 
-def _say(lines: list[str], *said: str) -> None:
-    lines += said
-    print("\n".join(said), flush=True)
+def _flat(chosen: Mapping[str, list[str]]) -> list[str]:
+    return [name for names in chosen.values() for name in names]
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())[:300]
 
 
 if __name__ == "__main__":

@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
 
 from benchmarks.mutants.baselines import NAMES, see
-from benchmarks.mutants.lines import Lines
 from benchmarks.mutants.native import parallelized_natively, reference_natively, trained_natively
-from benchmarks.mutants.sharded import shard
-from benchmarks.mutants.steps import make_step, make_training
+from benchmarks.mutants.ordinary import find_differences
 from shardproof.errors import CannotRunError
-from shardproof.proving.prove import prove
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
+    from torch import Tensor
+
+    from benchmarks.mutants.baselines import Natively
     from benchmarks.mutants.bug import Bug
-    from shardproof.proving.findings import Proof
+    from benchmarks.mutants.configuration import Configuration
+    from shardproof.proving.step import Step
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,98 +28,115 @@ class Row:
     """What became of one mutant.
 
     Attributes:
-        bug: which.
+        id: of the bug.
         killed: whether shardproof saw it.
         roots: the first wrong tensors that it named, phase and name.
         causes: those that it named of them.
         refused: why it could not be run; a refusal is no kill.
+        shown: what differs in ordinary float64 (or where it shows); empty for a bug that changes no number.
         seconds: that the proof took.
-        baselines: which saw it.
+        baselines: which saw it; none where they cannot be run.
     """
 
-    bug: Bug
+    id: str
     killed: bool
-    roots: tuple[str, ...]
-    causes: tuple[str, ...]
+    roots: Sequence[str]
+    causes: Sequence[str]
     refused: str
+    shown: str
     seconds: float
-    baselines: Mapping[str, bool]
-
-    @property
-    def root_right(self) -> bool:
-        """The tensor expected is the first named; parameters' gradients have no order among them."""
-        return self.bug.root in (self.roots if self.bug.root.startswith("gradient ") else self.roots[:1])
-
-    @property
-    def cause_right(self) -> bool | None:
-        """None where no known relation explains the difference."""
-        return any(self.bug.cause in cause for cause in self.causes) if self.bug.cause else None
+    baselines: Mapping[str, bool] = field(default_factory=dict)
 
 
 def run_bug(bug: Bug, *, baselines: bool = True) -> Row:
-    """Prove the mutant, one trial, and show it to the baselines."""
+    """Prove the mutant, one trial; show it to the baselines; and run it without the prover."""
     started = time.perf_counter()
     proof, refused = None, ""
     try:
-        proof = prove_bug(bug)
+        proof = bug.configuration().prove()
     except CannotRunError as error:
         refused = str(error)
+    except Exception as error:  # noqa: BLE001 - a raw error of the prover is no kill, and the table goes on
+        refused = f"not in one line: {type(error).__name__}: {error}"
     seconds = time.perf_counter() - started
     return Row(
-        bug=bug,
+        id=bug.id,
         killed=proof is not None and not proof.ok,
-        roots=tuple(f"{f.key.phase} {f.key.name}" for f in proof.roots) if proof else (),
-        causes=tuple(f.cause for f in proof.roots) if proof else (),
+        roots=[f"{f.key.phase} {f.key.name}" for f in proof.roots] if proof else [],
+        causes=[str(f.cause) for f in proof.roots] if proof else [],
         refused=refused,
+        shown=show_bug(bug),
         seconds=seconds,
         # Masks are drawn anew on every run: two right ones differ as much.
         baselines=see_bug(bug) if baselines and not bug.sizes.dropout else {},
     )
 
 
-def prove_bug(bug: Bug) -> Proof:
-    """One trial of the mutant."""
-    if bug.training is not None:
-        step, candidate = make_training(bug)
-        return prove(step, candidate=candidate, devices=bug.devices, trials=1)
-    parallelize = shard(bug.lines, sequence_parallel=bug.sequence_parallel)
-    return prove(make_step(bug.sizes), parallelize=parallelize, devices=bug.devices, trials=1)
+def root_right(bug: Bug, row: Row) -> bool:
+    """The tensor expected is the first named; parameters' gradients have no order among them."""
+    named = row.roots if bug.root.startswith("gradient ") else row.roots[:1]
+    return any(fnmatchcase(one, bug.root) for one in named)
+
+
+def cause_right(bug: Bug, row: Row) -> bool | None:
+    """None where no known relation explains the difference."""
+    return any(bug.cause in cause for cause in row.causes) if bug.cause else None
+
+
+def show_bug(bug: Bug) -> str:
+    """What of it differs in ordinary arithmetic on real processes; "" if nothing does."""
+    configuration = bug.shown_by() if bug.shown_by else bug.configuration()
+    beside = bug.configuration(planted=False) if bug.shown_beside_right else None
+    try:
+        return "; ".join(find_differences(configuration, dtype=bug.shown_in, beside=beside)[:2])
+    except Exception as error:  # noqa: BLE001 - a bug may well stop real ranks
+        return f"does not run: {type(error).__name__}: {error}"[:300]
 
 
 def see_bug(bug: Bug) -> Mapping[str, bool]:
-    """Which baselines see the mutant in float32."""
-    if bug.training is not None:
-        step, mutant_training = make_training(bug)
-        _, right_training = make_training(replace(bug, line="", change=None))
+    """Which baselines see the mutant in float32; none where they cannot be run."""
+    wrong, right = bug.configuration(), bug.configuration(planted=False)
+    if wrong.data_axes:
+        return {}
+    step = wrong.make_step()
+    try:
         reference, state = reference_natively(step)
-        mutant, right = (
-            trained_natively(step, training, bug.devices, state) for training in (mutant_training, right_training)
-        )
-        return see(reference, mutant, right)
-    step = make_step(bug.sizes)
-    reference, state = reference_natively(step)
-    mutant, right = (
-        parallelized_natively(step, shard(lines, sequence_parallel=bug.sequence_parallel), bug.devices, state)
-        for lines in (bug.lines, Lines())
-    )
-    return see(reference, mutant, right)
+        return see(reference, *(_natively(one, step, state) for one in (wrong, right)))
+    except Exception:  # noqa: BLE001 - they compare only what lies on the ranks as it should
+        return {}
 
 
-HEADER = "| id | bug | phase | shardproof | first tensor | cause | s | " + " | ".join(NAMES) + " |"
-RULE = "|" + "---|" * (7 + len(NAMES))
+def _natively(configuration: Configuration, step: Step, state: Mapping[str, Tensor]) -> list[Natively]:
+    if configuration.candidate is not None:
+        return trained_natively(step, configuration.candidate, configuration.devices, state)
+    assert configuration.parallelize is not None
+    return parallelized_natively(step, configuration.parallelize, configuration.devices, state)
 
 
-def format_row(row: Row) -> str:
+HEADER = "| id | bug | phase | shardproof | first tensor | cause | numbers | s | " + " | ".join(NAMES) + " |"
+RULE = "|" + "---|" * (8 + len(NAMES))
+
+
+def format_row(bug: Bug, row: Row) -> str:
     """One line of the table."""
-    cause = {None: "none known", True: "right", False: "not named"}[row.cause_right]
+    cause = {None: "none known", True: "right", False: "not named"}[cause_right(bug, row)]
     cells = [
-        row.bug.id,
-        row.bug.name,
-        row.bug.phase,
+        bug.id,
+        bug.name,
+        bug.phase,
         "killed" if row.killed else "refused" if row.refused else "SURVIVED",
-        "right" if row.root_right else f"named {row.roots[0]}" if row.roots else "-",
+        "right" if root_right(bug, row) else f"named {row.roots[0]}" if row.roots else "-",
         cause if row.killed else "-",
+        "differ" if row.shown else "NO DIFFERENCE",
         f"{row.seconds:.1f}",
-        *("random" if row.bug.sizes.dropout else "seen" if row.baselines.get(name) else "-" for name in NAMES),
+        *(_seen(bug, row, name) for name in NAMES),
     ]
     return "| " + " | ".join(cells) + " |"
+
+
+def _seen(bug: Bug, row: Row, name: str) -> str:
+    if bug.sizes.dropout:
+        return "random"
+    if name not in row.baselines:
+        return "n/a"
+    return "seen" if row.baselines[name] else "-"

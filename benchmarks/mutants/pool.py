@@ -1,81 +1,106 @@
-"""Mutants and correct configurations on two processes; results come back in the order of the jobs."""
+"""Jobs on worker processes: each result as it comes, and a job that takes too long is ended and said to have."""
 
 from __future__ import annotations
 
 import multiprocessing
 import os
-import sys
+import signal
 import time
-from concurrent.futures import ProcessPoolExecutor
-from dataclasses import replace
-from functools import cache
-from typing import TYPE_CHECKING, Self, TypeVar
+from contextlib import suppress
+from dataclasses import dataclass
+from multiprocessing.connection import wait
+from typing import TYPE_CHECKING, Any
 
 import torch
 
-from benchmarks.mutants.bug import load_bugs
-from benchmarks.mutants.correct import configurations
-from benchmarks.mutants.matrix import Row, run_bug
-from benchmarks.mutants.tried import Tried, try_configuration
+from benchmarks.mutants.jobs import Job, do
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Iterator, Sequence
+    from multiprocessing.connection import Connection
+    from multiprocessing.context import SpawnProcess
 
-    from benchmarks.mutants.correct.configuration import Configuration
-
-Result = TypeVar("Result")
-PROCESSES = 2
-
-
-class Pool:
-    """A context in which jobs run; each process has one thread, and starts afresh (spawned)."""
-
-    def __init__(self) -> None:
-        context = multiprocessing.get_context("spawn")
-        self._executor = ProcessPoolExecutor(PROCESSES, mp_context=context, initializer=_prepare)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._executor.shutdown(cancel_futures=True)
-
-    def run_bugs(self, ids: Sequence[str]) -> Iterator[Row]:
-        """The rows of the kill matrix."""
-        return self._run(_run_bug, ids)
-
-    def try_configurations(self, numbers: Sequence[int]) -> Iterator[Tried]:
-        """What became of correct configurations, by their numbers."""
-        return self._run(_try_configuration, numbers)
-
-    def _run(self, job: Callable[[object], Result], given: Sequence[object]) -> Iterator[Result]:
-        started = time.perf_counter()
-        for done, result in enumerate(self._executor.map(job, given), 1):
-            _show(f"{done} of {len(given)}, {time.perf_counter() - started:.0f} s", last=done == len(given))
-            yield result
+_SPAWN = multiprocessing.get_context("spawn")
 
 
-def _show(text: str, *, last: bool) -> None:
-    """Progress on one line of the terminal; nothing where it is none."""
-    if sys.stderr.isatty():
-        print(f"\r{text}", end="\n" if last else "", file=sys.stderr, flush=True)
+@dataclass(slots=True)
+class _Worker:
+    process: SpawnProcess
+    connection: Connection
+    job: Job | None = None
+    started: float = 0.0
+
+    def give(self, job: Job) -> None:
+        self.job, self.started = job, time.monotonic()
+        self.connection.send(job)
+
+    def end(self) -> None:
+        """End it with the ranks that it has forked: they are a session of their own."""
+        with suppress(ProcessLookupError):
+            os.killpg(self.process.pid or 0, signal.SIGKILL)
+        self.process.join()
+        self.connection.close()
 
 
-def _prepare() -> None:
+def run_jobs(jobs: Sequence[Job], *, processes: int, timeout: float) -> Iterator[tuple[Job, dict[str, Any]]]:
+    """Each job with its result, in the order in which they end.
+
+    Args:
+        jobs: what to do.
+        processes: how many at a time, each with one thread.
+        timeout: seconds after which one is given up; its result is then a failure that says so.
+    """
+    waiting = list(reversed(jobs))
+    workers = [_start() for _ in range(min(processes, len(jobs)))]
+    try:
+        for worker in workers:
+            worker.give(waiting.pop())
+        while any(worker.job for worker in workers):
+            ready = wait([worker.connection for worker in workers if worker.job], timeout=1.0)
+            for number, worker in enumerate(workers):
+                job = worker.job
+                if job is None:
+                    continue
+                result = None
+                if worker.connection in ready:
+                    result = _receive(worker.connection)
+                elif time.monotonic() - worker.started > timeout:
+                    result = {"failed": f"no end after {timeout:.0f} s", "seconds": timeout}
+                if result is None:
+                    continue
+                if "failed" in result:
+                    worker.end()
+                    worker = workers[number] = _start()  # noqa: PLW2901 - it takes the place of the one that is gone
+                worker.job = None
+                if waiting:
+                    worker.give(waiting.pop())
+                yield job, result
+    finally:
+        for worker in workers:
+            worker.end()
+
+
+def _receive(connection: Connection) -> dict[str, Any]:
+    try:
+        result: dict[str, Any] = connection.recv()
+    except EOFError:
+        return {"failed": "its process ended: killed, or out of memory", "seconds": 0.0}
+    return result
+
+
+def _start() -> _Worker:
+    ours, theirs = _SPAWN.Pipe()
+    process = _SPAWN.Process(target=_work, args=(theirs,))
+    process.start()
+    theirs.close()
+    return _Worker(process=process, connection=ours)
+
+
+def _work(connection: Connection) -> None:
+    os.setsid()
     torch.set_num_threads(1)
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # what it says of plans is not our table's business
-
-
-@cache
-def _configurations() -> list[Configuration]:
-    return configurations()
-
-
-def _run_bug(wanted: object) -> Row:
-    row = run_bug(next(bug for bug in load_bugs() if bug.id == wanted))
-    return replace(row, bug=replace(row.bug, change=None))  # a lambda cannot be sent
-
-
-def _try_configuration(number: object) -> Tried:
-    assert isinstance(number, int)
-    return try_configuration(_configurations()[number])
+    os.environ.setdefault("TORCH_LOGS", "-all")
+    with suppress(EOFError):
+        while True:
+            connection.send(do(connection.recv()))

@@ -3,18 +3,29 @@
 from dataclasses import replace
 
 import pytest
+import torch
+import torch.nn.functional as F
 from benchmarks.mutants.baselines import NAMES
 from benchmarks.mutants.block import Sizes
 from benchmarks.mutants.bug import Bug, load_bugs
+from benchmarks.mutants.configuration import sharded
 from benchmarks.mutants.correct import configurations
-from benchmarks.mutants.correct.configuration import sharded
+from benchmarks.mutants.jobs import Job
 from benchmarks.mutants.lines import Lines, unchanged
-from benchmarks.mutants.matrix import format_row, run_bug
+from benchmarks.mutants.matrix import cause_right, format_row, root_right, run_bug
+from benchmarks.mutants.ordinary import find_differences
+from benchmarks.mutants.processes import RankFailedError, run_in_processes
+from benchmarks.mutants.progress import Progress
+from benchmarks.mutants.sample import spread
 from benchmarks.mutants.sharded import shard
 from benchmarks.mutants.steps import make_step
 from benchmarks.mutants.tried import try_configuration
+from torch import nn
+
+from shardproof.proving.step import Step
 
 BUGS = {bug.id: bug for bug in load_bugs()}
+ALL = {one.name: one for one in configurations()}
 NO_BUG = Bug(
     id="M00", name="no-bug", phase="-", seen_in="", line="row_output", change=Lines().row_output, root="", cause=""
 )
@@ -22,26 +33,30 @@ NO_BUG = Bug(
 
 @pytest.mark.parametrize("name", ["M01", "M10", "M12", "M21", "M23", "M41"])
 def test_a_bug_is_killed_at_its_place_and_for_its_reason(name):
-    row = run_bug(BUGS[name], baselines=False)
+    bug = BUGS[name]
+    row = run_bug(bug, baselines=False)
     assert row.killed
-    assert row.root_right
-    assert row.cause_right in (True, None)
+    assert row.shown
+    assert root_right(bug, row)
+    assert cause_right(bug, row) in (True, None)
 
 
-def test_a_change_without_effect_is_reported_as_survived():
+def test_a_change_without_effect_is_reported_as_survived_and_as_no_bug():
     row = run_bug(NO_BUG)
     assert not row.killed
     assert not row.refused
-    assert "SURVIVED" in format_row(row)
+    assert "SURVIVED" in format_row(NO_BUG, row)
+    assert "NO DIFFERENCE" in format_row(NO_BUG, row)
     assert not row.baselines["counts"]
     assert not row.baselines["1e-2"]
 
 
 def test_a_bug_expected_elsewhere_is_not_called_right():
-    row = run_bug(replace(BUGS["M10"], root="output norm", cause="shards in another order"), baselines=False)
+    bug = replace(BUGS["M10"], root="output norm", cause="shards in another order")
+    row = run_bug(bug, baselines=False)
     assert row.killed
-    assert not row.root_right
-    assert row.cause_right is False
+    assert not root_right(bug, row)
+    assert cause_right(bug, row) is False
 
 
 def test_baselines_see_a_missing_reduction_and_its_missing_collective():
@@ -67,21 +82,23 @@ SOME = [
 
 
 @pytest.mark.parametrize("name", SOME)
-def test_a_correct_configuration_is_proved(name):
-    tried = try_configuration(next(one for one in configurations() if one.name == name))
+def test_a_correct_configuration_is_proved_and_is_correct(name):
+    tried = try_configuration(ALL[name])
     assert not tried.alarm
+    assert not tried.mistaken
 
 
-def test_there_are_more_than_300_and_each_has_a_name_of_its_own():
-    assert len({one.name for one in configurations()}) > 300
+def test_there_are_many_and_each_has_a_name_of_its_own():
+    assert len(ALL) == len(configurations()) > 300
 
 
-def test_a_configuration_that_is_not_correct_is_a_false_alarm_and_says_where():
+def test_a_configuration_that_is_not_correct_is_found_without_the_prover_and_by_it():
     step = make_step(Sizes(), steps=1)
     wrong = sharded("a bias added on every rank", step, shard(BUGS["M10"].lines), 2)
     tried = try_configuration(wrong)
     assert "WRONG step 1, output layers.0.attention.out" in tried.alarm
     assert not tried.undecided
+    assert tried.mistaken.startswith("loss of step 1 (")
 
 
 def test_a_configuration_that_cannot_be_run_is_a_false_alarm():
@@ -89,6 +106,72 @@ def test_a_configuration_that_cannot_be_run_is_a_false_alarm():
     tried = try_configuration(broken)
     assert tried.alarm.startswith("not run: ")
     assert not tried.undecided
+    assert "rank 0, rank 1" in tried.mistaken
+
+
+class Counting(nn.Module):
+    """A linear layer that sums what it has seen in a buffer."""
+
+    def __init__(self):
+        super().__init__()
+        self.linear = nn.Linear(3, 2)
+        self.register_buffer("seen", torch.zeros(()))
+        self.share = 1.0
+
+    def forward(self, x):
+        self.seen += x.detach().sum() * self.share
+        return self.linear(x)
+
+
+def count_half(model, _mesh):
+    model.share = 0.5
+    return model
+
+
+def drift(model, mesh):
+    model.linear.bias.register_hook(lambda gradient: gradient * (1 + mesh.get_local_rank()))
+    return model
+
+
+@pytest.mark.parametrize(
+    ("parallelize", "expected"),
+    [
+        (count_half, ["buffer seen"]),
+        (drift, ["loss of step 2", "loss of step 3", "parameter linear.weight", "parameter linear.bias"]),
+    ],
+)
+def test_ordinary_runs_compare_losses_replicas_and_buffers(parallelize, expected):
+    batch = (torch.ones(4, 3), torch.ones(4, 2))
+    step = Step(model=Counting, batch=batch, loss=F.mse_loss, steps=1)
+    right = sharded("right", step, lambda model, _mesh: model, 2)
+    assert find_differences(right) == []
+    found = [said for said in find_differences(replace(right, parallelize=parallelize)) if "rank 1" in said]
+    assert len(found) == len(expected)
+    assert all(said.startswith(one) for said, one in zip(found, expected, strict=True))
+
+
+def test_a_rank_that_raises_says_so():
+    def fail(rank):
+        if rank:
+            raise ValueError("so it is")
+
+    with pytest.raises(RankFailedError, match=r"failed; rank 1: ValueError: so it is"):
+        run_in_processes(2, fail, timeout=20)
+
+
+def test_progress_is_kept_of_the_same_sources_alone(tmp_path):
+    path, job = tmp_path / "progress.jsonl", Job("correct", "one")
+    Progress(path, "a").add(job, {"alarm": ""})
+    with path.open("a") as file:
+        file.write('{"code": "a", "kind": "cor')  # interrupted here
+    assert Progress(path, "a").results() == {job: {"alarm": ""}}
+    assert Progress(path, "b").results() == {}
+
+
+def test_the_fast_sample_has_some_of_each_kind_and_is_fixed():
+    every = {"many": [str(i) for i in range(240)], "few": ["a", "b"]}
+    assert spread(every) == spread(every)
+    assert {kind: len(names) for kind, names in spread(every).items()} == {"many": 20, "few": 2}
 
 
 def test_each_bug_changes_one_known_line():

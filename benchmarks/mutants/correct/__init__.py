@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import TYPE_CHECKING
 
 from benchmarks.mutants.correct import (
@@ -16,16 +17,17 @@ from benchmarks.mutants.correct import (
     meshes,
     optimizers,
     padding,
+    right_twins,
     trainings,
     transformers_plans,
 )
 
 if TYPE_CHECKING:
-    from benchmarks.mutants.correct.configuration import Configuration
+    from benchmarks.mutants.configuration import Configuration
 
 KINDS = (
     *(by_hand, padding, trainings, data_parallel, layers, losses, attention, blocks, optimizers, dtypes),
-    *(dropout, meshes, transformers_plans),
+    *(dropout, meshes, transformers_plans, right_twins),
 )
 
 
@@ -36,8 +38,16 @@ def configurations() -> list[Configuration]:
         ValueError: two have the same name.
     """
     every = [one for kind in KINDS for one in kind.configurations()]
-    names = [one.name for one in every]
-    twice = sorted({name for name in names if names.count(name) > 1})
-    if twice:
+    if twice := sorted(name for name, count in Counter(one.name for one in every).items() if count > 1):
         raise ValueError(f"configurations need names of their own; these come twice: {', '.join(twice)}")
     return every
+
+
+def by_kind() -> dict[str, list[str]]:
+    """Their names by the name of their kind's file."""
+    return {kind.__name__.rpartition(".")[2]: [one.name for one in kind.configurations()] for kind in KINDS}
+
+
+def title_of(kind: str) -> str:
+    """The name of a kind's file as words."""
+    return kind.replace("_", " ")

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel
 
 from benchmarks.mutants.block import rope, rotate
-from benchmarks.mutants.correct.configuration import sharded
+from benchmarks.mutants.configuration import sharded
 from benchmarks.mutants.correct.layers import by_plan
 from benchmarks.mutants.steps import adamw
 from shardproof.proving.step import Step
@@ -19,7 +19,7 @@ from shardproof.proving.step import Step
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from benchmarks.mutants.correct.configuration import Configuration
+    from benchmarks.mutants.configuration import Configuration
 
 HIDDEN, HEADS, WIDTH, SEQUENCE = 6, 4, 4, 5
 

@@ -26,8 +26,8 @@ from torch.testing._internal.distributed._tensor.common_dtensor import (
 )
 from torch.testing._internal.distributed._tensor.common_dtensor import Transformer as TorchTransformer
 
+from benchmarks.mutants.configuration import sharded
 from benchmarks.mutants.correct.attention import HIDDEN, Attention
-from benchmarks.mutants.correct.configuration import sharded
 from benchmarks.mutants.correct.layers import by_plan
 from benchmarks.mutants.steps import adamw
 from shardproof.proving.step import Step
@@ -37,8 +37,7 @@ if TYPE_CHECKING:
 
     from torch.distributed.device_mesh import DeviceMesh
 
-    from benchmarks.mutants.correct.configuration import Configuration
-    from shardproof.proving.findings import Proof
+    from benchmarks.mutants.configuration import Configuration
 
 
 class Block(nn.Module):
@@ -124,13 +123,7 @@ def loss_on_shards(name: str, step: Step, devices: int) -> Configuration:
     `loss_parallel` is around all ranks: it changes PyTorch for the whole process, and these ranks are threads.
     """
     shard = partial(split_sequences, whole_logits=False)
-    inside = sharded(f"loss on shards of the vocabulary, {name}", step, shard, devices)
-
-    def prove_inside() -> Proof:
-        with loss_parallel():
-            return inside.prove()
-
-    return replace(inside, prove=prove_inside)
+    return sharded(f"loss on shards of the vocabulary, {name}", step, shard, devices, around=loss_parallel)
 
 
 def with_experts(model: nn.Module, mesh: DeviceMesh) -> nn.Module:

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from benchmarks.mutants.block import Sizes
-from benchmarks.mutants.correct.configuration import sharded
+from benchmarks.mutants.configuration import sharded
 from benchmarks.mutants.lines import Lines
 from benchmarks.mutants.sharded import shard
 from benchmarks.mutants.steps import OPTIMIZERS, make_step
@@ -15,7 +15,7 @@ from benchmarks.mutants.steps import OPTIMIZERS, make_step
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from benchmarks.mutants.correct.configuration import Configuration
+    from benchmarks.mutants.configuration import Configuration
 
 # Sizes that the ranks can share: heads divide, the sequence too; vocabulary and the MLP's width need not.
 SIZES = {

@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn.utils import clip_grad_norm_, parameters_to_vector, vector_to_parameters
 
 from benchmarks.mutants.collectives import all_reduced, gathered, reduce_scattered
-from benchmarks.mutants.correct.configuration import trained
+from benchmarks.mutants.configuration import trained
 from benchmarks.mutants.correct.layers import MLP, make_batch
 from benchmarks.mutants.lines import Place, own_range
 from benchmarks.mutants.steps import adamw, sgd
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from benchmarks.mutants.correct.configuration import Configuration
+    from benchmarks.mutants.configuration import Configuration
     from shardproof.proving.running.candidate import Run
 
 CLIP_NORM = 0.5

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from benchmarks.mutants.block import Sizes
-from benchmarks.mutants.correct.configuration import sharded
+from benchmarks.mutants.configuration import sharded
 from benchmarks.mutants.correct.layers import by_plan, column_row, make_batch
 from benchmarks.mutants.lines import Lines
 from benchmarks.mutants.sharded import shard
@@ -19,7 +19,7 @@ from shardproof.proving.step import Step
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from benchmarks.mutants.correct.configuration import Configuration
+    from benchmarks.mutants.configuration import Configuration
 
 
 class Dropping(nn.Module):

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from benchmarks.mutants.correct.configuration import sharded
+from benchmarks.mutants.configuration import sharded
 from benchmarks.mutants.correct.layers import MLP, by_plan, column_row, make_batch
 from benchmarks.mutants.steps import adamw
 from shardproof.proving.step import Step
@@ -17,7 +17,7 @@ from shardproof.proving.step import Step
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from benchmarks.mutants.correct.configuration import Configuration
+    from benchmarks.mutants.configuration import Configuration
 
 
 class Normed(nn.Module):

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 import torch.nn.functional as F
 
-from benchmarks.mutants.correct.configuration import sharded
+from benchmarks.mutants.configuration import sharded
 from benchmarks.mutants.correct.layers import MLP, by_plan, column_row_dtensor, make_batch
 from benchmarks.mutants.steps import adamw
 from shardproof.proving.step import Step
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from benchmarks.mutants.correct.configuration import Configuration
+    from benchmarks.mutants.configuration import Configuration
 
 INPUTS, REALS = make_batch(7)
 LABELS = torch.tensor([0, 3, -100, 1, 2, -100, 1])

@@ -12,20 +12,17 @@ from torch import Tensor, nn
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor, Shard
 
+from benchmarks.mutants.configuration import CAST, Configuration, on_mesh
 from benchmarks.mutants.correct.blocks import NORMS, Language, language_loss, make_ids, split_sequences, whole_sequences
-from benchmarks.mutants.correct.configuration import Configuration, on_mesh
 from benchmarks.mutants.correct.layers import MLP, by_plan, column_row, make_batch
 from benchmarks.mutants.steps import adamw, momentum, sgd
 from shardproof.frameworks.transformers import OwnPlan, PlanChange, tiny_step
-from shardproof.proving.prove import prove
 from shardproof.proving.step import Step
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
     from torch.distributed.device_mesh import DeviceMesh
-
-    from shardproof.proving.findings import Proof
 
 
 def fsdp(model: nn.Module, mesh: DeviceMesh, **options: Any) -> nn.Module:
@@ -123,10 +120,15 @@ def configurations() -> Iterator[Configuration]:
             words = plan.__name__.replace("_", " ")
             yield on_mesh(f"FSDP2, {words}, {name}", step, partial(language, plan=plan), both)
     for kind in ("llama", "qwen3", "gemma2", "mixtral"):
-        yield Configuration(name=f"FSDP2, transformers' {kind}, dp 2 x tp 2", prove=partial(prove_own_plan, kind, both))
+        yield Configuration(
+            name=f"FSDP2, transformers' {kind}, dp 2 x tp 2",
+            make_step=partial(one_step, kind),
+            parallelize=own_plan,
+            mesh=both,
+            tolerance=CAST,
+        )
 
 
-def prove_own_plan(kind: str, mesh: Mapping[str, int]) -> Proof:
-    """One step of one layer; transformers is imported only here."""
-    step = replace(tiny_step(kind, {"num_hidden_layers": 1}), steps=1)
-    return prove(step, parallelize=own_plan, mesh=mesh, trials=1)
+def one_step(kind: str) -> Step:
+    """One layer; transformers is imported only here."""
+    return replace(tiny_step(kind, {"num_hidden_layers": 1}), steps=1)

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import optim
 
 from benchmarks.mutants.block import Sizes
-from benchmarks.mutants.correct.configuration import sharded
+from benchmarks.mutants.configuration import sharded
 from benchmarks.mutants.correct.layers import MLP, by_plan, column_row_dtensor, make_batch
 from benchmarks.mutants.lines import Lines
 from benchmarks.mutants.sharded import shard
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from torch.nn import Parameter
 
-    from benchmarks.mutants.correct.configuration import Configuration
+    from benchmarks.mutants.configuration import Configuration
 
 
 def two_groups(parameters: Iterable[Parameter]) -> optim.Optimizer:

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from benchmarks.mutants.block import Sizes, Transformer
-from benchmarks.mutants.correct.configuration import sharded
+from benchmarks.mutants.configuration import sharded
 from benchmarks.mutants.correct.layers import GatedMLP, mlp_step
 from benchmarks.mutants.lines import Lines, Place
 from benchmarks.mutants.sharded import VocabularyEmbedding, VocabularyLoss, shard_transformer
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from torch.distributed.device_mesh import DeviceMesh
 
-    from benchmarks.mutants.correct.configuration import Configuration
+    from benchmarks.mutants.configuration import Configuration
 
 
 class PaddedHead(nn.Module):

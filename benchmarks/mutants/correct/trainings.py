@@ -6,7 +6,7 @@ import itertools
 from typing import TYPE_CHECKING
 
 from benchmarks.mutants.block import Sizes
-from benchmarks.mutants.correct.configuration import trained
+from benchmarks.mutants.configuration import trained
 from benchmarks.mutants.lines import Lines
 from benchmarks.mutants.steps import OPTIMIZERS, make_matrix_step, make_step
 from benchmarks.mutants.training import CLIP_NORM, data_parallel, matrix_optimizer, tensor_parallel
@@ -15,7 +15,7 @@ from benchmarks.mutants.training_lines import TrainingLines
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from benchmarks.mutants.correct.configuration import Configuration
+    from benchmarks.mutants.configuration import Configuration
 
 
 def configurations() -> Iterator[Configuration]:

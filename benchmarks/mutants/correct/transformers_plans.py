@@ -5,14 +5,13 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from benchmarks.mutants.correct.configuration import Configuration
+from benchmarks.mutants.configuration import CAST, Configuration
 from shardproof.frameworks.transformers import OwnPlan, PlanChange, tiny_step
-from shardproof.proving.prove import prove
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from shardproof.proving.findings import Proof
+    from shardproof.proving.step import Step
 
 LATENT = {
     "q_lora_rank": 16,
@@ -76,8 +75,13 @@ def configurations() -> Iterator[Configuration]:
 def by_own_plan(kind: str, devices: int, settings: Mapping[str, Any], *, steps: int = 1) -> Configuration:
     changed = "" if steps == 1 else f", {steps} steps, two layers, uneven"
 
-    def prove_plan() -> Proof:
-        step = replace(tiny_step(kind, {"num_hidden_layers": 1} | dict(settings)), steps=steps)
-        return prove(step, parallelize=OwnPlan(change=PlanChange()), devices=devices, trials=1)
+    def make_step() -> Step:
+        return replace(tiny_step(kind, {"num_hidden_layers": 1} | dict(settings)), steps=steps)
 
-    return Configuration(name=f"transformers' {kind}{changed}, {devices} ranks", prove=prove_plan)
+    return Configuration(
+        name=f"transformers' {kind}{changed}, {devices} ranks",
+        make_step=make_step,
+        parallelize=OwnPlan(change=PlanChange()),
+        mesh={"tp": devices},
+        tolerance=CAST,
+    )
