@@ -1,0 +1,187 @@
+"""A file is found from its feature's name in docs/architecture.md, and its tests from its own name."""
+
+from pathlib import Path
+
+from tests.source_tree import PACKAGE, ROOT, read_quoted, read_section, read_sources
+
+TABLES = (
+    "Commands and public names",
+    "Comparison of two tensors",
+    "Worlds: where ranks run",
+    "The step by hand",
+    "Tensor-parallel layers and plans",
+    "Exact arithmetic",
+    "Proving",
+    "Frameworks and reports",
+)
+# Rooms of which every file has a test of its own: `exact/algebra/bound.py` has `tests/exact/algebra/test_bound.py`.
+MIRRORED = (
+    "exact/algebra/",
+    "exact/rules/",
+    "exact/engine/",
+    "proving/judging/",
+    "proving/running/",
+    "worlds/",
+    "cli/",
+    "report/",
+    "frameworks/",
+)
+# Files without a test of their own, and what tests them instead.
+TESTED_ELSEWHERE: dict[str, str] = {}
+# Files whose test is still to be written. Take an entry out when it is; nothing may come in.
+NOT_YET = {
+    "cli/app.py",
+    "cli/check.py",
+    "cli/compare_json.py",
+    "cli/compare_rows.py",
+    "cli/output.py",
+    "cli/walkthrough_json.py",
+    "cli/walkthrough_prose.py",
+    "cli/walkthrough_text.py",
+    "exact/algebra/blocks.py",
+    "exact/algebra/blockwise.py",
+    "exact/engine/applying.py",
+    "exact/engine/choices.py",
+    "exact/engine/collectives.py",
+    "exact/engine/draws.py",
+    "exact/engine/function_bodies.py",
+    "exact/engine/modules.py",
+    "exact/engine/reals.py",
+    "exact/engine/rewrites.py",
+    "exact/engine/run.py",
+    "exact/engine/tags.py",
+    "exact/engine/tensor_trees.py",
+    "exact/engine/threads.py",
+    "exact/engine/variants.py",
+    "exact/rules/attention.py",
+    "exact/rules/batch_norm.py",
+    "exact/rules/convolution.py",
+    "exact/rules/creation.py",
+    "exact/rules/cut.py",
+    "exact/rules/exponentials.py",
+    "exact/rules/indexing.py",
+    "exact/rules/losses.py",
+    "exact/rules/matmul.py",
+    "exact/rules/more_losses.py",
+    "exact/rules/movement.py",
+    "exact/rules/normalization.py",
+    "exact/rules/order.py",
+    "exact/rules/padding.py",
+    "exact/rules/piecewise.py",
+    "exact/rules/pooling.py",
+    "exact/rules/powers.py",
+    "exact/rules/products.py",
+    "exact/rules/registry.py",
+    "exact/rules/resampling.py",
+    "exact/rules/scattering.py",
+    "exact/rules/softmax.py",
+    "exact/rules/special_functions.py",
+    "exact/rules/symbols.py",
+    "frameworks/specification.py",
+    "frameworks/transformers.py",
+    "proving/judging/alignment.py",
+    "proving/judging/allowing.py",
+    "proving/judging/causes.py",
+    "proving/judging/conclude.py",
+    "proving/judging/drawn.py",
+    "proving/judging/initial.py",
+    "proving/judging/layout.py",
+    "proving/judging/marks.py",
+    "proving/judging/masks.py",
+    "proving/judging/noise.py",
+    "proving/judging/numeric.py",
+    "proving/judging/outcomes.py",
+    "proving/judging/rounding.py",
+    "proving/judging/rows.py",
+    "proving/running/batch.py",
+    "proving/running/both_sides.py",
+    "proving/running/candidate.py",
+    "proving/running/capture.py",
+    "proving/running/collective_log.py",
+    "proving/running/dropout.py",
+    "proving/running/hooks.py",
+    "proving/running/models.py",
+    "proving/running/one_rank.py",
+    "proving/running/onethread.py",
+    "proving/running/places.py",
+    "proving/running/ranks.py",
+    "proving/running/request.py",
+    "proving/running/segments.py",
+    "proving/running/shares.py",
+    "proving/running/subject.py",
+    "proving/running/training.py",
+    "report/assertion.py",
+    "report/grouping.py",
+    "report/json.py",
+    "report/json_number.py",
+    "report/numbers.py",
+    "report/text.py",
+    "worlds/collective_trace.py",
+    "worlds/threaded.py",
+    "worlds/world.py",
+}
+
+
+def read_features():
+    """The files that the tables name, as often as they do."""
+    cells = [row.split("|")[-2] for title in TABLES for row in read_section(title).splitlines() if row.startswith("| ")]
+    return [name for cell in cells for name in read_quoted(cell)]
+
+
+def list_files():
+    return {str(p.relative_to(PACKAGE)) for p in PACKAGE.rglob("*") if p.suffix in (".py", ".cpp")}
+
+
+def find_unnamed(files, named):
+    """Files that stand nowhere, and names of no file or of one that stands twice."""
+    return sorted(set(files) - set(named)), sorted(name for name in named if name not in files or named.count(name) > 1)
+
+
+def name_test(path):
+    """`worlds/call.py` is tested by `worlds/test_call.py`."""
+    return str(Path(path).with_name(f"test_{Path(path).name}"))
+
+
+def find_untested(files, tests, elsewhere):
+    """Files with neither a test of their own nor a reason; reasons for files that are tested, or not there."""
+    untested = {path for path in files if name_test(path) not in tests}
+    return sorted(untested - set(elsewhere)), sorted(set(elsewhere) - untested)
+
+
+def list_mirrored():
+    return [path for path in read_sources() if path.startswith(MIRRORED) and not path.endswith("__init__.py")]
+
+
+def list_tests():
+    return {str(path.relative_to(ROOT / "tests")) for path in (ROOT / "tests").rglob("test_*.py")}
+
+
+def test_every_file_stands_beside_its_feature_once():
+    assert find_unnamed(list_files(), read_features()) == ([], [])
+
+
+def test_a_file_without_a_feature_and_a_feature_without_a_file_are_found():
+    assert find_unnamed({"a.py", "b.py"}, ["a.py", "b.py"]) == ([], [])
+    assert find_unnamed({"a.py", "b.py"}, ["a.py"]) == (["b.py"], [])
+    assert find_unnamed({"a.py"}, ["a.py", "b.py"]) == ([], ["b.py"])
+    assert find_unnamed({"a.py"}, ["a.py", "a.py"]) == ([], ["a.py", "a.py"])
+
+
+def test_every_file_has_a_test_of_its_own_or_a_reason():
+    untested, unneeded = find_untested(list_mirrored(), list_tests(), TESTED_ELSEWHERE)
+    assert (sorted(set(untested) - NOT_YET), unneeded) == ([], [])
+
+
+def test_the_tests_that_stand_elsewhere_are_there():
+    for path, reason in TESTED_ELSEWHERE.items():
+        named = [name for name in read_quoted(reason) if name.endswith(".py")]
+        assert named, f"{path}: name the file that tests it"
+        assert [name for name in named if not (ROOT / "tests" / name).is_file()] == []
+
+
+def test_a_file_without_a_test_and_a_reason_without_need_are_found():
+    tests = {"worlds/test_call.py"}
+    assert find_untested(["worlds/call.py"], tests, {}) == ([], [])
+    assert find_untested(["worlds/call.py", "worlds/gloo.py"], tests, {}) == (["worlds/gloo.py"], [])
+    assert find_untested(["worlds/gloo.py"], tests, {"worlds/gloo.py": "in `x.py`"}) == ([], [])
+    assert find_untested(["worlds/call.py"], tests, {"worlds/call.py": "in `x.py`"}) == ([], ["worlds/call.py"])
