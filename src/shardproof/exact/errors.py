@@ -35,7 +35,7 @@ class SymbolError(ExactArithmeticError):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Place:
+class CodeLocation:
     """Where the program is: the module that runs, as a path from the outermost one, and the user's line."""
 
     module: str
@@ -43,7 +43,7 @@ class Place:
 
     def __str__(self) -> str:
         parts = [f"in module {self.module}"] if self.module else []
-        return ", ".join([*parts, f"at {self.line}"] if self.line else parts) or "at an unknown place"
+        return ", ".join([*parts, f"at {self.line}"] if self.line else parts) or "at an unknown line"
 
 
 def user_line() -> str:

@@ -21,13 +21,13 @@ def say_zero_divisions(draws: Sequence[ExactArithmetic]) -> str:
     """
     if not draws:
         raise ValueError("no draws are given; run the program under at least one seed")
-    found = [[str(place) for place in draw.zero_divisions] for draw in draws]
-    always = [place for place in dict.fromkeys(found[0]) if all(place in places for places in found)]
+    found = [[str(location) for location in draw.zero_divisions] for draw in draws]
+    always = [line for line in dict.fromkeys(found[0]) if all(line in lines for lines in found)]
     if always and len(draws) > 1:
         where = "; ".join(always)
         return f"the program itself divides by zero, in each of {len(draws)} draws: {where}. Another seed will not help"
-    void = sum(bool(places) for places in found)
+    void = sum(bool(lines) for lines in found)
     if not void:
         return ""
-    where = "; ".join(dict.fromkeys(place for places in found for place in places))
+    where = "; ".join(dict.fromkeys(line for lines in found for line in lines))
     return f"{void} of {len(draws)} draws divide by zero modulo their prime: {where}. Draw again with another seed"

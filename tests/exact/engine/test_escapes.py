@@ -1,8 +1,5 @@
 """Leaving the field: each way out is an error that names the line, unless the program is allowed to."""
 
-import copy
-import pickle
-
 import numpy as np
 import pytest
 import torch
@@ -10,13 +7,6 @@ import torch.nn.functional as F
 from torch import nn
 
 from shardproof.exact import ExactArithmetic, LeavingFieldError
-
-
-@pytest.fixture(autouse=True)
-def fixed_seed():
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        yield
 
 
 def residue():
@@ -122,60 +112,3 @@ def test_printing_is_allowed(capsys):
     with ExactArithmetic(seed=1):
         print(x, x * 3, f"{(x * 3).sum():.1f} {(x > 0)}")
     assert "tensor" in capsys.readouterr().out
-
-
-def test_control_flow_on_integers_shapes_and_constants_is_free():
-    ids = torch.tensor([[1, 2, 0]])
-    x = residue()
-    with ExactArithmetic(seed=1):
-        assert (ids > 1).any()
-        assert ids.max().item() == 2
-        assert x.shape[0] == 3
-        step = torch.tensor(0.0)
-        step += 1
-        assert step.item() == 1.0
-        scale = torch.ones(2).sum() / 8
-        assert scale.item() == 0.25
-        assert not torch.isnan(x * 3).any()
-        assert torch.isfinite(x * 3).all()
-        mask = torch.zeros(2, 2).masked_fill(torch.ones(2, 2).bool(), float("-inf"))
-        assert bool((mask < 0).all())
-        assert list(torch.arange(3)) == [0, 1, 2]
-
-
-def test_masks_and_indices_from_comparisons_may_be_used():
-    """Routing: which experts were hit is an integer that the program loops over."""
-    x = residue()
-    with ExactArithmetic(seed=1) as exact:
-        y = x * 3
-        assert torch.where(y > 0, y, 0.0).shape == (3, 4)
-        assert y[y > 0].ndim == 1
-        _, chosen = y.topk(2, -1)
-        counts = F.one_hot(chosen, 4).sum((0, 1))
-        hit = [expert.item() for expert in (counts > 0).nonzero()]
-        assert 0 < len(hit) <= 4
-        assert exact.bound(y).per_trial is None or exact.run.escaped.orders > 0
-
-
-def test_a_deep_copy_is_the_same_residues():
-    x, model = residue(), nn.Linear(4, 2)
-    with ExactArithmetic(seed=1) as exact:
-        y = (x * 3).detach()
-        z = copy.deepcopy(y)
-        assert torch.equal(exact.digits(z * x), exact.digits(y * x))
-        assert exact.tags.get(z).degree == exact.tags.get(y).degree
-        z.add_(1)
-        assert not torch.equal(exact.digits(z), exact.digits(y))
-        digits = exact.digits(z)
-        again = copy.deepcopy(model)
-        assert torch.equal(exact.digits(again(x)), exact.digits(model(x)))
-    assert torch.equal(z.long(), digits)  # what was made inside stays as it is
-
-
-def test_a_pickle_holds_the_representatives():
-    x = residue()
-    with ExactArithmetic(seed=1) as exact:
-        y = (x * 3).detach()
-        again = pickle.loads(pickle.dumps(y))
-        assert torch.equal(exact.digits(again * x), exact.digits(y * x))
-        assert not torch.equal(exact.digits(again), exact.digits(x))

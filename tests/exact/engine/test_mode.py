@@ -1,11 +1,15 @@
 """A whole training step in exact arithmetic: the thinnest path from end to end."""
 
+import copy
+import pickle
+
 import pytest
 import torch
 import torch.nn.functional as F
+from tests.exact.engine.probes import drawn
 from torch import nn
 
-from shardproof.exact import ExactArithmetic, LeavingFieldError
+from shardproof.exact import ExactArithmetic, ExactArithmeticError, LeavingFieldError
 
 
 class Net(nn.Module):
@@ -70,3 +74,117 @@ def test_parameters_are_put_back_bit_for_bit_even_after_an_exception():
     for name, p in net.named_parameters():
         assert p.dtype == torch.bfloat16
         assert torch.equal(p, before[name])
+
+
+def test_nested_use_is_refused_and_the_outer_one_goes_on():
+    x = torch.randn(3)
+    with ExactArithmetic(seed=1) as exact:
+        before = exact.digits(x * 3)
+        with pytest.raises(ExactArithmeticError, match=r"inside exact arithmetic.*test_mode\.py"), ExactArithmetic():
+            pass
+        assert torch.equal(exact.digits(x * 3), before)
+
+
+def test_one_object_may_be_entered_again():
+    x = nn.Parameter(torch.randn(3))
+    exact = ExactArithmetic(seed=1)
+    found = []
+    for _ in range(2):
+        with exact:
+            found.append(exact.digits(F.gelu(x) * 3))
+    assert torch.equal(*found)
+
+
+def test_an_exception_in_the_backward_leaves_no_mode_behind():
+    x = nn.Parameter(torch.randn(3))
+
+    def fail(_grad):
+        raise KeyError("in a hook")
+
+    def step():
+        with ExactArithmetic(seed=1):
+            y = x * 3
+            y.register_hook(fail)
+            (y * y).sum().backward()
+
+    with pytest.raises(KeyError):
+        step()
+    assert torch.equal((x * 2).detach(), x.detach() + x.detach())
+    assert x.dtype == torch.float32
+    assert x.grad is None
+    with ExactArithmetic(seed=1) as exact:
+        assert exact.digits(x * 1).shape == (3,)
+
+
+def test_inference_mode_and_no_grad():
+    x = torch.randn(3)
+    with ExactArithmetic(seed=1, check=True) as exact:
+        wanted = exact.digits(F.gelu(x) * 3)
+        with torch.inference_mode():
+            assert torch.equal(exact.digits(F.gelu(x) * 3), wanted)
+        with torch.no_grad():
+            assert torch.equal(exact.digits(F.gelu(x) * 3), wanted)
+    with torch.inference_mode():
+        y = x.clone()
+        with ExactArithmetic(seed=1) as exact:
+            assert torch.equal(exact.digits(F.gelu(y) * 3), wanted)
+        assert y.dtype == torch.float32
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_autocast_does_nothing(dtype):
+    x, layer = torch.randn(2, 3), nn.Linear(3, 3)
+    with ExactArithmetic(seed=1, check=True) as exact:
+        wanted = exact.digits(F.softmax(layer(x) * 2, -1))
+        with torch.autocast("cpu", dtype=dtype):
+            found = F.softmax(layer(x) * 2, -1)
+        assert torch.equal(exact.digits(found), wanted)
+
+
+def test_vmap_and_grad_work_on_residues_and_refuse_newcomers():
+    x = torch.randn(3, 4)
+    with ExactArithmetic(seed=1, check=True) as exact:
+        y = x.clone()
+        rows = torch.vmap(lambda row: F.gelu(row) * row.sum())(y)
+        assert torch.equal(exact.digits(rows), exact.digits(F.gelu(y) * y.sum(1, keepdim=True)))
+        slope = torch.func.grad(lambda z: (z * z * z).sum())(y)
+        assert torch.equal(exact.digits(slope), exact.digits(3 * y * y))
+    with pytest.raises(ExactArithmeticError, match=r"torch\.func.*test_mode\.py.*clone"), ExactArithmetic(seed=1):
+        torch.func.grad(lambda z: z.sum())(x)
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit")  # PyTorch's own, as the compiler is imported
+def test_compiled_code_runs_as_it_is_written():
+    x = torch.randn(3, 4)
+
+    def function(x):
+        return F.gelu(x) * 2 + x.relu()
+
+    compiled = torch.compile(function)
+    with ExactArithmetic(seed=1, check=True) as exact:
+        assert torch.equal(exact.digits(compiled(x)), exact.digits(function(x)))
+        assert torch.equal(exact.digits(torch.compile(function)(x)), exact.digits(function(x)))
+
+
+def test_a_deep_copy_is_the_same_residues():
+    x, model = drawn(3, 4), nn.Linear(4, 2)
+    with ExactArithmetic(seed=1) as exact:
+        y = (x * 3).detach()
+        z = copy.deepcopy(y)
+        assert torch.equal(exact.digits(z * x), exact.digits(y * x))
+        assert exact.tags.get(z).degree == exact.tags.get(y).degree
+        z.add_(1)
+        assert not torch.equal(exact.digits(z), exact.digits(y))
+        digits = exact.digits(z)
+        again = copy.deepcopy(model)
+        assert torch.equal(exact.digits(again(x)), exact.digits(model(x)))
+    assert torch.equal(z.long(), digits)  # what was made inside stays as it is
+
+
+def test_a_pickle_holds_the_representatives():
+    x = drawn(3, 4)
+    with ExactArithmetic(seed=1) as exact:
+        y = (x * 3).detach()
+        again = pickle.loads(pickle.dumps(y))
+        assert torch.equal(exact.digits(again * x), exact.digits(y * x))
+        assert not torch.equal(exact.digits(again), exact.digits(x))

@@ -3,9 +3,10 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from tests.exact.engine.probes import drawn, same
 from torch import nn
 
-from shardproof.exact import ExactArithmetic
+from shardproof.exact import ExactArithmetic, LeavingFieldError
 from shardproof.exact.algebra import blocks
 from shardproof.exact.engine import writing
 
@@ -92,3 +93,56 @@ def test_adam_in_blocks_and_in_one_go(options, monkeypatch):
     monkeypatch.setattr(blocks, "_ELEMENTS_A_THREAD", 11)
     cut = trained()
     assert all(torch.equal(a, b) for a, b in zip(whole, cut, strict=True))
+
+
+def test_partial_writes_keep_what_both_parts_are(exact):
+    x = drawn(4)
+    buffer = torch.zeros(3, 4)  # real, until a residue is written into a part of it
+    buffer[0] = x.detach() * 3
+    buffer[1] = 0.1
+    assert same(exact, buffer[0], x * 3)
+    assert same(exact, buffer[1] * 10, torch.ones(4))
+    assert not exact.tags.get(buffer).real
+    with pytest.raises(LeavingFieldError):
+        buffer[2].sum().item()  # one storage, one tag
+    whole = torch.zeros(4)
+    whole.copy_(x.detach())
+    assert same(exact, whole, x)
+    whole.zero_()
+    assert exact.tags.get(whole).real
+    assert whole.sum().item() == 0
+
+
+def test_overlapping_views_are_no_whole_storage(exact):
+    real = torch.arange(4.0)
+    view = real.as_strided((2, 2), (1, 1))  # four elements of a storage of four, but not the last
+    residues = (drawn(2) * 3).detach()
+    view[0].copy_(residues)
+    assert not exact.tags.get(real).real
+    assert exact.digits(real)[3] == 3
+    assert same(exact, real[:2], residues)
+
+
+def test_set_and_data_swaps_take_the_other_storage(exact):
+    x, y = (drawn(3) * 3).detach(), (drawn(3, seed=1) * 3).detach()
+    wanted = exact.digits(y * 2)
+    x.data = y
+    assert torch.equal(exact.digits(x * 2), wanted)
+    x.mul_(2)
+    assert torch.equal(exact.digits(y), wanted)
+    z = torch.empty(0)
+    z.set_(y)
+    assert torch.equal(exact.digits(z), wanted)
+    z.resize_(2)
+    assert torch.equal(exact.digits(z), wanted[:2])
+
+
+def test_out_variants_write_where_they_are_told(exact):
+    x = drawn(3).detach() * 3
+    for out in (torch.empty(3), torch.empty(0), torch.zeros(6), torch.ones(6)[::2], x.clone()):
+        found = torch.mul(x, 2, out=out)
+        assert found is out
+        assert same(exact, out, x * 2)
+    low, place = torch.empty(()), torch.empty((), dtype=torch.int64)
+    torch.max(x, 0, out=(low, place))
+    assert same(exact, low, x[place])

@@ -37,8 +37,6 @@ _CERTAIN: Final = frozenset(
     {_aten.isnan.default, _aten.isinf.default, _aten.isfinite.default, _aten.isneginf.default, _aten.isposinf.default}
 )
 _EQUALITIES: Final = frozenset({_aten.eq.Tensor, _aten.ne.Tensor, _aten.eq.Scalar, _aten.ne.Scalar})
-# Moves whose result is integers: they choose by whether a residue is zero.
-_BY_ZERO: Final = frozenset({_aten.nonzero.default})
 
 
 @dataclass(slots=True, kw_only=True)
@@ -72,7 +70,7 @@ class Applying:
         inherited = replace(union(self.run.tag(x) for x in operands), real=False, symbols=symbols)
         if self.run.record_selections and op in SELECTIONS:
             kept = tuple(self.reals.residues_of(x).clone() for x in operands)
-            self.run.selections.append(Selection(op=str(op), place=self.run.place, operands=kept))
+            self.run.selections.append(Selection(op=str(op), location=self.run.location, operands=kept))
         result = self._by_kind(op, rule, args, kwargs, operands, inherited, into)
         if not _is_certain(op, args):
             mark_selection(self.run.tags, op, (args, kwargs), result, inherited)
@@ -121,7 +119,7 @@ class Applying:
         self.run.arithmetic.operands_void = inherited.void
         result = self._call(op, rule, values[0], values[1] | extra)
         if self.run.arithmetic.zero_divisions > before:
-            self.run.zero_divisions.append(self.run.place)
+            self.run.zero_divisions.append(self.run.location)
             inherited = replace(inherited, void=True)
         taken = {x.untyped_storage()._cdata for x in _memory_of(values) if into is None}
 
@@ -140,7 +138,7 @@ class Applying:
         try:
             return rule.function(self.run.arithmetic, *args, **kwargs)
         except ExactArithmeticError as error:
-            raise type(error)(f"{op}: {error}, {self.run.place}") from error
+            raise type(error)(f"{op}: {error}, {self.run.location}") from error
         except NotImplementedError as error:
             self.run.refuse_op(op, f"cannot be carried out exactly: {error}")
         except FloatingPointError as error:
@@ -177,7 +175,7 @@ class Applying:
             if x.is_meta:
                 continue
             if not x.is_floating_point():
-                if x.dtype != torch.bool and op not in _BY_ZERO:  # booleans say what is zero, which is exact
+                if x.dtype != torch.bool:  # booleans say what is zero, which is exact
                     self.run.leave(f"a cast to {str(x.dtype).removeprefix('torch.')} ({op})")
             elif x.untyped_storage()._cdata not in views:
                 self.run.set(x, inherited)

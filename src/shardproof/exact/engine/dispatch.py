@@ -30,6 +30,8 @@ from shardproof.exact.rules.creation import FACTORIES
 from shardproof.exact.rules.registry import RULES
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from torch._ops import OpOverload
     from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -53,6 +55,36 @@ _ASSERTS: Final = frozenset({_aten._assert_async.default, _aten._assert_async.ms
 
 
 @dataclass(slots=True, kw_only=True)
+class Call:
+    """One op with its arguments, as the handlers pass it on.
+
+    Attributes:
+        op: an ATen or other overload.
+        args: its positional arguments.
+        kwargs: its keyword arguments.
+        reenter: the mode, to be entered again around PyTorch's own decompositions.
+        tensors: the tensors among the arguments.
+        floats: the floating and complex ones among them.
+    """
+
+    op: OpOverload
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    reenter: TorchDispatchMode
+    tensors: list[Tensor] = field(init=False)
+    floats: list[Tensor] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.replace(self.args, self.kwargs)
+
+    def replace(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Other arguments from here on."""
+        self.args, self.kwargs = args, kwargs
+        self.tensors = tensors_in((args, kwargs))
+        self.floats = [x for x in self.tensors if x.is_floating_point() or x.is_complex()]
+
+
+@dataclass(slots=True, kw_only=True)
 class Dispatcher:
     """Carries out ops one by one; runs with the modes off."""
 
@@ -62,7 +94,7 @@ class Dispatcher:
     writing: Writing = field(init=False)
     applying: Applying = field(init=False)
     collectives: Collectives = field(init=False)
-    _taken_apart: list[OpOverload] = field(default_factory=list)
+    _decomposing: list[OpOverload] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.reals = Reals(run=self.run)
@@ -75,7 +107,7 @@ class Dispatcher:
     def carry_out(
         self, op: OpOverload, args: tuple[Any, ...], kwargs: dict[str, Any], *, reenter: TorchDispatchMode
     ) -> Any:
-        """The op's result on residues.
+        """The op's result on residues, by the first handler of `HANDLERS` that accepts the call.
 
         Args:
             op: an ATen or other overload.
@@ -84,117 +116,167 @@ class Dispatcher:
             reenter: the mode, to be entered again around PyTorch's own decompositions.
         """
         self.run.ops += 1
-        inputs = tensors_in((args, kwargs))
-        if any(x.is_meta for x in inputs) or _asks_for_meta(kwargs):
-            return self._on_meta(op, args, kwargs)
-        for x in inputs:
-            if x.is_quantized or x.layout != torch.strided:
-                refuse_unusable(x)
-        floating = [x for x in inputs if x.is_floating_point() or x.is_complex()]
-        if op is _REINTERPRETS and (floating or args[1].is_floating_point):
-            self.run.leave("a view of the same bits as another dtype")
-        args, kwargs = in_float64(args), in_float64(kwargs)
-        if op.namespace != "aten":
-            if op.namespace == "c10d":
-                return self.collectives.carry_out(op, args, kwargs)
-            if op is _WAIT or op.namespace in _OBSERVERS:
-                return op(*args, **kwargs)
-            kernel = composing_kernel(op)
-            if kernel is not None:
-                with reenter:
-                    return kernel(*args, **kwargs)
-        for x in inputs:
-            self._keep(op, x, args, kwargs)
-        if floating and any(self.run.tags.get(x) is None for x in floating):
-            written_down = op is _WRITTEN_DOWN
-            new = [x for x in floating if self.run.tags.get(x) is None]
-            converted = {id(x): self.entry.read(x, real=written_down) for x in new}
-            args, kwargs = map_tensors(lambda x: converted.get(id(x), x), (args, kwargs))
-            floating = floats_in((args, kwargs))
-        if torch.Tag.nondeterministic_seeded in op.tags and op is not _DROPOUT and op not in RULES:
-            return draw(self.run, self.writing, op, args, kwargs)
-        if op._schema.name.removeprefix("aten::") in READS_NUMBER or op in _ASSERTS:
-            return self._read_number(op, args, kwargs)
-        if op in FACTORIES or not floating:
-            return self.reals.make(op, _one_lowest(args), _one_lowest(kwargs))
-        if torch.Tag.inplace_view in op.tags:
-            return self._change_view(op, args, kwargs)
-        if all(self.run.tag(x).real for x in floating) and self.reals.may_compute(op, floating):
-            return self.reals.compute(op, _one_lowest(args), _one_lowest(kwargs))
-        return self._on_residues(op, args, kwargs, reenter)
+        call = Call(op=op, args=args, kwargs=kwargs, reenter=reenter)
+        for _, handle in HANDLERS:
+            result = handle(self, call)
+            if result is not NotImplemented:
+                return result
+        return self.run.refuse_op(op)
 
-    def _on_residues(
-        self, op: OpOverload, args: tuple[Any, ...], kwargs: dict[str, Any], reenter: TorchDispatchMode
-    ) -> Any:
-        _refuse_residue_indices(self.run, op, args, kwargs)
-        rule = RULES.get(op)
-        if rule is not None:
-            return self.applying.apply(op, rule, _one_lowest(args), _one_lowest(kwargs))
-        if op in _OVERWRITES:
-            self.writing.store(args[0], self._overwriting(args))
-            return args[0]
-        for argument, value in zip(op._schema.arguments, args, strict=False):
-            if argument.name == "scalars" and isinstance(value, Tensor):
-                self.refuse_reading(value, f"a tensor of scalars ({op})")
-        calls = split_foreach(op, args, kwargs)
-        if calls is not None:
-            with reenter:
-                results = [call.packet(*call.args, **call.kwargs) for call in calls]
-            return results if op._schema.returns else None
-        functional = functional_of(op)
-        if functional is not None:
-            if self.writing.overwrites(op, functional, args):
-                self.applying.apply(functional, RULES[functional], _one_lowest(args), _one_lowest(kwargs), into=args[0])
-                return args[0]
-            result = self.carry_out(functional, args, without_out(op, kwargs), reenter=reenter)
-            return self.writing.store_all(op, args, kwargs, result)
-        decomposition = decomposition_table.get(op) or own_decomposition(op)
-        if decomposition is None or op in self._taken_apart:
-            self.run.refuse_op(op)
-        self._taken_apart.append(op)  # some of PyTorch's decompositions lead back to where they came from
-        try:
-            with reenter:
-                return decomposition(*args, **kwargs)
-        finally:
-            self._taken_apart.pop()
+    # Handlers: each gives the op's result, or NotImplemented where it does not accept the call -----------------------
 
-    # Ops of their own ------------------------------------------------------------------------------------------------
-
-    def _overwriting(self, args: tuple[Any, ...]) -> Tensor:
-        """What `copy_`, `fill_` or `zero_` writes, whatever the target held (it may be memory never written)."""
-        value = args[1] if len(args) > 1 else 0.0
-        if isinstance(value, Tensor):
-            return value
-        number = torch.full((), one_lowest(float(value)), dtype=torch.float64, device=args[0].device)
-        self.run.set(number, REAL)
-        return number
-
-    def _on_meta(self, op: OpOverload, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    def _on_meta(self, call: Call) -> Any:
         """Tensors without memory pass untouched; what comes out of one with memory was never written."""
-        result = op(*args, **kwargs)
+        if not any(x.is_meta for x in call.tensors) and not _asks_for_meta(call.kwargs):
+            return NotImplemented
+        result = call.op(*call.args, **call.kwargs)
         if all(x.is_meta for x in tensors_in(result)):
             return result
-        return self.reals.make(op, in_float64(args), in_float64(kwargs))
+        return self.reals.make(call.op, in_float64(call.args), in_float64(call.kwargs))
 
-    def _change_view(self, op: OpOverload, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    def _prepare(self, call: Call) -> Any:
+        """Refuse layouts and dtypes that hold no residues; ask for float64 where the program asks for another."""
+        for x in call.tensors:
+            if x.is_quantized or x.layout != torch.strided:
+                refuse_unusable(x)
+        if call.op is _REINTERPRETS and (call.floats or call.args[1].is_floating_point):
+            self.run.leave("a view of the same bits as another dtype")
+        call.args, call.kwargs = in_float64(call.args), in_float64(call.kwargs)
+        return NotImplemented
+
+    def _collective(self, call: Call) -> Any:
+        """Collectives of real process groups."""
+        if call.op.namespace != "c10d":
+            return NotImplemented
+        return self.collectives.carry_out(call.op, call.args, call.kwargs)
+
+    def _observer(self, call: Call) -> Any:
+        """Ops that compute nothing: a collective is complete when its result is seen; a profiler only looks."""
+        if call.op is not _WAIT and call.op.namespace not in _OBSERVERS:
+            return NotImplemented
+        return call.op(*call.args, **call.kwargs)
+
+    def _composite(self, call: Call) -> Any:
+        """Ops of other namespaces that consist of ops of this table."""
+        kernel = None if call.op.namespace == "aten" else composing_kernel(call.op)
+        if kernel is None:
+            return NotImplemented
+        with call.reenter:
+            return kernel(*call.args, **call.kwargs)
+
+    def _admit(self, call: Call) -> Any:
+        """Convert floating tensors from outside; keep what integers from outside hold before they are written."""
+        unseen = [x for x in call.tensors if self.run.tags.get(x) is None]
+        if unseen:
+            for x in written_arguments(call.op, call.args, call.kwargs):
+                if not x.is_floating_point() and self.run.tags.get(x) is None:
+                    self.entry.keep(x)
+        converted = {
+            id(x): self.entry.read(x, real=call.op is _WRITTEN_DOWN)
+            for x in unseen
+            if x.is_floating_point() or x.is_complex()
+        }
+        if converted:
+            call.replace(*map_tensors(lambda x: converted.get(id(x), x), (call.args, call.kwargs)))
+        return NotImplemented
+
+    def _draw(self, call: Call) -> Any:
+        """Random numbers."""
+        if torch.Tag.nondeterministic_seeded not in call.op.tags or call.op is _DROPOUT or call.op in RULES:
+            return NotImplemented
+        return draw(self.run, self.writing, call.op, call.args, call.kwargs)
+
+    def _read_number(self, call: Call) -> Any:
+        """Ops that give a Python number or bool, unless that comes of residues."""
+        name = call.op._schema.name.removeprefix("aten::")
+        if name not in READS_NUMBER and call.op not in _ASSERTS:
+            return NotImplemented
+        for x in tensors_in((call.args, call.kwargs)):
+            self.refuse_reading(x, name)
+        return call.op(*call.args, **call.kwargs)
+
+    def _make_reals(self, call: Call) -> Any:
+        """Factories, and ops on integers and booleans alone."""
+        if call.op not in FACTORIES and call.floats:
+            return NotImplemented
+        return self.reals.make(call.op, _one_lowest(call.args), _one_lowest(call.kwargs))
+
+    def _change_view(self, call: Call) -> Any:
         """Ops that change what part of which storage a tensor shows."""
-        if op in _RESIZE:
-            shape = args[1].shape if isinstance(args[1], Tensor) else args[1]
-            return self.writing.resize(args[0], shape, **kwargs)
-        return op(*args, **kwargs)
+        if torch.Tag.inplace_view not in call.op.tags:
+            return NotImplemented
+        if call.op in _RESIZE:
+            target, like = call.args[:2]
+            return self.writing.resize(target, like.shape if isinstance(like, Tensor) else like, **call.kwargs)
+        return call.op(*call.args, **call.kwargs)
 
-    def _read_number(self, op: OpOverload, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """The op's result, a Python number or bool, unless that comes of residues."""
-        for x in tensors_in((args, kwargs)):
-            self.refuse_reading(x, op._schema.name.removeprefix("aten::"))
-        return op(*args, **kwargs)
+    def _compute_reals(self, call: Call) -> Any:
+        """Ops on real constants alone."""
+        if not all(self.run.tag(x).real for x in call.floats) or not self.reals.may_compute(call.op, call.floats):
+            return NotImplemented
+        return self.reals.compute(call.op, _one_lowest(call.args), _one_lowest(call.kwargs))
 
-    def _keep(self, op: OpOverload, x: Tensor, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        """Keep what a tensor of integers from outside holds before it is first written."""
-        if x.is_floating_point() or self.run.tags.get(x) is not None:
-            return
-        if any(x is target for target in written_arguments(op, args, kwargs)):
-            self.entry.keep(x)
+    def _refuse_residue_indices(self, call: Call) -> Any:
+        """Refuse residues where an op wants indices, or Python numbers."""
+        names = [argument.name for argument in call.op._schema.arguments]
+        for name, value in (*zip(names, call.args, strict=False), *call.kwargs.items()):
+            if name in {"index", "indices"} and floats_in(value):
+                self.run.leave(f"indexing with it ({call.op})")
+            if name == "scalars" and isinstance(value, Tensor) and call.op not in RULES:
+                self.refuse_reading(value, f"a tensor of scalars ({call.op})")
+        return NotImplemented
+
+    def _apply_rule(self, call: Call) -> Any:
+        """Ops that have a rule."""
+        rule = RULES.get(call.op)
+        if rule is None:
+            return NotImplemented
+        return self.applying.apply(call.op, rule, _one_lowest(call.args), _one_lowest(call.kwargs))
+
+    def _overwrite(self, call: Call) -> Any:
+        """`copy_`, `fill_` and `zero_`, whatever the target held (it may be memory never written)."""
+        if call.op not in _OVERWRITES:
+            return NotImplemented
+        target, value = call.args[0], call.args[1] if len(call.args) > 1 else 0.0
+        if not isinstance(value, Tensor):
+            value = torch.full((), one_lowest(float(value)), dtype=torch.float64, device=target.device)
+            self.run.set(value, REAL)
+        self.writing.store(target, value)
+        return target
+
+    def _split_foreach(self, call: Call) -> Any:
+        """`_foreach_` forms, element by element."""
+        calls = split_foreach(call.op, call.args, call.kwargs)
+        if calls is None:
+            return NotImplemented
+        with call.reenter:
+            results = [each.packet(*each.args, **each.kwargs) for each in calls]
+        return results if call.op._schema.returns else None
+
+    def _write_result(self, call: Call) -> Any:
+        """In-place and `out=` forms of an op that has a functional form."""
+        op, args = call.op, call.args
+        functional = functional_of(op)
+        if functional is None:
+            return NotImplemented
+        if self.writing.overwrites(op, functional, args):
+            rule = RULES[functional]
+            self.applying.apply(functional, rule, _one_lowest(args), _one_lowest(call.kwargs), into=args[0])
+            return args[0]
+        result = self.carry_out(functional, args, without_out(op, call.kwargs), reenter=call.reenter)
+        return self.writing.store_all(op, args, call.kwargs, result)
+
+    def _decompose(self, call: Call) -> Any:
+        """Ops that PyTorch says consist of others; some of its decompositions lead back to where they came from."""
+        decomposition = decomposition_table.get(call.op) or own_decomposition(call.op)
+        if decomposition is None or call.op in self._decomposing:
+            return NotImplemented
+        self._decomposing.append(call.op)
+        try:
+            with call.reenter:
+                return decomposition(*call.args, **call.kwargs)
+        finally:
+            self._decomposing.pop()
 
     # For the mode ----------------------------------------------------------------------------------------------------
 
@@ -234,11 +316,24 @@ def _asks_for_meta(kwargs: dict[str, Any]) -> bool:
     return device is not None and torch.device(device).type == "meta"
 
 
-def _refuse_residue_indices(run: Run, op: OpOverload, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-    """Refuse a residue where an op wants indices."""
-    for argument, value in zip(op._schema.arguments, args, strict=False):
-        if argument.name in {"index", "indices"} and floats_in(value):
-            run.leave(f"indexing with it ({op})")
-    for name, value in kwargs.items():
-        if name in {"index", "indices"} and floats_in(value):
-            run.leave(f"indexing with it ({op})")
+# What may happen to a call, in the order in which it is tried. `prepare`, `admit` and `refuse residue indices` accept
+# none: they make the call ready for the handlers below them.
+HANDLERS: Final[tuple[tuple[str, Callable[[Dispatcher, Call], Any]], ...]] = (
+    ("tensors without memory", Dispatcher._on_meta),
+    ("prepare", Dispatcher._prepare),
+    ("collectives", Dispatcher._collective),
+    ("observers", Dispatcher._observer),
+    ("composites of other namespaces", Dispatcher._composite),
+    ("admit", Dispatcher._admit),
+    ("random draws", Dispatcher._draw),
+    ("reads of a number", Dispatcher._read_number),
+    ("factories, and integers alone", Dispatcher._make_reals),
+    ("changes of a view", Dispatcher._change_view),
+    ("real constants alone", Dispatcher._compute_reals),
+    ("refuse residue indices", Dispatcher._refuse_residue_indices),
+    ("ops that have a rule", Dispatcher._apply_rule),
+    ("overwriting", Dispatcher._overwrite),
+    ("_foreach_ forms", Dispatcher._split_foreach),
+    ("in-place and out= forms", Dispatcher._write_result),
+    ("decompositions", Dispatcher._decompose),
+)

@@ -11,7 +11,8 @@ from torch import Tensor
 from torch.multiprocessing.reductions import StorageWeakRef
 
 from shardproof.exact.algebra.degree import CONSTANT, VARIABLE
-from shardproof.exact.algebra.lift import PRECISION, draw_for_values
+from shardproof.exact.algebra.lift import PRECISION
+from shardproof.exact.engine.input_residues import draw_for_values
 from shardproof.exact.engine.tags import REAL, Tag, TagStore
 from shardproof.exact.engine.tensor_trees import PLAIN, whole_storage
 from shardproof.exact.errors import ExactArithmeticError, NotANumberError, user_line

@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final
+from typing import Final
 
-import torch
 from torch import Tensor
 from torch._C import _to_dlpack as to_dlpack
-
-if TYPE_CHECKING:
-    from torch._ops import OpOverload
 
 # Python-level functions that read memory without an ATen op that the mode could see.
 READS_MEMORY: Final = frozenset({Tensor.numpy, Tensor.tolist, Tensor.__array__, Tensor.__dlpack__, to_dlpack})
@@ -19,12 +15,3 @@ DISPLAYS: Final = frozenset({Tensor.__repr__, Tensor.__format__})
 
 # ATen ops whose result is a Python number or bool.
 READS_NUMBER: Final = frozenset({"_local_scalar_dense", "item", "equal", "is_nonzero", "allclose"})
-
-_CASTS: Final = frozenset({"aten::_to_copy", "aten::view", "aten::copy"})
-
-
-def casts_to_integers(op: OpOverload, result: Any) -> bool:
-    """Whether an op that moves residues has made integers of them. Booleans say what is zero, which is exact."""
-    if op._schema.name not in _CASTS or not isinstance(result, Tensor):
-        return False
-    return not (result.is_floating_point() or result.dtype == torch.bool)

@@ -1,7 +1,7 @@
-"""Functions of PyTorch's in whose body others are called, opened up so that a mode sees these too.
+"""The bodies of PyTorch's functions that call others, for a mode that has to see these too.
 
-A function mode is handed `multi_head_attention_forward` or `backward` as a whole and is off inside: attention and
-dropout within, and what a checkpoint computes again, would go past it. Opened, the body runs with a mode on.
+A function mode is handed `multi_head_attention_forward` or `backward` as a whole and is off inside: it would miss
+attention and dropout within, and what a checkpoint computes again. `body_of` gives the body, to be run with a mode on.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 BACKWARDS: Final = frozenset({Tensor.backward, torch.autograd.backward, torch.autograd.grad})
 
 
-def opened(func: Callable[..., Any]) -> Callable[..., Any] | None:
+def body_of(func: Callable[..., Any]) -> Callable[..., Any] | None:
     """The function without its own call of the mode, to be called with one on; None if it has nothing inside."""
     if func not in BACKWARDS and func is not F.multi_head_attention_forward:
         return None

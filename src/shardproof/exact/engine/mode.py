@@ -38,9 +38,8 @@ if TYPE_CHECKING:
 
     from shardproof.exact.algebra.degree import Degree
     from shardproof.exact.engine.run import Selection
-    from shardproof.exact.errors import Place
+    from shardproof.exact.errors import CodeLocation
 
-_PLAIN = (Tensor, torch.nn.Parameter, torch.nn.Buffer)
 _active: list[ExactArithmetic] = []
 
 
@@ -209,7 +208,7 @@ class ExactArithmetic:
         return self.run.ops
 
     @property
-    def zero_divisions(self) -> tuple[Place, ...]:
+    def zero_divisions(self) -> tuple[CodeLocation, ...]:
         """Where a division by zero modulo the prime made results void, in the order of execution."""
         return tuple(self.run.zero_divisions)
 

@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from shardproof.exact.engine.dropout import call_with_masks, oracle_of
-from shardproof.exact.engine.function_bodies import BACKWARDS, opened
+from shardproof.exact.engine.function_bodies import BACKWARDS, body_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -104,7 +104,7 @@ class Rewrites(TorchFunctionMode):
         self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], *, inside: TorchFunctionMode
     ) -> Any:
         """The function's result; what is called in its own body goes through the mode `inside`."""
-        body = opened(func)
+        body = body_of(func)
         if body is not None:
             with self if func in BACKWARDS else inside:
                 return body(*args, **kwargs)

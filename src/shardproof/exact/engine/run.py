@@ -9,10 +9,10 @@ from shardproof.exact.algebra.degree import CONSTANT
 from shardproof.exact.algebra.lift import LOWEST, NEGATIVE_INFINITY
 from shardproof.exact.engine.tags import REAL, Tag
 from shardproof.exact.errors import (
+    CodeLocation,
     ExactArithmeticError,
     LeavingFieldError,
     NotANumberError,
-    Place,
     RandomDrawError,
     SymbolError,
     UnsupportedOpError,
@@ -34,7 +34,7 @@ class Selection:
     """An op that chose by order: its operands, cloned, for comparison with the other program's."""
 
     op: str
-    place: Place
+    location: CodeLocation
     operands: tuple[Tensor, ...]
 
 
@@ -50,15 +50,15 @@ class Run:
     record_selections: bool = False
     check: bool = False
     selections: list[Selection] = field(default_factory=list)
-    zero_divisions: list[Place] = field(default_factory=list)
+    zero_divisions: list[CodeLocation] = field(default_factory=list)
     ops: int = 0
     escaped: Degree = CONSTANT  # what Python has seen of comparisons of residues: every later element may owe to it
     left: bool = False  # a residue was read as a number, or a branch was taken on one
 
     @property
-    def place(self) -> Place:
-        """Where the program is."""
-        return Place(module=self.modules.path, line=user_line())
+    def location(self) -> CodeLocation:
+        """The module that runs and the user's line."""
+        return CodeLocation(module=self.modules.path, line=user_line())
 
     # Tags ------------------------------------------------------------------------------------------------------------
 
@@ -78,7 +78,7 @@ class Run:
         if symbols:
             ok |= (tensor == LOWEST) | (tensor == NEGATIVE_INFINITY)
         if not bool(ok.all()):
-            raise ExactArithmeticError(f"an element is not a canonical residue, {self.place}")
+            raise ExactArithmeticError(f"an element is not a canonical residue, {self.location}")
 
     # Refusals --------------------------------------------------------------------------------------------------------
 
@@ -88,7 +88,7 @@ class Run:
         if op.namespace != "aten":
             name = f"{op.namespace}::{name.removeprefix(op.namespace + '.')}"
         raise UnsupportedOpError(
-            f"{op} {why}, {self.place}. To add a rule, before the run:\n"
+            f"{op} {why}, {self.location}. To add a rule, before the run:\n"
             "    from shardproof.exact import formula\n"
             f"    @formula({name!r})\n"
             "    def rule(m, x, ...):  # the op's arguments, residues in place of floating tensors\n"
@@ -101,7 +101,7 @@ class Run:
             self.left = True
             return
         raise LeavingFieldError(
-            f"{what} takes a residue out of exact arithmetic, {self.place}; its digits mean nothing as a number. To "
+            f"{what} takes a residue out of exact arithmetic, {self.location}; its digits mean nothing as a number. To "
             "print, use print(tensor) or exact.digits(tensor); where it is known to be safe, "
             "`with exact.leaving_allowed():` around it, or ExactArithmetic(leaving='allow')"
         )
@@ -110,7 +110,7 @@ class Run:
         """A random draw of floating numbers."""
         name = op._schema.name.removeprefix("aten::")
         raise RandomDrawError(
-            f"{name} draws random numbers inside exact arithmetic, {self.place}; {self._instead_of_drawing}"
+            f"{name} draws random numbers inside exact arithmetic, {self.location}; {self._instead_of_drawing}"
         )
 
     @property
@@ -128,10 +128,10 @@ class Run:
     def refuse_symbols(self, op: OpOverload) -> NoReturn:
         """A mask where none can be."""
         raise SymbolError(
-            f"{op} is given -inf or finfo.min, {self.place}; exact arithmetic knows them only as masks: added, "
+            f"{op} is given -inf or finfo.min, {self.location}; exact arithmetic knows them only as masks: added, "
             "chosen by where or masked_fill, times 0 or 1, and under softmax"
         )
 
     def refuse_nan(self, what: Any) -> NoReturn:
         """NaN, or an infinity that is no mask."""
-        raise NotANumberError(f"{what}, {self.place}")
+        raise NotANumberError(f"{what}, {self.location}")

@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from shardproof.exact.engine.dropout import Dropout, call_with_masks, on_local
-from shardproof.exact.engine.function_bodies import opened
+from shardproof.exact.engine.function_bodies import body_of
 from shardproof.proving.records import Key, Phase
 from shardproof.proving.running.capture import local_value
 
@@ -59,7 +59,7 @@ class _Masking(TorchFunctionMode):
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
-        body = opened(func)
+        body = body_of(func)
         if body is not None:
             with self:
                 return body(*args, **kwargs)
