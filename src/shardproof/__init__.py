@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from shardproof.proving.prove import prove
     from shardproof.proving.step import Step
     from shardproof.report.assertion import NotProvedError, assert_proved
+    from shardproof.report.words import describe
 
 __version__ = "0.1.0"
 
@@ -27,6 +28,7 @@ __all__ = [
     "Verdict",
     "assert_proved",
     "compare",
+    "describe",
     "prove",
 ]
 
@@ -42,6 +44,7 @@ _HOMES = {
     "Verdict": "shardproof.proving.findings",
     "assert_proved": "shardproof.report.assertion",
     "compare": "shardproof.comparison",
+    "describe": "shardproof.report.words",
     "prove": "shardproof.proving.prove",
 }
 

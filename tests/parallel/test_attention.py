@@ -17,6 +17,7 @@ from shardproof.parallel.heads import axis_of_sharers
 from shardproof.parallel.linear import ColumnLinear
 from shardproof.parallel.sharding import sharding_of
 from shardproof.parallel.traffic import count_calls
+from shardproof.proving.cause import CauseKind
 from shardproof.proving.records import ACTIVATIONS, Phase
 
 H, S = 6, 5
@@ -81,7 +82,7 @@ def test_head_norms_that_ranks_do_not_sum_are_found(monkeypatch):
         (Phase.GRADIENT, "attention.q_norm.weight"),
         (Phase.GRADIENT, "attention.k_norm.weight"),
     }
-    assert all("all-reduce is missing" in f.cause for f in proof.roots)
+    assert {f.cause.kind for f in proof.roots} == {CauseKind.MISSING_ALL_REDUCE}
 
 
 def test_queries_keys_and_values_cut_as_one_are_found():

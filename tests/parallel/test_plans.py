@@ -1,6 +1,7 @@
 """Plans of all three dialects are proved on one decoder; wrong entries are caught, and bad plans refused whole."""
 
 from collections import Counter
+from fractions import Fraction
 
 import pytest
 import torch
@@ -43,6 +44,7 @@ from shardproof.parallel import (
 )
 from shardproof.parallel.sharding import assemble, counted_parts
 from shardproof.parallel.traffic import count_calls
+from shardproof.proving.cause import Cause, CauseKind, Mend
 from shardproof.proving.prove import prove
 from shardproof.proving.records import Phase
 
@@ -113,28 +115,29 @@ def entry(key):
     return key.phase, key.name
 
 
+MISSING_SUM = Cause(kind=CauseKind.MISSING_ALL_REDUCE, axes=("tp",), mend=Mend.ALL_REDUCE_GRADIENT)
+
+
 @pytest.mark.parametrize(
     ("plan", "root", "cause"),
     [
         pytest.param(
             without(STRINGS, f"{ATTENTION}.q_norm"),
             (Phase.GRADIENT, "layers.0.attention.q_norm.weight"),
-            "all-reduce is missing",
+            MISSING_SUM,
             id="M07 head norm",
         ),
-        pytest.param(
-            without(OURS, "norm"), (Phase.GRADIENT, "norm.weight"), "all-reduce is missing", id="M05 sequence norm"
-        ),
+        pytest.param(without(OURS, "norm"), (Phase.GRADIENT, "norm.weight"), MISSING_SUM, id="M05 sequence norm"),
         pytest.param(
             OURS | {ATTENTION: Boundary(inputs={0: Move(source=Shard(1), target=Replicate())})},
             (Phase.OUTPUT_GRADIENT, "layers.0.attention_norm"),
-            "",
+            None,
             id="M14 gather whose backward splits",
         ),
         pytest.param(
             STRINGS | {MLP: Boundary(outputs={0: Move(source=Partial(), target=Replicate())})},
             (Phase.OUTPUT, "layers.0.feed_forward"),
-            "2 times too large",
+            Cause(kind=CauseKind.SCALED, factor=Fraction(2)),
             id="M03 reduced twice",
         ),
     ],
@@ -143,7 +146,7 @@ def test_a_wrong_plan_is_found_for_the_right_reason(plan, root, cause):
     proof = proof_of_plan(plan, 2)
     roots = {entry(finding.key): finding for finding in proof.roots}
     assert root in roots
-    assert cause in roots[root].cause
+    assert cause in (None, roots[root].cause)
 
 
 def mesh_of(axis):

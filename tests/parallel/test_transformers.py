@@ -14,6 +14,7 @@ from shardproof.errors import CannotRunError
 from shardproof.frameworks.transformers import tiny_step
 from shardproof.parallel import GPT2_PLAN, CausalLoss, Column, parallelize, sharding_of, traffic_of
 from shardproof.parallel.traffic import count_calls
+from shardproof.proving.cause import CauseKind
 from shardproof.proving.prove import prove
 from shardproof.proving.records import ACTIVATIONS, Phase
 
@@ -116,7 +117,7 @@ def test_a_head_norm_left_out_of_the_plan_is_named():
     assert {(f.key.phase, f.key.name) for f in proof.roots} == {
         (Phase.GRADIENT, "model.layers.0.self_attn.q_norm.weight")
     }
-    assert "all-reduce is missing" in proof.roots[0].cause
+    assert proof.roots[0].cause.kind is CauseKind.MISSING_ALL_REDUCE
 
 
 def test_queries_keys_and_values_cut_as_one_are_found():

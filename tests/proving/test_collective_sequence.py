@@ -6,10 +6,12 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from tests.proving import steps
 
+from shardproof.proving.cause import Cause, CauseKind, CollectiveDescription
 from shardproof.proving.findings import Verdict
+from shardproof.proving.judging.collectives import find_divergence
 from shardproof.proving.prove import prove
 from shardproof.proving.records import Phase, Records
-from shardproof.proving.running.collective_log import Collective, find_parting
+from shardproof.proving.running.collective_log import Collective
 from shardproof.proving.running.determinism import digest_batch
 from shardproof.proving.running.models import Precision
 from shardproof.proving.running.one_rank import build_model
@@ -115,10 +117,12 @@ def test_a_sum_taken_in_float64_alone_is_found_in_the_sequence_and_in_the_number
     assert not proof.ok
     (finding,) = parted(proof)
     assert (finding.verdict, finding.root, finding.ranks) == (Verdict.WRONG, True, (0, 1))
-    assert finding.cause == ("in exact arithmetic AllReduce SUM of [5, 4] over ranks 0, 1, in model; in float32 none")
+    collective = CollectiveDescription(kind="AllReduce SUM", ranks=(0, 1), shapes=((5, 4),), location="in model")
+    assert finding.cause == Cause(kind=CauseKind.COLLECTIVES_DIVERGE, exact_collective=collective, dtype="float32")
     assert {one.verdict for one in proof.findings if one.key.phase is Phase.LOSS} == {Verdict.WRONG}
     assert [one.key.phase for one in proof.roots] == [Phase.COLLECTIVES]
-    assert finding.cause in render_text(proof)
+    told = "in exact arithmetic AllReduce SUM of [5, 4] over ranks 0, 1, in model; in float32 none"
+    assert told in render_text(proof)
 
 
 def test_the_same_code_in_every_dtype_parts_nowhere():
@@ -136,7 +140,11 @@ def test_a_collective_more_is_found_although_every_number_is_right(dtype):
     (finding,) = parted(proof)
     assert not proof.ok
     assert [one for one in proof.findings if not one.verdict.ok] == [finding]
-    assert "AllReduce SUM of [3] over ranks 0, 1, in up" in finding.cause
+    collective = CollectiveDescription(kind="AllReduce SUM", ranks=(0, 1), shapes=((3,),), location="in up")
+    exact, native = finding.cause.exact_collective, finding.cause.native_collective
+    with_it, without = (native, exact) if dtype == torch.float32 else (exact, native)
+    assert with_it == collective
+    assert without.location == "in down"
 
 
 @pytest.mark.processes
@@ -147,7 +155,7 @@ def test_processes_find_it_too():
         [Records(capture=None, collectives=one) for one in run]
         for run in zip(*run_ranks(subject, spawn=True), strict=True)
     )
-    assert find_parting(first, second) is not None
+    assert find_divergence(first, second) is not None
 
 
 # Comparing sequences --------------------------------------------------------------------------------------------------
@@ -158,8 +166,8 @@ def collective(*, kind="AllReduce SUM", shapes=((2, 3),), ranks=(0, 1), place="i
     return Collective(step=step, place=place, heard=heard, placement=placement)
 
 
-def parting_of(exact, native):
-    return find_parting([Records(capture=None, collectives=exact)], [Records(capture=None, collectives=native)])
+def divergence_of(exact, native):
+    return find_divergence([Records(capture=None, collectives=exact)], [Records(capture=None, collectives=native)])
 
 
 @pytest.mark.parametrize(
@@ -174,14 +182,14 @@ def parting_of(exact, native):
     ],
 )
 def test_any_difference_is_one_and_a_shape_alone_may_depend_on_values(change, only_shapes):
-    parting = parting_of([collective(), collective()], [collective(), collective(**change)])
-    assert parting.only_shapes is only_shapes
-    assert parting_of([collective()], [collective()]) is None
+    divergence = divergence_of([collective(), collective()], [collective(), collective(**change)])
+    assert divergence.only_shapes is only_shapes
+    assert divergence_of([collective()], [collective()]) is None
 
 
-def test_the_earliest_parting_of_any_rank_is_told():
+def test_the_earliest_divergence_of_any_rank_is_told():
     same, other = collective(), collective(kind="Broadcast")
     exact = [Records(capture=None, collectives=[same, same]) for _ in range(2)]
     native = [Records(capture=None, collectives=one) for one in ([same], [other, same])]
-    parting = find_parting(exact, native)
-    assert (parting.exact, parting.native, parting.ranks) == (same, other, (0, 1))
+    divergence = find_divergence(exact, native)
+    assert (divergence.exact, divergence.native, divergence.ranks) == (same, other, (0, 1))

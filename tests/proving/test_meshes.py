@@ -4,12 +4,14 @@ import json
 import shutil
 import sys
 from dataclasses import replace
+from fractions import Fraction
 
 import pytest
 from tests.proving import meshes
 
 from shardproof.cli.app import main
 from shardproof.errors import CannotRunError
+from shardproof.proving.cause import Cause, CauseKind, Mend
 from shardproof.proving.findings import Verdict
 from shardproof.proving.prove import prove
 from shardproof.proving.records import Phase
@@ -70,15 +72,16 @@ def test_gradients_that_nobody_averages_are_found_over_dp():
     assert gradients == set(roots)
     assert {name for _, name in gradients} == {name for name, _ in meshes.Net().named_parameters()}
     assert {root.cause for root in roots.values()} == {
-        "ranks hold values of their own whose mean over dp is right: an average is missing"
+        Cause(kind=CauseKind.MISSING_AVERAGE, axes=("dp",), mend=Mend.AVERAGE_GRADIENT)
     }
 
 
 @pytest.mark.parametrize(
-    ("parallelize", "cause"), [(meshes.average_twice, "2 times too small"), (meshes.sum_only, "2 times too large")]
+    ("parallelize", "factor"), [(meshes.average_twice, Fraction(1, 2)), (meshes.sum_only, Fraction(2))]
 )
-def test_gradients_divided_too_often_or_never_are_found(parallelize, cause):
+def test_gradients_divided_too_often_or_never_are_found(parallelize, factor):
     roots = roots_of(parallelize)
+    cause = Cause(kind=CauseKind.SCALED, factor=factor)
     assert {key: root.cause for key, root in roots.items()} == {
         (Phase.GRADIENT, "up.weight"): cause,
         (Phase.GRADIENT, "up.bias"): cause,
@@ -89,14 +92,15 @@ def test_a_partial_sum_over_tp_is_found_and_named_beside_dp():
     proof = prove(meshes.make_step(), parallelize=meshes.leave_partial_over_tp, mesh=meshes.DP_TP, trials=1)
     first = proof.roots[0]
     assert (first.key.phase, first.key.name, first.verdict) == (Phase.OUTPUT, "down", Verdict.WRONG)
-    assert first.cause.startswith("ranks hold partial values whose sum over tp is right")
+    assert (first.cause.kind, first.cause.axes) == (CauseKind.UNREDUCED, ("tp",))
+    assert "    ranks hold partial values whose sum over tp is right, " in render_text(proof)
     assert "    An all-reduce over tp is missing in the forward.\n" in render_text(proof)
 
 
 def test_replicas_over_tp_that_disagree_are_found_although_dp_shards_them():
     roots = roots_of(meshes.disagree_over_tp)
     assert {key: root.cause for key, root in roots.items()} == {
-        (Phase.GRADIENT, "norm.weight"): "replicas differ: ranks 1, 3 are wrong, the others right"
+        (Phase.GRADIENT, "norm.weight"): Cause(kind=CauseKind.REPLICAS_DIFFER, ranks=(1, 3))
     }
 
 
@@ -153,7 +157,7 @@ def test_a_norm_that_the_plan_forgets_is_named_over_tp_although_fsdp2_shards_it(
         (
             Phase.GRADIENT,
             f"model.layers.{layer}.self_attn.q_norm.weight",
-            "ranks hold partial values whose sum over tp is right: an all-reduce is missing",
+            Cause(kind=CauseKind.MISSING_ALL_REDUCE, axes=("tp",), mend=Mend.ALL_REDUCE_GRADIENT),
         )
         for layer in range(2)
     }

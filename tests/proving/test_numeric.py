@@ -3,6 +3,7 @@
 import json
 import shutil
 import sys
+from fractions import Fraction
 from pathlib import Path
 
 import pytest
@@ -13,8 +14,8 @@ from torch import nn
 
 from shardproof.cli.app import main
 from shardproof.errors import CannotRunError
-from shardproof.proving.findings import Verdict
-from shardproof.proving.judging.noise import ALLOWED, FAR, Numbers
+from shardproof.proving.cause import Cause, CauseKind
+from shardproof.proving.findings import FAR_RATIO, ROUNDING_RATIO, Numbers, Verdict
 from shardproof.proving.prove import prove
 from shardproof.proving.records import Phase
 from shardproof.proving.running.models import Precision, load_model, own_dtypes
@@ -54,7 +55,7 @@ def test_a_proof_carries_the_native_numbers_of_every_tensor(dtype):
     assert all(numbers.within for numbers in found.values() if numbers is not None)
     assert max(finding.numbers.maxdiff for finding in results(proof)) > 0  # the two did round differently
     assert f"In {proof.native.dtype}: " in render_text(proof)
-    assert f"within {ALLOWED:g} times the rounding noise" in render_text(proof)
+    assert f"within {ROUNDING_RATIO:g} times the rounding noise" in render_text(proof)
 
 
 def test_the_users_own_training_is_compared_too():
@@ -69,9 +70,9 @@ def test_the_users_own_training_is_compared_too():
 def test_a_gradient_twice_too_large_is_wrong_and_named_so(dtype):
     proof = prove(step_in(dtype), parallelize=steps.scaled_gradient, devices=2, numeric=True)
     assert [(one.key.name, one.verdict, one.cause) for one in proof.roots] == [
-        ("up.weight", Verdict.WRONG, "about 2 times too large")
+        ("up.weight", Verdict.WRONG, Cause(kind=CauseKind.SCALED, factor=Fraction(2), approximate=True))
     ]
-    assert proof.roots[0].numbers.ratio > FAR
+    assert proof.roots[0].numbers.ratio > FAR_RATIO
     assert render_text(proof).startswith("NOT WITHIN ROUNDING: ")
 
 
@@ -84,15 +85,15 @@ def test_a_bug_in_the_forward_is_wrong_at_the_first_output(bug):
 @pytest.mark.parametrize(
     ("forget", "cause"),
     [
-        ("loss", "the candidate does not compute it"),
-        ("gradients", "no rank of the candidate computes all of it"),
+        ("loss", CauseKind.NOT_COMPUTED),
+        ("gradients", CauseKind.NOT_COVERED),
     ],
 )
 def test_what_is_not_computed_is_wrong_without_numbers(forget, cause):
     training = steps.make_training(forget=[forget])
     proof = prove(steps.make_step_of_four_rows(), candidate=training, devices=2, numeric=True)
     assert not proof.ok
-    assert cause in {finding.cause for finding in proof.findings}
+    assert Cause(kind=cause) in {finding.cause for finding in proof.findings}
 
 
 def test_an_error_smaller_than_rounding_is_not_seen_and_not_called_proved():
@@ -126,7 +127,7 @@ def test_what_is_proved_and_wrong_in_the_native_dtype_is_wrong(dtype):
         (Phase.GRADIENT, "up.weight", Verdict.WRONG)
     ]
     name = str(dtype).removeprefix("torch.")
-    assert f"proved in exact arithmetic, and not what {name} computes" in proof.roots[0].cause
+    assert proof.roots[0].cause == Cause(kind=CauseKind.ONLY_IN_NATIVE_DTYPE, dtype=name)
     assert proof.roots[0].numbers.far
 
 
@@ -155,10 +156,10 @@ def numbers(**changes):
 @pytest.mark.parametrize(
     ("changes", "verdict"),
     [
-        ({"error": ALLOWED}, Verdict.ROUNDING),
-        ({"error": ALLOWED * 1.01}, Verdict.UNDECIDED),
-        ({"error": FAR}, Verdict.UNDECIDED),
-        ({"error": FAR * 1.01}, Verdict.WRONG),
+        ({"error": ROUNDING_RATIO}, Verdict.ROUNDING),
+        ({"error": ROUNDING_RATIO * 1.01}, Verdict.UNDECIDED),
+        ({"error": FAR_RATIO}, Verdict.UNDECIDED),
+        ({"error": FAR_RATIO * 1.01}, Verdict.WRONG),
         ({"error": float("nan")}, Verdict.WRONG),
         ({"error": float("inf")}, Verdict.WRONG),
         ({"noise": 0.0}, Verdict.UNDECIDED),

@@ -1,5 +1,7 @@
 """Right shardings are proved, planted bugs found at their place and for their reason, bad input is one clear line."""
 
+from fractions import Fraction
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -7,6 +9,7 @@ from tests.proving import steps
 from torch import nn
 
 from shardproof.errors import CannotRunError
+from shardproof.proving.cause import Cause, CauseKind, Mend
 from shardproof.proving.findings import Verdict
 from shardproof.proving.prove import prove
 from shardproof.proving.records import Phase
@@ -41,13 +44,13 @@ def test_a_sharding_by_hand_is_proved(devices):
 @pytest.mark.parametrize(
     ("bug", "root", "cause"),
     [
-        ("no all-reduce", (Phase.OUTPUT, "model"), ""),
+        ("no all-reduce", (Phase.OUTPUT, "model"), None),
         (
             "bias inside",
             (Phase.OUTPUT, "model"),
-            "off by the same vector at every position: a bias is added more than once, or not at all",
+            Cause(kind=CauseKind.SAME_VECTOR_OFF),
         ),
-        ("swapped shards", (Phase.OUTPUT, "model"), ""),
+        ("swapped shards", (Phase.OUTPUT, "model"), None),
     ],
 )
 def test_a_bug_in_the_forward_is_found_at_the_first_output(bug, root, cause):
@@ -66,7 +69,7 @@ def scaled_gradient(model, mesh):
 def test_a_gradient_twice_too_large_is_named_so_and_is_the_only_cause():
     proof = prove(steps.make_step(), parallelize=scaled_gradient, devices=2, trials=1)
     assert names(proof.roots) == {(Phase.GRADIENT, "up.weight")}
-    assert proof.roots[0].cause == "2 times too large"
+    assert proof.roots[0].cause == Cause(kind=CauseKind.SCALED, factor=Fraction(2))
 
 
 def unsynced_gradient(model, mesh):
@@ -82,7 +85,8 @@ def unsynced_gradient(model, mesh):
 def test_partial_gradients_are_named_as_a_missing_all_reduce():
     proof = prove(steps.make_step(), parallelize=unsynced_gradient, devices=2, trials=1)
     assert names(proof.roots) == {(Phase.GRADIENT, "down.bias")}
-    assert "an all-reduce is missing" in proof.roots[0].cause
+    cause = Cause(kind=CauseKind.MISSING_ALL_REDUCE, axes=("tp",), mend=Mend.ALL_REDUCE_GRADIENT)
+    assert proof.roots[0].cause == cause
 
 
 def one_replica_differs(model, mesh):
@@ -95,7 +99,7 @@ def one_replica_differs(model, mesh):
 def test_a_replica_that_differs_is_named_with_its_rank():
     proof = prove(steps.make_step(), parallelize=one_replica_differs, devices=2, trials=1)
     assert names(proof.roots) == {(Phase.GRADIENT, "down.bias")}
-    assert proof.roots[0].cause == "replicas differ: rank 1 is wrong, the others right"
+    assert proof.roots[0].cause == Cause(kind=CauseKind.REPLICAS_DIFFER, ranks=(1,))
     assert proof.roots[0].ranks == (1,)
 
 
@@ -109,7 +113,8 @@ def test_a_parameter_without_a_gradient_on_one_side_is_a_finding():
     proof = prove(steps.make_step(), parallelize=never_trained, devices=2, trials=1)
     assert not proof.ok
     assert (Phase.GRADIENT, "up.bias") in names(proof.roots)
-    assert "none here" in next(f.cause for f in proof.roots if f.key.name == "up.bias")
+    cause = next(f.cause for f in proof.roots if f.key.name == "up.bias")
+    assert cause == Cause(kind=CauseKind.MISSING_GRADIENT)
 
 
 def test_a_tiny_error_that_float32_would_call_rounding_is_wrong():

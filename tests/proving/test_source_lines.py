@@ -17,7 +17,7 @@ def line_of(function, text):
 def test_a_wrong_gradient_names_the_line_that_uses_the_parameter():
     proof = prove(steps.make_step(), parallelize=steps.scaled_gradient, devices=2, trials=1)
     line = line_of(steps.MLP.forward, "self.up(x)")
-    assert [root.place for root in proof.roots] == [f"tests/proving/steps.py:{line} in forward"]
+    assert [root.source_line for root in proof.roots] == [f"tests/proving/steps.py:{line} in forward"]
     assert f"Its module is called at tests/proving/steps.py:{line} in forward." in render_text(proof)
 
 
@@ -27,10 +27,10 @@ def test_spawned_ranks_name_the_same_line():
     simulated, spawned = (
         prove(step, parallelize=steps.scaled_gradient, devices=2, trials=1, spawn=spawn) for spawn in (False, True)
     )
-    assert [root.place for root in spawned.roots] == [root.place for root in simulated.roots]
-    assert simulated.roots[0].place
+    assert [root.source_line for root in spawned.roots] == [root.source_line for root in simulated.roots]
+    assert simulated.roots[0].source_line
 
 
 def test_a_module_that_the_prover_calls_has_no_line_of_the_users():
     proof = prove(steps.make_step(), parallelize=steps.megatron("bias inside"), devices=2, trials=1)
-    assert [(root.key.name, root.place) for root in proof.roots] == [("model", "")]
+    assert [(root.key.name, root.source_line) for root in proof.roots] == [("model", "")]

@@ -8,6 +8,7 @@ from tests.proving import steps
 
 from shardproof.errors import CannotRunError
 from shardproof.proving.prove import prove
+from shardproof.report.words import describe
 
 pytestmark = pytest.mark.processes
 
@@ -19,7 +20,7 @@ def test_simulated_and_spawned_ranks_agree_on_every_finding(parallelize, right):
     assert spawned == simulated
     assert spawned.ok is right
     if not right:
-        assert [(root.key.name, root.cause) for root in spawned.roots] == [("up.weight", "2 times too large")]
+        assert [describe(root) for root in spawned.roots] == ["step 1, gradient up.weight WRONG - 2 times too large"]
 
 
 def test_a_step_of_closures_is_loaded_again_in_each_rank():

@@ -113,8 +113,14 @@ def test_json_answers_the_same_and_goes_to_a_file(run, folder):
 
 def forge_verdict(content):
     for finding in content["findings"]:
-        finding["verdict"], finding["cause"] = "PROVED", ""
+        finding["verdict"], finding["cause"] = "PROVED", None
     content["ok"] = True
+
+
+def forge_factor(content):
+    for finding in content["findings"]:
+        if finding["root"]:
+            finding["cause"]["factor"] = "3"
 
 
 def forge_bound(content):
@@ -134,6 +140,7 @@ def forget_finding(content):
     ("name", "forge", "said"),
     [
         ("wrong", forge_verdict, "gradient up.weight: PROVED then, WRONG (2 times too large) now"),
+        ("wrong", forge_factor, "WRONG (3 times too large) then, WRONG (2 times too large) now"),
         ("right", forge_bound, "bound 1e-300 then"),
         ("right", forge_prime, "primes and seeds are now"),
         ("right", forget_finding, "PROVED now, not compared then"),
@@ -165,7 +172,7 @@ FINDING = {
     "name": "loss",
     "call": 1,
     "verdict": "PROVED",
-    "cause": "",
+    "cause": None,
     "allowed": "",
     "false_accept": None,
 }
@@ -175,6 +182,7 @@ FINDING = {
     ("changes", "said"),
     [
         ({"schema_version": 99}, "schema_version 99"),
+        ({"schema_version": 3}, "make a new one by `shardproof prove --format json`"),
         ({"schema_version": True}, "schema_version must be of type int"),
         ({"specification": None}, "does not say how to make its step again"),
         ({"specification": SPECIFICATION | {"step": 3}}, "step must be of type str"),
@@ -200,6 +208,14 @@ FINDING = {
         ({"findings": [FINDING | {"phase": "later"}]}, "phase is 'later'"),
         ({"findings": [FINDING | {"false_accept": 2}]}, "must be a probability"),
         ({"findings": [FINDING | {"false_accept": "0"}]}, "must be a probability"),
+        ({"findings": [FINDING | {"cause": "2 times too large"}]}, "cause holds str where dict is needed"),
+        ({"findings": [FINDING | {"cause": {}}]}, "a cause without a kind"),
+        ({"findings": [FINDING | {"cause": {"kind": "bad luck"}}]}, "of kind 'bad luck', which is none"),
+        ({"findings": [FINDING | {"cause": {"kind": "scaled", "luck": 1}}]}, "'luck', which no cause has"),
+        ({"findings": [FINDING | {"cause": {"kind": "scaled", "factor": 2}}]}, "int where str is needed"),
+        ({"findings": [FINDING | {"cause": {"kind": "scaled", "factor": "1e9"}}]}, "a fraction such as '1/2'"),
+        ({"findings": [FINDING | {"cause": {"kind": "scaled", "factor": "1/0"}}]}, "divides by zero"),
+        ({"findings": [FINDING | {"cause": {"kind": "replicas differ", "ranks": [True]}}]}, "bool where int is needed"),
         ({"ok": False}, "contradicts itself"),
         ({"findings": [FINDING | {"verdict": "WRONG"}]}, "contradicts itself"),
         ({"files": {"a": 1}}, "files must be of type str"),

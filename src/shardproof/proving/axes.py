@@ -1,4 +1,4 @@
-"""Axes: the mesh of ranks as numbers. Where a rank is on each axis, and over which axes a batch is shared out."""
+"""Axes: the mesh of ranks as numbers: each rank's coordinates, and the axes along which a batch is split."""
 
 from __future__ import annotations
 
@@ -35,8 +35,8 @@ class Axes:
         """Into how many parts a batch is split."""
         return prod(self.sizes[name] for name in self.data)
 
-    def place(self, rank: int) -> dict[str, int]:
-        """Where the rank is on each axis."""
+    def mesh_coordinates(self, rank: int) -> dict[str, int]:
+        """The rank's index on each axis."""
         found = {}
         for name, size in reversed(list(self.sizes.items())):
             rank, found[name] = divmod(rank, size)
@@ -44,9 +44,9 @@ class Axes:
 
     def number(self, rank: int, names: Sequence[str]) -> int:
         """The rank's number among those that differ on these axes only; the first axis is the outermost."""
-        place, number = self.place(rank), 0
+        coordinates, number = self.mesh_coordinates(rank), 0
         for name in names:
-            number = number * self.sizes[name] + place[name]
+            number = number * self.sizes[name] + coordinates[name]
         return number
 
     def groups(self, names: Sequence[str]) -> list[list[int]]:
@@ -56,10 +56,6 @@ class Axes:
         for rank in range(self.size):
             found.setdefault(self.number(rank, others), []).append(rank)
         return [sorted(group, key=lambda rank: self.number(rank, names)) for group in found.values()]
-
-    def over(self, names: Sequence[str]) -> str:
-        """' over dp and tp': what follows 'sum', where there is more than one axis to choose from."""
-        return f" over {' and '.join(names)}" if len(list(self.choices())) > 1 else ""
 
     def choices(self) -> Iterator[tuple[str, ...]]:
         """Every choice of axes that have more than one rank, single ones first."""
@@ -71,7 +67,7 @@ class Axes:
 def make_axes(
     *, devices: int | None = None, mesh: Mapping[str, int] | None = None, data_axes: Sequence[str] | None = None
 ) -> Axes:
-    """The axes that a user asks for.
+    """The axes that the user asks for.
 
     Args:
         devices: how many ranks, on one axis `tp`.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from enum import StrEnum
 from math import prod
@@ -10,9 +11,13 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from shardproof.proving.judging.noise import Numbers
-    from shardproof.proving.judging.rounding import Rounding
+    from shardproof.proving.cause import Cause
     from shardproof.proving.records import Key
+
+# In the user's own dtypes: a difference is rounding up to so many times the reference's noise, and cannot be rounding
+# beyond so many. docs/proving.md has what right shardings need.
+ROUNDING_RATIO = 8.0
+FAR_RATIO = 16.0
 
 
 class Verdict(StrEnum):
@@ -33,27 +38,91 @@ class Verdict(StrEnum):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Finding:
-    """Of one tensor of one step.
+class Rounding:
+    """A tensor's difference in float64.
 
     Attributes:
-        key: which.
+        maxdiff: the largest between a rank's element and the reference's.
+        noise: the reference's own rounding noise in float64, measured in float32 and scaled.
+        agrees: `maxdiff` lies within the noise; false where a value is not finite.
+    """
+
+    maxdiff: float
+    noise: float
+    agrees: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Numbers:
+    """One tensor in the user's own dtypes.
+
+    Attributes:
+        exact: candidate and reference are equal, both in these dtypes.
+        approximate: they are equal within torch.testing's tolerances.
+        maxdiff: the largest difference between them.
+        error: the largest between the candidate and the reference in float64.
+        noise: the largest between the reference and itself in float64, or its least.
+        scale: the largest magnitude in the reference in float64.
+    """
+
+    exact: bool
+    approximate: bool
+    maxdiff: float
+    error: float
+    noise: float
+    scale: float
+
+    @property
+    def ratio(self) -> float:
+        """The error in units of the noise; infinite where there is an error and no noise, or an error is not finite."""
+        if not math.isfinite(self.error):
+            return math.inf
+        if not self.noise:
+            return math.inf if self.error else 0.0
+        return self.error / self.noise
+
+    @property
+    def within(self) -> bool:
+        """The error is rounding: at most `ROUNDING_RATIO` times the noise."""
+        return self.ratio <= ROUNDING_RATIO
+
+    @property
+    def far(self) -> bool:
+        """The error cannot be rounding: more than `FAR_RATIO` times a noise that could be measured."""
+        return self.ratio > FAR_RATIO and self.noise > 0
+
+    @property
+    def verdict(self) -> Verdict:
+        """What the numbers alone say."""
+        if not self.scale and not self.error:
+            return Verdict.VACUOUS
+        if self.within:
+            return Verdict.ROUNDING
+        return Verdict.WRONG if self.far else Verdict.UNDECIDED
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finding:
+    """What is said of one tensor of one step.
+
+    Attributes:
+        key: which tensor.
         verdict: what is said of it.
-        cause: in words, where a relation explains the difference exactly, or of DRAWN what was drawn; else empty.
+        cause: why it is not PROVED, or what was drawn, where that is known; else None. `report/words.py` has the words.
         ranks: where it differs.
         differing: how many elements differ, of `elements`.
         false_accept: of PROVED, a bound on the probability of agreeing by chance; None if none is derived.
         rounding: of one that is not ok, the difference of the native float64 runs beside the reference's noise.
         numbers: in the user's own dtypes; None where they cannot be compared, or the step does not run in them.
-        root: nothing earlier was wrong that this one could follow from.
+        root: it is a first cause: nothing earlier was wrong that it could follow from.
         probed: how many of the elements were not zero in some run; the others were compared as zeros.
-        place: of a root, the line of the user's code that called the module, as the first rank ran it.
-        allowed: the user's pattern that lets it be although it is not ok; empty without one.
+        source_line: of a root, the line of the user's code that called the module, as the first rank ran it.
+        allowed: the user's pattern that accepts it although it is not ok; empty without one.
     """
 
     key: Key
     verdict: Verdict
-    cause: str = ""
+    cause: Cause | None = None
     ranks: tuple[int, ...] = ()
     differing: int = 0
     elements: int = 0
@@ -62,7 +131,7 @@ class Finding:
     numbers: Numbers | None = None
     root: bool = False
     probed: int = 0
-    place: str = ""
+    source_line: str = ""
     allowed: str = ""
 
     @property
@@ -78,7 +147,7 @@ class Finding:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Count:
-    """Of findings; every one is counted once."""
+    """How many findings are ok, not ok, and not ok but allowed; each is counted once."""
 
     passed: int
     failed: int
@@ -105,7 +174,7 @@ class Proof:
     """All findings, in execution order.
 
     Attributes:
-        findings: one a tensor.
+        findings: one for each tensor.
         mesh: the sizes of the mesh's axes by name, in order.
         data_axes: those along which each rank took rows of the batch of its own.
         trials: how many random points; none where only numbers were compared, and nothing is proved.
@@ -113,7 +182,7 @@ class Proof:
         seeds: of each trial.
         native: what was run beside them.
         probes: what the step was probed with, in words.
-        allow: the user's patterns of findings to let be.
+        allow: the user's patterns of findings to accept.
     """
 
     findings: tuple[Finding, ...]
@@ -133,7 +202,7 @@ class Proof:
 
     @property
     def ok(self) -> bool:
-        """No tensor is anything but PROVED (or ROUNDING or DRAWN) or allowed, and there is one that is not allowed."""
+        """Every finding is ok or allowed, and at least one is ok."""
         return self.count.passed > 0 and not self.count.failed
 
     @property
@@ -153,5 +222,5 @@ class Proof:
 
     @property
     def roots(self) -> tuple[Finding, ...]:
-        """First causes: what is not ok although nothing before it was."""
+        """First causes: findings that are not ok although nothing before them was wrong."""
         return tuple(finding for finding in self.findings if finding.root)

@@ -11,20 +11,18 @@ from shardproof.exact.algebra.field import choose_prime
 from shardproof.proving.axes import Axes, make_axes
 from shardproof.proving.findings import Proof
 from shardproof.proving.judging.alignment import Alignment
-from shardproof.proving.judging.allowing import allow_findings
+from shardproof.proving.judging.collectives import conclude_divergence, find_divergence
 from shardproof.proving.judging.conclude import conclude
 from shardproof.proving.judging.drawn import find_shards_drawn_alike, judge_drawn
 from shardproof.proving.judging.layout import find_layout
-from shardproof.proving.judging.noise import lay_side_by_side
+from shardproof.proving.judging.marks import mark_allowed, mark_source_lines
+from shardproof.proving.judging.noise import lay_side_by_side, measure_rounding
 from shardproof.proving.judging.numeric import add_numbers, conclude_numerically
 from shardproof.proving.judging.outcomes import find_blind
-from shardproof.proving.judging.rounding import measure_rounding
 from shardproof.proving.running.batch import describe_probes
 from shardproof.proving.running.both_sides import Round, Sides
-from shardproof.proving.running.collective_log import find_parting
 from shardproof.proving.running.determinism import digest_batch, require_deterministic
 from shardproof.proving.running.models import Precision
-from shardproof.proving.running.places import locate
 from shardproof.proving.running.request import Runs
 from shardproof.proving.running.subject import Subject
 from shardproof.proving.trials import take_trials
@@ -34,11 +32,11 @@ from shardproof.worlds.world import DEFAULT_TIMEOUT
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from shardproof.proving.findings import Finding
+    from shardproof.proving.cause import Part
+    from shardproof.proving.findings import Finding, Rounding
     from shardproof.proving.judging.layout import Layout
     from shardproof.proving.judging.noise import OwnRuns
     from shardproof.proving.judging.outcomes import Outcome
-    from shardproof.proving.judging.rounding import Rounding
     from shardproof.proving.records import Key
     from shardproof.proving.running.ranks import Reload
     from shardproof.proving.running.subject import Candidate, Parallelize
@@ -125,7 +123,7 @@ def prove(
             initial = tuple(finding for finding in initial if not finding.verdict.ok)
         findings = (*initial, *findings, *masks)
     return Proof(
-        findings=locate(allow_findings(findings, allow), first.places),
+        findings=mark_source_lines(mark_allowed(findings, allow), first.places),
         probes=describe_probes(step.batch),
         allow=tuple(allow),
         mesh=axes.sizes,
@@ -163,14 +161,16 @@ def _beside_numbers(
 ) -> tuple[Finding, ...]:
     if round_.reference.failed:
         return findings
+    dtype = round_.native.dtype
+    divergence = find_divergence(
+        [side.trials[0] for side in round_.ranks], [side.native[round_.own_precision] for side in round_.ranks]
+    )
     return add_numbers(
         findings,
         _own_runs_of(round_, layout),
         agreed={key for key, outcome in outcomes.items() if outcome.equal and not outcome.partial},
-        parting=find_parting(
-            [side.trials[0] for side in round_.ranks], [side.native[round_.own_precision] for side in round_.ranks]
-        ),
-        dtype=round_.native.dtype,
+        divergence=None if divergence is None else conclude_divergence(divergence, dtype),
+        dtype=dtype,
     )
 
 
@@ -184,7 +184,7 @@ def _in_float64(round_: Round, layout: Layout) -> Alignment:
     )
 
 
-def _blind(in_float64: Alignment, key: Key) -> frozenset[str]:
+def _blind(in_float64: Alignment, key: Key) -> frozenset[Part]:
     """The parts of a tensor that are zero in the reference's float64 run."""
     aligned = in_float64.of(key)
     return frozenset() if aligned is None else find_blind(aligned.held)

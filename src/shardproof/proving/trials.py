@@ -7,8 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from shardproof.errors import CannotRunError
-from shardproof.proving.judging.conclude import count_missing_trials
-from shardproof.proving.running.segments import choose_cuts
+from shardproof.proving.judging.bounds import choose_cuts, count_missing_trials
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

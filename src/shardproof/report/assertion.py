@@ -1,4 +1,4 @@
-"""A proof as an assertion, for tests: what is not proved is an AssertionError with the report as its message."""
+"""A proof as an assertion for tests: a step that is not proved raises an AssertionError whose message is the report."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 class NotProvedError(AssertionError):
-    """The step is not proved; `proof` says what of it is not."""
+    """The step is not proved; `proof` has the findings."""
 
     def __init__(self, message: str, proof: Proof) -> None:
         super().__init__(message, proof)  # both, so that it survives pickling

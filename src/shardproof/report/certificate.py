@@ -1,4 +1,4 @@
-"""A certificate read back, without trusting it, and held against a new proof of the same step."""
+"""A certificate: read back without trusting it, and compared with a new proof of the same step."""
 
 from __future__ import annotations
 
@@ -13,12 +13,15 @@ from shardproof.frameworks.specification import Specification
 from shardproof.proving.axes import make_axes
 from shardproof.proving.findings import Verdict
 from shardproof.proving.records import Key, Phase
+from shardproof.report.cause_json import read_cause
 from shardproof.report.json import SCHEMA_VERSION
+from shardproof.report.words import describe_cause
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from shardproof.proving.axes import Axes
+    from shardproof.proving.cause import Cause
     from shardproof.proving.findings import Proof
 
 _LARGEST_FILE = 1 << 28
@@ -31,7 +34,7 @@ class Claim:
     """What a certificate says of one tensor; see `Finding`."""
 
     verdict: Verdict
-    cause: str
+    cause: Cause | None
     allowed: str
     false_accept: float | None
 
@@ -48,7 +51,7 @@ class Certificate:
         data_axes: those along which each rank took rows of the batch of its own.
         primes: of each trial.
         seeds: of each trial.
-        allow: patterns of findings that were let be.
+        allow: patterns of findings that were accepted.
         claims: in execution order.
     """
 
@@ -70,7 +73,7 @@ class Certificate:
 
 
 def read_certificate(path: Path) -> Certificate:
-    """Read what `render_json` wrote, believing nothing.
+    """Read what `render_json` wrote, checking every field.
 
     Raises:
         CannotRunError: it cannot be read, a field is not what it should be, or it cannot be replayed: it names no
@@ -79,7 +82,10 @@ def read_certificate(path: Path) -> Certificate:
     content = _load(path)
     schema = _field(content, "schema_version", int)
     if schema != SCHEMA_VERSION:
-        raise CannotRunError(f"the certificate has schema_version {schema}; this version reads {SCHEMA_VERSION}")
+        raise CannotRunError(
+            f"the certificate has schema_version {schema}; this version of shardproof reads {SCHEMA_VERSION}: "
+            "make a new one by `shardproof prove --format json`"
+        )
     if content.get("specification") is None:
         raise CannotRunError(
             "the certificate does not say how to make its step again: write it by `shardproof prove --format json`"
@@ -121,7 +127,8 @@ def compare_with(certificate: Certificate, proof: Proof) -> list[str]:
         if finding is None:
             told.append(f"{key}: {claim.verdict} then, not compared now")
         elif (finding.verdict, finding.cause) != (claim.verdict, claim.cause):
-            told.append(f"{key}: {_said(claim.verdict, claim.cause)} then, {_said(finding.verdict, finding.cause)} now")
+            then, now = (_said(one.verdict, one.cause, proof.mesh) for one in (claim, finding))
+            told.append(f"{key}: {then} then, {now} now")
         elif claim.false_accept is not None and not _within(finding.false_accept, claim.false_accept):
             told.append(f"{key}: bound {claim.false_accept:.3g} then, {finding.false_accept or 'none'} now")
     told += [
@@ -136,8 +143,8 @@ def _within(bound: float | None, claimed: float) -> bool:
     return bound is not None and bound <= claimed * (1 + 1e-9)
 
 
-def _said(verdict: Verdict, cause: str) -> str:
-    return f"{verdict} ({cause})" if cause else str(verdict)
+def _said(verdict: Verdict, cause: Cause | None, mesh: Mapping[str, int]) -> str:
+    return str(verdict) if cause is None else f"{verdict} ({describe_cause(cause, mesh=mesh)})"
 
 
 def _listed(numbers: tuple[int, ...]) -> str:
@@ -213,7 +220,7 @@ def _claims(findings: list[Any]) -> dict[Key, Claim]:
             raise CannotRunError(f"the certificate has {key} twice")
         claims[key] = Claim(
             verdict=_member(Verdict, _field(content, "verdict", str), "verdict"),
-            cause=_field(content, "cause", str),
+            cause=read_cause(_field(content, "cause", object)),
             allowed=_field(content, "allowed", str),
             false_accept=None if bound is None else float(bound),
         )

@@ -1,4 +1,4 @@
-"""Findings that say the same of many tensors, as one: 'model.layers.*.q_norm.weight (24 tensors)'."""
+"""Findings that say the same of many tensors, shown as one: 'model.layers.*.q_norm.weight (24 tensors)'."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Group:
-    """Findings with the same verdict, phase, cause and name but for numbers; `pattern` has `*` where they differ."""
+    """Findings of one step, verdict, phase and cause, and of one name but for numbers; `pattern` has `*` for these."""
 
     pattern: str
     findings: tuple[Finding, ...]
@@ -27,10 +27,10 @@ class Group:
 
 def group_findings(findings: Iterable[Finding]) -> list[Group]:
     """In the order of each group's first finding."""
-    groups: dict[tuple[str, ...], list[Finding]] = {}
+    groups: dict[tuple[object, ...], list[Finding]] = {}
     for finding in findings:
         blank = re.sub(r"\d+", "*", finding.key.name)
-        same = (blank, finding.key.phase, finding.verdict, finding.cause, str(finding.key.step))
+        same = (blank, finding.key.phase, finding.verdict, finding.cause, finding.key.step)
         groups.setdefault(same, []).append(finding)
     return [
         Group(pattern=_pattern([one.key.name for one in group]), findings=tuple(group)) for group in groups.values()

@@ -1,4 +1,4 @@
-"""A proof as JSON: a certificate, if it says of what it is one."""
+"""A proof as JSON: a certificate, if it says how its step can be made again."""
 
 from __future__ import annotations
 
@@ -9,17 +9,21 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING
 
 import shardproof
-from shardproof.report.numbers import json_number, native_fields, number_fields
+from shardproof.proving.findings import FAR_RATIO, ROUNDING_RATIO
+from shardproof.report.cause_json import cause_fields
+from shardproof.report.json_number import json_number
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from shardproof.frameworks.specification import Specification
     from shardproof.proving.findings import Finding, Proof
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 
 
 def render_json(proof: Proof, specification: Specification | None = None) -> str:
-    """Fields are those of `Proof`, `Finding` and `Specification`; without the last, nobody can replay it.
+    """The fields of `Proof`, `Finding` and `Specification`; without a specification the proof cannot be replayed.
 
     Raises:
         CannotRunError: a file of the specification cannot be read.
@@ -39,15 +43,16 @@ def render_json(proof: Proof, specification: Specification | None = None) -> str
             "probes": proof.probes,
             "primes": proof.primes,
             "seeds": proof.seeds,
-            "native": native_fields(proof),
-            "findings": [_finding(finding) for finding in proof.findings],
+            "native": _native_fields(proof),
+            "findings": [_finding(finding, proof.mesh) for finding in proof.findings],
         },
         indent=2,
+        allow_nan=False,
     )
 
 
 def installed_versions() -> dict[str, str | None]:
-    """Of what a proof depends on; None of what is not installed."""
+    """The versions of what a proof depends on; None for what is not installed."""
     found: dict[str, str | None] = {"shardproof": shardproof.__version__, "python": platform.python_version()}
     for name in ("torch", "transformers"):
         try:
@@ -57,7 +62,7 @@ def installed_versions() -> dict[str, str | None]:
     return found
 
 
-def _finding(finding: Finding) -> dict[str, object]:
+def _finding(finding: Finding, mesh: Mapping[str, int]) -> dict[str, object]:
     return {
         "step": finding.key.step + 1,
         "phase": finding.key.phase,
@@ -65,9 +70,9 @@ def _finding(finding: Finding) -> dict[str, object]:
         "call": finding.key.call + 1,
         "verdict": finding.verdict,
         "root": finding.root,
-        "cause": finding.cause,
+        "cause": cause_fields(finding.cause, mesh),
         "allowed": finding.allowed,
-        "place": finding.place,
+        "source_line": finding.source_line,
         "ranks": finding.ranks,
         "differing": finding.differing,
         "elements": finding.elements,
@@ -75,5 +80,34 @@ def _finding(finding: Finding) -> dict[str, object]:
         "false_accept": finding.false_accept,
         "float64_maxdiff": None if finding.rounding is None else json_number(finding.rounding.maxdiff),
         "float64_noise": None if finding.rounding is None else json_number(finding.rounding.noise),
-        "numbers": number_fields(finding),
+        "numbers": _number_fields(finding),
+    }
+
+
+def _native_fields(proof: Proof) -> dict[str, object] | None:
+    """What was run in the user's own dtypes."""
+    native = proof.native
+    if native is None:
+        return None
+    return {
+        "dtype": native.dtype,
+        "failed": native.failed,
+        "collectives": native.collectives,
+        "allowed_ratio": ROUNDING_RATIO,
+        "far_ratio": FAR_RATIO,
+    }
+
+
+def _number_fields(finding: Finding) -> dict[str, object] | None:
+    """The numbers of one finding."""
+    numbers = finding.numbers
+    if numbers is None:
+        return None
+    return {
+        "exact": numbers.exact,
+        "approximate": numbers.approximate,
+        "maxdiff": json_number(numbers.maxdiff),
+        "error": json_number(numbers.error),
+        "noise": json_number(numbers.noise),
+        "ratio": json_number(numbers.ratio),
     }

@@ -1,28 +1,20 @@
-"""A proof as text for a terminal: the answer, first causes, what follows from them, what is drawn, the bound."""
+"""A proof as text for a terminal: the answer, first causes, what follows from them, what is drawn, bounds, numbers."""
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from typing import TYPE_CHECKING
 
-from shardproof.proving.findings import Verdict
+from shardproof.proving.findings import FAR_RATIO, ROUNDING_RATIO, Verdict
 from shardproof.proving.records import Phase
 from shardproof.report.grouping import group_findings
-from shardproof.report.numbers import head_of, number_lines
+from shardproof.report.words import describe_cause, describe_mend
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
     from shardproof.proving.findings import Finding, Proof
     from shardproof.report.grouping import Group
-
-_MENDS = {
-    Phase.GRADIENT: "An all-reduce of the gradient over {axes} is missing in the backward.",
-    Phase.OUTPUT: "An all-reduce over {axes} is missing in the forward.",
-    Phase.OUTPUT_GRADIENT: "An all-reduce over {axes} is missing in the backward.",
-}
-_SUM_IS_RIGHT = re.compile(r"whose sum(?: over (?P<axes>.+?))? is right")
 
 
 def render_text(proof: Proof) -> str:
@@ -33,7 +25,7 @@ def render_text(proof: Proof) -> str:
 def _lines(proof: Proof) -> Iterator[str]:
     counts = Counter(finding.verdict for finding in proof.findings)
     told = ", ".join(f"{count} {verdict}" for verdict, count in sorted(counts.items()))
-    yield f"{head_of(proof)}: {len(proof.findings)} tensors: {told}"
+    yield f"{_head_of(proof)}: {len(proof.findings)} tensors: {told}"
     primes = f"{proof.trials} trial{'s' * (proof.trials != 1)}, primes {', '.join(map(str, proof.primes))}"
     yield f"{_said_ranks(proof)}, {primes if proof.trials else 'numbers only, no exact arithmetic'}"
     if proof.trials:
@@ -55,11 +47,15 @@ def _lines(proof: Proof) -> Iterator[str]:
         yield ""
         yield "Drawn by the ranks for themselves, which is not wrong:"
         for group in group_findings(drawn):
-            yield f"  {_title(group)}: {group.first.cause}."
+            yield f"  {_title(group)}: {_cause(group.first, proof.mesh)}."
     yield ""
     yield from _bound_lines(proof)
-    for line in number_lines(proof):
+    for line in _number_lines(proof):
         yield _escaped(line)
+
+
+def _cause(finding: Finding, mesh: Mapping[str, int]) -> str:
+    return "" if finding.cause is None else _escaped(describe_cause(finding.cause, mesh=mesh))
 
 
 def _said_ranks(proof: Proof) -> str:
@@ -71,11 +67,9 @@ def _root_lines(group: Group, mesh: Mapping[str, int]) -> Iterator[str]:
     first = group.first
     yield f"  {_title(group)}: {first.verdict}"
     if first.cause:
-        yield f"    {first.cause}."
-        partial = _SUM_IS_RIGHT.search(first.cause)
-        if partial and first.key.phase in _MENDS:
-            axes = partial["axes"] or next(name for name, size in mesh.items() if size > 1)
-            yield f"    {_MENDS[first.key.phase].format(axes=axes)}"
+        yield f"    {_cause(first, mesh)}."
+        if first.cause.mend:
+            yield f"    {describe_mend(first.cause)}"
     if first.rounding is not None:
         ratio = first.rounding.maxdiff / first.rounding.noise if first.rounding.noise else float("inf")
         yield f"    In float64 the largest difference is {first.rounding.maxdiff:.2g}, {ratio:.2g} times the noise."
@@ -83,8 +77,8 @@ def _root_lines(group: Group, mesh: Mapping[str, int]) -> Iterator[str]:
         yield f"    In its own dtype {first.numbers.error:.2g} off, {first.numbers.ratio:.2g} times the rounding noise."
     if first.verdict is Verdict.UNDECIDED and first.rounding is not None:
         yield "    The digits differ, float64 agrees: the same function written otherwise, or a tiny error."
-    if first.place:
-        yield f"    Its module is called at {_escaped(first.place)}."
+    if first.source_line:
+        yield f"    Its module is called at {_escaped(first.source_line)}."
     if first.differing:
         yield f"    {first.differing} of {first.elements} elements differ, on rank {', '.join(map(str, first.ranks))}."
 
@@ -100,7 +94,7 @@ def _allowed_lines(proof: Proof) -> Iterator[str]:
 
 
 def _follow_lines(follows: Sequence[Finding]) -> Iterator[str]:
-    """One line a step and phase: what follows is of interest by its extent only."""
+    """One line for each step and phase: of what follows, only how much there is matters."""
     counts = Counter((finding.key.step, finding.key.phase, finding.verdict) for finding in follows)
     for (step, phase, verdict), count in counts.items():
         yield f"  step {step + 1}, {phase}: {count} {verdict}"
@@ -125,6 +119,39 @@ def _bound_lines(proof: Proof) -> Iterator[str]:
     for group in group_findings(in_part):
         first = group.first
         yield f"{_title(group)}: {first.probed / first.elements:.0%} of its elements were probed, the rest are zero."
+
+
+def _head_of(proof: Proof) -> str:
+    """The answer in capitals. Numbers alone prove nothing and are never called a proof."""
+    if proof.trials:
+        return "PROVED" if proof.ok else "NOT PROVED"
+    return "WITHIN ROUNDING, NOT PROVED" if proof.ok else "NOT WITHIN ROUNDING"
+
+
+def _number_lines(proof: Proof) -> Iterator[str]:
+    """In the user's own dtypes: how many tensors are equal, how many within rounding, and which is farthest."""
+    native = proof.native
+    if native is None:
+        return
+    if native.failed:
+        told = native.failed.splitlines()[0] if native.failed else ""
+        yield f"In {native.dtype} nothing was compared: the step does not run in it on one device: {told}"
+        return
+    found = [(finding, finding.numbers) for finding in proof.findings if finding.numbers is not None]
+    if found:
+        near = [numbers for _, numbers in found if numbers.within and not numbers.exact]
+        between = [numbers for _, numbers in found if not numbers.within and not numbers.far]
+        far = [numbers for _, numbers in found if numbers.far]
+        parts = [f"{sum(numbers.exact for _, numbers in found)} tensors exact"]
+        parts.append(f"{len(near)} within {ROUNDING_RATIO:g} times the rounding noise")
+        parts += [f"{len(between)} more than that"] if between else []
+        parts += [f"{len(far)} more than {FAR_RATIO:g} times"] if far else []
+        worst, numbers = max(found, key=lambda one: one[1].ratio)
+        at = "" if not numbers.ratio else f" (largest ratio {numbers.ratio:.2g} at {worst.key})"
+        yield f"In {native.dtype}: {', '.join(parts)}{at}."
+    if proof.trials and all(finding.key.phase is not Phase.COLLECTIVES for finding in proof.findings):
+        told = f"{native.collectives} collectives a rank, the same, in one order"
+        yield f"In {native.dtype} as in exact arithmetic: {told}."
 
 
 def _tensors(count: int) -> str:

@@ -18,7 +18,7 @@ def shard(whole, dims, *, lengths=None):
         part = whole
         for name, dim in dims.items():
             if dim is not None:
-                size, at = AXES.sizes[name], AXES.place(rank)[name]
+                size, at = AXES.sizes[name], AXES.mesh_coordinates(rank)[name]
                 part = part.split((lengths or {}).get(name, part.shape[dim] // size), dim)[at]
         parts[rank] = part
     return parts
@@ -29,7 +29,7 @@ def numbered(*shape):
 
 
 def test_the_last_axis_has_neighbours():
-    assert [AXES.place(rank) for rank in (0, 1, 3, 5)] == [
+    assert [AXES.mesh_coordinates(rank) for rank in (0, 1, 3, 5)] == [
         {"dp": 0, "tp": 0},
         {"dp": 0, "tp": 1},
         {"dp": 1, "tp": 0},
@@ -40,7 +40,6 @@ def test_the_last_axis_has_neighbours():
     assert AXES.groups(["dp", "tp"]) == [[0, 1, 2, 3, 4, 5]]
     assert [AXES.number(rank, ["tp", "dp"]) for rank in range(6)] == [0, 2, 4, 1, 3, 5]
     assert list(AXES.choices()) == [("dp",), ("tp",), ("dp", "tp")]
-    assert (AXES.over(["dp", "tp"]), Axes(sizes={"dp": 1, "tp": 2}).over(["tp"])) == (" over dp and tp", "")
 
 
 @pytest.mark.parametrize("names", [["dp"], ["fsdp"], ["dp_replicate", "dp_shard"], ["data"]])
@@ -86,7 +85,7 @@ def test_where_several_layouts_fit_and_none_is_right_rows_go_over_dp():
 
 def test_features_follow_the_rows_of_a_fused_weight():
     whole = numbered(2, 6)
-    rows = {rank: torch.tensor([at, at + 3]) for rank in range(6) for at in [AXES.place(rank)["tp"]]}
+    rows = {rank: torch.tensor([at, at + 3]) for rank in range(6) for at in [AXES.mesh_coordinates(rank)["tp"]]}
     parts = {rank: whole[rank // 3 : rank // 3 + 1, rows[rank]] for rank in range(6)}
     wanted = place_activation(parts, whole, AXES, rows)
     assert wanted is not None

@@ -1,4 +1,4 @@
-"""Alignment: beside what each rank holds of a tensor, what the reference says it should hold."""
+"""Alignment: for each tensor, what every rank holds beside what it should hold according to the reference."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from shardproof.proving.cause import Cause, CauseKind
 from shardproof.proving.judging.layout import PADDING
-from shardproof.proving.judging.placement import place_activation
-from shardproof.proving.judging.rows import find_rows
+from shardproof.proving.judging.placement import find_rows, place_activation
 from shardproof.proving.records import ACTIVATIONS, OF_PARAMETERS, Key, Phase
 
 if TYPE_CHECKING:
@@ -22,18 +22,18 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Held:
-    """What one rank holds of a tensor and what it should hold: the same shape, unless the rank's is wrong.
+class ActualExpected:
+    """What one rank holds of a tensor and what it should hold: of one shape, unless the rank's is wrong.
 
     Attributes:
         actual: the rank's.
         expected: the reference's.
-        places: of a parameter's tensor, where in the full state each element is; PADDING where it is none.
+        element_index: of a parameter's tensor, each element's index in the full state, or PADDING; else None.
     """
 
     actual: Tensor
     expected: Tensor
-    places: Tensor | None = None
+    element_index: Tensor | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,30 +41,35 @@ class Aligned:
     """One tensor on all ranks.
 
     Attributes:
-        held: by rank; empty where `fault` says why nothing can be laid side by side.
-        involved: the records that it came from, of either side.
-        fault: what is wrong, if it is not about values.
+        held: by rank; empty where `fault` says why nothing can be compared.
+        involved: the records of either side that it came from.
+        fault: why no values can be compared, if they cannot.
     """
 
-    held: Mapping[int, Held]
+    held: Mapping[int, ActualExpected]
     involved: Sequence[Recorded]
-    fault: str = ""
+    fault: Cause | None = None
+
+    @property
+    def misshapen(self) -> ActualExpected | None:
+        """The first rank's that is not of the expected shape, if there is one."""
+        return next((one for one in self.held.values() if one.actual.shape != one.expected.shape), None)
 
 
 @dataclass(slots=True, kw_only=True)
 class Alignment:
-    """The records of a reference and of the ranks of a candidate, of one run."""
+    """The records of the reference and of the candidate's ranks, of one run."""
 
     reference: Records
     ranks: Sequence[Records]
     layout: Layout
     axes: Axes
-    own_training: bool = False  # in which a scalar that a module gives may be a rank's share of it
+    own_training: bool = False  # then a scalar that a module returns may be a rank's share of the reference's
     _vectors: dict[tuple[int, Phase, str], tuple[Tensor, Tensor]] = field(default_factory=dict)
     _coverage: dict[tuple[int, Phase, str], Tensor] = field(default_factory=dict)
 
     def of(self, key: Key) -> Aligned | None:
-        """The tensor, side by side; None for an activation laid out in a way that only the candidate knows."""
+        """The tensor on all ranks; None for an activation whose layout cannot be inferred."""
         here = {rank: records.tensors[key] for rank, records in enumerate(self.ranks) if key in records.tensors}
         if key.phase in OF_PARAMETERS:
             return self._of_parameter(key, here)
@@ -72,7 +77,7 @@ class Alignment:
         if expected is None:
             if key.phase in ACTIVATIONS:
                 return None
-            return Aligned(held={}, involved=[], fault="the reference has no such tensor")
+            return Aligned(held={}, involved=[], fault=Cause(kind=CauseKind.NOT_IN_REFERENCE))
         involved = [*here.values(), expected]
         if key.phase in ACTIVATIONS:
             if (self.own_training or self.axes.shares > 1) and not expected.values.ndim:
@@ -82,17 +87,17 @@ class Alignment:
             wanted = place_activation(parts, expected.values, self.axes, rows)
             if wanted is None:
                 return None
-            held = {rank: Held(actual=part, expected=wanted[rank]) for rank, part in parts.items()}
+            held = {rank: ActualExpected(actual=part, expected=wanted[rank]) for rank, part in parts.items()}
             return Aligned(held=held, involved=involved)
         return Aligned(
-            held={rank: Held(actual=one.values, expected=expected.values) for rank, one in here.items()},
+            held={rank: ActualExpected(actual=one.values, expected=expected.values) for rank, one in here.items()},
             involved=involved,
         )
 
     def covers(self, key: Key) -> bool:
-        """Whether the ranks together hold every element of a parameter's tensor of the reference's.
+        """Whether the ranks together hold every element of one of the reference's tensors of parameters.
 
-        A gradient that some rank reports as missing is a finding of its own.
+        A gradient that a rank reports as missing counts as held here: it is a finding of its own.
         """
         name, _, suffix = key.name.partition("/")
         if name not in self.layout.state.names:
@@ -103,11 +108,11 @@ class Alignment:
     def _held(self, step: int, phase: Phase, suffix: str) -> Tensor:
         if (step, phase, suffix) not in self._coverage:
             held = torch.zeros(self.layout.state.length, dtype=torch.bool)
-            for name, ranks in self.layout.places.items():
+            for name, ranks in self.layout.element_index.items():
                 key = self._reference_key(step, phase, name, suffix)
-                for rank, places in ranks.items():
+                for rank, index in ranks.items():
                     if key in self.ranks[rank].tensors or key in self.ranks[rank].missing:
-                        held[places[places != PADDING]] = True
+                        held[index[index != PADDING]] = True
             self._coverage[step, phase, suffix] = held
         return self._coverage[step, phase, suffix]
 
@@ -116,23 +121,22 @@ class Alignment:
         vector, present = self._vector(key.step, key.phase, suffix)
         held = {}
         for rank, recorded in here.items():
-            places = self.layout.places[name][rank]
-            kept = places != PADDING
-            at = places.clamp(min=0)
+            index = self.layout.element_index[name][rank]
+            kept = index != PADDING
+            at = index.clamp(min=0)
             if not bool((present[at] | ~kept).all()):
-                fault = "the parameter has a gradient here and none on one device"
-                return Aligned(held={}, involved=[], fault=fault)
-            held[rank] = Held(
+                return Aligned(held={}, involved=[], fault=Cause(kind=CauseKind.EXTRA_GRADIENT))
+            held[rank] = ActualExpected(
                 actual=torch.where(kept, recorded.values, 0),
                 expected=torch.where(kept, vector[at], 0),
-                places=places,
+                element_index=index,
             )
         whole = [self._reference_key(key.step, key.phase, part, suffix) for part in self.layout.spans(name)]
         of_reference = [self.reference.tensors[one] for one in whole if one in self.reference.tensors]
         return Aligned(held=held, involved=[*here.values(), *of_reference])
 
     def _vector(self, step: int, phase: Phase, suffix: str) -> tuple[Tensor, Tensor]:
-        """The reference's tensors of one kind, laid out as the full state, and which elements there are."""
+        """The reference's tensors of one kind as a vector like the full state, and which of its elements exist."""
         if (step, phase, suffix) not in self._vectors:
             keys = {name: self._reference_key(step, phase, name, suffix) for name in self.layout.state.names}
             found = {name: self.reference.tensors.get(key) for name, key in keys.items()}

@@ -1,147 +1,226 @@
-"""Causes: a relation between what each rank holds and what it should hold, put in words if it explains all of it.
+"""Causes of a difference: relations between what each rank holds and what it should hold, tried in order.
 
-Every relation is tested on all elements, in exact arithmetic: it holds to the last digit or it is not named.
+A relation is named only if it explains every element. `RELATIONS` is the table: each is a function from a `Difference`
+to a `Cause`, or None where it does not hold; the first that holds is the cause. Each is written once, for exact
+arithmetic and for numbers within rounding noise: it compares by the difference's `Closeness` alone.
+
+To add one: its kind in `proving/cause.py`, a function here, its line in `RELATIONS`, its words in `report/words.py`.
 """
 
 from __future__ import annotations
 
-from fractions import Fraction
+from dataclasses import dataclass
 from math import prod
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor
 
+from shardproof.proving.cause import Cause, CauseKind, Mend
+from shardproof.proving.judging.closeness import is_equal
 from shardproof.proving.judging.layout import PADDING
+from shardproof.proving.records import Phase
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
+    from fractions import Fraction
 
     from shardproof.proving.axes import Axes
-    from shardproof.proving.judging.alignment import Held
+    from shardproof.proving.judging.alignment import ActualExpected
+    from shardproof.proving.judging.closeness import Closeness
 
-_LARGEST_FACTOR = 64
+    Relation = Callable[["Difference"], Cause | None]
 
-
-def explain(ranks: Mapping[int, Held], prime: int, axes: Axes) -> str:
-    """The cause in words; empty if no known relation explains the difference."""
-    wrong = [rank for rank, held in ranks.items() if not torch.equal(held.actual, held.expected)]
-    if len(ranks) > 1 and not _same_factor(ranks, wrong, prime):
-        reduction = _missing_reduction(ranks, prime, axes)
-        if reduction:
-            return reduction
-    replicas = _replicas(ranks)
-    if all(set(alike) - set(wrong) for alike in replicas if set(alike) & set(wrong)):
-        return f"replicas differ: rank{_listed(wrong)} wrong, the others right"
-    factor = _same_factor(ranks, wrong, prime)
-    if factor is not None:
-        if factor == 0:
-            return "zero everywhere"
-        return f"{factor} times too large" if factor > 1 else f"{1 / factor} times too small"
-    if _off_by_one_vector(ranks, prime):
-        return "off by the same vector at every position: a bias is added more than once, or not at all"
-    if len(replicas) > 1:
-        order = _permutation(ranks)
-        if order is not None:
-            return "shards in another order: ranks hold the shards of " + ", ".join(map(str, order))
-    return ""
+_MENDS_OF_SUMS = {
+    Phase.GRADIENT: Mend.ALL_REDUCE_GRADIENT,
+    Phase.OUTPUT: Mend.ALL_REDUCE_IN_FORWARD,
+    Phase.OUTPUT_GRADIENT: Mend.ALL_REDUCE_IN_BACKWARD,
+}
 
 
-def _missing_reduction(ranks: Mapping[int, Held], prime: int, axes: Axes) -> str:
-    """Over which axes the sum, or along data axes the mean, of what the ranks hold is right; empty if over none."""
-    for names in axes.choices():
-        groups = [[ranks[rank] for rank in group if rank in ranks] for group in axes.groups(names)]
-        if all(_sum_is_right(group, prime) for group in groups if group):
-            return f"ranks hold partial values whose sum{axes.over(names)} is right: an all-reduce is missing"
-        count = prod(axes.sizes[name] for name in names if name in axes.data)
-        if count > 1 and all(_sum_is_right(group, prime, times=count) for group in groups if group):
-            return f"ranks hold values of their own whose mean{axes.over(names)} is right: an average is missing"
-    return ""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Difference:
+    """One tensor that some rank holds wrongly.
+
+    Attributes:
+        phase: what the tensor is.
+        held: what each rank holds and should hold, of one shape.
+        axes: of the mesh.
+        closeness: how values are compared.
+    """
+
+    phase: Phase
+    held: Mapping[int, ActualExpected]
+    axes: Axes
+    closeness: Closeness
+
+    @property
+    def wrong(self) -> list[int]:
+        """The ranks that hold a wrong element."""
+        return [rank for rank, one in self.held.items() if not self.is_right(one)]
+
+    def is_right(self, one: ActualExpected) -> bool:
+        """Whether a rank holds what it should."""
+        return is_equal(self.closeness, one.actual, one.expected)
+
+    def cause(self, kind: CauseKind, **parameters: object) -> Cause:
+        """A cause of this difference, as exact as its comparison."""
+        return Cause(kind=kind, approximate=self.closeness.approximate, **parameters)  # type: ignore[arg-type]
 
 
-def _replicas(ranks: Mapping[int, Held]) -> list[list[int]]:
-    """The ranks, in groups of those that should hold the same elements."""
-    found: list[list[int]] = []
-    for rank, held in ranks.items():
-        alike = next((group for group in found if _same_place(ranks[group[0]], held)), None)
-        if alike is None:
-            found.append([rank])
-        else:
-            alike.append(rank)
-    return found
+def explain(difference: Difference) -> Cause | None:
+    """The first relation that explains the whole difference; None if no known one does."""
+    found = (relation(difference) for relation in RELATIONS)
+    return next((cause for cause in found if cause is not None), None)
 
 
-def _same_place(one: Held, other: Held) -> bool:
-    if one.places is not None and other.places is not None:
-        return torch.equal(one.places.reshape(-1), other.places.reshape(-1))
-    return torch.equal(one.expected.reshape(-1), other.expected.reshape(-1))
+# The relations -----------------------------------------------------------------------------------------------------
 
 
-def _same_factor(ranks: Mapping[int, Held], wrong: list[int], prime: int) -> Fraction | None:
-    """The one small factor by which every rank that is wrong is wrong."""
-    factors = {_factor(held, prime) for rank, held in ranks.items() if rank in wrong}
-    return factors.pop() if len(factors) == 1 else None
+def missing_reduction(difference: Difference) -> Cause | None:
+    """Over some axes the sum, or along data axes the mean, of what the ranks hold is right.
 
-
-def _sum_is_right(group: Sequence[Held], prime: int, *, times: int = 1) -> bool:
-    """Whether each element that is wrong somewhere is, so many times, the sum of what all that hold it have."""
-    some = group[0]
-    if all(held.places is not None for held in group):
-        places = torch.cat([held.places.reshape(-1) for held in group if held.places is not None])
-    elif all(held.expected.shape == some.expected.shape for held in group) and all(
-        torch.equal(held.expected, some.expected) for held in group
-    ):
-        places = torch.arange(some.expected.numel()).repeat(len(group))
-    else:
-        return False
-    actual = torch.cat([held.actual.reshape(-1) for held in group])[places != PADDING]
-    expected = torch.cat([held.expected.reshape(-1) for held in group])[places != PADDING]
-    _, at = places[places != PADDING].unique(return_inverse=True)
-    sums = torch.zeros(len(at), dtype=actual.dtype).index_add_(0, at, actual)[at]
-    differs = torch.zeros(len(at), dtype=torch.int64).index_add_(0, at, (actual != expected).long())[at] > 0
-    return _equal(sums[differs], expected[differs] * times, prime)
-
-
-def _off_by_one_vector(ranks: Mapping[int, Held], prime: int) -> bool:
-    """Whether the difference is the same vector of features wherever else it is looked at, and not a number."""
-    for held in ranks.values():
-        if held.places is not None or held.actual.ndim < 2 or held.actual[..., 0].numel() < 2:
-            return False
-        difference = (held.actual - held.expected).flatten(0, -2) % prime
-        if not torch.equal(difference, difference[:1].expand_as(difference)):
-            return False
-    return True
-
-
-def _equal(a: Tensor, b: Tensor, prime: int) -> bool:
-    return bool(((a - b) % prime == 0).all())
-
-
-def _factor(held: Held, prime: int) -> Fraction | None:
-    """The small k with actual = k * expected on every element."""
-    actual, expected = held.actual.reshape(-1), held.expected.reshape(-1)
-    places = (expected % prime != 0).nonzero()
-    if not len(places):
+    One factor common to all wrong ranks is the simpler explanation: two ranks that hold half of it each also sum up.
+    """
+    if len(difference.held) < 2 or common_factor(difference):
         return None
-    at = int(places[0])
-    ratio = int(actual[at]) * pow(int(expected[at]), -1, prime) % prime
-    for under in range(1, _LARGEST_FACTOR + 1):
-        over = ratio * under % prime
-        over = over - prime if over > prime // 2 else over
-        if abs(over) <= _LARGEST_FACTOR and _equal(actual, expected * ratio, prime):
-            return Fraction(over, under)
+    axes = difference.axes
+    for names in axes.choices():
+        if sum_is_right(difference, names):
+            mend = mend_of_sum(difference.phase)
+            return difference.cause(CauseKind.MISSING_ALL_REDUCE, axes=names, mend=mend)
+        count = prod(axes.sizes[name] for name in names if name in axes.data)
+        if count > 1 and sum_is_right(difference, names, times=count):
+            mend = Mend.AVERAGE_GRADIENT if difference.phase is Phase.GRADIENT else None
+            return difference.cause(CauseKind.MISSING_AVERAGE, axes=names, mend=mend)
     return None
 
 
-def _permutation(ranks: Mapping[int, Held]) -> list[int] | None:
-    order = []
-    for held in ranks.values():
-        owner = next((r for r, other in ranks.items() if torch.equal(held.actual, other.expected)), None)
+def differing_replicas(difference: Difference) -> Cause | None:
+    """Wherever a rank is wrong, another that should hold the same is right."""
+    wrong = set(difference.wrong)
+    touched = [set(group) for group in _replicas(difference.held) if wrong & set(group)]
+    if not all(group - wrong for group in touched):
+        return None
+    return difference.cause(CauseKind.REPLICAS_DIFFER, ranks=tuple(sorted(wrong)))
+
+
+def scaling(difference: Difference) -> Cause | None:
+    """Every rank that is wrong holds one and the same small multiple of what it should."""
+    factor = common_factor(difference)
+    if factor is None:
+        return None
+    if not factor:
+        return difference.cause(CauseKind.ZERO_EVERYWHERE)
+    return difference.cause(CauseKind.SCALED, factor=factor)
+
+
+def repeated_bias(difference: Difference) -> Cause | None:
+    """The difference is the same vector of features at every position, as of a bias that is added twice or never."""
+    for one in difference.held.values():
+        if one.element_index is not None or one.actual.ndim < 2 or one.actual[..., 0].numel() < 2:
+            return None
+        closeness = difference.closeness
+        off = closeness.canonical(closeness.numbers(one.actual) - closeness.numbers(one.expected)).flatten(0, -2)
+        if not is_equal(closeness, off, off[:1].expand_as(off)):
+            return None
+    return difference.cause(CauseKind.SAME_VECTOR_OFF)
+
+
+def shard_order(difference: Difference) -> Cause | None:
+    """Every rank holds the shard of some rank."""
+    held = difference.held
+    if len(_replicas(held)) < 2:
+        return None
+    owners = []
+    for one in held.values():
+        owner = next(
+            (rank for rank, other in held.items() if is_equal(difference.closeness, one.actual, other.expected)), None
+        )
         if owner is None:
             return None
-        order.append(owner)
-    return order
+        owners.append(owner)
+    return difference.cause(CauseKind.SHARD_ORDER, ranks=tuple(owners))
 
 
-def _listed(ranks: list[int]) -> str:
-    return f" {ranks[0]} is" if len(ranks) == 1 else f"s {', '.join(map(str, ranks))} are"
+RELATIONS: tuple[Relation, ...] = (missing_reduction, differing_replicas, scaling, repeated_bias, shard_order)
+
+# What they are made of ---------------------------------------------------------------------------------------------
+
+
+def mend_of_sum(phase: Phase) -> Mend | None:
+    """Where the all-reduce is missing, by what the tensor is that is only a part of a sum."""
+    return _MENDS_OF_SUMS.get(phase)
+
+
+def axes_of_sum(difference: Difference) -> tuple[str, ...]:
+    """The fewest axes over which the sum of what the ranks hold is right; empty if there are none."""
+    return next((names for names in difference.axes.choices() if sum_is_right(difference, names)), ())
+
+
+def sum_is_right(difference: Difference, names: Sequence[str], *, times: int = 1) -> bool:
+    """Whether in each group of ranks along the axes the sum of what they hold is `times` what it should be."""
+    groups = [
+        [difference.held[rank] for rank in group if rank in difference.held] for group in difference.axes.groups(names)
+    ]
+    return all(_sums_up(group, difference.closeness, times) for group in groups if group)
+
+
+def _sums_up(group: Sequence[ActualExpected], closeness: Closeness, times: int) -> bool:
+    """Whether each element that some rank has wrong is `times` the expected one, summed over the ranks that hold it.
+
+    Elements that all have right may stay as they are: where one part of a projection is used by all ranks alike, and
+    another by each for itself, only the gradient of the second is a sum.
+    """
+    index = _element_index(group)
+    if index is None:
+        return False
+    real = index != PADDING
+    actual = closeness.numbers(torch.cat([one.actual.reshape(-1) for one in group]))[real]
+    expected = closeness.numbers(torch.cat([one.expected.reshape(-1) for one in group]))[real]
+    _, at = index[real].unique(return_inverse=True)
+    sums = torch.zeros(len(at), dtype=actual.dtype).index_add_(0, at, actual)[at]
+    wrong = (
+        torch.zeros(len(at), dtype=torch.int64).index_add_(0, at, closeness.differs(actual, expected).long())[at] > 0
+    )
+    return is_equal(closeness, closeness.canonical(sums[wrong]), closeness.canonical(expected[wrong] * times))
+
+
+def _element_index(group: Sequence[ActualExpected]) -> torch.Tensor | None:
+    """Which element of the full tensor each element of the group is; None where that is not known."""
+    known = [one.element_index.reshape(-1) for one in group if one.element_index is not None]
+    if len(known) == len(group):
+        return torch.cat(known)
+    expected = group[0].expected
+    if not all(torch.equal(one.expected, expected) for one in group):
+        return None
+    return torch.arange(expected.numel()).repeat(len(group))
+
+
+def common_factor(difference: Difference) -> Fraction | None:
+    """The one small factor by which every rank that is wrong is wrong."""
+    factors = {_factor(difference.held[rank], difference.closeness) for rank in difference.wrong}
+    return factors.pop() if len(factors) == 1 else None
+
+
+def _factor(one: ActualExpected, closeness: Closeness) -> Fraction | None:
+    """The small k with actual = k * expected on every element."""
+    candidates = closeness.candidate_factors(one.actual, one.expected)
+    return next((k for k in candidates if is_equal(closeness, one.actual, closeness.scaled(one.expected, k))), None)
+
+
+def _replicas(held: Mapping[int, ActualExpected]) -> list[list[int]]:
+    """The ranks, in groups of those that should hold the same elements."""
+    found: list[list[int]] = []
+    for rank, one in held.items():
+        group = next((group for group in found if _same_elements(held[group[0]], one)), None)
+        if group is None:
+            found.append([rank])
+        else:
+            group.append(rank)
+    return found
+
+
+def _same_elements(one: ActualExpected, other: ActualExpected) -> bool:
+    if one.element_index is not None and other.element_index is not None:
+        return torch.equal(one.element_index.reshape(-1), other.element_index.reshape(-1))
+    return torch.equal(one.expected.reshape(-1), other.expected.reshape(-1))

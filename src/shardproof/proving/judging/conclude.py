@@ -1,37 +1,43 @@
-"""Conclusions: from the outcomes of all trials, one finding a tensor, first causes marked."""
+"""Conclusions of exact arithmetic: the outcomes of all trials -> one finding for each tensor, first causes marked."""
 
 from __future__ import annotations
 
-from math import ceil, log, prod
+from math import prod
 from typing import TYPE_CHECKING
 
 from shardproof.errors import CannotRunError
+from shardproof.proving.cause import Cause, CauseKind
 from shardproof.proving.findings import Finding, Verdict
+from shardproof.proving.judging.causes import mend_of_sum
 from shardproof.proving.judging.marks import mark_roots
 from shardproof.proving.records import ACTIVATIONS, Phase
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
+    from shardproof.proving.cause import Part
+    from shardproof.proving.findings import Rounding
     from shardproof.proving.judging.outcomes import Outcome
-    from shardproof.proving.judging.rounding import Rounding
     from shardproof.proving.records import Key
+
+# A right activation is no finding; a buffer may well be a table of constants.
+_NEVER_VACUOUS = ACTIVATIONS | {Phase.BUFFER}
 
 
 def conclude(
     trials: Sequence[Mapping[Key, Outcome]],
     rounding: Callable[[Key], Rounding | None],
-    blind: Callable[[Key], frozenset[str]],
+    blind: Callable[[Key], frozenset[Part]],
     *,
     own_training: bool = False,
 ) -> tuple[Finding, ...]:
-    """One finding a tensor from its outcomes in all trials, and from its ordinary runs.
+    """One finding for each tensor from its outcomes in all trials, and from its runs in ordinary arithmetic.
 
     Args:
         trials: the outcomes of each.
-        rounding: measures a tensor that differs in float64.
-        blind: the parts of a tensor that are zero in float64, not by cancellation but because nothing reached them.
-        own_training: a rank's module may compute its own share of what the reference's does.
+        rounding: measures a tensor's difference in float64.
+        blind: the parts of a tensor that are zero in float64: nothing reached them. What cancels is only nearly zero.
+        own_training: the training is the user's own, in which a rank's module may compute its own share of a value.
 
     Raises:
         CannotRunError: nothing was compared.
@@ -39,48 +45,96 @@ def conclude(
     if not trials[0]:
         raise CannotRunError("nothing was compared: the step computes no gradient, loss or update")
     findings: list[Finding] = []
-    pending: Finding | None = None  # the first of the partial activations that nothing has been seen to reduce yet
+    pending: Finding | None = None  # the first of the partial activations that nothing is known to have reduced yet
     for key in trials[0]:
         outcomes = [trial[key] for trial in trials if key in trial]
-        verdict = judge_trials(outcomes)
-        weak = "" if not verdict.ok or key.phase in _NEVER_VACUOUS else find_weakness(outcomes, blind(key))
-        verdict = Verdict.VACUOUS if weak else verdict
-        native = None if verdict.ok or weak else rounding(key)
-        if verdict is Verdict.WRONG and native is not None and native.agrees and not worst_cause(outcomes):
-            verdict = Verdict.UNDECIDED
-        if key.phase in ACTIVATIONS and verdict.ok:
+        finding = _conclude_one(key, outcomes, rounding, blind)
+        if key.phase in ACTIVATIONS and finding.verdict.ok:
             # Right activations are no findings; a wrong one is where the trouble starts.
             partial_here = all(outcome.partial for outcome in outcomes)
             pending = (pending or unreduced(key, outcomes[0])) if partial_here else None
             continue
-        if own_training and key.phase in ACTIVATIONS and " times too " in worst_cause(outcomes):
+        if own_training and key.phase in ACTIVATIONS and _is_scaled(outcomes):
             continue  # a rank's own scale (a local mean), which its training may make up for later
-        if pending is not None and key.phase in ACTIVATIONS | {Phase.LOSS} and verdict is Verdict.WRONG:
-            if all(finding.verdict.ok for finding in findings):
+        if pending is not None and key.phase in ACTIVATIONS | {Phase.LOSS} and finding.verdict is Verdict.WRONG:
+            if all(earlier.verdict.ok for earlier in findings):
                 findings.append(pending)
             pending = None
-        worst = next((o for o in outcomes if not o.equal), outcomes[0])
-        bound = prod(outcome.chance for outcome in outcomes)
-        findings.append(
-            Finding(
-                key=key,
-                verdict=verdict,
-                cause=weak or worst.cause,
-                ranks=worst.ranks,
-                differing=worst.differing,
-                elements=worst.elements,
-                probed=max(outcome.informative for outcome in outcomes),
-                rounding=native,
-                false_accept=bound if verdict is Verdict.PROVED and bound < 1 else None,
-            )
-        )
+        findings.append(finding)
     return mark_roots(drop_other_ways(findings))
 
 
-def drop_other_ways(findings: Sequence[Finding]) -> list[Finding]:
-    """The findings less activations that differ where nothing that is computed from them does: work done another way.
+def _conclude_one(
+    key: Key,
+    outcomes: Sequence[Outcome],
+    rounding: Callable[[Key], Rounding | None],
+    blind: Callable[[Key], frozenset[Part]],
+) -> Finding:
+    verdict = judge_trials(outcomes)
+    weakness = find_weakness(outcomes, blind(key)) if verdict.ok and key.phase not in _NEVER_VACUOUS else None
+    if weakness:
+        verdict = Verdict.VACUOUS
+    native = None if verdict.ok or weakness else rounding(key)
+    if verdict is Verdict.WRONG and native is not None and native.agrees and not first_cause(outcomes):
+        verdict = Verdict.UNDECIDED
+    worst = next((outcome for outcome in outcomes if not outcome.equal), outcomes[0])
+    bound = prod(outcome.chance for outcome in outcomes)
+    return Finding(
+        key=key,
+        verdict=verdict,
+        cause=weakness or worst.cause,
+        ranks=worst.ranks,
+        differing=worst.differing,
+        elements=worst.elements,
+        probed=max(outcome.informative for outcome in outcomes),
+        rounding=native,
+        false_accept=bound if verdict is Verdict.PROVED and bound < 1 else None,
+    )
 
-    A candidate may shift the operand of a softmax, or leave a scale for later. Loss, gradients and updates decide.
+
+def judge_trials(outcomes: Sequence[Outcome]) -> Verdict:
+    """What all trials of one tensor show together. A void trial that differs says nothing; one that agrees counts."""
+    telling = [outcome for outcome in outcomes if outcome.equal or not outcome.void]
+    if not telling:
+        return Verdict.UNSUPPORTED
+    return Verdict.PROVED if all(outcome.equal for outcome in telling) else Verdict.WRONG
+
+
+def find_weakness(outcomes: Sequence[Outcome], blind: frozenset[Part]) -> Cause | None:
+    """Why agreement says nothing of this tensor, or of a part of it; None if it does say something.
+
+    What is zero at every random point and only nearly zero in float64 is zero as a function: a bias that softmax
+    ignores. What is zero in float64 too was never reached.
+    """
+    if outcomes[0].constant:
+        return Cause(kind=CauseKind.CONSTANT)
+    unseen = frozenset.intersection(blind, *(outcome.blind for outcome in outcomes))
+    if not unseen:
+        return None
+    parts = sorted(unseen, key=lambda part: (part.index is not None, part.rank, part.index or 0))
+    return Cause(kind=CauseKind.NEVER_REACHED, parts=tuple(parts))
+
+
+def first_cause(outcomes: Sequence[Outcome]) -> Cause | None:
+    """The cause that the first trial with one names: a relation that holds to the last digit is no rounding."""
+    return next((outcome.cause for outcome in outcomes if outcome.cause), None)
+
+
+def _is_scaled(outcomes: Sequence[Outcome]) -> bool:
+    cause = first_cause(outcomes)
+    return cause is not None and cause.kind is CauseKind.SCALED
+
+
+def unreduced(key: Key, outcome: Outcome) -> Finding:
+    """An activation that was partial on each rank, when what is computed from it turns out wrong."""
+    cause = Cause(kind=CauseKind.UNREDUCED, axes=outcome.partial_over, mend=mend_of_sum(key.phase))
+    return Finding(key=key, verdict=Verdict.WRONG, cause=cause, elements=outcome.elements)
+
+
+def drop_other_ways(findings: Sequence[Finding]) -> list[Finding]:
+    """The findings without activations that differ where nothing computed from them does: work done another way.
+
+    A candidate may shift the operand of a softmax, or apply a scale later. Loss, gradients and updates decide.
     """
     verdicts = {finding.verdict for finding in findings if finding.key.phase not in ACTIVATIONS}
     if all(verdict.ok for verdict in verdicts):
@@ -92,64 +146,3 @@ def drop_other_ways(findings: Sequence[Finding]) -> list[Finding]:
             if finding.key.phase not in ACTIVATIONS or finding.verdict is not Verdict.WRONG
         ]
     return list(findings)
-
-
-def unreduced(key: Key, outcome: Outcome) -> Finding:
-    """An activation that was partial on each rank, when what is computed from it turns out wrong."""
-    return Finding(
-        key=key,
-        verdict=Verdict.WRONG,
-        cause=f"ranks hold partial values whose sum{outcome.over} is right, and what is computed from them is wrong",
-        elements=outcome.elements,
-    )
-
-
-def worst_cause(outcomes: Sequence[Outcome]) -> str:
-    """The cause that a trial named, if one did: a relation that holds to the last digit is no rounding."""
-    return next((outcome.cause for outcome in outcomes if outcome.cause), "")
-
-
-def judge_trials(outcomes: Sequence[Outcome]) -> Verdict:
-    """What all trials of one tensor show together. A void trial that differs says nothing; one that agrees counts."""
-    telling = [outcome for outcome in outcomes if outcome.equal or not outcome.void]
-    if not telling:
-        return Verdict.UNSUPPORTED
-    return Verdict.PROVED if all(outcome.equal for outcome in telling) else Verdict.WRONG
-
-
-# A right activation is no finding; a buffer may well be a table of constants.
-_NEVER_VACUOUS = ACTIVATIONS | {Phase.BUFFER}
-
-
-def find_weakness(outcomes: Sequence[Outcome], blind: frozenset[str]) -> str:
-    """Why agreement says nothing of this tensor, or of a part of it; empty if it does.
-
-    What is zero at every random point and only nearly zero in float64 is zero as a function: a bias that softmax takes
-    no notice of. What is zero in float64 too was never reached.
-    """
-    if outcomes[0].constant:
-        return "the same numbers whatever the parameters and inputs are: a wrong way to them would not show"
-    unseen = frozenset.intersection(blind, *(outcome.blind for outcome in outcomes))
-    if not unseen:
-        return ""
-    told = ", ".join(sorted(unseen)[:4]) + (f" and {len(unseen) - 4} more" if len(unseen) > 4 else "")
-    return f"zero in every run on {told}: nothing in the batch reaches it"
-
-
-def count_missing_trials(trials: Sequence[Mapping[Key, Outcome]], wanted: float) -> int:
-    """How many more trials bring every derived bound to `wanted`, if each is as telling as the last so far.
-
-    None where something differs, for which no bound is of use.
-    """
-    missing = 0
-    for key, last in trials[-1].items():
-        if not last.equal:
-            return 0
-        bound = prod(trial[key].chance for trial in trials if key in trial)
-        if bound > wanted and 0 < last.chance < 1:
-            missing = max(missing, ceil(log(wanted / bound) / log(last.chance)))
-    return min(missing, _MOST_TRIALS - len(trials))
-
-
-# A bound that more trials than this would not bring down far enough stays as it is, and is reported.
-_MOST_TRIALS = 64

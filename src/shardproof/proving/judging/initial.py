@@ -1,7 +1,7 @@
-"""Initialisation, a value check of its own: does a sharding start with what one device starts with, from one seed?
+"""Initial values, a check of their own: does a sharding start with what one device starts with, from one seed?
 
-The proof itself puts its own values in place, and would not see a sharding that initialises its shards. So the user's
-model is also built from a seed and sharded as it is, with nothing drawn by the prover.
+The proof itself replaces the initial values, so it cannot see a sharding that initialises its shards. The user's model
+is therefore also built from a seed and sharded as it is, with the values that it draws.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from shardproof.proving.cause import Cause, CauseKind
 from shardproof.proving.findings import Finding, Verdict
 from shardproof.proving.judging.layout import PADDING
 from shardproof.proving.records import Key, Phase
@@ -24,10 +25,6 @@ if TYPE_CHECKING:
     from shardproof.proving.judging.layout import Layout
 
     Values = Mapping[str, Tensor]
-
-_OWN = "the ranks' own numbers, not those that one device starts with from the same seed"
-_REPEATED = "shards that should differ start with the same numbers"
-_REPLICAS = "replicas start with different numbers"
 
 
 def initial_values(model: nn.Module) -> dict[str, Tensor]:
@@ -49,41 +46,41 @@ def judge_initial(reference: Values, ranks: Sequence[Values], layout: Layout) ->
     if others:
         return others
     elements = sum(tensor.numel() for rank in ranks for tensor in rank.values())
-    return (replace(_finding("all parameters", Verdict.PROVED, ""), elements=elements, false_accept=0.0),)
+    return (replace(_finding("all parameters", Verdict.PROVED, None), elements=elements, false_accept=0.0),)
 
 
 def find_repeated(reference: Values, ranks: Sequence[Values]) -> tuple[Finding, ...]:
     """The parameters whose shards hold the same numbers, where no layout is known: the sharding draws its own."""
     names = [name for name in ranks[0] if name in reference]
     return tuple(
-        _finding(name, Verdict.WRONG, _REPEATED)
+        _finding(name, Verdict.WRONG, CauseKind.INITIAL_REPEATED)
         for name in names
         if _is_repeated([rank[name] for rank in ranks], reference[name])
     )
 
 
 def _judge(name: str, held: Sequence[Tensor], layout: Layout, whole: Tensor, reference: Values) -> Finding:
-    places = [layout.places[name][rank] for rank in range(len(held))]
-    if any(own.shape != place.shape for own, place in zip(held, places, strict=True)):
-        return _finding(name, Verdict.WRONG, "of another shape than when it is given the proof's values")
-    wrong = [rank for rank in range(len(held)) if not _is(held[rank], places[rank], whole)]
+    element_index = [layout.element_index[name][rank] for rank in range(len(held))]
+    if any(own.shape != index.shape for own, index in zip(held, element_index, strict=True)):
+        return _finding(name, Verdict.WRONG, CauseKind.INITIAL_MISSHAPEN)
+    wrong = [rank for rank in range(len(held)) if not _is_right(held[rank], element_index[rank], whole)]
     if not wrong:
-        return _finding(name, Verdict.PROVED, "")
-    if _replicas_differ(held, places):
-        return _finding(name, Verdict.WRONG, _REPLICAS, wrong)
+        return _finding(name, Verdict.PROVED, None)
+    if _replicas_differ(held, element_index):
+        return _finding(name, Verdict.WRONG, CauseKind.INITIAL_REPLICAS_DIFFER, wrong)
     if name in reference and _is_repeated(held, reference[name]):
-        return _finding(name, Verdict.WRONG, _REPEATED, wrong)
-    return _finding(name, Verdict.DRAWN, _OWN, wrong)
+        return _finding(name, Verdict.WRONG, CauseKind.INITIAL_REPEATED, wrong)
+    return _finding(name, Verdict.DRAWN, CauseKind.INITIAL_OWN, wrong)
 
 
-def _is(own: Tensor, places: Tensor, whole: Tensor) -> bool:
-    kept = places != PADDING
-    return torch.equal(own[kept], whole[places[kept]])
+def _is_right(own: Tensor, element_index: Tensor, whole: Tensor) -> bool:
+    kept = element_index != PADDING
+    return torch.equal(own[kept], whole[element_index[kept]])
 
 
-def _replicas_differ(held: Sequence[Tensor], places: Sequence[Tensor]) -> bool:
+def _replicas_differ(held: Sequence[Tensor], element_index: Sequence[Tensor]) -> bool:
     """Whether an element of the full parameter has two values on different ranks."""
-    at = torch.cat([place.reshape(-1) for place in places])
+    at = torch.cat([index.reshape(-1) for index in element_index])
     values = torch.cat([own.reshape(-1) for own in held])[at != PADDING]
     _, of = at[at != PADDING].unique(return_inverse=True)
     least = torch.full((int(of.max()) + 1,), torch.inf, dtype=values.dtype).scatter_reduce_(0, of, values, "amin")
@@ -92,7 +89,7 @@ def _replicas_differ(held: Sequence[Tensor], places: Sequence[Tensor]) -> bool:
 
 
 def _is_repeated(held: Sequence[Tensor], full: Tensor) -> bool:
-    """Whether the shards that differ are too few to make up the parameter, and neither constant nor cut from it."""
+    """Whether the different shards together are smaller than the parameter, and neither constant nor cut from it."""
     different: list[Tensor] = []
     for own in held:
         if not any(torch.equal(own, other) for other in different):
@@ -103,7 +100,11 @@ def _is_repeated(held: Sequence[Tensor], full: Tensor) -> bool:
     return drawn and all(len(own.unique()) > 1 for own in different)
 
 
-def _finding(name: str, verdict: Verdict, cause: str, ranks: Sequence[int] = ()) -> Finding:
+def _finding(name: str, verdict: Verdict, kind: CauseKind | None, ranks: Sequence[int] = ()) -> Finding:
     return Finding(
-        key=Key(0, Phase.INITIAL, name), verdict=verdict, cause=cause, ranks=tuple(ranks), root=not verdict.ok
+        key=Key(0, Phase.INITIAL, name),
+        verdict=verdict,
+        cause=None if kind is None else Cause(kind=kind),
+        ranks=tuple(ranks),
+        root=not verdict.ok,
     )

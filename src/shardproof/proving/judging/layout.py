@@ -1,8 +1,7 @@
 """Layout: which element of the full state each rank's local element is, found from the values before the first step.
 
-Never from a sharding's own description: a fused, permuted, padded or hand-cut parameter is found as well as a
-DTensor, and a description that is wrong cannot vouch for itself. The
-prover's values are all different, so a value is an address.
+The prover's values are all different, so a value identifies an element. What a sharding says of itself is not used: a
+fused, permuted, padded or hand-cut parameter is found as well as a DTensor, and a wrong description is of no effect.
 """
 
 from __future__ import annotations
@@ -28,8 +27,8 @@ class FullState:
 
     Attributes:
         names: the parameters in order.
-        starts: where each begins in the vector, and at last its length.
-        shapes: of each.
+        starts: the index at which each begins in the vector; one more entry, the vector's length.
+        shapes: of each parameter.
     """
 
     names: tuple[str, ...]
@@ -49,13 +48,13 @@ class FullState:
         return torch.cat(parts)
 
     def span(self, name: str) -> slice:
-        """The parameter's place in the vector."""
+        """The parameter's elements in the vector."""
         at = self.names.index(name)
         return slice(self.starts[at], self.starts[at + 1])
 
 
 def full_state(parameters: Mapping[str, Tensor]) -> FullState:
-    """The parameters' places in one vector, in their order."""
+    """The parameters in one vector, in their order."""
     starts = [0]
     for tensor in parameters.values():
         starts.append(starts[-1] + tensor.numel())
@@ -66,10 +65,16 @@ def full_state(parameters: Mapping[str, Tensor]) -> FullState:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Layout:
-    """`places[name][rank]` has that rank's local parameter's shape; each entry is an index of the vector or PADDING."""
+    """Where the candidate's elements are in the full state.
+
+    Attributes:
+        state: the reference's parameters as one vector.
+        element_index: by parameter and rank, a tensor of the local parameter's shape: each element's index in the
+            vector, or PADDING.
+    """
 
     state: FullState
-    places: Mapping[str, Mapping[int, Tensor]]
+    element_index: Mapping[str, Mapping[int, Tensor]]
     _spans: dict[str, Sequence[str]] = field(default_factory=dict)
 
     def spans(self, name: str) -> Sequence[str]:
@@ -79,7 +84,7 @@ class Layout:
         return self._spans[name]
 
     def _find_spans(self, name: str) -> Sequence[str]:
-        held = torch.cat([places.reshape(-1) for places in self.places[name].values()])
+        held = torch.cat([index.reshape(-1) for index in self.element_index[name].values()])
         held = held[held != PADDING]
         return [
             reference
@@ -89,20 +94,20 @@ class Layout:
 
 
 def find_layout(reference: Mapping[str, Tensor], candidate: Mapping[str, Mapping[int, Tensor]]) -> Layout:
-    """Look every local value up among the reference's.
+    """Look up every local value among the reference's. A zero that is none of them is padding.
 
     Args:
-        reference: the full parameters, all values different.
-        candidate: each local parameter of each rank, before the first step.
+        reference: the full parameters in float64, all values different.
+        candidate: by name and rank, the local parameters before the first step.
 
     Raises:
-        CannotRunError: a local value is none of the reference's: the candidate did not start from the full state.
+        CannotRunError: a local value is not one of the reference's: the candidate did not start from the full state.
     """
     state = full_state(reference)
     values, order = state.flatten(reference).sort()
-    places: dict[str, dict[int, Tensor]] = {}
+    element_index: dict[str, dict[int, Tensor]] = {}
     for name, ranks in candidate.items():
-        places[name] = {}
+        element_index[name] = {}
         for rank, local in ranks.items():
             at = torch.searchsorted(values, local.to(torch.float64).reshape(-1)).clamp_(max=max(len(values) - 1, 0))
             found = values[at] == local.reshape(-1)
@@ -112,5 +117,5 @@ def find_layout(reference: Mapping[str, Tensor], candidate: Mapping[str, Mapping
                     f"parameter {name} on rank {rank} starts with values that are not in the full state: the sharding "
                     "must take its values from the model that it is given (or load the state dict), not draw its own"
                 )
-            places[name][rank] = torch.where(found, order[at], PADDING).reshape(local.shape)
-    return Layout(state=state, places=places)
+            element_index[name][rank] = torch.where(found, order[at], PADDING).reshape(local.shape)
+    return Layout(state=state, element_index=element_index)

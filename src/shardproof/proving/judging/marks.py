@@ -1,23 +1,25 @@
-"""Roots before pollution: which findings are first causes, and which only follow from them."""
+"""Marks on findings: which are first causes, which the user allows, and which line of the user's code they are at."""
 
 from __future__ import annotations
 
 from dataclasses import replace
+from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
 
-from shardproof.proving.records import ACTIVATIONS, Phase
+from shardproof.proving.records import ACTIVATIONS, OF_PARAMETERS, Phase
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from shardproof.proving.findings import Finding
+    from shardproof.proving.records import Key
 
 
 def mark_roots(findings: Sequence[Finding]) -> tuple[Finding, ...]:
-    """Mark those that are not ok although nothing before them was wrong that they follow from.
+    """Mark the first causes: findings that are not ok although nothing before them that they depend on was wrong.
 
-    A wrong activation or loss pollutes all that comes after it. A wrong gradient pollutes its own parameter's update,
-    the norm, and all of the following steps; not the other gradients.
+    All that comes after a wrong activation or loss depends on it. Of a wrong gradient, only its own parameter's update,
+    the norm, and all following steps do; other gradients do not.
     """
     marked = []
     polluted_from: tuple[int, Phase | None] | None = None
@@ -39,3 +41,37 @@ def mark_roots(findings: Sequence[Finding]) -> tuple[Finding, ...]:
         if polluted_from is None or (polluted_from[1] is None and key.phase in ACTIVATIONS | {Phase.LOSS}):
             polluted_from = (key.step, key.phase if key.phase in ACTIVATIONS | {Phase.LOSS} else None)
     return tuple(marked)
+
+
+def mark_allowed(findings: Sequence[Finding], patterns: Sequence[str]) -> tuple[Finding, ...]:
+    """The findings, marked where a pattern allows one that is not ok; they stay in the report and are counted.
+
+    Args:
+        findings: of a proof.
+        patterns: with wildcards, for '<verdict> <phase> <name>': 'VACUOUS gradient *.bias'.
+    """
+    marked = []
+    for finding in findings:
+        title = f"{finding.verdict} {finding.key.phase} {finding.key.name}"
+        allowing = "" if finding.verdict.ok else next((one for one in patterns if fnmatchcase(title, one)), "")
+        marked.append(replace(finding, allowed=allowing))
+    return tuple(marked)
+
+
+def mark_source_lines(findings: Sequence[Finding], lines: Mapping[str, str]) -> tuple[Finding, ...]:
+    """First causes with the line of the user's code that called their module.
+
+    Args:
+        findings: of a proof.
+        lines: by the name under which a module was recorded.
+    """
+    return tuple(replace(one, source_line=lines.get(_module(one.key), "")) if one.root else one for one in findings)
+
+
+def _module(key: Key) -> str:
+    """The name of the module that a tensor belongs to; empty if it belongs to none."""
+    if key.phase in ACTIVATIONS:
+        return key.name.partition("/")[0].partition("[")[0]
+    if key.phase in OF_PARAMETERS or key.phase in (Phase.INITIAL, Phase.BUFFER):
+        return key.name.partition("/")[0].rpartition(".")[0]
+    return ""

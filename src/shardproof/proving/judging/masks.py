@@ -1,8 +1,8 @@
-"""Dropout masks, a value check of their own: replicas drop the same elements, and shards do not share one mask.
+"""Dropout masks, a check of their own: replicas drop the same elements, and shards do not share one mask.
 
-The masks are those that each rank's generators give, with every rank seeded alike; what the user's sharding seeds or
-forks is theirs. How an activation lies is found from its values: ranks with the same values hold replicas, ranks with
-other values hold shards, and a value that one device has once is at that element's place.
+The masks are those that each rank's generators give. Every rank is seeded alike; a generator that the user's sharding
+seeds or forks is used as it is. The layout of an activation is inferred from its values: ranks with the same values
+hold replicas, ranks with other values hold shards, and a value that one device has once identifies an element.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from shardproof.proving.cause import Cause, CauseKind, Mend
 from shardproof.proving.findings import Finding, Verdict
 from shardproof.proving.records import Key, Phase
 
@@ -25,17 +26,10 @@ if TYPE_CHECKING:
 
     Calls = Sequence[Drawn]  # the same call in each step
 
-# Fewer elements than this have the same mask by chance too often: with as many, once in 2**32.
+# Two masks of as many elements are equal by chance once in 2**32; two of fewer are so too often.
 _TELLING = 32
-# Relative to the largest: another order of summation stays far below it, another value far above.
+# Relative to the largest value: another order of summation differs by far less, another value by far more.
 _CLOSE = 1e-9
-
-_OWN = "the ranks' own mask, not the one that one device draws from the same seed"
-_REPLICAS = "replicas drop different elements"
-_SHARED = "ranks share one mask on different shards: give each a generator of its own (an RNG tracker) in parallelize"
-_ALONG_DATA = "ranks along the data axes share one mask on different rows"
-_NOT_THERE = "ranks share one mask on values that are neither one device's nor shards of them"
-_BY_DTENSOR = "DTensor draws the mask: on GPUs each shard its own, which ranks on CPUs cannot show"
 
 
 def judge_masks(reference: Masks, ranks: Sequence[Masks], axes: Axes) -> tuple[Finding, ...]:
@@ -61,40 +55,41 @@ def _judge(key: Key, whole: Calls, held: Mapping[int, Calls], axes: Axes) -> Fin
     if all(count and equal for count, equal in compared):
         chance = 2.0 ** -max(count for count, _ in compared)  # of one rank alone: the others may be in step with it
         return Finding(key=key, verdict=Verdict.PROVED, elements=_count(held), false_accept=chance)
-    noted = _OWN
+    noted = CauseKind.MASK_OWN
     for first, second in combinations(held, 2):
-        replicas, shared, count = _compare(held[first], held[second])
-        if replicas and not shared:
-            return _finding(key, Verdict.WRONG, _REPLICAS, held, (first, second))
-        if replicas or not shared:
+        replicas, one_mask, count = _compare(held[first], held[second])
+        if replicas and not one_mask:
+            return _finding(key, Verdict.WRONG, Cause(kind=CauseKind.MASK_REPLICAS_DIFFER), held, (first, second))
+        if replicas or not one_mask:
             continue
         if _of_size(held[first], whole):
-            noted = _NOT_THERE  # partial sums, or wrong: the proof itself says so
+            noted = CauseKind.MASK_SHARED_ON_OTHER_VALUES  # partial sums, or wrong values: the proof reports these
         elif _differ_on_data_axes(axes, first, second):
-            noted = _ALONG_DATA
+            noted = CauseKind.MASK_SHARED_ALONG_DATA
         elif any(drawn.by_dtensor for drawn in held[first]):
-            noted = _BY_DTENSOR
+            noted = CauseKind.MASK_BY_DTENSOR
         elif count < _TELLING:
-            few = f"only {count} elements, of which two masks may agree by chance: take a larger batch or more steps"
+            few = Cause(kind=CauseKind.MASK_TOO_SMALL, elements=count, mend=Mend.MORE_ELEMENTS)
             return _finding(key, Verdict.VACUOUS, few, held, (first, second))
         else:
-            return _finding(key, Verdict.WRONG, _SHARED, held, (first, second))
-    return _finding(key, Verdict.DRAWN, noted, held)
+            shared = Cause(kind=CauseKind.MASK_SHARED, mend=Mend.GENERATOR_FOR_EACH_SHARD)
+            return _finding(key, Verdict.WRONG, shared, held, (first, second))
+    return _finding(key, Verdict.DRAWN, Cause(kind=noted), held)
 
 
 def _beside(whole: Calls, calls: Calls) -> tuple[int, bool]:
-    """How many elements have their place on one device, and whether all of these are dropped as they are there."""
+    """How many elements are identified on one device, and whether all of these are dropped as they are there."""
     count, equal = 0, True
     for one, part in zip(whole, calls, strict=False):
-        places = _find_places(one.values, part.values)
-        found = places >= 0
+        index = _find_elements(one.values, part.values)
+        found = index >= 0
         count += int(found.sum())
-        equal = equal and torch.equal(one.mask[places[found]], part.mask[found])
+        equal = equal and torch.equal(one.mask[index[found]], part.mask[found])
     return count, equal and len(whole) == len(calls)
 
 
-def _find_places(whole: Tensor, part: Tensor) -> Tensor:
-    """The index of each value among the whole's; -1 for what is not there, or not only once."""
+def _find_elements(whole: Tensor, part: Tensor) -> Tensor:
+    """The index of each value among the whole's; -1 for a value that is not there, or more than once."""
     values, order = whole.sort()
     close = _CLOSE * whole.abs().max()
     first = torch.searchsorted(values, part - close)
@@ -130,6 +125,8 @@ def _count(held: Mapping[int, Calls]) -> int:
     return sum(len(drawn.mask) for calls in held.values() for drawn in calls)
 
 
-def _finding(key: Key, verdict: Verdict, cause: str, held: Mapping[int, Calls], ranks: tuple[int, ...] = ()) -> Finding:
+def _finding(
+    key: Key, verdict: Verdict, cause: Cause, held: Mapping[int, Calls], ranks: tuple[int, ...] = ()
+) -> Finding:
     assert key.phase is Phase.MASK
     return Finding(key=key, verdict=verdict, cause=cause, ranks=ranks, elements=_count(held), root=not verdict.ok)

@@ -1,9 +1,11 @@
-"""Numbers: how far the candidate is from the reference in the user's own dtypes, beside the reference's own rounding.
+"""Rounding noise: how far the candidate is from the reference in floating point, in units of the reference's own noise.
 
-Both sides start from the same values, those that the dtypes hold. The reference also runs in float64 from them: how far
-it is from that in its own dtypes is its rounding noise, tensor by tensor and step by step, the largest of three runs:
-one from the same values, and two from values one unit in the last place away. A candidate that computes the same
-function rounds otherwise, and is about as far away.
+In the user's own dtypes both sides start from the same values, rounded to these dtypes. The reference also runs in
+float64 from them. Its distance from float64 is its rounding noise, tensor by tensor and step by step: the largest of
+three runs, one from the same values and two from values one unit in the last place away. A candidate that computes the
+same function in another order is about as far away (`OwnRuns`).
+
+In float64, beside an exact proof, the noise is that of float32, scaled down (`measure_rounding`).
 """
 
 from __future__ import annotations
@@ -16,10 +18,9 @@ import torch
 
 from shardproof.comparison import compare
 from shardproof.proving.axes import Axes
-from shardproof.proving.findings import Verdict
+from shardproof.proving.findings import Numbers, Rounding
 from shardproof.proving.judging.alignment import Alignment
 from shardproof.proving.judging.layout import find_layout
-from shardproof.proving.judging.rounding import FROM_FLOAT32
 from shardproof.proving.records import OF_PARAMETERS
 from shardproof.proving.running.models import SAMPLES, Precision
 
@@ -28,95 +29,48 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from shardproof.proving.judging.alignment import Held
+    from shardproof.proving.judging.alignment import ActualExpected, Aligned
     from shardproof.proving.judging.layout import Layout
     from shardproof.proving.records import Key, Records
     from shardproof.proving.running.one_rank import Side
 
-# How many times the reference's noise a candidate may be away and be called rounding; docs/proving.md has what right
-# shardings need.
-ALLOWED = 8.0
-# Beyond how many times it can be no rounding.
-FAR = 16.0
-# A tensor of few elements can be right by luck: its noise is at least so many epsilons of its largest element.
-FLOOR_EPSILONS = 2.0
+# A tensor of few elements can be right by luck: its noise is at least this many epsilons of its largest element.
+_FLOOR_EPSILONS = 2.0
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Numbers:
-    """One tensor in the user's own dtypes.
-
-    Attributes:
-        exact: candidate and reference are equal, both in these dtypes.
-        approximate: they are, within torch.testing's tolerances.
-        maxdiff: the largest difference between them.
-        error: the largest between the candidate and the reference in float64.
-        noise: the largest between the reference and itself in float64, or its least.
-        scale: the largest magnitude in the reference in float64.
-    """
-
-    exact: bool
-    approximate: bool
-    maxdiff: float
-    error: float
-    noise: float
-    scale: float
-
-    @property
-    def ratio(self) -> float:
-        """The error in units of the noise; infinite where there is an error and no noise, or an error is not finite."""
-        if not math.isfinite(self.error):
-            return math.inf
-        if not self.noise:
-            return math.inf if self.error else 0.0
-        return self.error / self.noise
-
-    @property
-    def within(self) -> bool:
-        """It is rounding: at most `ALLOWED` times the noise."""
-        return self.ratio <= ALLOWED
-
-    @property
-    def far(self) -> bool:
-        """It is no rounding: more than `FAR` times a noise that could be measured."""
-        return self.ratio > FAR and self.noise > 0
-
-    @property
-    def verdict(self) -> Verdict:
-        """What the numbers alone say."""
-        if not self.scale and not self.error:
-            return Verdict.VACUOUS
-        if self.within:
-            return Verdict.ROUNDING
-        return Verdict.WRONG if self.far else Verdict.UNDECIDED
+# float32 has 2**29 times the epsilon of float64: this scales the reference's noise in float32 down to float64.
+_FLOAT32_TO_FLOAT64 = 2.0**-29
+# In float64: up to how many times that noise two runs agree. Another order of summation is not much farther away.
+FLOAT64_ROUNDING_RATIO = 64.0
+# Where float32 did not round at all (small integers), float64 still may: in epsilons of the largest element.
+_FLOAT64_FLOOR_EPSILONS = 64.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OwnRuns:
-    """The runs in the user's own dtypes, laid side by side.
+    """The runs in the user's own dtypes, aligned.
 
     Attributes:
         measured: the candidate's ranks beside the reference in float64.
         beside: the same ranks beside the reference in its own dtypes.
-        reference: the reference in its own dtypes, several times, beside itself in float64.
-        shrink: the noise measured is so many times as large as it is in these dtypes.
+        reference: the reference in its own dtypes, several runs, beside itself in float64.
+        scale: what the measured noise is to be multiplied by.
     """
 
     measured: Alignment
     beside: Alignment
     reference: Alignment
-    shrink: float = 1.0
+    scale: float = 1.0
 
     def of(self, key: Key) -> Numbers | None:
-        """A tensor's numbers; None where the two sides do not have it side by side."""
-        if key.phase in OF_PARAMETERS and key.name.partition("/")[0] not in self.reference.layout.places:
-            return None  # a parameter that one device has not
+        """A tensor's numbers; None where its values cannot be compared."""
+        if key.phase in OF_PARAMETERS and key.name.partition("/")[0] not in self.reference.layout.element_index:
+            return None  # the reference has no such parameter
         found = [alignment.of(key) for alignment in (self.measured, self.beside, self.reference)]
-        aligned = [one.held for one in found if one is not None and not one.fault and one.held]
-        if len(aligned) < 3 or any(one.actual.shape != one.expected.shape for one in aligned[0].values()):
+        aligned = [one for one in found if one is not None and not one.fault and one.held]
+        if len(aligned) < 3 or aligned[0].misshapen:
             return None
-        measured, beside, own = aligned
-        return _measure(measured, beside, own, self.shrink)
+        measured, beside, own = (one.held for one in aligned)
+        return _measure(measured, beside, own, self.scale)
 
 
 def lay_side_by_side(
@@ -147,12 +101,15 @@ def lay_side_by_side(
             layout=find_layout(reference.parameters, whole),
             axes=Axes(sizes={"sample": len(noisy)}),
         ),
-        shrink=FROM_FLOAT32 if in_float64 else 1.0,
+        scale=_FLOAT32_TO_FLOAT64 if in_float64 else 1.0,
     )
 
 
 def _measure(
-    measured: Mapping[int, Held], beside: Mapping[int, Held], own: Mapping[int, Held], shrink: float
+    measured: Mapping[int, ActualExpected],
+    beside: Mapping[int, ActualExpected],
+    own: Mapping[int, ActualExpected],
+    noise_scale: float,
 ) -> Numbers:
     pairs = [compare(one.actual, one.expected.to(one.actual.dtype)) for one in beside.values()]
     scale = largest(own[0].expected)
@@ -163,8 +120,38 @@ def _measure(
         approximate=all(pair.approximate for pair in pairs),
         maxdiff=_worst(pair.maxdiff for pair in pairs),
         error=_worst(largest(one.actual.double() - one.expected) for one in measured.values()),
-        noise=shrink * max(noise, FLOOR_EPSILONS * epsilon * scale),
+        noise=noise_scale * max(noise, _FLOOR_EPSILONS * epsilon * scale),
         scale=scale,
+    )
+
+
+def measure_rounding(key: Key, candidate: Alignment, float32: Alignment) -> Rounding | None:
+    """Compare a tensor in the runs in ordinary float64; None where its values cannot be compared.
+
+    Args:
+        key: which tensor.
+        candidate: the candidate's ranks in float64 beside the reference in float64.
+        float32: the reference in float32 beside the reference in float64.
+    """
+    if key.phase in OF_PARAMETERS and key.name.partition("/")[0] not in float32.layout.element_index:
+        return None  # the reference has no such parameter
+    aligned, own = candidate.of(key), float32.of(key)
+    if aligned is None or aligned.fault or aligned.misshapen or own is None or own.fault:
+        return None
+    maxdiff, magnitude = _largest_difference(aligned)
+    noise = _largest_difference(own)[0] * _FLOAT32_TO_FLOAT64
+    noise = max(noise, _FLOAT64_FLOOR_EPSILONS * torch.finfo(torch.float64).eps * magnitude / FLOAT64_ROUNDING_RATIO)
+    return Rounding(maxdiff=maxdiff, noise=noise, agrees=maxdiff <= FLOAT64_ROUNDING_RATIO * noise)
+
+
+def _largest_difference(aligned: Aligned) -> tuple[float, float]:
+    """The largest difference and the largest expected magnitude over all ranks; NaN agrees with nothing."""
+    pairs = [(one.actual.double(), one.expected.double()) for one in aligned.held.values() if one.expected.numel()]
+    if not pairs:
+        return 0.0, 0.0
+    return (
+        float(torch.stack([(actual - expected).abs().max() for actual, expected in pairs]).max()),
+        float(torch.stack([expected.abs().max() for _, expected in pairs]).max()),
     )
 
 
@@ -174,6 +161,6 @@ def largest(tensor: Tensor) -> float:
 
 
 def _worst(differences: Iterable[float]) -> float:
-    """The largest; NaN if there is one, which `max` may overlook."""
+    """The largest; NaN if there is one, which `max` can overlook."""
     found = list(differences)
     return math.nan if any(math.isnan(one) for one in found) else max(found)

@@ -1,4 +1,4 @@
-"""One trial's outcome for each tensor: what every rank holds against what the reference says it should."""
+"""Outcomes: what one trial shows of each tensor, every rank's elements compared with the reference's."""
 
 from __future__ import annotations
 
@@ -7,65 +7,101 @@ from typing import TYPE_CHECKING, TypeVar
 
 import torch
 
-from shardproof.proving.judging.causes import explain
+from shardproof.proving.cause import Cause, CauseKind, Part
+from shardproof.proving.judging.causes import Difference, axes_of_sum, explain
+from shardproof.proving.judging.closeness import Exact
 from shardproof.proving.judging.layout import PADDING
 from shardproof.proving.records import ACTIVATIONS, OF_PARAMETERS, Key, Phase
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Mapping
 
     from shardproof.proving.axes import Axes
-    from shardproof.proving.judging.alignment import Aligned, Alignment, Held
+    from shardproof.proving.judging.alignment import ActualExpected, Aligned, Alignment
 
 T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
-    """Of one tensor in one trial.
+    """What one trial shows of one tensor.
 
     Attributes:
         equal: every element that any rank holds is the reference's.
-        void: a division by zero on either side: the trial says nothing if they differ.
+        void: a division by zero modulo the prime on either side: if they differ, the trial says nothing.
         chance: a bound on the probability that different formulas agree; 1 where none is derived.
-        cause: in words, if a relation explains the difference.
+        cause: a relation that explains the difference; None if there is no difference or no known relation.
         ranks: where it differs.
-        differing: elements that differ, over all ranks, of `elements`.
+        differing: how many elements differ, over all ranks, of `elements`.
+        elements: how many elements there are, over all ranks.
         informative: elements of the reference that are not zero, over all ranks.
-        blind: what no element that is not zero probes: ranks, and of tensors of three and more dims (experts, kernels)
-            slices along the first.
+        blind: ranks, and dim-0 slices of tensors of three and more dims, whose expected values are all zero.
         constant: the reference's elements are the same numbers whatever the parameters are.
-        partial: an activation whose sum over ranks is right: reduced later or not, its user will show.
-        over: the axes of that sum in words, where the mesh has several.
+        partial_over: of an activation: the axes over which the sum of what the ranks hold is right, although what each
+            holds is not. It may be reduced later; if it is not, what is computed from it differs.
     """
 
     equal: bool
     void: bool = False
     chance: float = 1.0
-    cause: str = ""
+    cause: Cause | None = None
     ranks: tuple[int, ...] = ()
     differing: int = 0
     elements: int = 0
     informative: int = 0
-    blind: frozenset[str] = frozenset()
+    blind: frozenset[Part] = frozenset()
     constant: bool = False
-    partial: bool = False
-    over: str = ""
+    partial_over: tuple[str, ...] = ()
+
+    @property
+    def partial(self) -> bool:
+        """The ranks hold parts of a sum."""
+        return bool(self.partial_over)
 
 
-def judge(alignment: Alignment, prime: int) -> dict[Key, Outcome]:
-    """Outcomes of one exact run, for each tensor on either side, in the candidate's order."""
+def compare_exactly(alignment: Alignment, prime: int) -> dict[Key, Outcome]:
+    """The outcome of one exact run for each tensor on either side, in the candidate's order."""
     return walk(
         alignment,
-        lambda key, aligned: _outcome(aligned, prime, alignment.axes, partial_allowed=key.phase in ACTIVATIONS),
+        lambda key, aligned: _outcome(key.phase, aligned, prime, alignment.axes),
         lambda _key, fault: Outcome(equal=False, cause=fault),
     )
 
 
-def _unreported(alignment: Alignment) -> frozenset[Phase]:
-    """What a training of the user's own need not report: its norm and updates say it too.
+def walk(
+    alignment: Alignment, compared: Callable[[Key, Aligned], T], faulty: Callable[[Key, Cause], T]
+) -> dict[Key, T]:
+    """What is said of each tensor on either side, in the candidate's order.
 
-    Optimizer state is asked for if it reports some: without any it is an update by hand (`run.record_update(None)`).
+    Args:
+        alignment: of the two sides.
+        compared: is given a tensor that both sides have.
+        faulty: is given a tensor whose values cannot be compared, and why.
+    """
+    reference, ranks = alignment.reference, alignment.ranks
+    unreported = _unreported(alignment)
+    found: dict[Key, T] = {}
+    for key in dict.fromkeys(key for records in ranks for key in records.missing):
+        if key not in reference.missing:
+            found[key] = faulty(key, Cause(kind=CauseKind.MISSING_GRADIENT))
+    for key in dict.fromkeys(key for records in ranks for key in records.tensors):
+        aligned = alignment.of(key)
+        if aligned is not None:
+            found[key] = faulty(key, aligned.fault) if aligned.fault else compared(key, aligned)
+    for key in reference.tensors:
+        if key.phase in (Phase.LOSS, Phase.NORM) and key not in found:
+            found[key] = faulty(key, Cause(kind=CauseKind.NOT_COMPUTED))
+        elif key.phase in unreported:
+            continue
+        elif key.phase in OF_PARAMETERS and not alignment.covers(key) and key not in found:
+            found[key] = faulty(key, Cause(kind=CauseKind.NOT_COVERED))
+    return found
+
+
+def _unreported(alignment: Alignment) -> frozenset[Phase]:
+    """What a training of the user's own need not report, because its norm and updates imply it.
+
+    Optimizer state is compared if it reports any: without any it is an update by hand (`run.record_update(None)`).
     """
     if not alignment.own_training:
         return frozenset()
@@ -73,100 +109,53 @@ def _unreported(alignment: Alignment) -> frozenset[Phase]:
     return frozenset({Phase.CLIPPED, Phase.STATE}) - reported
 
 
-def find_blind(held: Mapping[int, Held]) -> frozenset[str]:
-    """The parts of a tensor whose elements are all zero in the reference, in words; padding is no part of it."""
+def cause_of_shape(aligned: Aligned) -> Cause | None:
+    """The cause if a rank's tensor is not of the expected shape."""
+    one = aligned.misshapen
+    if one is None:
+        return None
+    return Cause(kind=CauseKind.MISSHAPEN, shapes=(tuple(one.actual.shape), tuple(one.expected.shape)))
+
+
+def find_blind(held: Mapping[int, ActualExpected]) -> frozenset[Part]:
+    """Ranks, or dim-0 slices of tensors of three and more dims, whose expected values are all zero; padding aside."""
     found = set()
     for rank, one in held.items():
-        real = torch.ones_like(one.expected, dtype=torch.bool) if one.places is None else one.places != PADDING
-        seen = one.expected != 0
-        if bool(real.any()) and not bool((seen & real).any()):
-            found.add(f"rank {rank}")
+        index = one.element_index
+        real = torch.ones_like(one.expected, dtype=torch.bool) if index is None else index != PADDING
+        seen = (one.expected != 0) & real
+        if bool(real.any()) and not bool(seen.any()):
+            found.add(Part(rank=rank))
         elif seen.ndim > 2:
-            empty = real.flatten(1).any(1) & ~(seen & real).flatten(1).any(1)
-            found |= {f"slice {index} of rank {rank}" for index in empty.nonzero().flatten().tolist()}
+            empty = real.flatten(1).any(1) & ~seen.flatten(1).any(1)
+            found |= {Part(rank=rank, index=index) for index in empty.nonzero().flatten().tolist()}
     return frozenset(found)
 
 
-def walk(alignment: Alignment, compared: Callable[[Key, Aligned], T], faulty: Callable[[Key, str], T]) -> dict[Key, T]:
-    """What is said of each tensor on either side, in the candidate's order.
-
-    Args:
-        alignment: of the two sides.
-        compared: says it of one that both have.
-        faulty: says it of one that cannot be compared, given what is wrong.
-    """
-    reference, ranks = alignment.reference, alignment.ranks
-    unreported = _unreported(alignment)
-    found: dict[Key, T] = {}
-    for key in dict.fromkeys(key for records in ranks for key in records.missing):
-        if key not in reference.missing:
-            found[key] = faulty(key, "the parameter has a gradient on one device and none here")
-    for key in dict.fromkeys(key for records in ranks for key in records.tensors):
-        aligned = alignment.of(key)
-        if aligned is not None:
-            found[key] = faulty(key, aligned.fault) if aligned.fault else compared(key, aligned)
-    for key in reference.tensors:
-        if key.phase in (Phase.LOSS, Phase.NORM) and key not in found:
-            found[key] = faulty(key, "the candidate does not compute it")
-        elif key.phase in unreported:
-            continue
-        elif key.phase in OF_PARAMETERS and not alignment.covers(key) and key not in found:
-            found[key] = faulty(key, "no rank of the candidate computes all of it")
-    return found
-
-
-def misshape_of(aligned: Aligned) -> str:
-    """What is wrong with a rank's shape; empty if nothing is."""
-    wrong = next((one for one in aligned.held.values() if one.actual.shape != one.expected.shape), None)
-    return f"of shape {tuple(wrong.actual.shape)} instead of {tuple(wrong.expected.shape)}" if wrong else ""
-
-
-def _outcome(aligned: Aligned, prime: int, axes: Axes, *, partial_allowed: bool) -> Outcome:
+def _outcome(phase: Phase, aligned: Aligned, prime: int, axes: Axes) -> Outcome:
     void = any(one.void for one in aligned.involved)
     chance = max(one.chance for one in aligned.involved)
     held = aligned.held
-    misshapen = misshape_of(aligned)
+    misshapen = cause_of_shape(aligned)
     if misshapen:
         return Outcome(equal=False, void=void, chance=chance, cause=misshapen, ranks=tuple(held))
+    difference = Difference(phase=phase, held=held, axes=axes, closeness=Exact(prime))
     differing = {rank: int((one.actual != one.expected).sum()) for rank, one in held.items()}
-    partial = _partial_over(held, prime, axes) if partial_allowed and any(differing.values()) else ()
-    if partial:
-        # Reduced later or not: whoever uses it unreduced is the one that parts.
+    activation = phase in ACTIVATIONS
+    partial_over = axes_of_sum(difference) if activation and any(differing.values()) else ()
+    if partial_over:
         differing = dict.fromkeys(differing, 0)
     wrong = tuple(rank for rank, count in differing.items() if count)
     return Outcome(
         equal=not wrong,
         void=void,
         chance=chance,
-        cause=explain(held, prime, axes) if wrong else "",
+        cause=explain(difference) if wrong else None,
         ranks=wrong,
         differing=sum(differing.values()),
         elements=sum(one.expected.numel() for one in held.values()),
         informative=sum(int(one.expected.count_nonzero()) for one in held.values()),
-        blind=frozenset() if partial_allowed else find_blind(held),  # no activation is vacuous
+        blind=frozenset() if activation else find_blind(held),  # no activation is vacuous
         constant=chance == 0.0,
-        partial=bool(partial),
-        over=axes.over(partial) if partial else "",
+        partial_over=partial_over,
     )
-
-
-def _partial_over(held: Mapping[int, Held], prime: int, axes: Axes) -> tuple[str, ...]:
-    """The axes over which the sum of what the ranks hold is right; empty if there are none."""
-    for names in axes.choices():
-        groups = [[held[rank] for rank in group if rank in held] for group in axes.groups(names)]
-        if all(_sums_up(group, prime) for group in groups if group):
-            return names
-    return ()
-
-
-def _sums_up(group: Sequence[Held], prime: int) -> bool:
-    """Whether ranks hold values of one shape whose sum is right; elements may be right already.
-
-    A projection of which a part is used by all ranks alike and another by each for itself has such a gradient.
-    """
-    expected = group[0].expected
-    if not all(torch.equal(one.expected, expected) for one in group):
-        return False
-    parts = torch.stack([one.actual for one in group])
-    right = (parts == expected).all(0)
-    return bool((right | ((parts.sum(0) - expected) % prime == 0)).all())

@@ -1,7 +1,7 @@
-"""Placing: which part of an activation each rank should hold, from its shapes, or values where several fit.
+"""Placement: which part of an activation each rank should hold, inferred from shapes, or values where several fit.
 
-Along each axis of the mesh the ranks hold the same, or shards along one dim. What they hold may be wrong, or a part of
-a sum only: that is for others to say.
+Along each axis of the mesh the ranks hold the same, or shards along one dim. Whether what they hold is right, or only a
+part of a sum, is not decided here.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from shardproof.proving.axes import Axes
+    from shardproof.proving.judging.layout import Layout
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,8 +29,8 @@ class _Placement:
     axes: Axes
 
     def along(self, dim: int) -> list[str]:
-        """The axes that share out a dim, outermost first: rows of a batch are given out before they are split again."""
-        names = [name for name, its in self.dims.items() if its == dim]
+        """The axes that split a dim, outermost first: data axes split a batch's rows before other axes do."""
+        names = [name for name, split in self.dims.items() if split == dim]
         return sorted(names, key=lambda name: name not in self.axes.data)
 
 
@@ -39,10 +40,10 @@ def place_activation(
     """The part of the whole that each rank should hold; None if no placement fits the shapes.
 
     Args:
-        parts: what ranks hold.
-        whole: what one device has.
+        parts: what the ranks hold.
+        whole: the tensor on one device.
         axes: of the mesh.
-        features: where the last dim is of a module whose weight's rows each rank has in an order of its own, these.
+        features: by rank, the features of the last dim that it holds, in its own order; see `find_rows`.
     """
     first = None
     for placement in _placements(whole.ndim, axes):
@@ -55,7 +56,7 @@ def place_activation(
 
 
 def _placements(ndim: int, axes: Axes) -> Iterator[_Placement]:
-    """All there are, the likeliest first: the same along each axis, or rows along data axes."""
+    """All placements, the likeliest first: replicated along each axis, or rows split along data axes."""
     names = [name for name, size in axes.sizes.items() if size > 1]
     dims = [(0, None, *range(1, ndim)) if name in axes.data and ndim else (None, *range(ndim)) for name in names]
     for chosen in product(*dims):
@@ -65,7 +66,7 @@ def _placements(ndim: int, axes: Axes) -> Iterator[_Placement]:
 def _parts_of(
     whole: Tensor, parts: Mapping[int, Tensor], placement: _Placement, features: Mapping[int, Tensor] | None
 ) -> dict[int, Tensor] | None:
-    """The whole's parts, if they have the shapes of the ranks' own."""
+    """The parts of the whole under a placement, if they have the shapes of what the ranks hold."""
     if any(part.ndim != whole.ndim for part in parts.values()):
         return None
     wanted = dict.fromkeys(parts, whole)
@@ -90,3 +91,56 @@ def _parts_of(
 
 def _fit(features: Mapping[int, Tensor] | None, parts: Mapping[int, Tensor]) -> bool:
     return features is not None and all(len(features[rank]) == part.shape[-1] for rank, part in parts.items())
+
+
+# Rows of weights ---------------------------------------------------------------------------------------------------
+
+
+def find_rows(layout: Layout, module: str, axes: Axes) -> Mapping[int, Tensor] | None:
+    """The rows of `module.weight` that each rank computes with, in its own order; None if ranks do not split them.
+
+    They are also the features of the module's output that the rank computes. Those of a fused [gate; up] need not be
+    contiguous.
+
+    Rows that ranks along the data axes hold in shards (as with FSDP2) are all gathered for the forward, in rank order.
+    None if there is no such matrix, or its rows are not split over the ranks, each on exactly one of them.
+    """
+    name = f"{module}.weight"
+    if name not in layout.element_index or name not in layout.state.names:
+        return None
+    shape = layout.state.shapes[layout.state.names.index(name)]
+    if len(shape) != 2:
+        return None
+    start = layout.state.span(name).start
+    # By rows, as nn.Linear has its output features, or by columns, as transformers' Conv1D has them.
+    address = torch.arange(shape.numel()).view(shape)
+    for by_feature in (address, address.T):
+        own = {rank: _rows(index - start, by_feature) for rank, index in layout.element_index[name].items()}
+        found = _share_out(own, len(by_feature), axes)
+        if found is not None:
+            return found
+    return None
+
+
+def _share_out(own: Mapping[int, Tensor | None], count: int, axes: Axes) -> Mapping[int, Tensor] | None:
+    """The rows that each rank computes with, if each row is on exactly one rank."""
+    gathered: dict[int, Tensor] = {}
+    for group in axes.groups(axes.data):
+        parts = [rows for rank in group if (rows := own[rank]) is not None]
+        if len(parts) < len(group):
+            return None
+        same = all(torch.equal(part, parts[0]) for part in parts)
+        gathered |= dict.fromkeys(group, parts[0] if same else torch.cat(parts))
+    one_share = [gathered[group[0]] for group in axes.groups(axes.data)]
+    return gathered if torch.equal(torch.cat(one_share).sort().values, torch.arange(count)) else None
+
+
+def _rows(element_index: Tensor, address: Tensor) -> Tensor | None:
+    """Which rows of `address` a rank's elements are (or columns, where it is transposed), if they are whole ones."""
+    local = element_index if address.is_contiguous() else element_index.T
+    if local.ndim != 2 or local.shape[1] != address.shape[1] or not local.shape[1]:
+        return None
+    rows = local[:, 0] // address.stride(0)
+    if bool(((local < 0).any(1) | (rows >= len(address))).any()):
+        return None  # padding, or another parameter's elements
+    return rows if torch.equal(address[rows], local) else None

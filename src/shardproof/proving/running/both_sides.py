@@ -9,13 +9,13 @@ from shardproof.errors import CannotRunError
 from shardproof.exact.errors import ExactArithmeticError
 from shardproof.proving.findings import Native
 from shardproof.proving.judging.alignment import Alignment
+from shardproof.proving.judging.bounds import over_segments
 from shardproof.proving.judging.layout import find_layout
-from shardproof.proving.judging.outcomes import judge
+from shardproof.proving.judging.outcomes import compare_exactly
 from shardproof.proving.running.models import Precision, build_as_it_is, name_dtypes, own_dtypes, precisions_of
 from shardproof.proving.running.one_rank import draw_parameters, run_reference
 from shardproof.proving.running.onethread import one_thread_if_small
 from shardproof.proving.running.ranks import run_in_processes, run_in_threads
-from shardproof.proving.running.segments import over_segments
 from shardproof.worlds.spawned import SpawnedWorld
 from shardproof.worlds.threaded import ThreadedWorld
 
@@ -93,7 +93,7 @@ class Round:
             for trial in range(len(self.primes))
         ]
         return [
-            over_segments(judge(alignment, prime), self.runs)
+            over_segments(compare_exactly(alignment, prime), self.runs.cuts, fresh=self.runs.fresh)
             for alignment, prime in zip(trials, self.primes, strict=True)
         ]
 

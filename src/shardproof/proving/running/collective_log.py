@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import threading
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, field, replace
-from itertools import zip_longest
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from torch.utils._debug_mode import get_active_debug_mode as find_debug_mode
@@ -44,67 +43,6 @@ class Collective:
         ranks = ", ".join(map(str, self.heard.ranks))
         placement = f", {self.placement}" if self.placement else ""
         return f"{self.heard.kind} of {shapes} over ranks {ranks}{placement}, {self.place}"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Parting:
-    """Where two runs' sequences part first; None where one of them is at its end."""
-
-    exact: Collective | None
-    native: Collective | None
-    ranks: tuple[int, ...]
-
-    @property
-    def first(self) -> Collective:
-        """The one that says where."""
-        found = self.exact or self.native
-        assert found is not None
-        return found
-
-    @property
-    def only_shapes(self) -> bool:
-        """The same collective, of other shapes: these may depend on values, as a routing's do."""
-        if self.exact is None or self.native is None:
-            return False
-        exact, native = self.exact, self.native
-        same = (exact.step, exact.place, exact.placement) == (native.step, native.place, native.placement)
-        return same and (exact.heard.kind, exact.heard.ranks) == (native.heard.kind, native.heard.ranks)
-
-
-def find_parting(exact: Sequence[Records], native: Sequence[Records]) -> Parting | None:
-    """Where the ranks' sequences of two runs part first, or None: the earliest in the run, by the first such rank.
-
-    Args:
-        exact: of each rank, of a run in exact arithmetic.
-        native: of each rank, of the run in the user's own dtypes.
-    """
-    found = {}
-    for rank, (one, other) in enumerate(zip(exact, native, strict=True)):
-        pairs = enumerate(zip_longest(one.collectives, other.collectives))
-        parting = next(((at, pair) for at, pair in pairs if not _alike(*pair)), None)
-        if parting is not None:
-            found[rank] = parting
-    if not found:
-        return None
-    rank = min(found, key=lambda rank: found[rank][0])
-    _, (in_exact, in_native) = found[rank]
-    return Parting(exact=in_exact, native=in_native, ranks=tuple(found))
-
-
-def _alike(exact: Collective | None, native: Collective | None) -> bool:
-    """Whether they are the same, but for how an average is taken: both runs' values say whether that is right.
-
-    FSDP2 takes it by AVG or PREMUL_SUM in float32 and bfloat16, and by SUM and divisions in any other dtype.
-    """
-    if exact is None or native is None:
-        return exact is native
-    return _by_sum(exact) == _by_sum(native)
-
-
-def _by_sum(collective: Collective) -> Collective:
-    heard = collective.heard
-    kind = heard.kind.replace(" AVG", " SUM").replace(" PREMUL_SUM", " SUM")
-    return replace(collective, heard=replace(heard, kind=kind))
 
 
 @contextmanager

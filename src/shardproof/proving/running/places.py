@@ -3,17 +3,11 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from shardproof.proving.records import ACTIVATIONS, OF_PARAMETERS, Phase
-
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
     from types import FrameType
-
-    from shardproof.proving.findings import Finding
 
 
 def calling_line() -> str:
@@ -26,20 +20,6 @@ def calling_line() -> str:
         if name != "torch" and not name.startswith(("torch.", "shardproof.")):
             return f"{_shown(frame.f_code.co_filename)}:{frame.f_lineno} in {frame.f_code.co_name}"
         frame = frame.f_back
-    return ""
-
-
-def locate(findings: Sequence[Finding], places: Mapping[str, str]) -> tuple[Finding, ...]:
-    """First causes with the line that called their module; `places` by the names under which it was recorded."""
-    return tuple(replace(one, place=places.get(_module(one), "")) if one.root else one for one in findings)
-
-
-def _module(finding: Finding) -> str:
-    name, phase = finding.key.name, finding.key.phase
-    if phase in ACTIVATIONS:
-        return name.partition("/")[0].partition("[")[0]
-    if phase in OF_PARAMETERS or phase in (Phase.INITIAL, Phase.BUFFER):
-        return name.partition("/")[0].rpartition(".")[0]
     return ""
 
 

@@ -1,0 +1,132 @@
+"""Causes: why a tensor is not what it should be, as a value. The judge makes it; `report/words.py` puts it in words.
+
+To add a kind of cause:
+
+1. a member of `CauseKind`, and of `Mend` where something known would mend it;
+2. a relation in `judging/causes.py`, if it is a relation between what the ranks hold and what they should hold;
+3. its line in `report/words.py`;
+4. a row and its wrong twin in tests/proving/judging/test_judge.py.
+
+Certificates hold every field that is not empty, so a new field needs its line in `report/cause_json.py` too.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from fractions import Fraction
+
+
+class CauseKind(StrEnum):
+    """What is the matter; the values are written into certificates."""
+
+    # Relations between what the ranks hold and what they should hold.
+    MISSING_ALL_REDUCE = "missing all-reduce"
+    MISSING_AVERAGE = "missing average"
+    UNREDUCED = "partial values used unreduced"  # the activation before the first wrong one
+    REPLICAS_DIFFER = "replicas differ"
+    SCALED = "scaled"
+    ZERO_EVERYWHERE = "zero everywhere"
+    SAME_VECTOR_OFF = "same vector off everywhere"
+    SHARD_ORDER = "shards in another order"
+    # One side has what the other has not.
+    MISSHAPEN = "misshapen"
+    MISSING_GRADIENT = "missing gradient"
+    EXTRA_GRADIENT = "extra gradient"
+    NOT_COMPUTED = "not computed"
+    NOT_COVERED = "not covered"
+    NOT_IN_REFERENCE = "not in the reference"
+    # The comparison could not have told.
+    NEVER_REACHED = "never reached"
+    CONSTANT = "constant"
+    NO_NOISE = "no noise to measure"
+    # The runs in the user's own dtypes.
+    ONLY_IN_NATIVE_DTYPE = "only in the native dtype"
+    COLLECTIVES_DIVERGE = "collectives diverge"
+    # Initial values.
+    INITIAL_OWN = "own initial values"
+    INITIAL_REPEATED = "shards start alike"
+    INITIAL_REPLICAS_DIFFER = "replicas start differently"
+    INITIAL_MISSHAPEN = "initial shape differs"
+    # Dropout masks.
+    MASK_OWN = "own dropout mask"
+    MASK_REPLICAS_DIFFER = "replicas drop different elements"
+    MASK_SHARED = "mask shared by shards"
+    MASK_SHARED_ALONG_DATA = "mask shared along data axes"
+    MASK_SHARED_ON_OTHER_VALUES = "mask shared on other values"
+    MASK_BY_DTENSOR = "mask drawn by DTensor"
+    MASK_TOO_SMALL = "mask too small to tell"
+
+
+class Mend(StrEnum):
+    """What would mend it; where it needs axes, they are the cause's."""
+
+    ALL_REDUCE_GRADIENT = "all-reduce the gradient"
+    ALL_REDUCE_IN_FORWARD = "all-reduce in the forward"
+    ALL_REDUCE_IN_BACKWARD = "all-reduce in the backward"
+    AVERAGE_GRADIENT = "average the gradient"
+    GENERATOR_FOR_EACH_SHARD = "a random generator for each shard"
+    MORE_ELEMENTS = "a larger batch or more steps"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Part:
+    """The elements of a tensor on one rank, or in one slice along dim 0 of what that rank holds."""
+
+    rank: int
+    index: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CollectiveDescription:
+    """One collective of one rank.
+
+    Attributes:
+        kind: such as 'AllReduce SUM'.
+        ranks: that take part.
+        shapes: of its tensors.
+        location: the running module, or the tensor recorded last.
+        placement: of a DTensor that is redistributed, from what to what; else empty.
+    """
+
+    kind: str
+    ranks: tuple[int, ...]
+    shapes: tuple[tuple[int, ...], ...]
+    location: str
+    placement: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cause:
+    """Why a tensor is not what it should be. Fields that its kind does not need are empty.
+
+    Attributes:
+        kind: what is the matter.
+        mend: what would mend it; None where nothing is known.
+        approximate: the relation holds within rounding noise; otherwise to the last digit.
+        factor: of SCALED: actual = factor * expected.
+        axes: of the mesh, over which a sum or an average is missing.
+        ranks: of REPLICAS_DIFFER: those that are wrong; of SHARD_ORDER: whose shard each rank holds.
+        shapes: of MISSHAPEN: the actual one and the expected one.
+        parts: of NEVER_REACHED: what is zero in every run.
+        elements: of MASK_TOO_SMALL: how many there are.
+        dtype: of the runs in the user's own dtypes, as `Native.dtype`.
+        exact_collective: of COLLECTIVES_DIVERGE: the one in exact arithmetic; None where that sequence has ended.
+        native_collective: the one in the user's own dtypes; None where that sequence has ended.
+    """
+
+    kind: CauseKind
+    mend: Mend | None = None
+    approximate: bool = False
+    factor: Fraction | None = None
+    axes: tuple[str, ...] = ()
+    ranks: tuple[int, ...] = ()
+    shapes: tuple[tuple[int, ...], ...] = ()
+    parts: tuple[Part, ...] = ()
+    elements: int | None = None
+    dtype: str = ""
+    exact_collective: CollectiveDescription | None = None
+    native_collective: CollectiveDescription | None = None

@@ -1,0 +1,145 @@
+"""A cause as fields of JSON, and read back from a certificate, which is not trusted.
+
+Its kind, the fields that are not empty, and its words for a reader; the words are not read back.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, fields
+from fractions import Fraction
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from shardproof.errors import CannotRunError
+from shardproof.proving.cause import Cause, CauseKind, CollectiveDescription, Mend, Part
+from shardproof.report.words import describe_cause
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+T = TypeVar("T")
+
+_LONGEST_FACTOR = 20  # characters
+
+
+def cause_fields(cause: Cause | None, mesh: Mapping[str, int]) -> dict[str, object] | None:
+    """A cause for JSON; None where there is none."""
+    if cause is None:
+        return None
+    empty = Cause(kind=cause.kind)
+    held = {one.name: getattr(cause, one.name) for one in fields(Cause)}
+    told = {name: _plain(value) for name, value in held.items() if name == "kind" or value != getattr(empty, name)}
+    return told | {"text": describe_cause(cause, mesh=mesh)}
+
+
+def read_cause(content: object) -> Cause | None:
+    """What `cause_fields` wrote.
+
+    Raises:
+        CannotRunError: it is not what `cause_fields` writes.
+    """
+    if content is None:
+        return None
+    given = _object(content)
+    given.pop("text", None)
+    unknown = [name for name in given if name not in _READERS]
+    if unknown:
+        raise CannotRunError(f"the certificate has a cause with {unknown[0]!r}, which no cause has")
+    if "kind" not in given:
+        raise CannotRunError("the certificate has a cause without a kind")
+    return Cause(**{name: _READERS[name](value) for name, value in given.items()})
+
+
+def _plain(value: object) -> object:
+    if isinstance(value, Fraction):
+        return str(value)
+    if isinstance(value, CollectiveDescription):
+        return asdict(value)
+    if isinstance(value, tuple):
+        return [asdict(one) if isinstance(one, Part) else one for one in value]
+    return value
+
+
+def _object(value: object) -> dict[str, Any]:
+    return dict(_typed(value, dict))
+
+
+def _typed(value: object, kind: type[T]) -> T:
+    if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
+        raise CannotRunError(
+            f"the certificate's cause holds {type(value).__name__} where {kind.__name__} is needed: {value!r:.40}"
+        )
+    return value
+
+
+def _read_kind(value: object) -> CauseKind:
+    try:
+        return CauseKind(_typed(value, str))
+    except ValueError as error:
+        raise CannotRunError(f"the certificate has a cause of kind {value!r:.40}, which is none") from error
+
+
+def _read_mend(value: object) -> Mend:
+    try:
+        return Mend(_typed(value, str))
+    except ValueError as error:
+        raise CannotRunError(f"the certificate has a mend {value!r:.40}, which is none") from error
+
+
+def _read_factor(value: object) -> Fraction:
+    text = _typed(value, str)
+    numerator, _, denominator = text.removeprefix("-").partition("/")
+    numbers = [numerator, denominator] if "/" in text else [numerator]
+    if len(text) > _LONGEST_FACTOR or not all(one.isascii() and one.isdecimal() for one in numbers):
+        raise CannotRunError(f"the certificate has a factor {text!r:.40}; needed is a fraction such as '1/2'")
+    if denominator and not int(denominator):
+        raise CannotRunError(f"the certificate has a factor {text!r:.40}, which divides by zero")
+    return Fraction(text)
+
+
+def _read_many(value: object, read: Callable[[object], T]) -> tuple[T, ...]:
+    return tuple(read(one) for one in _typed(value, list))
+
+
+def _text(value: object) -> str:
+    return _typed(value, str)
+
+
+def _integer(value: object) -> int:
+    return _typed(value, int)
+
+
+def _integers(value: object) -> tuple[int, ...]:
+    return _read_many(value, _integer)
+
+
+def _read_part(value: object) -> Part:
+    content = _object(value)
+    index = content.get("index")
+    return Part(rank=_integer(content.get("rank")), index=None if index is None else _integer(index))
+
+
+def _read_collective(value: object) -> CollectiveDescription:
+    content = _object(value)
+    return CollectiveDescription(
+        kind=_text(content.get("kind")),
+        ranks=_integers(content.get("ranks")),
+        shapes=_read_many(content.get("shapes"), _integers),
+        location=_text(content.get("location")),
+        placement=_text(content.get("placement")),
+    )
+
+
+_READERS: Mapping[str, Callable[[object], Any]] = {
+    "kind": _read_kind,
+    "mend": _read_mend,
+    "approximate": lambda value: _typed(value, bool),
+    "factor": _read_factor,
+    "axes": lambda value: _read_many(value, _text),
+    "ranks": _integers,
+    "shapes": lambda value: _read_many(value, _integers),
+    "parts": lambda value: _read_many(value, _read_part),
+    "elements": _integer,
+    "dtype": _text,
+    "exact_collective": _read_collective,
+    "native_collective": _read_collective,
+}

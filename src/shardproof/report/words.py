@@ -1,0 +1,139 @@
+"""The words of causes: one line for each kind, and one for each thing that would mend it. Nothing reads them back.
+
+A sentence is a template; `_parameters` has the words for the fields of a cause that it can name.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from shardproof.proving.cause import CauseKind, Mend
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+    from fractions import Fraction
+
+    from shardproof.proving.cause import Cause, CollectiveDescription, Part
+    from shardproof.proving.findings import Finding
+
+_SENTENCES: Mapping[CauseKind, str] = {
+    CauseKind.MISSING_ALL_REDUCE: (
+        "ranks hold partial values whose sum{over} is {about}right: an all-reduce is missing"
+    ),
+    CauseKind.MISSING_AVERAGE: "ranks hold values of their own whose mean{over} is {about}right: an average is missing",
+    CauseKind.UNREDUCED: (
+        "ranks hold partial values whose sum{over} is {about}right, and what is computed from them is wrong"
+    ),
+    CauseKind.REPLICAS_DIFFER: "replicas differ: {ranks_are} wrong, the others {about}right",
+    CauseKind.SCALED: "{about}{size}",
+    CauseKind.ZERO_EVERYWHERE: "{about}zero everywhere",
+    CauseKind.SAME_VECTOR_OFF: (
+        "off by {about}the same vector at every position: a bias is added more than once, or not at all"
+    ),
+    CauseKind.SHARD_ORDER: "shards in another order: ranks hold {about}the shards of {ranks}",
+    CauseKind.MISSHAPEN: "of shape {actual} instead of {expected}",
+    CauseKind.MISSING_GRADIENT: "the parameter has a gradient on one device and none here",
+    CauseKind.EXTRA_GRADIENT: "the parameter has a gradient here and none on one device",
+    CauseKind.NOT_COMPUTED: "the candidate does not compute it",
+    CauseKind.NOT_COVERED: "no rank of the candidate computes all of it",
+    CauseKind.NOT_IN_REFERENCE: "the reference has no such tensor",
+    CauseKind.NEVER_REACHED: "zero in every run on {parts}: nothing in the batch reaches it",
+    CauseKind.CONSTANT: "the same numbers whatever the parameters and inputs are: a wrong way to them would not show",
+    CauseKind.NO_NOISE: "the reference has no rounding noise to measure",
+    CauseKind.ONLY_IN_NATIVE_DTYPE: (
+        "proved in exact arithmetic, and not what {dtype} computes: a path that only {dtype} takes, "
+        "or a choice that rounding turns"
+    ),
+    CauseKind.COLLECTIVES_DIVERGE: "in exact arithmetic {exact}; in {dtype} {native}",
+    CauseKind.INITIAL_OWN: "the ranks' own numbers, not those that one device starts with from the same seed",
+    CauseKind.INITIAL_REPEATED: "shards that should differ start with the same numbers",
+    CauseKind.INITIAL_REPLICAS_DIFFER: "replicas start with different numbers",
+    CauseKind.INITIAL_MISSHAPEN: "of another shape than when it is given the proof's values",
+    CauseKind.MASK_OWN: "the ranks' own mask, not the one that one device draws from the same seed",
+    CauseKind.MASK_REPLICAS_DIFFER: "replicas drop different elements",
+    CauseKind.MASK_SHARED: "ranks share one mask on different shards",
+    CauseKind.MASK_SHARED_ALONG_DATA: "ranks along the data axes share one mask on different rows",
+    CauseKind.MASK_SHARED_ON_OTHER_VALUES: (
+        "ranks share one mask on values that are neither one device's nor shards of them"
+    ),
+    CauseKind.MASK_BY_DTENSOR: "DTensor draws the mask: on GPUs each shard its own, which ranks on CPUs cannot show",
+    CauseKind.MASK_TOO_SMALL: "only {elements} elements, of which two masks may agree by chance",
+}
+
+_MENDS: Mapping[Mend, str] = {
+    Mend.ALL_REDUCE_GRADIENT: "An all-reduce of the gradient over {axes} is missing in the backward.",
+    Mend.ALL_REDUCE_IN_FORWARD: "An all-reduce over {axes} is missing in the forward.",
+    Mend.ALL_REDUCE_IN_BACKWARD: "An all-reduce over {axes} is missing in the backward.",
+    Mend.AVERAGE_GRADIENT: "Average the gradient over {axes} before the update.",
+    Mend.GENERATOR_FOR_EACH_SHARD: "Give each rank a generator of its own (an RNG tracker) in parallelize.",
+    Mend.MORE_ELEMENTS: "Take a larger batch or more steps.",
+}
+
+_MOST_PARTS = 4
+
+
+def describe(finding: Finding) -> str:
+    """A finding in one line: 'step 1, gradient 0.weight WRONG - 2 times too large'."""
+    cause = "" if finding.cause is None else f" - {describe_cause(finding.cause)}"
+    return f"{finding.key} {finding.verdict}{cause}"
+
+
+def describe_cause(cause: Cause, *, mesh: Mapping[str, int] | None = None) -> str:
+    """A cause in one clause, without a full stop.
+
+    Args:
+        cause: which.
+        mesh: the sizes of the mesh's axes by name: where only one has more than one rank, the clause does not name it.
+    """
+    several = mesh is None or sum(size > 1 for size in mesh.values()) > 1
+    return _SENTENCES[cause.kind].format_map(_parameters(cause, name_axes=several))
+
+
+def describe_mend(cause: Cause) -> str:
+    """What would mend it, in one sentence; empty where nothing is known."""
+    return "" if cause.mend is None else _MENDS[cause.mend].format(axes=" and ".join(cause.axes))
+
+
+def _parameters(cause: Cause, *, name_axes: bool) -> Mapping[str, str]:
+    """What a sentence can name of a cause."""
+    actual, expected = cause.shapes if len(cause.shapes) == 2 else ((), ())
+    return {
+        "about": "about " if cause.approximate else "",
+        "over": f" over {' and '.join(cause.axes)}" if name_axes and cause.axes else "",
+        "size": "" if cause.factor is None else _size(cause.factor),
+        "ranks": _listed(cause.ranks),
+        "ranks_are": f"rank {_listed(cause.ranks)} is"
+        if len(cause.ranks) == 1
+        else f"ranks {_listed(cause.ranks)} are",
+        "actual": str(actual),
+        "expected": str(expected),
+        "parts": _parts(cause.parts),
+        "elements": str(cause.elements),
+        "dtype": cause.dtype,
+        "exact": _collective(cause.exact_collective),
+        "native": _collective(cause.native_collective),
+    }
+
+
+def _size(factor: Fraction) -> str:
+    if factor <= 0:
+        return f"{factor} times what it should be"
+    return f"{factor} times too large" if factor > 1 else f"{1 / factor} times too small"
+
+
+def _parts(parts: Sequence[Part]) -> str:
+    named = [f"rank {part.rank}" if part.index is None else f"slice {part.index} of rank {part.rank}" for part in parts]
+    more = f" and {len(named) - _MOST_PARTS} more" if len(named) > _MOST_PARTS else ""
+    return ", ".join(named[:_MOST_PARTS]) + more
+
+
+def _collective(collective: CollectiveDescription | None) -> str:
+    if collective is None:
+        return "none"
+    shapes = " and ".join(str(list(shape)) for shape in collective.shapes[:2])
+    placement = f", {collective.placement}" if collective.placement else ""
+    return f"{collective.kind} of {shapes} over ranks {_listed(collective.ranks)}{placement}, {collective.location}"
+
+
+def _listed(numbers: Iterable[int]) -> str:
+    return ", ".join(map(str, numbers))

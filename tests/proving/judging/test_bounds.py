@@ -1,0 +1,119 @@
+"""Bounds over segments and trials: the worst segment before a tensor counts, and trials are added until they suffice."""
+
+import pytest
+import torch
+
+from shardproof.proving.judging.bounds import choose_cuts, count_missing_trials, over_segments
+from shardproof.proving.judging.outcomes import Outcome
+from shardproof.proving.records import Key, Phase, Recorded, Records
+
+UP, DOWN = (Key(0, Phase.OUTPUT, name) for name in ("up", "down"))
+UP_GRADIENT = Key(0, Phase.OUTPUT_GRADIENT, "up")
+GRADIENT, UPDATE, NEXT = Key(0, Phase.GRADIENT, "w"), Key(0, Phase.UPDATE, "w"), Key(1, Phase.OUTPUT, "up")
+
+
+def outcome(chance=1e-6, **changes):
+    return Outcome(equal=True, chance=chance, **changes) if "equal" not in changes else Outcome(chance=chance, **changes)
+
+
+def chances(outcomes, cuts=frozenset(), *, fresh=True):
+    return [one.chance for one in over_segments(outcomes, cuts, fresh=fresh).values()]
+
+
+# Segments --------------------------------------------------------------------------------------------------------------
+
+
+def test_a_tensor_has_the_chance_of_the_worst_segment_before_it():
+    outcomes = {UP: outcome(1e-3), UPDATE: outcome(1e-5), NEXT: outcome(1e-6)}
+    cuts = frozenset({(Phase.OUTPUT, "up", 0)})
+    assert chances(outcomes, cuts) == [1e-3, 1e-3, 1e-3]
+    assert chances(outcomes) == [1e-3, 1e-5, 1e-5]  # nothing was cut inside the step: its output ends no segment
+
+
+@pytest.mark.parametrize(
+    ("key", "ends", "ends_with_cuts"),
+    [
+        (UPDATE, True, True),
+        (Key(0, Phase.STATE, "w/exp_avg"), True, True),
+        (GRADIENT, False, True),
+        (Key(0, Phase.CLIPPED, "w"), False, True),
+        (UP_GRADIENT, False, True),
+        (DOWN, False, False),
+        (Key(0, Phase.LOSS, "loss"), False, False),
+    ],
+)
+def test_what_ends_a_segment(key, ends, ends_with_cuts):
+    outcomes = {key: outcome(0.5), NEXT: outcome(0.25)}
+    assert chances(outcomes)[1] == (0.5 if ends else 0.25)
+    assert chances(outcomes, frozenset({(Phase.OUTPUT, "up", 0)}))[1] == (0.5 if ends_with_cuts else 0.25)
+    assert chances(outcomes, fresh=False) == [0.5, 0.25]
+
+
+def test_a_later_worse_segment_counts_and_a_better_one_does_not_help():
+    steps = [Key(step, Phase.UPDATE, "w") for step in range(4)]
+    outcomes = {key: outcome(chance) for key, chance in zip(steps, [1e-6, 1e-4, 1e-5, 1e-3], strict=True)}
+    assert chances(outcomes) == [1e-6, 1e-4, 1e-4, 1e-3]
+
+
+# Cuts ------------------------------------------------------------------------------------------------------------------
+
+
+def reference(*keys, shape=(2,)):
+    return Records(capture=None, tensors={key: Recorded(values=torch.ones(shape)) for key in keys})
+
+
+def test_right_activations_with_right_gradients_are_cut():
+    outcomes = {UP: outcome(), UP_GRADIENT: outcome(), DOWN: outcome()}
+    cuts = choose_cuts(reference(UP, UP_GRADIENT, DOWN, GRADIENT), outcomes)
+    assert cuts == {(Phase.OUTPUT, "up", 0), (Phase.OUTPUT, "down", 0)}
+
+
+@pytest.mark.parametrize("key", [UP, UP_GRADIENT, NEXT])
+@pytest.mark.parametrize("change", [None, {"equal": False}, {"partial_over": ("tp",)}])
+def test_one_that_is_wrong_or_partial_or_not_compared_in_any_step_is_not_cut(key, change):
+    outcomes = {UP: outcome(), UP_GRADIENT: outcome(), NEXT: outcome(), DOWN: outcome()}
+    if change is None:
+        del outcomes[key]
+    else:
+        outcomes[key] = outcome(**change)
+    assert choose_cuts(reference(UP, UP_GRADIENT, NEXT, DOWN), outcomes) == {(Phase.OUTPUT, "down", 0)}
+
+
+def test_another_call_of_the_module_is_a_cut_of_its_own():
+    again = Key(0, Phase.OUTPUT, "up", 1)
+    assert choose_cuts(reference(UP, again), {UP: outcome(), again: outcome(equal=False)}) == {(Phase.OUTPUT, "up", 0)}
+
+
+def test_a_number_is_no_boundary():
+    assert choose_cuts(reference(UP, shape=()), {UP: outcome()}) == frozenset()
+
+
+# Trials ----------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("chance", "taken", "wanted", "missing"),
+    [
+        (2.0**-10, 1, 2.0**-40, 3),
+        (2.0**-10, 3, 2.0**-40, 1),
+        (2.0**-10, 4, 2.0**-40, 0),
+        (2.0**-10, 1, 2.0**-39, 3),
+        (2.0**-10, 1, 2.0**-41, 4),
+        (0.5, 2, 2.0**-10, 8),
+        (1.0, 3, 1e-12, 0),  # none is derived
+        (0.0, 1, 1e-12, 0),  # certain
+        (0.999, 3, 1e-12, 61),  # no more than 64 in all
+    ],
+)
+def test_as_many_trials_as_the_bound_needs(chance, taken, wanted, missing):
+    assert count_missing_trials([{GRADIENT: outcome(chance)}] * taken, wanted) == missing
+
+
+def test_the_worst_tensor_decides_and_a_difference_ends_it():
+    trial = {GRADIENT: outcome(2.0**-20), UPDATE: outcome(2.0**-8)}
+    assert count_missing_trials([trial], 2.0**-40) == 4
+    assert count_missing_trials([trial | {UP: outcome(equal=False)}], 2.0**-40) == 0
+
+
+def test_trials_before_count_with_their_own_chance():
+    assert count_missing_trials([{GRADIENT: outcome(1.0)}, {GRADIENT: outcome(2.0**-10)}], 2.0**-20) == 1
