@@ -7,8 +7,6 @@ from tests.source_tree import find_imports, read_quoted, read_sources, read_tabl
 KNOWN_UPWARD: set[str] = {
     "exact/algebra/residue.py imports exact/rules/cut.py",
     "exact/rules/order.py imports exact/engine/choices.py",
-    "proving/findings.py imports proving/judging/noise.py",
-    "proving/findings.py imports proving/judging/rounding.py",
     "proving/judging/drawn.py imports proving/running/models.py",
     "proving/judging/drawn.py imports proving/running/one_rank.py",
     "proving/judging/drawn.py imports proving/running/request.py",
@@ -16,13 +14,13 @@ KNOWN_UPWARD: set[str] = {
     "proving/judging/masks.py imports proving/running/dropout.py",
     "proving/judging/noise.py imports proving/running/models.py",
     "proving/judging/noise.py imports proving/running/one_rank.py",
-    "proving/judging/numeric.py imports proving/running/collective_log.py",
+    "proving/judging/collectives.py imports proving/running/collective_log.py",
     "proving/records.py imports proving/running/collective_log.py",
     "proving/running/both_sides.py imports proving/judging/alignment.py",
+    "proving/running/both_sides.py imports proving/judging/bounds.py",
     "proving/running/both_sides.py imports proving/judging/layout.py",
     "proving/running/both_sides.py imports proving/judging/outcomes.py",
     "proving/running/one_rank.py imports proving/judging/initial.py",
-    "proving/running/segments.py imports proving/judging/outcomes.py",
     "report/json.py imports __init__.py",
 }
 KNOWN_CIRCLES: list[set[str]] = [

@@ -10,7 +10,7 @@ Either it changes one line of the transformer or of its training step:
         line="row_output",                           # the one line that it changes, a field of Lines
         change=lambda partial: partial,              # what stands there instead
         root="output embedding",                     # the first wrong tensor: phase and name
-        cause="partial values whose sum is right",   # part of the cause to be named; "" where no known one explains it
+        cause=CauseKind.UNREDUCED,                   # the cause to be named; None where no known one explains it
     )
 
 or it brings a step of its own, of which `plant(True)` has the bug and `plant(False)`, which is among the correct
@@ -36,8 +36,10 @@ from benchmarks.mutants.training_lines import TrainingLines
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from fractions import Fraction
 
     from benchmarks.mutants.configuration import Configuration
+    from shardproof.proving.cause import CauseKind
 
 BUGS = Path(__file__).parent / "bugs"
 
@@ -54,7 +56,8 @@ class Bug:
         seen_in: where it was seen for real.
         root: what the report must name as the first wrong tensor: phase and name, as a pattern; "" for a mutant that
             is no bug.
-        cause: what the named cause must contain; empty where no known relation explains the difference.
+        cause: the kind of the cause that must be named; None where no known relation explains the difference.
+        factor: of a cause that is a scaling.
         line: the field of `Lines` (or of `TrainingLines`, in the user's own training step) that it changes.
         change: what stands in that line instead.
         devices: ranks.
@@ -74,7 +77,8 @@ class Bug:
     phase: str
     seen_in: str
     root: str
-    cause: str = ""
+    cause: CauseKind | None = None
+    factor: Fraction | None = None
     line: str = ""
     change: Callable[..., Any] | None = None
     devices: int = 2

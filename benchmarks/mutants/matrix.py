@@ -11,6 +11,7 @@ from benchmarks.mutants.baselines import NAMES, see
 from benchmarks.mutants.native import parallelized_natively, reference_natively, trained_natively
 from benchmarks.mutants.ordinary import find_differences
 from shardproof.errors import CannotRunError
+from shardproof.report.cause_json import cause_fields
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -31,7 +32,7 @@ class Row:
         id: of the bug.
         killed: whether shardproof saw it.
         roots: the first wrong tensors that it named, phase and name.
-        causes: those that it named of them.
+        causes: those that it named of them, as fields of JSON.
         refused: why it could not be run; a refusal is no kill.
         shown: what differs in ordinary float64 (or where it shows); empty for a bug that changes no number.
         seconds: that the proof took.
@@ -41,7 +42,7 @@ class Row:
     id: str
     killed: bool
     roots: Sequence[str]
-    causes: Sequence[str]
+    causes: Sequence[Mapping[str, object]]
     refused: str
     shown: str
     seconds: float
@@ -63,7 +64,7 @@ def run_bug(bug: Bug, *, baselines: bool = True) -> Row:
         id=bug.id,
         killed=proof is not None and not proof.ok,
         roots=[f"{f.key.phase} {f.key.name}" for f in proof.roots] if proof else [],
-        causes=[str(f.cause) for f in proof.roots] if proof else [],
+        causes=[fields for f in proof.roots if (fields := cause_fields(f.cause, proof.mesh))] if proof else [],
         refused=refused,
         shown=show_bug(bug),
         seconds=seconds,
@@ -80,7 +81,10 @@ def root_right(bug: Bug, row: Row) -> bool:
 
 def cause_right(bug: Bug, row: Row) -> bool | None:
     """None where no known relation explains the difference."""
-    return any(bug.cause in cause for cause in row.causes) if bug.cause else None
+    if bug.cause is None:
+        return None
+    factor = None if bug.factor is None else str(bug.factor)
+    return any((cause["kind"], cause.get("factor")) == (bug.cause, factor) for cause in row.causes)
 
 
 def show_bug(bug: Bug) -> str:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from benchmarks.mutants.ordinary import find_differences
 from shardproof.errors import CannotRunError
 from shardproof.proving.findings import Verdict
+from shardproof.report.words import describe
 
 if TYPE_CHECKING:
     from benchmarks.mutants.configuration import Configuration
@@ -40,7 +41,7 @@ def try_configuration(configuration: Configuration) -> Tried:
     undecided = False
     try:
         proof = configuration.prove()
-        causes = [f"{f.verdict} {f.key} ({f.cause})" if f.cause else f"{f.verdict} {f.key}" for f in proof.roots[:3]]
+        causes = [describe(finding) for finding in proof.roots[:3]]
         undecided = not proof.ok and all(not f.failed or f.verdict is Verdict.UNDECIDED for f in proof.findings)
         alarm = "" if proof.ok else "; ".join(causes) or "nothing was proved"
     except CannotRunError as error:

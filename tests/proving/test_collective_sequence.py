@@ -11,7 +11,6 @@ from shardproof.proving.findings import Verdict
 from shardproof.proving.judging.collectives import find_divergence
 from shardproof.proving.prove import prove
 from shardproof.proving.records import Phase, Records
-from shardproof.proving.running.collective_log import Collective
 from shardproof.proving.running.determinism import digest_batch
 from shardproof.proving.running.models import Precision
 from shardproof.proving.running.one_rank import build_model
@@ -19,7 +18,6 @@ from shardproof.proving.running.ranks import run_in_processes, run_in_threads
 from shardproof.proving.running.request import Runs
 from shardproof.proving.running.subject import Subject
 from shardproof.report.text import render_text
-from shardproof.worlds.collective_trace import TracedCollective
 from shardproof.worlds.spawned import SpawnedWorld
 from shardproof.worlds.threaded import ThreadedWorld
 
@@ -156,40 +154,3 @@ def test_processes_find_it_too():
         for run in zip(*run_ranks(subject, spawn=True), strict=True)
     )
     assert find_divergence(first, second) is not None
-
-
-# Comparing sequences --------------------------------------------------------------------------------------------------
-
-
-def collective(*, kind="AllReduce SUM", shapes=((2, 3),), ranks=(0, 1), place="in up", step=0, placement=""):
-    heard = TracedCollective(kind=kind, ranks=ranks, shapes=shapes)
-    return Collective(step=step, place=place, heard=heard, placement=placement)
-
-
-def divergence_of(exact, native):
-    return find_divergence([Records(capture=None, collectives=exact)], [Records(capture=None, collectives=native)])
-
-
-@pytest.mark.parametrize(
-    ("change", "only_shapes"),
-    [
-        ({"kind": "AllReduce MAX"}, False),
-        ({"ranks": (0, 2)}, False),
-        ({"place": "in down"}, False),
-        ({"step": 1}, False),
-        ({"placement": "P(sum) to R"}, False),
-        ({"shapes": ((2, 4),)}, True),
-    ],
-)
-def test_any_difference_is_one_and_a_shape_alone_may_depend_on_values(change, only_shapes):
-    divergence = divergence_of([collective(), collective()], [collective(), collective(**change)])
-    assert divergence.only_shapes is only_shapes
-    assert divergence_of([collective()], [collective()]) is None
-
-
-def test_the_earliest_divergence_of_any_rank_is_told():
-    same, other = collective(), collective(kind="Broadcast")
-    exact = [Records(capture=None, collectives=[same, same]) for _ in range(2)]
-    native = [Records(capture=None, collectives=one) for one in ([same], [other, same])]
-    divergence = find_divergence(exact, native)
-    assert (divergence.exact, divergence.native, divergence.ranks) == (same, other, (0, 1))

@@ -22,13 +22,12 @@ from benchmarks.mutants.steps import make_step
 from benchmarks.mutants.tried import try_configuration
 from torch import nn
 
+from shardproof.proving.cause import CauseKind
 from shardproof.proving.step import Step
 
 BUGS = {bug.id: bug for bug in load_bugs()}
 ALL = {one.name: one for one in configurations()}
-NO_BUG = Bug(
-    id="M00", name="no-bug", phase="-", seen_in="", line="row_output", change=Lines().row_output, root="", cause=""
-)
+NO_BUG = Bug(id="M00", name="no-bug", phase="-", seen_in="", line="row_output", change=Lines().row_output, root="")
 
 
 @pytest.mark.parametrize("name", ["M01", "M10", "M12", "M21", "M23", "M41"])
@@ -52,7 +51,7 @@ def test_a_change_without_effect_is_reported_as_survived_and_as_no_bug():
 
 
 def test_a_bug_expected_elsewhere_is_not_called_right():
-    bug = replace(BUGS["M10"], root="output norm", cause="shards in another order")
+    bug = replace(BUGS["M10"], root="output norm", cause=CauseKind.SHARD_ORDER)
     row = run_bug(bug, baselines=False)
     assert row.killed
     assert not root_right(bug, row)
@@ -96,7 +95,7 @@ def test_a_configuration_that_is_not_correct_is_found_without_the_prover_and_by_
     step = make_step(Sizes(), steps=1)
     wrong = sharded("a bias added on every rank", step, shard(BUGS["M10"].lines), 2)
     tried = try_configuration(wrong)
-    assert "WRONG step 1, output layers.0.attention.out" in tried.alarm
+    assert "step 1, output layers.0.attention.out WRONG" in tried.alarm
     assert not tried.undecided
     assert tried.mistaken.startswith("loss of step 1 (")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from benchmarks.mutants.bug import Bug
 from benchmarks.mutants.lines import unchanged
+from shardproof.proving.cause import CauseKind
 
 BUG = Bug(
     id="M01",
@@ -13,5 +14,5 @@ BUG = Bug(
     line="row_output",
     change=unchanged,
     root="output embedding",
-    cause="partial values whose sum is right",
+    cause=CauseKind.UNREDUCED,
 )

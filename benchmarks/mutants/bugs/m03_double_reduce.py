@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from fractions import Fraction
+
 from benchmarks.mutants.bug import Bug
 from benchmarks.mutants.collectives import Copy
+from shardproof.proving.cause import CauseKind
 
 BUG = Bug(
     id="M03",
@@ -13,5 +16,6 @@ BUG = Bug(
     line="column_input",
     change=lambda x: Copy.apply(Copy.apply(x)),
     root="output gradient layers.0.mlp_norm",
-    cause="2 times too large",
+    cause=CauseKind.SCALED,
+    factor=Fraction(2),
 )

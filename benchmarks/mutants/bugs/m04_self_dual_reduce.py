@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from fractions import Fraction
 from typing import Any
 
 import torch
@@ -9,6 +10,7 @@ from torch import Tensor
 
 from benchmarks.mutants.bug import Bug
 from benchmarks.mutants.collectives import all_reduced
+from shardproof.proving.cause import CauseKind
 
 
 class ReduceBothWays(torch.autograd.Function):
@@ -31,5 +33,6 @@ BUG = Bug(
     line="row_output",
     change=ReduceBothWays.apply,
     root="input gradient layers.0.mlp.down",
-    cause="2 times too large",
+    cause=CauseKind.SCALED,
+    factor=Fraction(2),
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from benchmarks.mutants.bug import Bug
 from benchmarks.mutants.lines import unchanged
+from shardproof.proving.cause import CauseKind
 
 BUG = Bug(
     id="M07",
@@ -13,5 +14,5 @@ BUG = Bug(
     line="head_norm_weight",
     change=unchanged,
     root="gradient layers.0.attention.q_norm.weight",
-    cause="partial values whose sum is right",
+    cause=CauseKind.MISSING_ALL_REDUCE,
 )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from benchmarks.mutants.bug import Bug
+from shardproof.proving.cause import CauseKind
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -26,5 +27,5 @@ BUG = Bug(
     line="row_linear",
     change=row_linear,
     root="output layers.0.attention.out",
-    cause="a bias is added more than once",
+    cause=CauseKind.SAME_VECTOR_OFF,
 )

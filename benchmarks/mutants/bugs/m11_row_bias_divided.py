@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from fractions import Fraction
 from typing import TYPE_CHECKING
 
 from benchmarks.mutants.bug import Bug
+from shardproof.proving.cause import CauseKind
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -27,5 +29,6 @@ BUG = Bug(
     line="row_linear",
     change=row_linear,
     root="gradient layers.0.attention.out.bias",
-    cause="2 times too small",
+    cause=CauseKind.SCALED,
+    factor=Fraction(1, 2),
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from benchmarks.mutants.bug import Bug
 from benchmarks.mutants.lines import unchanged
+from shardproof.proving.cause import CauseKind
 
 BUG = Bug(
     id="M12",
@@ -14,5 +15,5 @@ BUG = Bug(
     change=unchanged,
     sequence_parallel=True,
     root="gradient layers.0.attention.out.bias",
-    cause="partial values whose sum is right",
+    cause=CauseKind.MISSING_ALL_REDUCE,
 )

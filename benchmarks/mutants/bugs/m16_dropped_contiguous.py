@@ -9,6 +9,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from benchmarks.mutants.bug import Bug
+from shardproof.proving.cause import CauseKind
 
 
 class CopyDropped(torch.autograd.Function):
@@ -32,5 +33,5 @@ BUG = Bug(
     line="head_input",
     change=CopyDropped.apply,
     root="output gradient norm",
-    cause="partial values whose sum is right",
+    cause=CauseKind.MISSING_ALL_REDUCE,
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from benchmarks.mutants.bug import Bug
 from benchmarks.mutants.collectives import gathered
+from shardproof.proving.cause import CauseKind
 
 BUG = Bug(
     id="M17",
@@ -14,5 +15,5 @@ BUG = Bug(
     change=gathered,
     sequence_parallel=True,
     root="gradient norm.weight",
-    cause="none here",
+    cause=CauseKind.MISSING_GRADIENT,
 )

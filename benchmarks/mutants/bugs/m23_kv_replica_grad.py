@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from benchmarks.mutants.bug import Bug
+from shardproof.proving.cause import CauseKind
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -24,5 +25,5 @@ BUG = Bug(
     change=replica_weight,
     devices=4,
     root="gradient layers.0.attention.qkv.weight",
-    cause="partial values whose sum is right",
+    cause=CauseKind.MISSING_ALL_REDUCE,
 )

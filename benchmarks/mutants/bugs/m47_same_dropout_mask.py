@@ -8,6 +8,7 @@ import torch.nn.functional as F
 
 from benchmarks.mutants.block import Sizes
 from benchmarks.mutants.bug import Bug
+from shardproof.proving.cause import CauseKind
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -32,5 +33,5 @@ BUG = Bug(
     sequence_parallel=True,
     sizes=Sizes(dropout=0.1),
     root="dropout mask layers.0",
-    cause="ranks share one mask on different shards",
+    cause=CauseKind.MASK_SHARED,
 )

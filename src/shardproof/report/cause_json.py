@@ -72,17 +72,17 @@ def _typed(value: object, kind: type[T]) -> T:
 
 
 def _read_kind(value: object) -> CauseKind:
-    try:
-        return CauseKind(_typed(value, str))
-    except ValueError as error:
-        raise CannotRunError(f"the certificate has a cause of kind {value!r:.40}, which is none") from error
+    text = _typed(value, str)
+    if text not in tuple(CauseKind):
+        raise CannotRunError(f"the certificate has a cause of kind {text!r:.40}, which is none")
+    return CauseKind(text)
 
 
 def _read_mend(value: object) -> Mend:
-    try:
-        return Mend(_typed(value, str))
-    except ValueError as error:
-        raise CannotRunError(f"the certificate has a mend {value!r:.40}, which is none") from error
+    text = _typed(value, str)
+    if text not in tuple(Mend):
+        raise CannotRunError(f"the certificate has a mend {text!r:.40}, which is none")
+    return Mend(text)
 
 
 def _read_factor(value: object) -> Fraction:

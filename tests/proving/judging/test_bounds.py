@@ -1,4 +1,4 @@
-"""Bounds over segments and trials: the worst segment before a tensor counts, and trials are added until they suffice."""
+"""Bounds over segments and trials: the worst segment so far counts, and trials are added until they suffice."""
 
 import pytest
 import torch
@@ -13,14 +13,16 @@ GRADIENT, UPDATE, NEXT = Key(0, Phase.GRADIENT, "w"), Key(0, Phase.UPDATE, "w"),
 
 
 def outcome(chance=1e-6, **changes):
-    return Outcome(equal=True, chance=chance, **changes) if "equal" not in changes else Outcome(chance=chance, **changes)
+    return (
+        Outcome(equal=True, chance=chance, **changes) if "equal" not in changes else Outcome(chance=chance, **changes)
+    )
 
 
 def chances(outcomes, cuts=frozenset(), *, fresh=True):
     return [one.chance for one in over_segments(outcomes, cuts, fresh=fresh).values()]
 
 
-# Segments --------------------------------------------------------------------------------------------------------------
+# Segments -------------------------------------------------------------------------------------------------------------
 
 
 def test_a_tensor_has_the_chance_of_the_worst_segment_before_it():
@@ -55,7 +57,7 @@ def test_a_later_worse_segment_counts_and_a_better_one_does_not_help():
     assert chances(outcomes) == [1e-6, 1e-4, 1e-4, 1e-3]
 
 
-# Cuts ------------------------------------------------------------------------------------------------------------------
+# Cuts -----------------------------------------------------------------------------------------------------------------
 
 
 def reference(*keys, shape=(2,)):
@@ -88,7 +90,7 @@ def test_a_number_is_no_boundary():
     assert choose_cuts(reference(UP, shape=()), {UP: outcome()}) == frozenset()
 
 
-# Trials ----------------------------------------------------------------------------------------------------------------
+# Trials ---------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

@@ -67,7 +67,7 @@ def off_by_one_element(tensor, closeness):
     return closeness.canonical(moved)
 
 
-# Missing reductions ----------------------------------------------------------------------------------------------------
+# Missing reductions ---------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -157,7 +157,7 @@ def test_one_rank_alone_has_no_sum_to_miss(closeness):
     assert missing_reduction(found) is None
 
 
-# Factors ---------------------------------------------------------------------------------------------------------------
+# Factors --------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("factor", [Fraction(2), Fraction(16), Fraction(1, 2), Fraction(1, 12)])
@@ -211,7 +211,7 @@ def test_where_zero_is_expected_there_is_no_factor(closeness):
     assert common_factor(difference(closeness, [whole + 1, whole + 1], whole)) is None
 
 
-# Replicas, biases, order -----------------------------------------------------------------------------------------------
+# Replicas, biases, order ----------------------------------------------------------------------------------------------
 
 
 def test_a_replica_that_differs_from_a_right_one_is_named(closeness):
@@ -263,7 +263,7 @@ def test_swapped_shards_are_named_with_their_owners(closeness):
     assert explain(difference(closeness, [whole[2:], off_by_one_element(whole[:2], closeness)], expected)) is None
 
 
-# The table -------------------------------------------------------------------------------------------------------------
+# The table ------------------------------------------------------------------------------------------------------------
 
 
 def test_the_first_relation_that_holds_is_the_cause(closeness):

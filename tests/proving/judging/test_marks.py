@@ -58,7 +58,7 @@ def test_whatever_is_not_ok_may_be_a_first_cause(verdict):
     assert roots(finding(Phase.GRADIENT, verdict=verdict)) == [True]
 
 
-# Allowed ---------------------------------------------------------------------------------------------------------------
+# Allowed --------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -85,7 +85,7 @@ def test_the_first_pattern_that_fits_is_named_and_what_is_ok_needs_none():
     assert (wrong.allowed, proved.allowed) == ("WRONG *", "")
 
 
-# Lines -----------------------------------------------------------------------------------------------------------------
+# Lines ----------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

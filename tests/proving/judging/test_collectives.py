@@ -1,0 +1,64 @@
+"""Two sequences of collectives: where they diverge first on any rank, and what is said of it."""
+
+import pytest
+
+from shardproof.proving.cause import Cause, CauseKind, CollectiveDescription
+from shardproof.proving.findings import Verdict
+from shardproof.proving.judging.collectives import conclude_divergence, find_divergence
+from shardproof.proving.records import Key, Phase, Records
+from shardproof.proving.running.collective_log import Collective
+from shardproof.worlds.collective_trace import TracedCollective
+
+
+def collective(*, kind="AllReduce SUM", shapes=((2, 3),), ranks=(0, 1), place="in up", step=0, placement=""):
+    heard = TracedCollective(kind=kind, ranks=ranks, shapes=shapes)
+    return Collective(step=step, place=place, heard=heard, placement=placement)
+
+
+def divergence_of(exact, native):
+    return find_divergence([Records(capture=None, collectives=exact)], [Records(capture=None, collectives=native)])
+
+
+@pytest.mark.parametrize(
+    ("change", "only_shapes"),
+    [
+        ({"kind": "AllReduce MAX"}, False),
+        ({"ranks": (0, 2)}, False),
+        ({"place": "in down"}, False),
+        ({"step": 1}, False),
+        ({"placement": "P(sum) to R"}, False),
+        ({"shapes": ((2, 4),)}, True),
+    ],
+)
+def test_any_difference_is_one_and_a_shape_alone_may_depend_on_values(change, only_shapes):
+    divergence = divergence_of([collective(), collective()], [collective(), collective(**change)])
+    assert divergence.only_shapes is only_shapes
+    assert divergence_of([collective()], [collective()]) is None
+
+
+def test_the_earliest_divergence_of_any_rank_is_told():
+    same, other = collective(), collective(kind="Broadcast")
+    exact = [Records(capture=None, collectives=[same, same]) for _ in range(2)]
+    native = [Records(capture=None, collectives=one) for one in ([same], [other, same])]
+    divergence = find_divergence(exact, native)
+    assert (divergence.exact, divergence.native, divergence.ranks) == (same, other, (0, 1))
+
+
+@pytest.mark.parametrize("kind", ["AllReduce AVG", "AllReduce PREMUL_SUM"])
+def test_an_average_by_a_sum_and_a_division_is_the_same(kind):
+    assert divergence_of([collective(kind=kind)], [collective()]) is None
+    assert divergence_of([collective(kind=kind)], [collective(kind="AllReduce MAX")]) is not None
+
+
+def test_a_sequence_that_ends_early_diverges_at_its_end():
+    divergence = divergence_of([collective()], [collective(), collective(place="in down", step=1)])
+    assert (divergence.exact, divergence.only_shapes) == (None, False)
+    finding = conclude_divergence(divergence, "bfloat16")
+    assert (finding.key, finding.verdict, finding.ranks) == (Key(1, Phase.COLLECTIVES, "in down"), Verdict.WRONG, (0,))
+    description = CollectiveDescription(kind="AllReduce SUM", ranks=(0, 1), shapes=((2, 3),), location="in down")
+    assert finding.cause == Cause(kind=CauseKind.COLLECTIVES_DIVERGE, native_collective=description, dtype="bfloat16")
+
+
+def test_shapes_alone_are_undecided():
+    divergence = divergence_of([collective()], [collective(shapes=((2, 4),))])
+    assert conclude_divergence(divergence, "float32").verdict is Verdict.UNDECIDED

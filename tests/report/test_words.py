@@ -1,0 +1,125 @@
+"""Every kind of cause and every mend has its words; they name the parameters that they need, and nothing else."""
+
+from fractions import Fraction
+
+import pytest
+
+from shardproof.proving.cause import Cause, CauseKind, CollectiveDescription, Mend, Part
+from shardproof.proving.findings import Finding, Verdict
+from shardproof.proving.records import Key, Phase
+from shardproof.report.words import describe, describe_cause, describe_mend
+
+GATHER = CollectiveDescription(
+    kind="Gather", ranks=(0, 2), shapes=((2, 3), (4,), (5,)), location="in up", placement="S(0) to R"
+)
+
+
+@pytest.mark.parametrize("kind", CauseKind)
+def test_every_kind_has_words_without_a_full_stop(kind):
+    told = describe_cause(Cause(kind=kind, factor=Fraction(2)))
+    assert told
+    assert "{" not in told
+    assert not told.endswith(".")
+
+
+def test_no_two_kinds_have_the_same_words():
+    told = {describe_cause(Cause(kind=kind, factor=Fraction(2), ranks=(1,))) for kind in CauseKind}
+    assert len(told) == len(CauseKind)
+
+
+@pytest.mark.parametrize("mend", Mend)
+def test_every_mend_is_a_sentence(mend):
+    told = describe_mend(Cause(kind=CauseKind.MISSING_ALL_REDUCE, axes=("dp", "tp"), mend=mend))
+    assert told.endswith(".")
+    assert "{" not in told
+
+
+def test_without_a_mend_nothing_is_advised():
+    assert describe_mend(Cause(kind=CauseKind.SHARD_ORDER)) == ""
+
+
+@pytest.mark.parametrize(
+    ("parameters", "told"),
+    [
+        ({"factor": Fraction(2)}, "2 times too large"),
+        ({"factor": Fraction(3, 2)}, "3/2 times too large"),
+        ({"factor": Fraction(1, 2)}, "2 times too small"),
+        ({"factor": Fraction(2, 3)}, "3/2 times too small"),
+        ({"factor": Fraction(-2)}, "-2 times what it should be"),
+        ({"factor": Fraction(2), "approximate": True}, "about 2 times too large"),
+    ],
+)
+def test_a_factor_is_above_or_below_one(parameters, told):
+    assert describe_cause(Cause(kind=CauseKind.SCALED, **parameters)) == told
+
+
+@pytest.mark.parametrize(
+    ("mesh", "told"),
+    [
+        ({"tp": 2}, "ranks hold partial values whose sum is right: an all-reduce is missing"),
+        ({"dp": 1, "tp": 2}, "ranks hold partial values whose sum is right: an all-reduce is missing"),
+        ({"dp": 2, "tp": 2}, "ranks hold partial values whose sum over tp is right: an all-reduce is missing"),
+        (None, "ranks hold partial values whose sum over tp is right: an all-reduce is missing"),
+    ],
+)
+def test_an_axis_is_named_where_there_are_several(mesh, told):
+    cause = Cause(kind=CauseKind.MISSING_ALL_REDUCE, axes=("tp",), mend=Mend.ALL_REDUCE_GRADIENT)
+    assert describe_cause(cause, mesh=mesh) == told
+    assert describe_mend(cause) == "An all-reduce of the gradient over tp is missing in the backward."
+
+
+@pytest.mark.parametrize(
+    ("cause", "told"),
+    [
+        (
+            Cause(kind=CauseKind.MISSING_AVERAGE, axes=("dp", "cp"), approximate=True),
+            "ranks hold values of their own whose mean over dp and cp is about right: an average is missing",
+        ),
+        (
+            Cause(kind=CauseKind.REPLICAS_DIFFER, ranks=(1,)),
+            "replicas differ: rank 1 is wrong, the others right",
+        ),
+        (
+            Cause(kind=CauseKind.REPLICAS_DIFFER, ranks=(1, 3)),
+            "replicas differ: ranks 1, 3 are wrong, the others right",
+        ),
+        (
+            Cause(kind=CauseKind.SHARD_ORDER, ranks=(1, 0)),
+            "shards in another order: ranks hold the shards of 1, 0",
+        ),
+        (Cause(kind=CauseKind.MISSHAPEN, shapes=((2, 3), (3, 2))), "of shape (2, 3) instead of (3, 2)"),
+        (
+            Cause(kind=CauseKind.NEVER_REACHED, parts=(Part(rank=1), Part(rank=0, index=2))),
+            "zero in every run on rank 1, slice 2 of rank 0: nothing in the batch reaches it",
+        ),
+        (
+            Cause(kind=CauseKind.NEVER_REACHED, parts=tuple(Part(rank=rank) for rank in range(6))),
+            "zero in every run on rank 0, rank 1, rank 2, rank 3 and 2 more: nothing in the batch reaches it",
+        ),
+        (
+            Cause(kind=CauseKind.COLLECTIVES_DIVERGE, dtype="bfloat16", native_collective=GATHER),
+            "in exact arithmetic none; in bfloat16 Gather of [2, 3] and [4] over ranks 0, 2, S(0) to R, in up",
+        ),
+        (
+            Cause(kind=CauseKind.MASK_TOO_SMALL, elements=24),
+            "only 24 elements, of which two masks may agree by chance",
+        ),
+        (
+            Cause(kind=CauseKind.ONLY_IN_NATIVE_DTYPE, dtype="float16"),
+            (
+                "proved in exact arithmetic, and not what float16 computes: a path that only float16 takes, "
+                "or a choice that rounding turns"
+            ),
+        ),
+    ],
+)
+def test_the_words_name_the_parameters(cause, told):
+    assert describe_cause(cause) == told
+
+
+def test_a_finding_is_one_line():
+    cause = Cause(kind=CauseKind.SCALED, factor=Fraction(2))
+    finding = Finding(key=Key(0, Phase.GRADIENT, "0.weight"), verdict=Verdict.WRONG, cause=cause)
+    assert describe(finding) == "step 1, gradient 0.weight WRONG - 2 times too large"
+    right = Finding(key=Key(1, Phase.UPDATE, "0.weight", 1), verdict=Verdict.PROVED)
+    assert describe(right) == "step 2, updated parameter 0.weight (call 2) PROVED"
