@@ -33,6 +33,10 @@ mutants: $(VENV)/.installed-test       ## planted bugs and correct configuration
 mutants-fast: $(VENV)/.installed-test  ## every planted bug and a fixed spread of the configurations, in ten minutes
 	$(BIN)/python -m benchmarks.mutants --fast
 
+mutate: $(VENV)/.installed-mutate      ## small changes of the source: do the tests notice? FILES="exact/algebra/bound.py"
+	$(BIN)/python -m pytest -n0 -q tests/mutation/check_mutants.py
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.mutation $(FILES)
+
 $(VENV)/bin/python:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "shardproof needs Python 3.11 or newer; this is " + sys.version.split()[0] + ". Set PYTHON=...")'
 	$(PYTHON) -m venv $(VENV)
@@ -45,6 +49,10 @@ $(VENV)/.installed: pyproject.toml constraints.txt | $(VENV)/bin/python
 
 $(VENV)/.installed-test: $(VENV)/.installed
 	$(PIP) -e '.[test,lint]'
+	touch $@
+
+$(VENV)/.installed-mutate: $(VENV)/.installed-test
+	$(PIP) -e '.[mutate]'
 	touch $@
 
 clean:

@@ -1,0 +1,43 @@
+"""The operators make the mutants that they should. Run by `make mutate`, which has Cosmic Ray."""
+
+import pytest
+from tests.mutation.mutants import make_mutants
+
+
+def changes(source):
+    return {mutant.change for mutant in make_mutants(source)}
+
+
+@pytest.mark.parametrize(
+    ("source", "change"),
+    [
+        ("def f(a, b):\n    return a * b + 1\n", "return a * b + 1 -> return a + 1"),
+        ("def f(a, b):\n    return a * b + 1\n", "return a * b + 1 -> return b + 1"),
+        ("def f(a, b):\n    return a * b + 1\n", "return a * b + 1 -> return a * b"),
+        ("def f(a, b):\n    return a - b\n", "return a - b -> return a"),
+        ("def f(a, b):\n    return a and b\n", "return a and b -> return b"),
+        ("def f(a, b):\n    return a and b\n", "return a and b -> return a or b"),
+        ("def f(a):\n    a.add(1)\n", "a.add(1) -> pass"),
+        ("def f(a):\n    a += 1\n", "a += 1 -> pass"),
+        ("def f(a, b):\n    return a < b\n", "return a < b -> return a <= b"),
+        ("@register\ndef f(a, b):\n    return a * b\n", "return a * b -> return a / b"),
+    ],
+)
+def test_a_change_is_made(source, change):
+    assert change in changes(source)
+
+
+def test_a_change_that_is_no_other_program_is_not_made():
+    assert (
+        changes("from __future__ import annotations\ndef f(a: int | None) -> int | str:\n    b: int | str\n") == set()
+    )
+    assert changes("if TYPE_CHECKING:\n    import a\n") == set()
+    assert changes('"""A docstring, 1 + 2."""\n') == set()
+
+
+def test_the_first_of_a_difference_is_not_dropped_alone():
+    assert "return a - b -> return b" not in changes("def f(a, b):\n    return a - b\n")
+
+
+def test_a_mutant_knows_its_line():
+    assert {mutant.line for mutant in make_mutants("x = 1\ny = x * x\n")} == {1, 2}

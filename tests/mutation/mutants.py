@@ -1,0 +1,76 @@
+"""The mutants of a file: its source with one small change each, without those that cannot be another program."""
+
+import ast
+import difflib
+from dataclasses import dataclass
+
+from cosmic_ray.ast import ast_nodes, get_ast
+from cosmic_ray.mutating import mutate_code
+from tests.mutation.operators import make_operators
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Mutant:
+    """One change of one file.
+
+    Attributes:
+        line: of the first change, from 1.
+        change: the changed lines, `before -> after`, which name the mutant wherever the line moves to.
+        source: the whole file with the change.
+    """
+
+    line: int
+    change: str
+    source: str
+
+
+def make_mutants(source):
+    """Every mutant of a file, in the order of its lines; no two alike."""
+    tree = get_ast(source)
+    found = {}
+    for operator in make_operators().values():
+        count = sum(1 for node in ast_nodes(tree) for _ in operator.mutation_positions(node))
+        for occurrence in range(count):
+            mutated = mutate_code(source, operator, occurrence)
+            if mutated is not None and mutated not in found and _is_another_program(source, mutated):
+                found[mutated] = Mutant(**_describe(source, mutated), source=mutated)
+    return sorted(found.values(), key=lambda mutant: (mutant.line, mutant.change))
+
+
+def _is_another_program(source, mutated):
+    try:
+        return _read_program(source) != _read_program(mutated)
+    except SyntaxError:
+        return False
+
+
+def _read_program(source):
+    """What is run: without annotations, which nothing evaluates here, and without imports for types only."""
+    return ast.dump(_Unannotated().visit(ast.parse(source)))
+
+
+class _Unannotated(ast.NodeTransformer):
+    def visit_arg(self, node):
+        node.annotation = None
+        return node
+
+    def visit_FunctionDef(self, node):
+        node.returns = None
+        return self.generic_visit(node)
+
+    def visit_AnnAssign(self, node):
+        node.annotation = ast.Constant(None)
+        return self.generic_visit(node)
+
+    def visit_If(self, node):
+        for_types = any(isinstance(part, ast.Name) and part.id == "TYPE_CHECKING" for part in ast.walk(node.test))
+        return None if for_types else self.generic_visit(node)
+
+
+def _describe(source, mutated):
+    """Where two sources differ: the first line, and the lines before and after."""
+    old, new = source.splitlines(), mutated.splitlines()
+    blocks = difflib.SequenceMatcher(None, old, new, autojunk=False).get_opcodes()
+    _, start, stop, new_start, new_stop = next(block for block in blocks if block[0] != "equal")
+    before, after = (" ".join(line.strip() for line in lines) for lines in (old[start:stop], new[new_start:new_stop]))
+    return {"line": start + 1, "change": f"{before} -> {after}"}

@@ -1,0 +1,36 @@
+"""Which files are mutated: all of two rooms, and a sample of the rules. Each against the test that has its name."""
+
+from pathlib import Path
+
+from tests.mutation.runs import Tests
+
+ROOT = Path(__file__).parents[2]
+PACKAGE = ROOT / "src" / "shardproof"
+WHOLE_ROOMS = ("exact/algebra", "proving/judging")
+SAMPLE = (
+    "exact/rules/attention.py",
+    "exact/rules/convolution.py",
+    "exact/rules/losses.py",
+    "exact/rules/normalization.py",
+    "exact/rules/order.py",
+    "exact/rules/reductions.py",
+    "exact/rules/softmax.py",
+)
+
+
+def list_targets():
+    """Paths below src/shardproof, in order."""
+    rooms = [path for room in WHOLE_ROOMS for path in sorted((PACKAGE / room).glob("*.py"))]
+    return [str(path.relative_to(PACKAGE)) for path in rooms if path.name != "__init__.py"] + list(SAMPLE)
+
+
+def find_test(target):
+    """The test that has the file's name; it need not be there."""
+    return ROOT / "tests" / Path(target).with_name(f"test_{Path(target).name}")
+
+
+def make_tests(target):
+    """The quick tests of a file."""
+    module = ".".join(("shardproof", *Path(target).with_suffix("").parts))
+    arguments = (str(find_test(target)), "-m", "not slow and not processes")
+    return Tests(module=module, path=PACKAGE / target, arguments=arguments)
