@@ -7,6 +7,7 @@ from tests.source_tree import find_imports, read_quoted, read_sources, read_tabl
 KNOWN_UPWARD: set[str] = {
     "exact/algebra/residue.py imports exact/rules/cut.py",
     "exact/rules/order.py imports exact/engine/choices.py",
+    "proving/judging/collectives.py imports proving/running/collective_log.py",
     "proving/judging/drawn.py imports proving/running/models.py",
     "proving/judging/drawn.py imports proving/running/one_rank.py",
     "proving/judging/drawn.py imports proving/running/request.py",
@@ -14,7 +15,6 @@ KNOWN_UPWARD: set[str] = {
     "proving/judging/masks.py imports proving/running/dropout.py",
     "proving/judging/noise.py imports proving/running/models.py",
     "proving/judging/noise.py imports proving/running/one_rank.py",
-    "proving/judging/collectives.py imports proving/running/collective_log.py",
     "proving/records.py imports proving/running/collective_log.py",
     "proving/running/both_sides.py imports proving/judging/alignment.py",
     "proving/running/both_sides.py imports proving/judging/bounds.py",
@@ -25,29 +25,19 @@ KNOWN_UPWARD: set[str] = {
 }
 KNOWN_CIRCLES: list[set[str]] = [
     {
-        "proving/running/request.py",
-        "proving/running/segments.py",
-    },
-    {
         "exact/algebra/blockwise.py",
         "exact/algebra/residue.py",
         "exact/rules/cut.py",
         "exact/rules/registry.py",
     },
     {
-        "proving/findings.py",
-        "proving/judging/initial.py",
-        "proving/judging/noise.py",
-        "proving/running/candidate.py",
-        "proving/running/hooks.py",
-        "proving/running/one_rank.py",
-        "proving/running/places.py",
-        "proving/running/subject.py",
-        "proving/running/training.py",
-    },
-    {
         "proving/records.py",
         "proving/running/collective_log.py",
+    },
+    {
+        "proving/running/candidate.py",
+        "proving/running/one_rank.py",
+        "proving/running/subject.py",
     },
 ]
 
