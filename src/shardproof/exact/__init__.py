@@ -2,6 +2,7 @@
 
 from shardproof.exact.algebra.bound import Bound, bound_of, trials_needed
 from shardproof.exact.algebra.degree import Degree
+from shardproof.exact.algebra.residue import Cut
 from shardproof.exact.engine.mode import ExactArithmetic
 from shardproof.exact.errors import (
     ExactArithmeticError,
@@ -11,7 +12,6 @@ from shardproof.exact.errors import (
     SymbolError,
     UnsupportedOpError,
 )
-from shardproof.exact.rules.cut import Cut
 from shardproof.exact.rules.registry import formula, moves, sums
 from shardproof.exact.zero_divisions import say_zero_divisions
 

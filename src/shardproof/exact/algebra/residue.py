@@ -18,9 +18,26 @@ if TYPE_CHECKING:
     from shardproof.exact.algebra.field import Field
     from shardproof.exact.algebra.lift import Lift
     from shardproof.exact.algebra.oracles import Oracles
-    from shardproof.exact.rules.cut import Cut
 
 Operand: TypeAlias = "Residue | int | float | Fraction"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cut:
+    """What reached a cut.
+
+    Attributes:
+        name: the cut's; that of its gradient's ends in ' gradient'.
+        residues: int64, in the tensor's own shape (the local shape of a sharded one). Elements of masks, -inf and
+            finfo.min, are one and two beyond the representatives.
+        degree: of the segment that ends here; `ExactArithmetic.bound(cut)` is its bound.
+        void: a division by zero happened in this segment or before.
+    """
+
+    name: str
+    residues: Tensor
+    degree: Degree
+    void: bool
 
 
 @dataclass(slots=True, kw_only=True)
@@ -162,6 +179,10 @@ class Residue:
         if plus is None:
             return self._new(self.of.field.matmul(self.tensor, other.tensor), degree)
         return self._new(self.of.field.matmul(self.tensor, other.tensor, plus=plus.tensor), plus.degree + degree)
+
+    def scaled(self, factor: float) -> Residue:
+        """Factor * self; no pass over memory for a factor of one."""
+        return self if factor == 1 else self * factor
 
     def interpolated(self, other: Residue, weight: Operand) -> Residue:
         """Self + weight * (other - self), reduced once."""

@@ -10,11 +10,11 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
 import torch
-from torch import Tensor
 
 from shardproof.exact.engine.tags import REAL
 from shardproof.exact.engine.tensor_trees import tensors_in
 from shardproof.exact.engine.variants import is_written
+from shardproof.exact.rules.registry import compared_for_one
 
 if TYPE_CHECKING:
     from torch._ops import OpOverload
@@ -89,20 +89,3 @@ def mark_selection(tags: TagStore, op: OpOverload, args: Any, result: Any, opera
         if not x.is_floating_point():
             degree = operand.degree.compared(compared_for_one(op, given, x))
             tags.set(x, replace(REAL, degree=degree, void=operand.void, compared=x.dtype == torch.bool))
-
-
-def compared_for_one(op: OpOverload, given: list[Tensor], found: Tensor) -> int:
-    """An upper bound on how many elements of the operands were compared for one element of a selection's result."""
-    operand = max(given, key=Tensor.numel)
-    if "pool" in op._schema.name:  # a window over several dims
-        return max(2, operand.numel())
-    if found.dtype == torch.bool and found.shape == operand.shape:
-        return 2  # an elementwise comparison
-    along = [size for dim, size in enumerate(operand.shape) if _can_be_along(dim, operand.shape, found.shape)]
-    return int(max(2, *along)) if along else max(2, operand.numel())
-
-
-def _can_be_along(dim: int, operand: torch.Size, found: torch.Size) -> bool:
-    """Whether a result of this shape can come of choosing along one dim: kept, cut short or gone."""
-    before, after = operand[:dim], operand[dim + 1 :]
-    return found in (before + after, before + found[dim : dim + 1] + after)

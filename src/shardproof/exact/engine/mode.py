@@ -17,7 +17,7 @@ from shardproof.exact.algebra.bound import Bound, bound_of
 from shardproof.exact.algebra.field import Field, choose_prime
 from shardproof.exact.algebra.lift import Lift
 from shardproof.exact.algebra.oracles import oracles_of
-from shardproof.exact.algebra.residue import Arithmetic
+from shardproof.exact.algebra.residue import Arithmetic, Cut
 from shardproof.exact.engine.dispatch import Dispatcher
 from shardproof.exact.engine.entry import Entry, inner_tensors
 from shardproof.exact.engine.escapes import DISPLAYS, READS_MEMORY
@@ -28,7 +28,7 @@ from shardproof.exact.engine.tags import TagStore
 from shardproof.exact.engine.tensor_trees import PLAIN, tensors_in
 from shardproof.exact.engine.threads import guard_threads
 from shardproof.exact.errors import ExactArithmeticError, user_line
-from shardproof.exact.rules.cut import Cut, CutBothWays, number_symbols
+from shardproof.exact.rules.cut import CutBothWays, number_symbols
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -7,13 +7,13 @@ again (docs/exact.md, theorem 3), so a bug shows at its own segment's cut and no
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from shardproof.exact.algebra.degree import VARIABLE, Degree
+from shardproof.exact.algebra.degree import VARIABLE
+from shardproof.exact.algebra.residue import Cut
 from shardproof.exact.rules.registry import formula
 
 if TYPE_CHECKING:
@@ -22,24 +22,6 @@ if TYPE_CHECKING:
 
 torch.library.define("shardproof::cut", "(Tensor x, str name) -> Tensor")
 torch.library.impl("shardproof::cut", "CompositeExplicitAutograd", lambda x, _name: x.clone())
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Cut:
-    """What reached a cut.
-
-    Attributes:
-        name: the cut's; that of its gradient's ends in ' gradient'.
-        residues: int64, in the tensor's own shape (the local shape of a sharded one). Elements of masks, -inf and
-            finfo.min, are one and two beyond the representatives.
-        degree: of the segment that ends here; `ExactArithmetic.bound(cut)` is its bound.
-        void: a division by zero happened in this segment or before.
-    """
-
-    name: str
-    residues: Tensor
-    degree: Degree
-    void: bool
 
 
 @formula("shardproof::cut.default", symbols=True)

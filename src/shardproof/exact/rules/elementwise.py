@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from shardproof.exact.algebra.residue import Residue
-from shardproof.exact.rules.matmul import scaled
 from shardproof.exact.rules.registry import formula
 from shardproof.exact.rules.symbols import add_symbols, multiply_symbols, subtract_from_symbols
 
@@ -43,7 +42,7 @@ def subtract_from(m: Arithmetic, x: Residue, y: Operand, alpha: float = 1) -> Re
     """Y - alpha * x."""
     if isinstance(y, Residue):
         return y.plus(x, times=-m.constant(alpha))
-    return y - scaled(x, alpha)
+    return y - x.scaled(alpha)
 
 
 @formula("mul.Tensor", "mul.Scalar", symbols=True, elementwise=True)

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from shardproof.exact.algebra.residue import Residue
-from shardproof.exact.rules.matmul import scaled
 from shardproof.exact.rules.registry import formula
 
 if TYPE_CHECKING:
@@ -127,13 +126,13 @@ def cosh(_m: Arithmetic, x: Residue) -> Residue:
 @formula("softplus.default", elementwise=True)
 def softplus(_m: Arithmetic, x: Residue, beta: float = 1, _threshold: float = 20) -> Residue:
     """log(1 + E(beta * x)) / beta. The threshold only saves time in floating point; it is not a kink."""
-    return (1 + scaled(x, beta).exp()).log() / beta
+    return (1 + x.scaled(beta).exp()).log() / beta
 
 
 @formula("softplus_backward.default", elementwise=True)
 def softplus_backward(_m: Arithmetic, grad: Residue, x: Residue, beta: float, _threshold: float) -> Residue:
     """Grad * sigmoid(beta * x)."""
-    return grad * scaled(x, beta).sigmoid()
+    return grad * x.scaled(beta).sigmoid()
 
 
 @formula("mish.default", elementwise=True)

@@ -1,7 +1,11 @@
-"""Losses whose backward PyTorch computes in one op."""
+"""Losses: squared error, negative log-likelihood, cross-entropies of probabilities, and piecewise losses.
+
+A piecewise loss (smooth L1, Huber) is an oracle of the difference, its derivative another one.
+"""
 
 from __future__ import annotations
 
+from fractions import Fraction
 from typing import TYPE_CHECKING
 
 import torch
@@ -15,18 +19,27 @@ if TYPE_CHECKING:
 _MEAN, _SUM = 1, 2  # torch.nn._reduction
 
 
+def reduced(losses: Residue, reduction: int) -> Residue:
+    """The mean, the sum, or the losses one by one."""
+    return losses.mean() if reduction == _MEAN else losses.sum() if reduction == _SUM else losses
+
+
+def _shared(grad: Residue, slope: Residue, reduction: int) -> Residue:
+    """Each element's part of the gradient."""
+    found = grad * slope
+    return found / slope.numel() if reduction == _MEAN else found
+
+
 @formula("mse_loss.default")
 def mse_loss(_m: Arithmetic, x: Residue, y: Residue, reduction: int = _MEAN) -> Residue:
     """(x - y)**2, and its mean or sum."""
-    square = (x - y).square()
-    return square.mean() if reduction == _MEAN else square.sum() if reduction == _SUM else square
+    return reduced((x - y).square(), reduction)
 
 
 @formula("mse_loss_backward.default")
 def mse_loss_backward(_m: Arithmetic, grad: Residue, x: Residue, y: Residue, reduction: int) -> Residue:
     """Grad * 2 * (x - y), over the count for the mean."""
-    slope = (x - y) * 2 * grad
-    return slope / x.numel() if reduction == _MEAN else slope
+    return _shared(grad, (x - y) * 2, reduction)
 
 
 def _classes(x: Residue) -> int:
@@ -76,3 +89,74 @@ def nll_loss_backward(
     if reduction == _MEAN:
         slope = slope / total
     return slope.moved(lambda t: torch.zeros_like(x.tensor).scatter_(dim, safe.unsqueeze(dim), t.unsqueeze(dim)))
+
+
+def _of_difference(name: str) -> None:
+    """A loss that is an even function of x - y, with a parameter, zero at zero; its slope is odd."""
+
+    def forward(_m: Arithmetic, x: Residue, y: Residue, reduction: int = _MEAN, parameter: float = 1.0) -> Residue:
+        return reduced((x - y).even_oracle(f"{name} {Fraction(parameter)}", at_zero=0), reduction)
+
+    def backward(_m: Arithmetic, grad: Residue, x: Residue, y: Residue, reduction: int, parameter: float) -> Residue:
+        return _shared(grad, (x - y).odd_oracle(f"{name} {Fraction(parameter)}'"), reduction)
+
+    formula(f"{name}.default")(forward)
+    formula(f"{name}_backward.default")(backward)
+
+
+_of_difference("smooth_l1_loss")
+_of_difference("huber_loss")
+
+
+def _weighted(losses: Residue, weight: Residue | None) -> Residue:
+    return losses if weight is None else losses * weight
+
+
+@formula("binary_cross_entropy.default")
+def binary_cross_entropy(
+    _m: Arithmetic, x: Residue, target: Residue, weight: Residue | None = None, reduction: int = _MEAN
+) -> Residue:
+    """-(t * log(x) + (1 - t) * log(1 - x)). The clamp of logarithms at -100 is for floating point; it is no kink."""
+    losses = -(target * x.log() + (1 - target) * (1 - x).log())
+    return reduced(_weighted(losses, weight), reduction)
+
+
+@formula("binary_cross_entropy_backward.default")
+def binary_cross_entropy_backward(
+    _m: Arithmetic,
+    grad: Residue,
+    x: Residue,
+    target: Residue,
+    weight: Residue | None = None,
+    reduction: int = _MEAN,
+) -> Residue:
+    """Grad * (x - t) / (x * (1 - x))."""
+    return _shared(grad, _weighted((x - target) / (x * (1 - x)), weight), reduction)
+
+
+@formula("binary_cross_entropy_with_logits.default")
+def binary_cross_entropy_with_logits(
+    _m: Arithmetic,
+    x: Residue,
+    target: Residue,
+    weight: Residue | None = None,
+    pos_weight: Residue | None = None,
+    reduction: int = _MEAN,
+) -> Residue:
+    """Binary cross-entropy of sigmoid(x): t * w * log(1 + E(-x)) + (1 - t) * log(1 + E(x))."""
+    exp = x.exp()
+    positive = target * (1 + exp.inverse()).log()
+    positive = positive if pos_weight is None else positive * pos_weight
+    return reduced(_weighted(positive + (1 - target) * (1 + exp).log(), weight), reduction)
+
+
+@formula("soft_margin_loss.default")
+def soft_margin_loss(_m: Arithmetic, x: Residue, target: Residue, reduction: int = _MEAN) -> Residue:
+    """log(1 + E(-t * x))."""
+    return reduced((1 + (-(target * x)).exp()).log(), reduction)
+
+
+@formula("soft_margin_loss_backward.default")
+def soft_margin_loss_backward(_m: Arithmetic, grad: Residue, x: Residue, target: Residue, reduction: int) -> Residue:
+    """-grad * t * sigmoid(-t * x)."""
+    return _shared(grad, -(target * (-(target * x)).sigmoid()), reduction)

@@ -1,13 +1,18 @@
-"""Matrix products."""
+"""Matrix products: single, batched, added to something, and grouped as the experts of a mixture are."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from shardproof.exact.rules.registry import formula
+import torch
+
+from shardproof.exact.algebra.residue import Residue
+from shardproof.exact.rules.registry import formula, runs_on_reals
 
 if TYPE_CHECKING:
-    from shardproof.exact.algebra.residue import Arithmetic, Residue
+    from torch import Tensor
+
+    from shardproof.exact.algebra.residue import Arithmetic
 
 
 @formula("mm.default", "bmm.default")
@@ -20,8 +25,8 @@ def product(_m: Arithmetic, a: Residue, b: Residue) -> Residue:
 def product_and_sum(m: Arithmetic, c: Residue, a: Residue, b: Residue, *, beta: float = 1, alpha: float = 1) -> Residue:
     """Beta * c + alpha * (a @ b)."""
     if alpha == 1:
-        return a.matmul(b, plus=scaled(c, beta))
-    return scaled(c, beta).plus(a @ b, times=m.constant(alpha))
+        return a.matmul(b, plus=c.scaled(beta))
+    return c.scaled(beta).plus(a @ b, times=m.constant(alpha))
 
 
 @formula("addbmm.default")
@@ -29,7 +34,7 @@ def summed_batch_product(
     m: Arithmetic, c: Residue, a: Residue, b: Residue, *, beta: float = 1, alpha: float = 1
 ) -> Residue:
     """Beta * c + alpha * sum over the batch of (a @ b)."""
-    return scaled(c, beta).plus((a @ b).sum(0), times=m.constant(alpha))
+    return c.scaled(beta).plus((a @ b).sum(0), times=m.constant(alpha))
 
 
 @formula("mv.default")
@@ -43,7 +48,7 @@ def matrix_vector_and_sum(
     m: Arithmetic, c: Residue, a: Residue, x: Residue, *, beta: float = 1, alpha: float = 1
 ) -> Residue:
     """Beta * c + alpha * (a @ x)."""
-    return scaled(c, beta) + scaled(matrix_vector(m, a, x), alpha)
+    return c.scaled(beta) + matrix_vector(m, a, x).scaled(alpha)
 
 
 @formula("dot.default", "vdot.default")
@@ -56,9 +61,47 @@ def dot(_m: Arithmetic, x: Residue, y: Residue) -> Residue:
 def outer_and_sum(_m: Arithmetic, c: Residue, x: Residue, y: Residue, *, beta: float = 1, alpha: float = 1) -> Residue:
     """Beta * c + alpha * (x outer y)."""
     outer = x.moved(lambda t: t.unsqueeze(1)) * y.moved(lambda t: t.unsqueeze(0))
-    return scaled(c, beta) + scaled(outer, alpha)
+    return c.scaled(beta) + outer.scaled(alpha)
 
 
-def scaled(x: Residue, factor: float) -> Residue:
-    """Factor * x; no pass over memory for a factor of one."""
-    return x if factor == 1 else x * factor
+# Grouped --------------------------------------------------------------------------------------------------------------
+
+# How programs count the rows of each group, from integers.
+runs_on_reals("histc.default")
+
+
+@formula("_grouped_mm.default")
+def grouped_product(
+    m: Arithmetic,
+    a: Residue,
+    b: Residue,
+    offsets: Tensor | None = None,
+    bias: Residue | None = None,
+    out_dtype: torch.dtype | None = None,
+) -> Residue:
+    """The product of each group, whose end in the dim that holds the groups `offsets` gives; `torch._grouped_mm`.
+
+    (S, K), (G, K, N) -> (S, N), rows in groups. (M, K), (G, K, S) with a of three dims and b of two: columns in groups.
+    (M, S), (S, N) -> (G, M, N), the inner dim in groups. (G, M, K), (G, K, N) -> (G, M, N).
+    """
+    del out_dtype
+    if a.ndim == b.ndim == 3:
+        product = a @ b
+        return product if bias is None else product + bias
+    if offsets is None or bias is not None:
+        raise NotImplementedError("a grouped product without offsets, or with a bias")
+    ends = offsets.tolist()
+    rows, columns = a.tensor, b.tensor
+    grouped = rows.shape[-1] if a.ndim == b.ndim else rows.shape[0] if a.ndim == 2 else columns.shape[1]
+    if ends[-1] != grouped:
+        raise NotImplementedError(f"groups that end at {ends[-1]} of {grouped}: PyTorch leaves the rest unwritten")
+    groups = [slice(start, end) for start, end in zip([0, *ends[:-1]], ends, strict=True)]
+    degree = (a.degree * b.degree).sum_of(rows.shape[-1])
+    if a.ndim == b.ndim:
+        parts = [m.field.matmul(rows[:, group], columns[group]) for group in groups]
+        return Residue(torch.stack(parts), degree, m)
+    if a.ndim == 2:
+        parts = [m.field.matmul(rows[group], columns[i]) for i, group in enumerate(groups)]
+        return Residue(torch.cat(parts), degree, m)
+    parts = [m.field.matmul(rows[i], columns[:, group]) for i, group in enumerate(groups)]
+    return Residue(torch.cat(parts, dim=1), degree, m)

@@ -52,5 +52,5 @@ moves(
         "masked_fill.Tensor",
     ),
     *("index_fill.int_Scalar", "index_fill.int_Tensor", "index_copy.default", "scatter.src", "scatter.value"),
-    *("masked_scatter.default", "_unsafe_index.Tensor", "_unsafe_masked_index.default", "nonzero.default"),
+    *("masked_scatter.default", "_unsafe_index.Tensor", "_unsafe_masked_index.default"),
 )

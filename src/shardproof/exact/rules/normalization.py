@@ -1,9 +1,13 @@
-"""Layer, group and batch norm, and the variance. Each as in its paper's formula, so that hand-written forms meet it."""
+"""Layer, RMS, group and batch norm. Each is its paper's formula, so that forms written out by hand agree with it.
+
+Of batch norm only the backward is here: PyTorch decomposes the forward into sums, products and a square root.
+"""
 
 from __future__ import annotations
 
-from math import prod
 from typing import TYPE_CHECKING
+
+import torch
 
 from shardproof.exact.rules.registry import formula
 
@@ -11,6 +15,9 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from shardproof.exact.algebra.residue import Arithmetic, Residue
+
+
+# Layer norm -----------------------------------------------------------------------------------------------------------
 
 
 @formula("native_layer_norm.default")
@@ -54,52 +61,145 @@ def layer_norm_backward(
     return dx, dw, db
 
 
-def variance(x: Residue, dims: Sequence[int] | None, correction: float, *, keepdim: bool) -> tuple[Residue, Residue]:
-    """sum((x - mean)**2) / (count - correction), and the mean."""
-    over = tuple(range(x.ndim)) if dims is None or len(dims) == 0 else tuple(dims)
-    mean = x.mean(over, keepdim=True)
-    centred = x - mean
-    total = (centred * centred).sum(over, keepdim=keepdim)
-    count = prod(x.shape[d] for d in over)
-    if not keepdim:
-        mean = mean.moved(lambda t: t.squeeze(over))
-    return total / (count - correction), mean
+# RMS norm -------------------------------------------------------------------------------------------------------------
 
 
-@formula("var.correction")
-def var(
-    _m: Arithmetic,
-    x: Residue,
-    dims: Sequence[int] | None = None,
-    *,
-    correction: float | None = None,
-    keepdim: bool = False,
-) -> Residue:
-    """The variance."""
-    return variance(x, dims, 1 if correction is None else correction, keepdim=keepdim)[0]
-
-
-@formula("var_mean.correction")
-def var_mean(
-    _m: Arithmetic,
-    x: Residue,
-    dims: Sequence[int] | None = None,
-    *,
-    correction: float | None = None,
-    keepdim: bool = False,
+@formula("_fused_rms_norm.default")
+def rms_norm(
+    _m: Arithmetic, x: Residue, shape: Sequence[int], weight: Residue | None, eps: float | None
 ) -> tuple[Residue, Residue]:
-    """The variance and the mean."""
-    return variance(x, dims, 1 if correction is None else correction, keepdim=keepdim)
+    """X / sqrt(mean(x**2) + eps) * weight, and 1 / sqrt(mean(x**2) + eps). Zhang and Sennrich 2019, equation 4."""
+    inner = tuple(range(x.ndim - len(shape), x.ndim))
+    rstd = (x.square().mean(inner, keepdim=True) + (torch.finfo(torch.float64).eps if eps is None else eps)).sqrt()
+    rstd = rstd.inverse()
+    y = x * rstd
+    return (y if weight is None else y * weight), rstd
 
 
-@formula("std.correction")
-def std(
+@formula("_fused_rms_norm_backward.default")
+def rms_norm_backward(
+    _m: Arithmetic,
+    grad: Residue,
+    x: Residue,
+    shape: Sequence[int],
+    rstd: Residue,
+    weight: Residue | None,
+    mask: Sequence[bool],
+) -> tuple[Residue | None, Residue | None]:
+    """With n = x * rstd and g = grad * weight: dx = rstd * (g - n * mean(g * n)), dw = sum(grad * n)."""
+    inner = tuple(range(x.ndim - len(shape), x.ndim))
+    outer = tuple(range(x.ndim - len(shape)))
+    normalized = x * rstd
+    dx = dw = None
+    if mask[0]:
+        g = grad if weight is None else grad * weight
+        dx = rstd * (g - normalized * (g * normalized).mean(inner, keepdim=True))
+    if mask[1] and weight is not None:
+        dw = (grad * normalized).sum(outer) if outer else grad * normalized
+    return dx, dw
+
+
+# Group norm -----------------------------------------------------------------------------------------------------------
+
+
+@formula("native_group_norm.default")
+def group_norm(
     _m: Arithmetic,
     x: Residue,
-    dims: Sequence[int] | None = None,
-    *,
-    correction: float | None = None,
-    keepdim: bool = False,
-) -> Residue:
-    """The square root of the variance."""
-    return variance(x, dims, 1 if correction is None else correction, keepdim=keepdim)[0].sqrt()
+    weight: Residue | None,
+    bias: Residue | None,
+    n: int,
+    channels: int,
+    places: int,
+    groups: int,
+    eps: float,
+) -> tuple[Residue, Residue, Residue]:
+    """Each group of channels normalized, then weighted by channel; means, 1 / sqrt(var + eps). Wu and He 2018."""
+    del places
+    flat = x.moved(lambda t: t.reshape(n, groups, -1))
+    mean = flat.mean(-1, keepdim=True)
+    centred = flat - mean
+    rstd = (centred.square().mean(-1, keepdim=True) + eps).sqrt().inverse()
+    y = (centred * rstd).moved(lambda t: t.reshape(x.shape))
+    by_channel = [1, channels, *(1,) * (x.ndim - 2)]
+    if weight is not None:
+        y *= weight.moved(lambda t: t.view(by_channel))
+    if bias is not None:
+        y += bias.moved(lambda t: t.view(by_channel))
+    return y, mean.moved(lambda t: t.squeeze(-1)), rstd.moved(lambda t: t.squeeze(-1))
+
+
+@formula("native_group_norm_backward.default")
+def group_norm_backward(
+    _m: Arithmetic,
+    grad: Residue,
+    x: Residue,
+    mean: Residue,
+    rstd: Residue,
+    weight: Residue | None,
+    n: int,
+    channels: int,
+    places: int,
+    groups: int,
+    mask: Sequence[bool],
+) -> tuple[Residue | None, Residue | None, Residue | None]:
+    """As layer norm's backward, over the groups; weights and biases are by channel."""
+    r = rstd.moved(lambda t: t.reshape(n, groups, 1))
+    centred = x.moved(lambda t: t.reshape(n, groups, -1)) - mean.moved(lambda t: t.reshape(n, groups, 1))
+    normalized = centred * r
+    by_channel = normalized.moved(lambda t: t.reshape(n, channels, places))
+    grads = grad.moved(lambda t: t.reshape(n, channels, places))
+    dx = dw = db = None
+    if mask[0]:
+        g = grads if weight is None else grads * weight.moved(lambda t: t.view(1, channels, 1))
+        g = g.moved(lambda t: t.reshape(n, groups, -1))
+        dx = r * (g - g.mean(-1, keepdim=True) - normalized * (g * normalized).mean(-1, keepdim=True))
+        dx = dx.moved(lambda t: t.reshape(x.shape))
+    if mask[1]:
+        dw = (grads * by_channel).sum((0, 2))
+    if mask[2]:
+        db = grads.sum((0, 2))
+    return dx, dw, db
+
+
+# Batch norm -----------------------------------------------------------------------------------------------------------
+
+
+def _by_channel(value: Residue, x: Residue) -> Residue:
+    return value.moved(lambda t: t.view(1, -1, *(1,) * (x.ndim - 2)))
+
+
+@formula("native_batch_norm_backward.default")
+def batch_norm_backward(
+    _m: Arithmetic,
+    grad: Residue,
+    x: Residue,
+    weight: Residue | None,
+    running_mean: Residue | None,
+    running_var: Residue | None,
+    save_mean: Residue | None,
+    save_rstd: Residue | None,
+    train: bool,
+    eps: float,
+    mask: Sequence[bool],
+) -> tuple[Residue | None, Residue | None, Residue | None]:
+    """Ioffe and Szegedy 2015, section 3: layer norm's backward over batch and places, or with given statistics."""
+    over = (0, *range(2, x.ndim))
+    if train:
+        assert save_mean is not None
+        assert save_rstd is not None
+        mean, rstd = save_mean, save_rstd
+    else:
+        assert running_mean is not None
+        assert running_var is not None
+        mean, rstd = running_mean, (running_var + eps).sqrt().inverse()
+    r = _by_channel(rstd, x)
+    normalized = (x - _by_channel(mean, x)) * r
+    dx = None
+    if mask[0]:
+        g = grad if weight is None else grad * _by_channel(weight, x)
+        dx = g * r
+        if train:
+            dx = r * (g - g.mean(over, keepdim=True) - normalized * (g * normalized).mean(over, keepdim=True))
+    dw = (grad * normalized).sum(over) if mask[1] else None
+    return dx, dw, grad.sum(over) if mask[2] else None

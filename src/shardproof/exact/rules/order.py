@@ -17,9 +17,8 @@ from torch.utils._pytree import tree_flatten, tree_map
 from shardproof.exact.algebra.degree import CONSTANT
 from shardproof.exact.algebra.lift import LOWEST, NEGATIVE_INFINITY, is_symbol
 from shardproof.exact.algebra.residue import Residue
-from shardproof.exact.engine.choices import compared_for_one
 from shardproof.exact.rules.piecewise import at_least, at_most
-from shardproof.exact.rules.registry import find_op, formula, runs_on_reals, selects
+from shardproof.exact.rules.registry import compared_for_one, find_op, formula, runs_on_reals, selects
 
 if TYPE_CHECKING:
     from collections.abc import Callable

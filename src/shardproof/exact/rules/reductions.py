@@ -1,7 +1,8 @@
-"""Sums, means and what is made of them."""
+"""Sums, means, variances and standard deviations; cumulative sums."""
 
 from __future__ import annotations
 
+from math import prod
 from typing import TYPE_CHECKING, Any
 
 from shardproof.exact.rules.registry import formula, sums
@@ -45,6 +46,57 @@ def mean_dims(
     """The sum times the inverse of the count."""
     del dtype
     return x.mean(dims, keepdim=keepdim)
+
+
+def variance(x: Residue, dims: Sequence[int] | None, correction: float, *, keepdim: bool) -> tuple[Residue, Residue]:
+    """sum((x - mean)**2) / (count - correction), and the mean."""
+    over = tuple(range(x.ndim)) if dims is None or len(dims) == 0 else tuple(dims)
+    mean = x.mean(over, keepdim=True)
+    centred = x - mean
+    total = (centred * centred).sum(over, keepdim=keepdim)
+    count = prod(x.shape[d] for d in over)
+    if not keepdim:
+        mean = mean.moved(lambda t: t.squeeze(over))
+    return total / (count - correction), mean
+
+
+@formula("var.correction")
+def var(
+    _m: Arithmetic,
+    x: Residue,
+    dims: Sequence[int] | None = None,
+    *,
+    correction: float | None = None,
+    keepdim: bool = False,
+) -> Residue:
+    """The variance."""
+    return variance(x, dims, 1 if correction is None else correction, keepdim=keepdim)[0]
+
+
+@formula("var_mean.correction")
+def var_mean(
+    _m: Arithmetic,
+    x: Residue,
+    dims: Sequence[int] | None = None,
+    *,
+    correction: float | None = None,
+    keepdim: bool = False,
+) -> tuple[Residue, Residue]:
+    """The variance and the mean."""
+    return variance(x, dims, 1 if correction is None else correction, keepdim=keepdim)
+
+
+@formula("std.correction")
+def std(
+    _m: Arithmetic,
+    x: Residue,
+    dims: Sequence[int] | None = None,
+    *,
+    correction: float | None = None,
+    keepdim: bool = False,
+) -> Residue:
+    """The square root of the variance."""
+    return variance(x, dims, 1 if correction is None else correction, keepdim=keepdim)[0].sqrt()
 
 
 def _along(result: Tensor, x: Tensor, dim: int, **_kwargs: Any) -> int:

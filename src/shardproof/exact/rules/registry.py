@@ -6,7 +6,8 @@ A rule is one of three kinds.
 *sum*: the op adds elements up; PyTorch carries it out in float64 and the result is reduced.
 *formula*: a function on `Residue` values.
 
-In-place, `out=` and `_foreach_` forms follow from the functional op's rule (see variants.py).
+In-place, `out=` and `_foreach_` forms follow from the functional op's rule. An op has one rule: a second registration
+is an error.
 """
 
 from __future__ import annotations
@@ -71,6 +72,19 @@ def find_op(name: str) -> OpOverload:
     return found
 
 
+def register(op: OpOverload, rule: Rule) -> None:
+    """Enter a rule into the table.
+
+    Raises:
+        ValueError: the op has a rule already.
+    """
+    if op in RULES:
+        name = str(op).removeprefix("aten.")
+        msg = f"{name!r} has a rule already, a {RULES[op].kind}; an op needs exactly one: take one of the two out"
+        raise ValueError(msg)
+    RULES[op] = rule
+
+
 def formula(*names: str, symbols: bool = False, elementwise: bool = False) -> Callable[[Function], Function]:
     """Decorator: the function below carries out these ops.
 
@@ -85,15 +99,15 @@ def formula(*names: str, symbols: bool = False, elementwise: bool = False) -> Ca
     ...     return x * x
     """
 
-    def register(function: Function) -> Function:
+    def register_all(function: Function) -> Function:
         for name in names:
             op = find_op(name)
             carried = _taking_integers(function) if torch.Tag.pointwise in op.tags else function
             carried = _in_blocks(carried) if elementwise else carried
-            RULES[op] = Rule(kind="formula", function=carried, symbols=symbols, elementwise=elementwise)
+            register(op, Rule(kind="formula", function=carried, symbols=symbols, elementwise=elementwise))
         return function
 
-    return register
+    return register_all
 
 
 def _taking_integers(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -124,18 +138,35 @@ def _residues_of_integers(m: Arithmetic, x: Tensor) -> Residue:
 def moves(*names: str) -> None:
     """These ops only move elements."""
     for name in names:
-        RULES[find_op(name)] = Rule(kind="move", symbols=True)
+        register(find_op(name), Rule(kind="move", symbols=True))
 
 
 def sums(*names: str, count: Callable[..., int]) -> None:
     """These ops add elements up; `count(result, *args, **kwargs)` bounds how many meet in one element of the result."""
     for name in names:
-        RULES[find_op(name)] = Rule(kind="sum", function=count)
+        register(find_op(name), Rule(kind="sum", function=count))
 
 
 def selects(*names: str) -> None:
     """These ops choose by order: their operands are recorded for comparison where a caller asks for it."""
     SELECTIONS.update(find_op(name) for name in names)
+
+
+def compared_for_one(op: OpOverload, given: list[Tensor], found: Tensor) -> int:
+    """An upper bound on how many elements of the operands were compared for one element of a selection's result."""
+    operand = max(given, key=Tensor.numel)
+    if "pool" in op.name():  # a window over several dims
+        return max(2, operand.numel())
+    if found.dtype == torch.bool and found.shape == operand.shape:
+        return 2  # an elementwise comparison
+    along = [size for dim, size in enumerate(operand.shape) if _can_be_along(dim, operand.shape, found.shape)]
+    return int(max(2, *along)) if along else max(2, operand.numel())
+
+
+def _can_be_along(dim: int, operand: torch.Size, found: torch.Size) -> bool:
+    """Whether a result of this shape can come of choosing along one dim: kept, cut short or gone."""
+    before, after = operand[:dim], operand[dim + 1 :]
+    return found in (before + after, before + found[dim : dim + 1] + after)
 
 
 # Ops that run natively on real constants too, besides elementwise ones: where made inside the program, a constant is

@@ -10,10 +10,55 @@ from torch import Tensor
 
 from shardproof.exact.errors import UnsupportedOpError
 from shardproof.exact.rules.order import from_ranks, to_ranks
-from shardproof.exact.rules.registry import formula, selects, sums
+from shardproof.exact.rules.registry import formula, moves, selects, sums
 
 if TYPE_CHECKING:
     from shardproof.exact.algebra.residue import Arithmetic, Residue
+
+
+# Sums at positions given by integers ----------------------------------------------------------------------------------
+
+
+def _embedding(_result: Tensor, _grad: Tensor, indices: Tensor, *_args: Any, **_kwargs: Any) -> int:
+    return indices.numel()
+
+
+def _indexed(_result: Tensor, _self: Tensor, dim: int, index: Tensor, *_args: Any, **_kwargs: Any) -> int:
+    return 1 + index.numel()
+
+
+def _scattered(_result: Tensor, _self: Tensor, dim: int, index: Tensor, *_args: Any, **_kwargs: Any) -> int:
+    return 1 + (index.shape[dim] if index.ndim else 1)
+
+
+def _put(_result: Tensor, _self: Tensor, indices: list[Tensor | None], values: Tensor, *_args: Any) -> int:
+    return 1 + max((i.numel() for i in indices if i is not None), default=values.numel())
+
+
+sums("embedding_dense_backward.default", count=_embedding)
+sums("index_add.default", count=_indexed)
+sums("scatter_add.default", count=_scattered)
+sums("index_put.default", "_unsafe_index_put.default", count=_put)
+
+
+# Pads and folds -------------------------------------------------------------------------------------------------------
+
+moves("reflection_pad3d.default", "replication_pad3d.default")
+
+
+def _copies(result: Tensor, grad: Tensor, *_args: Any, **_kwargs: Any) -> int:
+    return max(1, grad.numel() // max(result.shape[0] * result.shape[1] if result.ndim > 2 else 1, 1))
+
+
+sums(
+    *("reflection_pad1d_backward.default", "reflection_pad2d_backward.default", "reflection_pad3d_backward.default"),
+    *("replication_pad1d_backward.default", "replication_pad2d_backward.default", "replication_pad3d_backward.default"),
+    *("unfold_backward.default", "col2im.default", "trace.default"),
+    count=_copies,
+)
+
+
+# Reductions of what meets at one position -----------------------------------------------------------------------------
 
 
 def _every_source(_result: Tensor, *args: Any, **_kwargs: Any) -> int:
