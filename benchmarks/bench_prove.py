@@ -19,11 +19,11 @@ from benchmarks.bench_exact import Block
 from benchmarks.measure import Row, interleave, peak_extra_mib
 from shardproof.frameworks.specification import Specification
 from shardproof.proving.prove import prove
-from shardproof.proving.running.models import own_dtypes
-from shardproof.proving.running.one_rank import build_model, run_reference
-from shardproof.proving.running.ranks import run_in_threads
-from shardproof.proving.running.request import Runs
-from shardproof.proving.running.subject import Subject
+from shardproof.proving.running.both_sides import run_in_threads
+from shardproof.proving.running.models import build_model, own_dtypes
+from shardproof.proving.running.one_rank import run_reference
+from shardproof.proving.running.request import RunContext, RunRequest
+from shardproof.proving.running.target import ProofTarget
 from shardproof.proving.step import Step
 from shardproof.worlds.threaded import ThreadedWorld
 
@@ -96,14 +96,13 @@ def split_mlps(model: nn.Module, mesh: DeviceMesh) -> nn.Module:
 def run_trial(devices: int) -> None:
     """The reference and the simulated candidate, once, in exact arithmetic; no devices: the reference alone."""
     step = make_step()
-    model = build_model(step, 0)
+    model = build_model(step, 0).double()
     state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    runs = Runs(mesh={"tp": max(devices, 1)}, seeds=(0,), dtypes=own_dtypes(model))
-    contexts = runs.contexts()
-    run_reference(step, model, runs, contexts)
+    request = RunRequest(mesh={"tp": max(devices, 1)}, seeds=(0,), dtypes=own_dtypes(model))
+    run_reference(RunContext(step=step, request=request, state=state, arithmetics=request.make_arithmetics()))
     if devices:
-        subject = Subject(step=step, parallelize=split_mlps)
-        run_in_threads(ThreadedWorld(size=devices), subject, state, runs)
+        target = ProofTarget(step=step, parallelize=split_mlps)
+        run_in_threads(ThreadedWorld(size=devices), target, request, state)
 
 
 def _large_trial() -> Row:

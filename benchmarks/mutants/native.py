@@ -9,13 +9,12 @@ import torch
 from torch.distributed.device_mesh import init_device_mesh
 
 from benchmarks.mutants.baselines import Natively, count_collectives
-from shardproof.proving.records import Records
+from shardproof.proving.records import Precision
 from shardproof.proving.running.batch import copy_batch
-from shardproof.proving.running.candidate import run_training
-from shardproof.proving.running.capture import capture_natively, local_value
-from shardproof.proving.running.models import Precision
-from shardproof.proving.running.one_rank import build_model, draw_parameters
-from shardproof.proving.running.request import Runs
+from shardproof.proving.running.candidate import run_candidate
+from shardproof.proving.running.capture import Recorder, clone_parameters
+from shardproof.proving.running.models import build_model, draw_parameters
+from shardproof.proving.running.request import RunContext, RunRequest
 from shardproof.proving.running.training import train
 from shardproof.worlds.threaded import ThreadedWorld
 
@@ -24,14 +23,15 @@ if TYPE_CHECKING:
 
     from torch import Tensor, nn
 
-    from shardproof.proving.running.subject import Candidate, Parallelize
+    from shardproof.proving.running.candidate import Candidate
+    from shardproof.proving.running.models import Parallelize
     from shardproof.proving.step import Step
     from shardproof.worlds.communicator import Communicator
 
 
 def reference_natively(step: Step) -> tuple[Natively, Mapping[str, Tensor]]:
     """The run on one device, and the full state that it started from."""
-    model = build_model(step, 0)
+    model = build_model(step, 0).double()
     draw_parameters(model, 0)
     state = {name: tensor.float().double() for name, tensor in model.state_dict().items()}
     model.load_state_dict(state)
@@ -44,7 +44,7 @@ def parallelized_natively(
     """The run of each rank."""
 
     def run(comm: Communicator) -> Natively:
-        model = build_model(step, 0)
+        model = build_model(step, 0).double()
         model.load_state_dict(state)
         mesh = init_device_mesh("cpu", (comm.size,), mesh_dim_names=("tp",))
         return _take(parallelize(model, mesh), step)
@@ -55,9 +55,9 @@ def parallelized_natively(
 def trained_natively(step: Step, candidate: Candidate, devices: int, state: Mapping[str, Tensor]) -> list[Natively]:
     """The run of each rank in a training step of the user's own."""
 
-    def run(comm: Communicator) -> Natively:
-        runs = Runs(mesh={"tp": devices}, native=(Precision.FLOAT32,))
-        side = run_training(comm, step, candidate, state, runs, [])
+    def run(_comm: Communicator) -> Natively:
+        request = RunRequest(mesh={"tp": devices}, native=(Precision.FLOAT32,))
+        side = run_candidate(RunContext(step=step, request=request, state=state), candidate)
         return Natively(parameters=side.parameters, records=side.native[Precision.FLOAT32])
 
     return run_counted(devices, run)
@@ -71,7 +71,7 @@ def run_counted(devices: int, run: Callable[[Communicator], Natively]) -> list[N
 
 
 def _take(model: nn.Module, step: Step) -> Natively:
-    parameters = {name: local_value(p.detach()).clone() for name, p in model.named_parameters()}
-    records = Records(capture=capture_natively)
-    train(model.to(torch.float32), step, copy_batch(step.batch, torch.float32), records)
-    return Natively(parameters=parameters, records=records)
+    parameters = clone_parameters(model)
+    recorder = Recorder()
+    train(model.to(torch.float32), step, copy_batch(step.batch, torch.float32), recorder)
+    return Natively(parameters=parameters, records=recorder.records)

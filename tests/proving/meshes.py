@@ -11,7 +11,7 @@ from torch.distributed.tensor import DTensor, Partial, Shard
 from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
 
 from shardproof.frameworks.transformers import OwnPlan, PlanChange, tiny_step
-from shardproof.proving.running.subject import Subject
+from shardproof.proving.running.target import ProofTarget
 from shardproof.proving.step import Step
 
 DP = {"dp": 2}
@@ -245,7 +245,7 @@ def load_model(kind, *, count=True, **change):
 
     assert valid % len(ids) == 0
     step = dataclasses.replace(step, forward=forward) if count else step
-    return Subject(step=step, parallelize=OwnPlan(change=PlanChange(**change)))
+    return ProofTarget(step=step, parallelize=OwnPlan(change=PlanChange(**change)))
 
 
 def load_llama():

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
 
-from shardproof.proving.running.subject import Subject
+from shardproof.proving.running.target import ProofTarget
 from shardproof.proving.step import Step
 
 
@@ -117,7 +117,7 @@ def scaled_gradient(model, mesh):
 
 
 def load_with_lambdas():
-    return Subject(step=make_step(), parallelize=megatron("bias inside"))
+    return ProofTarget(step=make_step(), parallelize=megatron("bias inside"))
 
 
 def dies(model, mesh):
@@ -191,11 +191,11 @@ def make_step_of_four_rows(**changes):
 
 
 def load_training():
-    return Subject(step=make_step_of_four_rows(), candidate=make_training())
+    return ProofTarget(step=make_step_of_four_rows(), candidate=make_training())
 
 
 def load_training_without_average():
-    return Subject(step=make_step_of_four_rows(), candidate=make_training(forget=["average"]))
+    return ProofTarget(step=make_step_of_four_rows(), candidate=make_training(forget=["average"]))
 
 
 def idle_collective(dtype):

@@ -10,32 +10,31 @@ from shardproof.proving.cause import Cause, CauseKind, CollectiveDescription
 from shardproof.proving.findings import Verdict
 from shardproof.proving.judging.collectives import find_divergence
 from shardproof.proving.prove import prove
-from shardproof.proving.records import Phase, Records
-from shardproof.proving.running.determinism import digest_batch
-from shardproof.proving.running.models import Precision
-from shardproof.proving.running.one_rank import build_model
-from shardproof.proving.running.ranks import run_in_processes, run_in_threads
-from shardproof.proving.running.request import Runs
-from shardproof.proving.running.subject import Subject
+from shardproof.proving.records import Phase, Precision, Records
+from shardproof.proving.running.batch import digest_batch
+from shardproof.proving.running.both_sides import run_in_processes, run_in_threads
+from shardproof.proving.running.models import build_model
+from shardproof.proving.running.request import RunRequest
+from shardproof.proving.running.target import ProofTarget
 from shardproof.report.text import render_text
 from shardproof.worlds.spawned import SpawnedWorld
 from shardproof.worlds.threaded import ThreadedWorld
 
 
-def run_ranks(subject, *, spawn=False):
+def run_ranks(target, *, spawn=False):
     """Each rank's sequences, in exact arithmetic and in the model's own dtype."""
-    state = {name: tensor.clone() for name, tensor in build_model(subject.step, 0).state_dict().items()}
-    batch = digest_batch(subject.step)
-    runs = Runs(mesh={"tp": 2}, seeds=(0,), native=(Precision.OWN,), batch=batch)
+    state = {name: tensor.clone() for name, tensor in build_model(target.step, 0).double().state_dict().items()}
+    batch = digest_batch(target.step)
+    request = RunRequest(mesh={"tp": 2}, seeds=(0,), native=(Precision.OWN,), batch=batch)
     if spawn:
-        sides = run_in_processes(SpawnedWorld(size=2), subject, state, runs)
+        sides = run_in_processes(SpawnedWorld(size=2), target, request, state)
     else:
-        sides = run_in_threads(ThreadedWorld(size=2), subject, state, runs)
+        sides = run_in_threads(ThreadedWorld(size=2), target, request, state)
     return [(side.trials[0].collectives, side.native[Precision.OWN].collectives) for side in sides]
 
 
 def dtensor():
-    return Subject(step=steps.make_step_to_send(), parallelize=steps.parallelize)
+    return ProofTarget(step=steps.make_step_to_send(), parallelize=steps.parallelize)
 
 
 # What is recorded -----------------------------------------------------------------------------------------------------
@@ -56,8 +55,8 @@ def test_processes_record_the_same_under_their_own_names():
 
 
 def test_in_the_backward_the_gradient_before_it_says_where():
-    subject = Subject(step=steps.make_step(), parallelize=input_with_a_gradient)
-    for exact, native in run_ranks(subject):
+    target = ProofTarget(step=steps.make_step(), parallelize=input_with_a_gradient)
+    for exact, native in run_ranks(target):
         assert exact == native
         assert [str(one) for one in native] == [
             "AllReduce SUM of [5, 4] over ranks 0, 1, in model",
@@ -148,9 +147,8 @@ def test_a_collective_more_is_found_although_every_number_is_right(dtype):
 @pytest.mark.processes
 @pytest.mark.slow
 def test_processes_find_it_too():
-    subject = Subject(step=steps.make_step_to_send(), parallelize=steps.idle_collective_in_float32)
+    target = ProofTarget(step=steps.make_step_to_send(), parallelize=steps.idle_collective_in_float32)
     (first, second) = (
-        [Records(capture=None, collectives=one) for one in run]
-        for run in zip(*run_ranks(subject, spawn=True), strict=True)
+        [Records(collectives=one) for one in run] for run in zip(*run_ranks(target, spawn=True), strict=True)
     )
     assert find_divergence(first, second) is not None

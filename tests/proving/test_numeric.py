@@ -17,8 +17,8 @@ from shardproof.errors import CannotRunError
 from shardproof.proving.cause import Cause, CauseKind
 from shardproof.proving.findings import FAR_RATIO, ROUNDING_RATIO, Numbers, Verdict
 from shardproof.proving.prove import prove
-from shardproof.proving.records import Phase
-from shardproof.proving.running.models import Precision, load_model, own_dtypes
+from shardproof.proving.records import Phase, Precision
+from shardproof.proving.running.models import load_model, own_dtypes
 from shardproof.report.text import render_text
 
 

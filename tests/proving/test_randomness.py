@@ -12,8 +12,7 @@ from shardproof.proving.cause import Cause, CauseKind, Mend
 from shardproof.proving.findings import Verdict
 from shardproof.proving.judging.masks import judge_masks
 from shardproof.proving.prove import prove
-from shardproof.proving.records import Key, Phase
-from shardproof.proving.running.dropout import Drawn
+from shardproof.proving.records import DrawnMask, Key, Phase
 from shardproof.report.text import render_text
 
 # Shardings cut by hand ------------------------------------------------------------------------------------------------
@@ -210,7 +209,7 @@ def test_ranks_along_a_data_axis_may_share_a_mask_which_is_said():
 
 
 def drawn(values, mask):
-    return Drawn(values=torch.tensor(values, dtype=torch.float64), mask=torch.tensor(mask))
+    return DrawnMask(values=torch.tensor(values, dtype=torch.float64), mask=torch.tensor(mask))
 
 
 def test_masks_are_laid_out_by_value_and_what_is_there_twice_has_no_place():

@@ -2,12 +2,7 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from types import FrameType
 
 
 class ExactArithmeticError(RuntimeError):
@@ -44,14 +39,3 @@ class CodeLocation:
     def __str__(self) -> str:
         parts = [f"in module {self.module}"] if self.module else []
         return ", ".join([*parts, f"at {self.line}"] if self.line else parts) or "at an unknown line"
-
-
-def user_line() -> str:
-    """`file:line in function` of the innermost frame outside torch and this package; empty if there is none."""
-    frame: FrameType | None = sys._getframe(1)
-    while frame is not None:
-        name = frame.f_globals.get("__name__", "")
-        if not name.startswith(("torch.", "shardproof.")) and name not in ("torch", "contextlib"):
-            return f"{frame.f_code.co_filename}:{frame.f_lineno} in {frame.f_code.co_name}"
-        frame = frame.f_back
-    return ""

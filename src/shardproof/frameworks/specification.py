@@ -15,7 +15,9 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from types import ModuleType
 
-    from shardproof.proving.running.subject import Candidate, Parallelize, Subject
+    from shardproof.proving.running.candidate import Candidate
+    from shardproof.proving.running.models import Parallelize
+    from shardproof.proving.running.target import ProofTarget
     from shardproof.proving.step import Step
 
 
@@ -50,18 +52,18 @@ class Specification:
     steps: int | None = None
     seed: int = 0
 
-    def load(self) -> Subject:
+    def load(self) -> ProofTarget:
         """Make the step and its candidate. Runs the user's files; a file that is named twice is run once.
 
         Raises:
             CannotRunError: something is not there, or not what it should be.
         """
-        from shardproof.proving.running.subject import Subject
+        from shardproof.proving.running.target import ProofTarget
 
         if self.parallelize is not None and self.candidate is not None:
             raise CannotRunError("--parallelize and --candidate are given; the ranks can run one of them")
         step, candidates = self._hf() if self.step.startswith("hf:") else self._files()
-        return Subject(step=step if self.steps is None else replace(step, steps=self.steps), **candidates)
+        return ProofTarget(step=step if self.steps is None else replace(step, steps=self.steps), **candidates)
 
     @property
     def files(self) -> tuple[str, ...]:

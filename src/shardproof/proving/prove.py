@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from shardproof.errors import CannotRunError
 from shardproof.exact.algebra.field import choose_prime
 from shardproof.proving.axes import Axes, make_axes
-from shardproof.proving.findings import Proof
+from shardproof.proving.findings import Native, Proof
 from shardproof.proving.judging.alignment import Alignment
 from shardproof.proving.judging.collectives import conclude_divergence, find_divergence
 from shardproof.proving.judging.conclude import conclude
@@ -19,13 +19,13 @@ from shardproof.proving.judging.marks import mark_allowed, mark_source_lines
 from shardproof.proving.judging.noise import lay_side_by_side, measure_rounding
 from shardproof.proving.judging.numeric import add_numbers, conclude_numerically
 from shardproof.proving.judging.outcomes import find_blind
-from shardproof.proving.running.batch import describe_probes
-from shardproof.proving.running.both_sides import Round, Sides
-from shardproof.proving.running.determinism import digest_batch, require_deterministic
-from shardproof.proving.running.models import Precision
-from shardproof.proving.running.request import Runs
-from shardproof.proving.running.subject import Subject
-from shardproof.proving.trials import take_trials
+from shardproof.proving.records import Precision
+from shardproof.proving.running.batch import describe_probes, digest_batch
+from shardproof.proving.running.both_sides import Runner
+from shardproof.proving.running.determinism import require_deterministic
+from shardproof.proving.running.request import RunRequest
+from shardproof.proving.running.target import ProofTarget
+from shardproof.proving.trials import find_candidate_layout, take_trials
 from shardproof.worlds.randomness import randomness_kept
 from shardproof.worlds.world import DEFAULT_TIMEOUT
 
@@ -37,9 +37,10 @@ if TYPE_CHECKING:
     from shardproof.proving.judging.layout import Layout
     from shardproof.proving.judging.noise import OwnRuns
     from shardproof.proving.judging.outcomes import Outcome
-    from shardproof.proving.records import Key
-    from shardproof.proving.running.ranks import Reload
-    from shardproof.proving.running.subject import Candidate, Parallelize
+    from shardproof.proving.records import BothSides, Key
+    from shardproof.proving.running.candidate import Candidate
+    from shardproof.proving.running.models import Parallelize
+    from shardproof.proving.running.target import Reload
     from shardproof.proving.step import Step
 
 
@@ -79,7 +80,7 @@ def prove(
         seed: of all of them.
         spawn: run each rank in a process of its own, instead of simulating them in this one.
         timeout: seconds after which ranks that get nowhere are given up.
-        reload: what a spawned rank calls for its `Subject`, where it cannot be pickled: a function at the top of a
+        reload: what a spawned rank calls for its `ProofTarget`, where it cannot be pickled: a function at the top of a
             module, or an object of such a class.
         numeric: only compare the numbers in the model's own dtypes with the reference's rounding noise. Nothing is
             proved; for a step that exact arithmetic cannot run.
@@ -93,8 +94,8 @@ def prove(
         raise CannotRunError(f"trials is {trials}; give at least 1")
     if max_false_accept is not None and not 0 < max_false_accept < 1:
         raise CannotRunError(f"max_false_accept is {max_false_accept}; give a probability like 1e-12")
-    subject = Subject(step=step, parallelize=parallelize, candidate=candidate)
-    runs = Runs(
+    target = ProofTarget(step=step, parallelize=parallelize, candidate=candidate)
+    request = RunRequest(
         mesh=axes.sizes,
         data_axes=axes.data,
         build_seed=seed,
@@ -106,32 +107,32 @@ def prove(
     tell("the step twice on one device: is it the same?")
     require_deterministic(step, seed)
     tell("the numbers" if numeric else f"trial 1 of {trials}, and the numbers")
-    sides = Sides(subject=subject, spawn=spawn, timeout=timeout, reload=reload)
-    first = sides.run(replace(runs, seeds=runs.seeds[:1], draws=True), natively=True)
+    runner = Runner(target=target, spawn=spawn, timeout=timeout, reload=reload)
+    first = runner.run(replace(request, seeds=request.seeds[:1], draws=True), natively=True)
     try:
-        layout = first.find_layout()
+        layout = find_candidate_layout(first)
     except CannotRunError:
-        findings = find_shards_drawn_alike(step, runs, first.ranks)
+        findings = find_shards_drawn_alike(first.reference, first.ranks)
         if not findings:
             raise
     else:
         if not numeric:
-            runs, outcomes = take_trials(sides, runs, first, layout, max_false_accept, tell)
+            request, outcomes = take_trials(runner, request, first, layout, max_false_accept, tell)
         findings = conclude_numerically(_own_runs_of(first, layout)) if numeric else _judge_all(first, layout, outcomes)
-        initial, masks = judge_drawn(step, runs, first.reference, first.ranks, layout)
+        initial, masks = judge_drawn(first, layout)
         if numeric:  # right initial values are proved, and yet nothing of the step is
             initial = tuple(finding for finding in initial if not finding.verdict.ok)
         findings = (*initial, *findings, *masks)
     return Proof(
-        findings=mark_source_lines(mark_allowed(findings, allow), first.places),
+        findings=mark_source_lines(mark_allowed(findings, allow), first.source_lines),
         probes=describe_probes(step.batch),
         allow=tuple(allow),
         mesh=axes.sizes,
         data_axes=axes.data,
-        trials=len(runs.seeds),
-        primes=tuple(choose_prime(one) for one in runs.seeds),
-        seeds=runs.seeds,
-        native=first.native,
+        trials=len(request.seeds),
+        primes=tuple(choose_prime(one) for one in request.seeds),
+        seeds=request.seeds,
+        native=_describe_native(first),
     )
 
 
@@ -139,7 +140,14 @@ def _say_nothing(_told: str) -> None:
     """Nobody looks on."""
 
 
-def _judge_all(first: Round, layout: Layout, outcomes: Sequence[Mapping[Key, Outcome]]) -> tuple[Finding, ...]:
+def _describe_native(both: BothSides) -> Native:
+    """What was run in the user's own dtypes."""
+    failed = both.reference.failed
+    calls = [] if failed else both.ranks[0].native[both.own_precision].collectives
+    return Native(dtype=both.dtype, failed=failed, collectives=len(calls))
+
+
+def _judge_all(first: BothSides, layout: Layout, outcomes: Sequence[Mapping[Key, Outcome]]) -> tuple[Finding, ...]:
     """The findings of all trials, in their order of a step."""
     in_float64 = _in_float64(first, layout)
     findings = conclude(
@@ -148,39 +156,39 @@ def _judge_all(first: Round, layout: Layout, outcomes: Sequence[Mapping[Key, Out
     return _beside_numbers(findings, first, layout, outcomes[0])
 
 
-def _own_runs_of(round_: Round, layout: Layout) -> OwnRuns:
-    if round_.reference.failed:
-        raise CannotRunError(f"the step does not run in {round_.native.dtype} on one device: {round_.reference.failed}")
-    own = lay_side_by_side(round_.reference, round_.ranks, layout, round_.runs.axes, own_training=round_.own_training)
+def _own_runs_of(both: BothSides, layout: Layout) -> OwnRuns:
+    if both.reference.failed:
+        raise CannotRunError(f"the step does not run in {both.dtype} on one device: {both.reference.failed}")
+    own = lay_side_by_side(both.reference, both.ranks, layout, both.axes, own_training=both.own_training)
     assert own is not None
     return own
 
 
 def _beside_numbers(
-    findings: tuple[Finding, ...], round_: Round, layout: Layout, outcomes: Mapping[Key, Outcome]
+    findings: tuple[Finding, ...], both: BothSides, layout: Layout, outcomes: Mapping[Key, Outcome]
 ) -> tuple[Finding, ...]:
-    if round_.reference.failed:
+    if both.reference.failed:
         return findings
-    dtype = round_.native.dtype
+    dtype = both.dtype
     divergence = find_divergence(
-        [side.trials[0] for side in round_.ranks], [side.native[round_.own_precision] for side in round_.ranks]
+        [side.trials[0] for side in both.ranks], [side.native[both.own_precision] for side in both.ranks]
     )
     return add_numbers(
         findings,
-        _own_runs_of(round_, layout),
+        _own_runs_of(both, layout),
         agreed={key for key, outcome in outcomes.items() if outcome.equal and not outcome.partial},
         divergence=None if divergence is None else conclude_divergence(divergence, dtype),
         dtype=dtype,
     )
 
 
-def _in_float64(round_: Round, layout: Layout) -> Alignment:
+def _in_float64(both: BothSides, layout: Layout) -> Alignment:
     """The float64 runs, side by side."""
     return Alignment(
-        reference=round_.reference.native[Precision.FLOAT64],
-        ranks=[side.native[Precision.FLOAT64] for side in round_.ranks],
+        reference=both.reference.native[Precision.FLOAT64],
+        ranks=[side.native[Precision.FLOAT64] for side in both.ranks],
         layout=layout,
-        axes=round_.runs.axes,
+        axes=both.axes,
     )
 
 
@@ -190,13 +198,13 @@ def _blind(in_float64: Alignment, key: Key) -> frozenset[Part]:
     return frozenset() if aligned is None else find_blind(aligned.held)
 
 
-def _rounding(round_: Round, in_float64: Alignment) -> Callable[[Key], Rounding | None]:
+def _rounding(both: BothSides, in_float64: Alignment) -> Callable[[Key], Rounding | None]:
     """Measures a tensor's difference in float64 against the reference's noise."""
-    own = {name: {0: values} for name, values in round_.reference.parameters.items()}
+    own = {name: {0: values} for name, values in both.reference.parameters.items()}
     float32 = Alignment(
         reference=in_float64.reference,
-        ranks=[round_.reference.native[Precision.FLOAT32]],
+        ranks=[both.reference.native[Precision.FLOAT32]],
         axes=Axes(),
-        layout=find_layout(round_.reference.parameters, own),
+        layout=find_layout(both.reference.parameters, own),
     )
     return partial(measure_rounding, candidate=in_float64, float32=float32)

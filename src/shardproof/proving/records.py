@@ -1,4 +1,8 @@
-"""Records: every tensor of interest of a run on one device or rank, in execution order."""
+"""Records: what the runs of a proof computed, as plain values. `running/` makes them, `judging/` reads them.
+
+A `Recorded` tensor belongs to the `Records` of one run; the records of all runs of one device or rank are a
+`SideRecord`; one device and all ranks together are `BothSides`.
+"""
 
 from __future__ import annotations
 
@@ -7,11 +11,12 @@ from enum import StrEnum
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Mapping, Sequence
 
     from torch import Tensor
 
-    from shardproof.proving.running.collective_log import Collective
+    from shardproof.proving.axes import Axes
+    from shardproof.worlds.collective_trace import TracedCollective
 
 
 class Phase(StrEnum):
@@ -43,7 +48,7 @@ ACTIVATIONS = frozenset({Phase.INPUT, Phase.OUTPUT, Phase.OUTPUT_GRADIENT, Phase
 
 @dataclass(frozen=True, slots=True, order=True)
 class Key:
-    """Which tensor: of which step, what it is, whose, and the how-manieth of that name (a module called twice)."""
+    """Which tensor: of which step, what it is, the name of what it belongs to, and the call count of that name."""
 
     step: int
     phase: Phase
@@ -70,30 +75,135 @@ class Recorded:
     void: bool = False
 
 
-@dataclass(slots=True, kw_only=True)
-class Records:
-    """What a run computed, in execution order.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CollectiveCall:
+    """One collective of one rank.
 
     Attributes:
-        running: the names of the modules whose forward is running, outermost first; kept by `watched`.
-        places: the line of the program that first called a module, by its name.
+        step: of which training step.
+        place: in which module's forward, or after what else that was recorded, in words.
+        heard: which collective, over which ranks, of what shapes.
+        placement: of a DTensor, from what to what; empty where no DTensor is redistributed.
     """
 
-    capture: Callable[[Tensor], Recorded]
-    step: int = 0
+    step: int
+    place: str
+    heard: TracedCollective
+    placement: str = ""
+
+    def __str__(self) -> str:
+        shapes = " and ".join(str(list(shape)) for shape in self.heard.shapes[:2])
+        ranks = ", ".join(map(str, self.heard.ranks))
+        placement = f", {self.placement}" if self.placement else ""
+        return f"{self.heard.kind} of {shapes} over ranks {ranks}{placement}, {self.place}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Records:
+    """What one run on one device or rank computed.
+
+    Attributes:
+        tensors: in execution order.
+        missing: parameters without a gradient, in execution order.
+        source_lines: the line of the user's code that first called a module, by the module's name.
+        collectives: in the order of the calls.
+    """
+
     tensors: dict[Key, Recorded] = field(default_factory=dict)
     missing: list[Key] = field(default_factory=list)
-    running: list[str] = field(default_factory=list)
-    places: dict[str, str] = field(default_factory=dict)
-    collectives: list[Collective] = field(default_factory=list)
+    source_lines: dict[str, str] = field(default_factory=dict)
+    collectives: list[CollectiveCall] = field(default_factory=list)
 
-    def add(self, phase: Phase, name: str, tensor: Tensor | None, *, call: int = 0) -> Key:
-        """Record a tensor under the next call of its name; None (a parameter without a gradient) as missing."""
-        key = Key(self.step, phase, name, call)
-        while key in self.tensors:
-            key = Key(key.step, phase, name, key.call + 1)
-        if tensor is None:
-            self.missing.append(key)
-        else:
-            self.tensors[key] = self.capture(tensor)
-        return key
+
+class Precision(StrEnum):
+    """The dtypes of a run in ordinary arithmetic. OWN and ROUNDED start from the same values: only rounding differs."""
+
+    FLOAT64 = "float64"
+    FLOAT32 = "float32"
+    OWN = "own"  # the dtypes that the user's model is built in, each parameter its own, and the batch as it was given
+    ROUNDED = "rounded"  # float64, from values that were rounded to those dtypes
+    SHAKEN = "shaken"  # as OWN, from values that are one unit in the last place away, at random
+    SHAKEN_AGAIN = "shaken again"
+
+
+# Each is a sample of what rounding does to the reference. In one alone a value can come out right by luck, and with it
+# all that is computed from it.
+SAMPLES = (Precision.OWN, Precision.SHAKEN, Precision.SHAKEN_AGAIN)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DrawnMask:
+    """The mask that one dropout of a run draws on one device or rank.
+
+    Attributes:
+        values: the input of the dropout: the rank's own plain tensor, in float64, flat.
+        mask: which of its elements are kept, in the same order.
+        by_dtensor: DTensor drew it for a shard; on a mesh of CPUs it draws otherwise than on GPUs.
+    """
+
+    values: Tensor
+    mask: Tensor
+    by_dtensor: bool = False
+
+
+Masks = dict[Key, DrawnMask]  # in execution order
+
+Cut = tuple[Phase, str, int]  # an activation, in every step: what it is, its name, and which call
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SideRecord:
+    """What one device, or one rank, computed in all of its runs.
+
+    Attributes:
+        parameters: its own before the first step, by which its layout is found.
+        trials: the records of the runs in exact arithmetic.
+        native: the records of the runs in ordinary arithmetic.
+        failed: why the reference has no run in the user's own dtypes, if one was asked for; else empty.
+        initial: its parameters as the user's model initialises them, in float64; empty if not asked for, or if the
+            user's own training step is run, which is given its parameters.
+        masks: the dropout masks that its generators draw; empty if not asked for.
+    """
+
+    parameters: Mapping[str, Tensor]
+    trials: Sequence[Records]
+    native: Mapping[Precision, Records]
+    failed: str = ""
+    initial: Mapping[str, Tensor] = field(default_factory=dict)
+    masks: Masks = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BothSides:
+    """The same runs on one device and on all ranks, from the same full state.
+
+    Attributes:
+        reference: the one device's.
+        ranks: the candidate's, in rank order.
+        axes: the candidate's mesh.
+        primes: of each trial.
+        cuts: the activations at which the trials were cut.
+        fresh: in the trials, parameters and optimizer state started each step from fresh residues.
+        own_training: the candidate is the user's own training step, not a sharding that the prover trained.
+        dtype: the user's own dtypes in words: 'bfloat16 and float32'.
+    """
+
+    reference: SideRecord
+    ranks: Sequence[SideRecord]
+    axes: Axes
+    primes: tuple[int, ...] = ()
+    cuts: frozenset[Cut] = frozenset()
+    fresh: bool = True
+    own_training: bool = False
+    dtype: str = ""
+
+    @property
+    def own_precision(self) -> Precision:
+        """Of the runs in the user's own dtypes; FLOAT64 if these are float64."""
+        return Precision.OWN if Precision.OWN in self.reference.native else Precision.FLOAT64
+
+    @property
+    def source_lines(self) -> Mapping[str, str]:
+        """The line of the user's code that first called a module on the first rank, by the module's name."""
+        first = self.ranks[0]
+        return next(iter([*first.trials, *first.native.values()])).source_lines

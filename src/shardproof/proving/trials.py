@@ -7,34 +7,71 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from shardproof.errors import CannotRunError
-from shardproof.proving.judging.bounds import choose_cuts, count_missing_trials
+from shardproof.proving.judging.alignment import Alignment
+from shardproof.proving.judging.bounds import choose_cuts, count_missing_trials, over_segments
+from shardproof.proving.judging.layout import find_layout
+from shardproof.proving.judging.outcomes import compare_exactly
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from shardproof.proving.judging.layout import Layout
     from shardproof.proving.judging.outcomes import Outcome
-    from shardproof.proving.records import Key
-    from shardproof.proving.running.both_sides import Round, Sides
-    from shardproof.proving.running.request import Runs
+    from shardproof.proving.records import BothSides, Key
+    from shardproof.proving.running.both_sides import Runner
+    from shardproof.proving.running.request import RunRequest
+
+
+def find_candidate_layout(both: BothSides) -> Layout:
+    """Where each rank's elements lie in the full state.
+
+    Raises:
+        CannotRunError: the candidate did not start from the full state.
+    """
+    names = list(both.ranks[0].parameters)
+    held = {name: {rank: side.parameters[name] for rank, side in enumerate(both.ranks)} for name in names}
+    return find_layout(both.reference.parameters, held)
+
+
+def judge_trials(both: BothSides, layout: Layout) -> list[dict[Key, Outcome]]:
+    """The outcomes of each exact run."""
+    trials = [
+        Alignment(
+            reference=both.reference.trials[trial],
+            ranks=[side.trials[trial] for side in both.ranks],
+            layout=layout,
+            axes=both.axes,
+            own_training=both.own_training,
+        )
+        for trial in range(len(both.primes))
+    ]
+    return [
+        over_segments(compare_exactly(alignment, prime), both.cuts, fresh=both.fresh)
+        for alignment, prime in zip(trials, both.primes, strict=True)
+    ]
 
 
 def take_trials(
-    sides: Sides, runs: Runs, first: Round, layout: Layout, wanted: float | None, tell: Callable[[str], None]
-) -> tuple[Runs, list[dict[Key, Outcome]]]:
-    """The outcomes of all trials, the first of which has been run; and the runs, as many as the bounds asked for."""
-    outcomes = first.judge(layout)
-    if len(runs.seeds) > 1:
-        tell(_more(len(runs.seeds) - 1))
-        outcomes += _judge_again(sides, replace(runs, seeds=runs.seeds[1:]), first, outcomes[0], layout)
+    runner: Runner,
+    request: RunRequest,
+    first: BothSides,
+    layout: Layout,
+    wanted: float | None,
+    tell: Callable[[str], None],
+) -> tuple[RunRequest, list[dict[Key, Outcome]]]:
+    """The outcomes of all trials, the first of which has been run; and the request with all of their seeds."""
+    outcomes = judge_trials(first, layout)
+    if len(request.seeds) > 1:
+        tell(_more(len(request.seeds) - 1))
+        outcomes += _judge_again(runner, replace(request, seeds=request.seeds[1:]), first, outcomes[0], layout)
     more = 0 if wanted is None else count_missing_trials(outcomes, wanted)
     if more:
         tell(f"{_more(more)} for a bound of {wanted}")
-        last = runs.seeds[-1]
+        last = request.seeds[-1]
         further = tuple(range(last + 1, last + 1 + more))
-        outcomes += _judge_again(sides, replace(runs, seeds=further), first, outcomes[0], layout)
-        runs = replace(runs, seeds=(*runs.seeds, *further))
-    return runs, outcomes
+        outcomes += _judge_again(runner, replace(request, seeds=further), first, outcomes[0], layout)
+        request = replace(request, seeds=(*request.seeds, *further))
+    return request, outcomes
 
 
 def _more(count: int) -> str:
@@ -42,17 +79,17 @@ def _more(count: int) -> str:
 
 
 def _judge_again(
-    sides: Sides, runs: Runs, first: Round, outcomes: Mapping[Key, Outcome], layout: Layout
+    runner: Runner, request: RunRequest, first: BothSides, outcomes: Mapping[Key, Outcome], layout: Layout
 ) -> list[dict[Key, Outcome]]:
     """The outcomes of further trials: in segments, if all was well in the first.
 
     Where two ways of writing a function meet only over a cut, segments part although the whole does not; and what is
     not a number but a sign (a mask of zeros and ones) cannot be cut. Then the trials are taken without.
     """
-    if runs.fresh and all(outcome.equal for outcome in outcomes.values()):
+    if request.fresh and all(outcome.equal for outcome in outcomes.values()):
         cuts = choose_cuts(first.reference.trials[0], outcomes)
         with suppress(CannotRunError):
-            found = sides.run(replace(runs, cuts=cuts)).judge(layout)
+            found = judge_trials(runner.run(replace(request, cuts=cuts)), layout)
             if not cuts or all(outcome.equal or outcome.void for trial in found for outcome in trial.values()):
                 return found
-    return sides.run(runs).judge(layout)
+    return judge_trials(runner.run(request), layout)

@@ -61,7 +61,7 @@ def test_a_later_worse_segment_counts_and_a_better_one_does_not_help():
 
 
 def reference(*keys, shape=(2,)):
-    return Records(capture=None, tensors={key: Recorded(values=torch.ones(shape)) for key in keys})
+    return Records(tensors={key: Recorded(values=torch.ones(shape)) for key in keys})
 
 
 def test_right_activations_with_right_gradients_are_cut():

@@ -5,18 +5,17 @@ import pytest
 from shardproof.proving.cause import Cause, CauseKind, CollectiveDescription
 from shardproof.proving.findings import Verdict
 from shardproof.proving.judging.collectives import conclude_divergence, find_divergence
-from shardproof.proving.records import Key, Phase, Records
-from shardproof.proving.running.collective_log import Collective
+from shardproof.proving.records import CollectiveCall, Key, Phase, Records
 from shardproof.worlds.collective_trace import TracedCollective
 
 
 def collective(*, kind="AllReduce SUM", shapes=((2, 3),), ranks=(0, 1), place="in up", step=0, placement=""):
     heard = TracedCollective(kind=kind, ranks=ranks, shapes=shapes)
-    return Collective(step=step, place=place, heard=heard, placement=placement)
+    return CollectiveCall(step=step, place=place, heard=heard, placement=placement)
 
 
 def divergence_of(exact, native):
-    return find_divergence([Records(capture=None, collectives=exact)], [Records(capture=None, collectives=native)])
+    return find_divergence([Records(collectives=exact)], [Records(collectives=native)])
 
 
 @pytest.mark.parametrize(
@@ -38,8 +37,8 @@ def test_any_difference_is_one_and_a_shape_alone_may_depend_on_values(change, on
 
 def test_the_earliest_divergence_of_any_rank_is_told():
     same, other = collective(), collective(kind="Broadcast")
-    exact = [Records(capture=None, collectives=[same, same]) for _ in range(2)]
-    native = [Records(capture=None, collectives=one) for one in ([same], [other, same])]
+    exact = [Records(collectives=[same, same]) for _ in range(2)]
+    native = [Records(collectives=one) for one in ([same], [other, same])]
     divergence = find_divergence(exact, native)
     assert (divergence.exact, divergence.native, divergence.ranks) == (same, other, (0, 1))
 

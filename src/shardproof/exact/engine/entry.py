@@ -15,7 +15,8 @@ from shardproof.exact.algebra.lift import PRECISION
 from shardproof.exact.engine.input_residues import draw_for_values
 from shardproof.exact.engine.tags import REAL, Tag, TagStore
 from shardproof.exact.engine.tensor_trees import PLAIN, whole_storage
-from shardproof.exact.errors import ExactArithmeticError, NotANumberError, user_line
+from shardproof.exact.errors import ExactArithmeticError, NotANumberError
+from shardproof.source_lines import user_line
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

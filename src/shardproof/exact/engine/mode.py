@@ -27,8 +27,9 @@ from shardproof.exact.engine.run import Run
 from shardproof.exact.engine.tags import TagStore
 from shardproof.exact.engine.tensor_trees import PLAIN, tensors_in
 from shardproof.exact.engine.threads import guard_threads
-from shardproof.exact.errors import ExactArithmeticError, user_line
+from shardproof.exact.errors import ExactArithmeticError
 from shardproof.exact.rules.cut import CutBothWays, number_symbols
+from shardproof.source_lines import user_line
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -16,8 +16,8 @@ from shardproof.exact.errors import (
     RandomDrawError,
     SymbolError,
     UnsupportedOpError,
-    user_line,
 )
+from shardproof.source_lines import user_line
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -15,7 +15,8 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from shardproof.exact.engine.tensor_trees import PLAIN, tensors_in
-from shardproof.exact.errors import ExactArithmeticError, user_line
+from shardproof.exact.errors import ExactArithmeticError
+from shardproof.source_lines import user_line
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

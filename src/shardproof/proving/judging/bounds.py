@@ -16,9 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
     from shardproof.proving.judging.outcomes import Outcome
-    from shardproof.proving.records import Records
-
-    Cut = tuple[Phase, str, int]  # an activation, in every step: what it is, its name, and which call
+    from shardproof.proving.records import Cut, Records
 
 _PHASE_OF_GRADIENT = {gradient: phase for phase, gradient in GRADIENT_OF.items()}
 

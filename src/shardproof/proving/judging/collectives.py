@@ -17,20 +17,19 @@ from shardproof.proving.records import Key, Phase
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from shardproof.proving.records import Records
-    from shardproof.proving.running.collective_log import Collective
+    from shardproof.proving.records import CollectiveCall, Records
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Divergence:
     """The first collectives in which two runs' sequences differ; None where a sequence has ended."""
 
-    exact: Collective | None
-    native: Collective | None
+    exact: CollectiveCall | None
+    native: CollectiveCall | None
     ranks: tuple[int, ...]
 
     @property
-    def first(self) -> Collective:
+    def first(self) -> CollectiveCall:
         """The one that says where."""
         found = self.exact or self.native
         assert found is not None
@@ -87,7 +86,7 @@ def conclude_divergence(divergence: Divergence, dtype: str) -> Finding:
     )
 
 
-def _describe(collective: Collective | None) -> CollectiveDescription | None:
+def _describe(collective: CollectiveCall | None) -> CollectiveDescription | None:
     if collective is None:
         return None
     return CollectiveDescription(
@@ -99,7 +98,7 @@ def _describe(collective: Collective | None) -> CollectiveDescription | None:
     )
 
 
-def _alike(exact: Collective | None, native: Collective | None) -> bool:
+def _alike(exact: CollectiveCall | None, native: CollectiveCall | None) -> bool:
     """Whether two collectives are the same, but for how an average is taken: the runs' values show whether it is right.
 
     FSDP2 averages by AVG or PREMUL_SUM in float32 and bfloat16, and by SUM and divisions in any other dtype.
@@ -109,7 +108,7 @@ def _alike(exact: Collective | None, native: Collective | None) -> bool:
     return _by_sum(exact) == _by_sum(native)
 
 
-def _by_sum(collective: Collective) -> Collective:
+def _by_sum(collective: CollectiveCall) -> CollectiveCall:
     heard = collective.heard
     kind = heard.kind.replace(" AVG", " SUM").replace(" PREMUL_SUM", " SUM")
     return replace(collective, heard=replace(heard, kind=kind))

@@ -15,21 +15,15 @@ from shardproof.proving.cause import Cause, CauseKind
 from shardproof.proving.findings import Finding, Verdict
 from shardproof.proving.judging.layout import PADDING
 from shardproof.proving.records import Key, Phase
-from shardproof.proving.running.capture import local_value
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from torch import Tensor, nn
+    from torch import Tensor
 
     from shardproof.proving.judging.layout import Layout
 
     Values = Mapping[str, Tensor]
-
-
-def initial_values(model: nn.Module) -> dict[str, Tensor]:
-    """What each parameter starts with, on one device or on one rank: its own plain tensor, in float64."""
-    return {name: local_value(p.detach()).double().clone() for name, p in model.named_parameters()}
 
 
 def judge_initial(reference: Values, ranks: Sequence[Values], layout: Layout) -> tuple[Finding, ...]:

@@ -22,9 +22,9 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from shardproof.proving.axes import Axes
-    from shardproof.proving.running.dropout import Drawn, Masks
+    from shardproof.proving.records import DrawnMask, Masks
 
-    Calls = Sequence[Drawn]  # the same call in each step
+    Calls = Sequence[DrawnMask]  # the same call in each step
 
 # Two masks of as many elements are equal by chance once in 2**32; two of fewer are so too often.
 _TELLING = 32
@@ -42,9 +42,9 @@ def judge_masks(reference: Masks, ranks: Sequence[Masks], axes: Axes) -> tuple[F
     return tuple(_judge(key, whole.get(key, ()), found, axes) for key, found in held.items())
 
 
-def _by_call(masks: Masks) -> dict[Key, list[Drawn]]:
+def _by_call(masks: Masks) -> dict[Key, list[DrawnMask]]:
     """The steps' masks of each call, under the key of the first step."""
-    found: dict[Key, list[Drawn]] = {}
+    found: dict[Key, list[DrawnMask]] = {}
     for key, drawn in masks.items():
         found.setdefault(Key(0, key.phase, key.name, key.call), []).append(drawn)
     return found

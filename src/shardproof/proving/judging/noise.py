@@ -21,8 +21,7 @@ from shardproof.proving.axes import Axes
 from shardproof.proving.findings import Numbers, Rounding
 from shardproof.proving.judging.alignment import Alignment
 from shardproof.proving.judging.layout import find_layout
-from shardproof.proving.records import OF_PARAMETERS
-from shardproof.proving.running.models import SAMPLES, Precision
+from shardproof.proving.records import OF_PARAMETERS, SAMPLES, Precision
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -31,8 +30,7 @@ if TYPE_CHECKING:
 
     from shardproof.proving.judging.alignment import ActualExpected, Aligned
     from shardproof.proving.judging.layout import Layout
-    from shardproof.proving.records import Key, Records
-    from shardproof.proving.running.one_rank import Side
+    from shardproof.proving.records import Key, Records, SideRecord
 
 # A tensor of few elements can be right by luck: its noise is at least this many epsilons of its largest element.
 _FLOOR_EPSILONS = 2.0
@@ -74,7 +72,7 @@ class OwnRuns:
 
 
 def lay_side_by_side(
-    reference: Side, ranks: Sequence[Side], layout: Layout, axes: Axes, *, own_training: bool = False
+    reference: SideRecord, ranks: Sequence[SideRecord], layout: Layout, axes: Axes, *, own_training: bool = False
 ) -> OwnRuns | None:
     """The runs in the user's own dtypes, or None where the reference has none.
 

@@ -1,8 +1,9 @@
-"""The batch: each side's own copy of it, and what of it is drawn anew in each trial."""
+"""The batch: each side's own copy, the tensors that are drawn again in each trial, and a digest."""
 
 from __future__ import annotations
 
 import copy
+import hashlib
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
@@ -10,8 +11,11 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves, tree_map
 
+from shardproof.errors import CannotRunError
+
 if TYPE_CHECKING:
     from shardproof.exact import ExactArithmetic
+    from shardproof.proving.step import Step
 
 
 def copy_batch(batch: Any, dtype: torch.dtype | None = torch.float64) -> Any:
@@ -30,6 +34,29 @@ def draw_batch(exact: ExactArithmetic, batch: Any) -> Any:
     with exact.paused():
         drawn = {id(x) for x in tree_leaves(batch) if _is_drawn(x)}
     return tree_map(lambda x: exact.cut(x, "batch") if id(x) in drawn else x, batch)
+
+
+def digest_batch(step: Step) -> str:
+    """SHA-256 of the tensors in the batch: their shapes, dtypes and bytes."""
+    found = hashlib.sha256()
+    for x in tree_leaves(step.batch):
+        if isinstance(x, Tensor):
+            found.update(f"{tuple(x.shape)} {x.dtype}".encode())
+            found.update(x.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return found.hexdigest()
+
+
+def require_same_batch(step: Step, digest: str) -> None:
+    """Of a step that a rank has loaded for itself.
+
+    Raises:
+        CannotRunError: its batch is not the one with this digest.
+    """
+    if digest_batch(step) != digest:
+        raise CannotRunError(
+            "the batch is another one when the step is loaded in a rank's process; seed what draws it "
+            "(torch.Generator().manual_seed(0), say)"
+        )
 
 
 def describe_probes(batch: Any) -> str:

@@ -1,4 +1,7 @@
-"""Rounds: both sides of a proof carried out, on one device and on all ranks, from the same full state."""
+"""Both sides: the reference on one device and the candidate on all ranks, from the same full state.
+
+The ranks are threads that take turns, or processes: the same per-rank code, and the same results.
+"""
 
 from __future__ import annotations
 
@@ -7,136 +10,80 @@ from typing import TYPE_CHECKING
 
 from shardproof.errors import CannotRunError
 from shardproof.exact.errors import ExactArithmeticError
-from shardproof.proving.findings import Native
-from shardproof.proving.judging.alignment import Alignment
-from shardproof.proving.judging.bounds import over_segments
-from shardproof.proving.judging.layout import find_layout
-from shardproof.proving.judging.outcomes import compare_exactly
-from shardproof.proving.running.models import Precision, build_as_it_is, name_dtypes, own_dtypes, precisions_of
-from shardproof.proving.running.one_rank import draw_parameters, run_reference
-from shardproof.proving.running.onethread import one_thread_if_small
-from shardproof.proving.running.ranks import run_in_processes, run_in_threads
+from shardproof.proving.records import BothSides, Precision
+from shardproof.proving.running.batch import require_same_batch
+from shardproof.proving.running.candidate import run_candidate
+from shardproof.proving.running.models import build_model, draw_parameters, name_dtypes, own_dtypes, precisions_of
+from shardproof.proving.running.one_rank import run_parallelized, run_reference
+from shardproof.proving.running.request import RunContext
+from shardproof.proving.running.thread_count import one_thread_if_small
+from shardproof.worlds.processgroup import ProcessGroupCommunicator
 from shardproof.worlds.spawned import SpawnedWorld
 from shardproof.worlds.threaded import ThreadedWorld
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    import torch
-    from torch import Tensor, nn
+    from torch import Tensor
 
     from shardproof.exact import ExactArithmetic
-    from shardproof.proving.judging.layout import Layout
-    from shardproof.proving.judging.outcomes import Outcome
-    from shardproof.proving.records import Key
-    from shardproof.proving.running.one_rank import Side
-    from shardproof.proving.running.ranks import Reload
-    from shardproof.proving.running.request import Runs
-    from shardproof.proving.running.subject import Subject
+    from shardproof.proving.records import SideRecord
+    from shardproof.proving.running.request import RunRequest
+    from shardproof.proving.running.target import ProofTarget, Reload
+    from shardproof.worlds.communicator import Communicator
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Round:
-    """Both sides of the same runs."""
+class Runner:
+    """Runs both sides.
 
-    reference: Side
-    ranks: Sequence[Side]
-    primes: tuple[int, ...]
-    runs: Runs
-    own_training: bool
-    dtypes: Mapping[str, torch.dtype]
+    Attributes:
+        target: the step and its candidate.
+        spawn: the ranks are processes instead of threads.
+        timeout: seconds after which ranks that make no progress are given up.
+        reload: makes the target again in a rank's process; None to send the target itself.
+    """
 
-    @property
-    def own_precision(self) -> Precision:
-        """That of the runs in the user's own dtypes: float64 where these are it."""
-        return Precision.OWN if Precision.OWN in self.reference.native else Precision.FLOAT64
-
-    @property
-    def native(self) -> Native:
-        """What was run in the user's own dtypes."""
-        return Native(
-            dtype=name_dtypes(self.dtypes),
-            failed=self.reference.failed,
-            collectives=0 if self.reference.failed else len(self.ranks[0].native[self.own_precision].collectives),
-        )
-
-    @property
-    def places(self) -> Mapping[str, str]:
-        """Which line of the first rank's program called a module."""
-        side = self.ranks[0]
-        return next(iter([*side.trials, *side.native.values()])).places
-
-    @property
-    def names(self) -> Sequence[str]:
-        """The candidate's parameters."""
-        return list(self.ranks[0].parameters)
-
-    def find_layout(self) -> Layout:
-        """Where each rank's elements lie in the full state.
-
-        Raises:
-            CannotRunError: the candidate did not start from the full state.
-        """
-        held = {name: {rank: side.parameters[name] for rank, side in enumerate(self.ranks)} for name in self.names}
-        return find_layout(self.reference.parameters, held)
-
-    def judge(self, layout: Layout) -> list[dict[Key, Outcome]]:
-        """What each exact run shows, side by side."""
-        trials = [
-            Alignment(
-                reference=self.reference.trials[trial],
-                ranks=[side.trials[trial] for side in self.ranks],
-                layout=layout,
-                axes=self.runs.axes,
-                own_training=self.own_training,
-            )
-            for trial in range(len(self.primes))
-        ]
-        return [
-            over_segments(compare_exactly(alignment, prime), self.runs.cuts, fresh=self.runs.fresh)
-            for alignment, prime in zip(trials, self.primes, strict=True)
-        ]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Sides:
-    """How the two sides are run."""
-
-    subject: Subject
+    target: ProofTarget
     spawn: bool
     timeout: float
     reload: Reload | None
 
-    def run(self, runs: Runs, *, natively: bool = False) -> Round:
-        """Both sides from the same full state, and in ordinary arithmetic too if asked.
+    def run(self, request: RunRequest, *, natively: bool = False) -> BothSides:
+        """Take the runs that are requested, and if asked those in ordinary arithmetic, in the precisions of the model.
 
         Raises:
             CannotRunError: a side cannot be built or run.
         """
-        model = build_as_it_is(self.subject.step, runs.build_seed)
+        model = build_model(self.target.step, request.build_seed)
         dtypes = own_dtypes(model)
         model.double()
-        draw_parameters(model, runs.build_seed)
+        draw_parameters(model, request.build_seed)
         state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-        # The candidate gets contexts of its own: what the reference lifts or tags is not known to it.
-        contexts = runs.contexts()
+        # The ranks get arithmetics of their own: what the reference lifts or tags is not known to them.
+        arithmetics = request.make_arithmetics()
         native = precisions_of(dtypes) if natively else ()
         with one_thread_if_small(state):
-            reference = self._reference(model, replace(runs, native=native), contexts)
+            reference = self._run_reference(replace(request, native=native), state, arithmetics)
             native = tuple(one for one in (Precision.FLOAT64, Precision.OWN) if one in reference.native)
-            ranks = self._ranks(state, replace(runs, native=native, dtypes=dtypes))
-        return Round(
+            ranks = self._run_ranks(replace(request, native=native, dtypes=dtypes), state)
+        return BothSides(
             reference=reference,
             ranks=ranks,
-            primes=tuple(context.prime for context in contexts),
-            runs=runs,
-            own_training=self.subject.candidate is not None,
-            dtypes=dtypes,
+            axes=request.axes,
+            primes=tuple(exact.prime for exact in arithmetics),
+            cuts=request.cuts,
+            fresh=request.fresh,
+            own_training=self.target.candidate is not None,
+            dtype=name_dtypes(dtypes),
         )
 
-    def _reference(self, model: nn.Module, runs: Runs, contexts: Sequence[ExactArithmetic]) -> Side:
+    def _run_reference(
+        self, request: RunRequest, state: Mapping[str, Tensor], arithmetics: Sequence[ExactArithmetic]
+    ) -> SideRecord:
+        context = RunContext(step=self.target.step, request=request, state=state, arithmetics=arithmetics)
         try:
-            return run_reference(self.subject.step, model, runs, contexts)
+            return run_reference(context)
         except Exception as error:
             if isinstance(error, CannotRunError):
                 raise
@@ -148,8 +95,56 @@ class Sides:
             told = f"{type(error).__name__}: {error}{instead}"
             raise CannotRunError(f"the step cannot be run on one device: {told}") from error
 
-    def _ranks(self, state: Mapping[str, Tensor], runs: Runs) -> Sequence[Side]:
+    def _run_ranks(self, request: RunRequest, state: Mapping[str, Tensor]) -> list[SideRecord]:
         if self.spawn:
-            world = SpawnedWorld(size=runs.size, timeout=self.timeout)
-            return run_in_processes(world, self.reload or self.subject, state, runs)
-        return run_in_threads(ThreadedWorld(size=runs.size, timeout=self.timeout), self.subject, state, runs)
+            world = SpawnedWorld(size=request.size, timeout=self.timeout)
+            return run_in_processes(world, self.reload or self.target, request, state)
+        return run_in_threads(ThreadedWorld(size=request.size, timeout=self.timeout), self.target, request, state)
+
+
+def run_in_threads(
+    world: ThreadedWorld, target: ProofTarget, request: RunRequest, state: Mapping[str, Tensor]
+) -> list[SideRecord]:
+    """What each rank computed, in rank order.
+
+    Raises:
+        CannotRunError: a rank failed or came to no end.
+    """
+    context = RunContext(step=target.step, request=request, state=state, arithmetics=request.make_arithmetics())
+    return world.run(_run_rank, target, context)
+
+
+def run_in_processes(
+    world: SpawnedWorld, reload: Reload, request: RunRequest, state: Mapping[str, Tensor]
+) -> list[SideRecord]:
+    """What each rank computed, in rank order; `reload` is called in each process.
+
+    Raises:
+        CannotRunError: `reload` cannot be sent to another process; a rank failed, died or came to no end.
+    """
+    return world.run(_run_process, reload, request, dict(state))
+
+
+def _run_process(comm: Communicator, reload: Reload, request: RunRequest, state: Mapping[str, Tensor]) -> SideRecord:
+    """One rank in a process of its own, which makes its step and its arithmetics itself."""
+    assert isinstance(comm, ProcessGroupCommunicator)
+    target = reload()
+    require_same_batch(target.step, request.batch)
+    comm.beat()
+    context = RunContext(
+        step=target.step,
+        request=request,
+        state=state,
+        arithmetics=request.make_arithmetics(),
+        heartbeat=comm.beat,
+    )
+    with one_thread_if_small(state):
+        return _run_rank(comm, target, context)
+
+
+def _run_rank(comm: Communicator, target: ProofTarget, context: RunContext) -> SideRecord:
+    assert comm.size == context.request.size
+    if target.parallelize is not None:
+        return run_parallelized(context, target.parallelize)
+    assert target.candidate is not None
+    return run_candidate(context, target.candidate)

@@ -14,14 +14,14 @@
             optimizer.step()
             run.record_update(optimizer, norm=norm)
 
-Before the loop is ordinary float64, and there the layouts are found by value; the loop runs in exact arithmetic.
-Steps do not start from fresh residues, as they do with `parallelize`: the training may keep copies (master weights)
-that would then be stale. So later steps have weaker bounds, or none.
+What comes before the loop runs in ordinary float64; the layouts are found from the parameters' values there. The loop
+runs in exact arithmetic. Unlike with `parallelize`, steps do not start from fresh residues: the training may keep
+copies (master weights), which would then be stale. So later steps have weaker bounds, or none.
 """
 
 from __future__ import annotations
 
-from contextlib import ExitStack, nullcontext
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -31,34 +31,31 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from shardproof.errors import CannotRunError
-from shardproof.proving.records import Phase, Records
+from shardproof.proving.records import Phase
 from shardproof.proving.running.batch import copy_batch, draw_batch
-from shardproof.proving.running.capture import capture_exactly, capture_natively, local_value
-from shardproof.proving.running.collective_log import collectives_recorded
-from shardproof.proving.running.dropout import dropout_standing_in, masks_drawn
-from shardproof.proving.running.hooks import watched
-from shardproof.proving.running.models import Precision
-from shardproof.proving.running.one_rank import Side, make_mesh
+from shardproof.proving.running.capture import clone_parameters
+from shardproof.proving.running.hooks import modules_recorded
+from shardproof.proving.running.models import dtype_of, make_mesh
+from shardproof.proving.running.one_rank import record_side
 from shardproof.proving.running.training import record_gradients, record_update
-from shardproof.worlds.processgroup import say_nothing
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping
 
     from torch.distributed.device_mesh import DeviceMesh
     from torch.optim import Optimizer
 
-    from shardproof.exact import ExactArithmetic
-    from shardproof.proving.running.dropout import Masks
-    from shardproof.proving.running.request import Runs
-    from shardproof.proving.running.subject import Candidate
+    from shardproof.proving.records import SideRecord
+    from shardproof.proving.running.one_rank import OneRun
+    from shardproof.proving.running.request import RunContext
     from shardproof.proving.step import Step
-    from shardproof.worlds.communicator import Communicator
+
+    Candidate = Callable[["Run"], None]
 
 
-@dataclass(slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Run:
-    """One run of the user's training step on one rank.
+    """One run of the user's training step on one rank, as the user sees it.
 
     Attributes:
         mesh: over all ranks; one axis, `tp`, unless `prove` was given another mesh.
@@ -69,15 +66,7 @@ class Run:
     mesh: DeviceMesh
     state: Mapping[str, Tensor]
     steps: int
-    _batch: Any
-    _dtype: torch.dtype | None
-    _records: Records
-    _exact: ExactArithmetic | None
-    _masks: Masks | None = None
-    _inside: ExitStack = field(default_factory=ExitStack)
-    _model: nn.Module | None = None
-    _parameters: dict[str, Tensor] = field(default_factory=dict)
-    _taken: int = 0
+    _training: _Training
 
     @property
     def rank(self) -> int:
@@ -95,12 +84,7 @@ class Run:
         Raises:
             CannotRunError: it is no module, has no parameters, or another one is watched.
         """
-        if not isinstance(model, nn.Module) or not list(model.parameters()):
-            raise CannotRunError(f"run.watch was given {type(model).__name__}; needed is a Module with parameters")
-        if self._model is not None or self._taken:
-            raise CannotRunError("run.watch was called twice, or after the first batch; call it once, before the loop")
-        self._model = model
-        self._parameters = {name: local_value(p.detach()).clone() for name, p in model.named_parameters()}
+        self._training.watch(model)
 
     def batches(self) -> Iterator[Any]:
         """The whole batch, once a step, the same on every rank: splitting it is the training's own business.
@@ -108,27 +92,15 @@ class Run:
         Raises:
             CannotRunError: no model is watched.
         """
-        model = self._watched()
-        # Cast before exact arithmetic, as the reference's batch is: a number is lifted at its own dtype's precision.
-        batches = [copy_batch(self._batch, self._dtype) for _ in range(self.steps)]
-        for number in range(self.steps):
-            if not number:
-                self._inside.enter_context(nullcontext() if self._exact is None else self._exact.joined())
-                self._inside.enter_context(watched(model, self._records))
-                if self._masks is not None:
-                    self._inside.enter_context(masks_drawn(self._records, self._masks))
-                self._inside.enter_context(collectives_recorded(self._records))
-            self._records.step = number
-            self._taken = number + 1
-            yield batches[number] if self._exact is None else draw_batch(self._exact, batches[number])
+        return self._training.take_batches()
 
     def record_loss(self, loss: Tensor) -> None:
         """Report the whole batch's loss, the same on every rank."""
-        self._records.add(Phase.LOSS, "loss", loss.detach())
+        self._training.run.recorder.add(Phase.LOSS, "loss", loss.detach())
 
     def record_gradients(self) -> None:
         """Report the parameters' gradients as they are to be applied, before clipping."""
-        record_gradients(self._watched(), Phase.GRADIENT, self._records)
+        record_gradients(self._training.watched, Phase.GRADIENT, self._training.run.recorder)
 
     def record_update(self, optimizer: Optimizer | None, *, norm: Tensor | None = None) -> None:
         """Report parameters after the update, optimizer state, and the norm that clipped the gradients.
@@ -137,71 +109,87 @@ class Run:
             optimizer: the one stepped; None for an update by hand, whose state is not compared.
             norm: over the whole model, if the step clips.
         """
+        recorder = self._training.run.recorder
         if norm is not None:
-            self._records.add(Phase.NORM, "gradient norm", norm)
-        record_update(self._watched(), optimizer, self._records)
+            recorder.add(Phase.NORM, "gradient norm", norm)
+        record_update(self._training.watched, optimizer, recorder)
 
-    def _watched(self) -> nn.Module:
-        if self._model is None:
+
+@dataclass(slots=True, kw_only=True)
+class _Training:
+    """What the prover keeps of one run.
+
+    Attributes:
+        step: what the training has to compute.
+        run: which run it is, and its records.
+        model: the one watched; None before that.
+        parameters: this rank's own before the first step.
+        taken: how many batches were taken.
+        inside: closed when the training returns: leaves the run's arithmetic and removes the hooks.
+    """
+
+    step: Step
+    run: OneRun
+    model: nn.Module | None = None
+    parameters: Mapping[str, Tensor] = field(default_factory=dict)
+    taken: int = 0
+    inside: ExitStack = field(default_factory=ExitStack)
+
+    @property
+    def watched(self) -> nn.Module:
+        if self.model is None:
             raise CannotRunError("the training step has not called run.watch(model), which must come before the loop")
-        return self._model
+        return self.model
+
+    def watch(self, model: nn.Module) -> None:
+        if not isinstance(model, nn.Module) or not list(model.parameters()):
+            raise CannotRunError(f"run.watch was given {type(model).__name__}; needed is a Module with parameters")
+        if self.model is not None or self.taken:
+            raise CannotRunError("run.watch was called twice, or after the first batch; call it once, before the loop")
+        self.model = model
+        self.parameters = clone_parameters(model)
+
+    def take_batches(self) -> Iterator[Any]:
+        model, recorder = self.watched, self.run.recorder
+        # Cast before exact arithmetic, as the reference's batch is: a number is lifted at its own dtype's precision.
+        batches = [copy_batch(self.step.batch, dtype_of(self.run.precision)) for _ in range(self.step.steps)]
+        for number, batch in enumerate(batches):
+            if not number:
+                self.inside.enter_context(self.run.entered())
+                self.inside.enter_context(modules_recorded(model, recorder))
+            recorder.step = number
+            self.taken = number + 1
+            yield batch if recorder.exact is None else draw_batch(recorder.exact, batch)
+
+    def require_complete(self) -> None:
+        """Raise CannotRunError if no model was watched, or fewer steps were taken than the step has."""
+        if self.watched and self.taken != self.step.steps:
+            raise CannotRunError(
+                f"the training step took {self.taken} of {self.step.steps} steps: loop over run.batches()"
+            )
 
 
-def run_training(
-    comm: Communicator,
-    step: Step,
-    candidate: Candidate,
-    state: Mapping[str, Tensor],
-    runs: Runs,
-    contexts: Sequence[ExactArithmetic],
-    beat: Callable[[], None] = say_nothing,
-) -> Side:
-    """Run the user's training step on one rank: once a trial, and natively; each from the full state.
+def run_candidate(context: RunContext, candidate: Candidate) -> SideRecord:
+    """Run the user's training step on one rank: once for each run that is requested, each from the full state.
 
     Raises:
         CannotRunError: it watched no model, or took fewer steps than it should.
     """
-    assert comm.size == runs.size
-    mesh = make_mesh(runs.mesh)
+    mesh = make_mesh(context.request.mesh)
+    return record_side(context, partial(_take_one_run, context, candidate, mesh))
 
-    def run_once(exact: ExactArithmetic | None, precision: Precision, masks: Masks | None = None) -> Run:
-        torch.manual_seed(runs.build_seed)
-        dtype = precision.dtype
-        run = Run(
-            mesh=mesh,
-            state={name: tensor.detach().to(dtype or runs.dtypes[name], copy=True) for name, tensor in state.items()},
-            steps=step.steps,
-            _batch=step.batch,
-            _dtype=dtype,
-            _records=Records(
-                capture=partial(capture_natively, beat=beat)
-                if exact is None
-                else partial(capture_exactly, exact, beat=beat)
-            ),
-            _exact=exact,
-            _masks=masks,
-        )
-        try:
-            candidate(run)
-        finally:
-            run._inside.close()  # noqa: SLF001 - the user's code is between its two ends
-        dist.barrier()  # the last rank to leave exact arithmetic puts every rank's parameters back
-        run._watched()  # noqa: SLF001
-        if run._taken != step.steps:  # noqa: SLF001
-            taken = run._taken  # noqa: SLF001
-            raise CannotRunError(f"the training step took {taken} of {step.steps} steps: loop over run.batches()")
-        return run
 
-    exactly = [run_once(exact, Precision.FLOAT64) for exact in contexts]
-    with dropout_standing_in():
-        natively = {precision: run_once(None, precision) for precision in runs.native}
-    masks: Masks = {}
-    if runs.draws:
-        run_once(None, Precision.FLOAT64, masks)
-    first = [*exactly, *natively.values()][0]
-    return Side(
-        parameters=first._parameters,  # noqa: SLF001
-        trials=[run._records for run in exactly],  # noqa: SLF001
-        native={precision: run._records for precision, run in natively.items()},  # noqa: SLF001
-        masks=masks,
-    )
+def _take_one_run(context: RunContext, candidate: Candidate, mesh: DeviceMesh, run: OneRun) -> Mapping[str, Tensor]:
+    request, dtype = context.request, dtype_of(run.precision)
+    torch.manual_seed(request.build_seed)
+    state = {
+        name: tensor.detach().to(dtype or request.dtypes[name], copy=True) for name, tensor in context.state.items()
+    }
+    training = _Training(step=context.step, run=run)
+    try:
+        candidate(Run(mesh=mesh, state=state, steps=context.step.steps, _training=training))
+    finally:
+        training.inside.close()
+    dist.barrier()  # the last rank to leave exact arithmetic puts every rank's parameters back
+    training.require_complete()
+    return training.parameters

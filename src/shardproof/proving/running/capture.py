@@ -5,21 +5,68 @@ Always a clone of the rank's own plain tensor: collectives write in place, after
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from shardproof.proving.records import Recorded
+from shardproof.proving.records import Key, Recorded, Records
 from shardproof.worlds.processgroup import say_nothing
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from torch import Tensor
+    from torch.nn import Module
 
     from shardproof.exact import ExactArithmetic
+    from shardproof.proving.records import Phase
+
+
+@dataclass(slots=True, kw_only=True)
+class Recorder:
+    """Fills the records of one run on one device or rank.
+
+    Attributes:
+        exact: the run's arithmetic; None for ordinary arithmetic.
+        heartbeat: called for every tensor recorded, in the backward too: a sign that this rank makes progress.
+        records: filled in execution order.
+        step: the number of the training step that is running.
+        running: the names of the modules whose forward is running, outermost first; kept by `hooks.py`.
+    """
+
+    exact: ExactArithmetic | None = None
+    heartbeat: Callable[[], None] = say_nothing
+    records: Records = field(default_factory=Records)
+    step: int = 0
+    running: list[str] = field(default_factory=list)
+
+    def add(self, phase: Phase, name: str, tensor: Tensor | None, *, call: int = 0) -> Key:
+        """Record a tensor under the next call of its name; None (a parameter without a gradient) as missing."""
+        key = Key(self.step, phase, name, call)
+        while key in self.records.tensors:
+            key = Key(key.step, phase, name, key.call + 1)
+        if tensor is None:
+            self.records.missing.append(key)
+        else:
+            self.heartbeat()
+            self.records.tensors[key] = _capture(tensor, self.exact)
+        return key
+
+
+def _capture(tensor: Tensor, exact: ExactArithmetic | None) -> Recorded:
+    """A tensor's numbers, cloned; in exact arithmetic its residues, with what is known of them."""
+    local = local_value(tensor)
+    if exact is None:
+        return Recorded(values=local.detach().clone())
+    bound = exact.bound(local)
+    return Recorded(
+        values=exact.digits(local, symbols=True),
+        chance=1.0 if bound.per_trial is None else bound.per_trial,
+        void=bound.void,
+    )
 
 
 def local_value(tensor: Tensor) -> Tensor:
-    """This rank's own plain tensor: a DTensor's local one, the result of a collective under way."""
+    """This rank's own plain tensor: a DTensor's local one; of a collective that is under way, its result."""
     from torch.distributed._functional_collectives import AsyncCollectiveTensor
     from torch.distributed.tensor import DTensor
 
@@ -30,19 +77,6 @@ def local_value(tensor: Tensor) -> Tensor:
     return tensor
 
 
-def capture_exactly(exact: ExactArithmetic, tensor: Tensor, *, beat: Callable[[], None] = say_nothing) -> Recorded:
-    """A tensor's residues, cloned (collectives write in place), with what is known of them."""
-    beat()
-    local = local_value(tensor)
-    bound = exact.bound(local)
-    return Recorded(
-        values=exact.digits(local, symbols=True),
-        chance=1.0 if bound.per_trial is None else bound.per_trial,
-        void=bound.void,
-    )
-
-
-def capture_natively(tensor: Tensor, *, beat: Callable[[], None] = say_nothing) -> Recorded:
-    """A tensor's numbers, cloned."""
-    beat()
-    return Recorded(values=local_value(tensor).detach().clone())
+def clone_parameters(model: Module) -> dict[str, Tensor]:
+    """A clone of this rank's own plain tensor of every parameter, by name."""
+    return {name: local_value(parameter.detach()).clone() for name, parameter in model.named_parameters()}

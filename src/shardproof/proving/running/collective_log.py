@@ -6,75 +6,47 @@ In exact arithmetic the user's code goes the same ways as in their own dtypes, o
 from __future__ import annotations
 
 import threading
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from torch.utils._debug_mode import get_active_debug_mode as find_debug_mode
 
+from shardproof.proving.records import CollectiveCall
 from shardproof.worlds.collective_trace import trace_collectives
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
-    from contextlib import AbstractContextManager
 
-    from shardproof.proving.records import Records
+    from shardproof.proving.running.capture import Recorder
     from shardproof.worlds.collective_trace import TracedCollective
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Collective:
-    """One collective of one rank.
-
-    Attributes:
-        step: of which training step.
-        place: in which module's forward, or after what else that was recorded, in words.
-        heard: which collective, over which ranks, of what shapes.
-        placement: of a DTensor, from what to what; empty where no DTensor is redistributed.
-    """
-
-    step: int
-    place: str
-    heard: TracedCollective
-    placement: str = ""
-
-    def __str__(self) -> str:
-        shapes = " and ".join(str(list(shape)) for shape in self.heard.shapes[:2])
-        ranks = ", ".join(map(str, self.heard.ranks))
-        placement = f", {self.placement}" if self.placement else ""
-        return f"{self.heard.kind} of {shapes} over ranks {ranks}{placement}, {self.place}"
-
-
 @contextmanager
-def collectives_recorded(records: Records) -> Iterator[None]:
-    """Add every collective of the calling rank to `records`."""
-    recorder = _Recorder(records=records)
-    with trace_collectives(recorder.add), _redistributions_told(recorder):
+def collectives_recorded(recorder: Recorder) -> Iterator[None]:
+    """Inside, every collective of the calling rank is recorded."""
+    log = _Log(recorder=recorder)
+    with trace_collectives(log.add), _redistributions_seen(log):
         yield
 
 
-def nothing_recorded(_records: Records) -> AbstractContextManager[None]:
-    """For runs of which the sequence is not asked for."""
-    return nullcontext()
-
-
 @dataclass(slots=True, kw_only=True)
-class _Recorder:
-    """Where a rank is, and what it redistributes."""
+class _Log:
+    """The collectives of one rank, and the DTensor redistributions that are under way."""
 
-    records: Records
+    recorder: Recorder
     placements: list[str] = field(default_factory=list)
 
     def add(self, heard: TracedCollective) -> None:
         placement = self.placements[-1] if self.placements else ""
-        self.records.collectives.append(
-            Collective(step=self.records.step, place=self._place(), heard=heard, placement=placement)
+        self.recorder.records.collectives.append(
+            CollectiveCall(step=self.recorder.step, place=self._place(), heard=heard, placement=placement)
         )
 
     def _place(self) -> str:
-        if self.records.running:
-            return f"in {self.records.running[-1]}"
-        last = next(reversed(self.records.tensors), None)
+        if self.recorder.running:
+            return f"in {self.recorder.running[-1]}"
+        last = next(reversed(self.recorder.records.tensors), None)
         return "at the beginning" if last is None else f"after {last.phase} {last.name}"
 
     @contextmanager
@@ -87,26 +59,26 @@ class _Recorder:
             self.placements.pop()
 
 
-_recorders: dict[int, _Recorder] = {}  # by thread: ranks may be threads
+_logs: dict[int, _Log] = {}  # by thread: ranks may be threads
 
 
 @contextmanager
-def _redistributions_told(recorder: _Recorder) -> Iterator[None]:
+def _redistributions_seen(log: _Log) -> Iterator[None]:
     """Be what this thread finds where PyTorch looks for its debug mode, as long as it redistributes a DTensor."""
     from torch.distributed.tensor import _redistribute
 
     def find() -> Any:
-        return _recorders.get(threading.get_ident()) or find_debug_mode()
+        return _logs.get(threading.get_ident()) or find_debug_mode()
 
     thread = threading.get_ident()
-    if not _recorders:
+    if not _logs:
         _redistribute.get_active_debug_mode = find  # type: ignore[attr-defined]  # private
-    _recorders[thread] = recorder
+    _logs[thread] = log
     try:
         yield
     finally:
-        del _recorders[thread]
-        if not _recorders:
+        del _logs[thread]
+        if not _logs:
             _redistribute.get_active_debug_mode = find_debug_mode  # type: ignore[attr-defined]  # private
 
 

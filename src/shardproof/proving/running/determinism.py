@@ -2,29 +2,25 @@
 
 from __future__ import annotations
 
-import hashlib
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor
-from torch.utils._pytree import tree_leaves
 
 from shardproof.errors import CannotRunError
-from shardproof.proving.records import Key, Records
 from shardproof.proving.running.batch import copy_batch
-from shardproof.proving.running.capture import capture_natively
+from shardproof.proving.running.capture import Recorder
 from shardproof.proving.running.dropout import dropout_standing_in
-from shardproof.proving.running.models import build_as_it_is
-from shardproof.proving.running.one_rank import draw_parameters
-from shardproof.proving.running.onethread import one_thread_if_small
+from shardproof.proving.running.models import build_model, draw_parameters
+from shardproof.proving.running.thread_count import one_thread_if_small
 from shardproof.proving.running.training import train
 from shardproof.worlds.randomness import Randomness
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from torch import nn
+    from torch import Tensor, nn
 
+    from shardproof.proving.records import Key, Records
     from shardproof.proving.step import Step
 
 _MEND = (
@@ -39,8 +35,8 @@ def require_deterministic(step: Step, seed: int) -> None:
     Raises:
         CannotRunError: the two differ, the step draws random numbers other than dropout's, or it cannot be run.
     """
-    models = [build_as_it_is(step, seed) for _ in range(2)]
-    name = _first_difference(*(model.state_dict() for model in models))
+    models = [build_model(step, seed) for _ in range(2)]
+    name = _find_first_difference(*(model.state_dict() for model in models))
     if name is not None:
         raise CannotRunError(
             f"model() builds another model the second time, although PyTorch is seeded: {name} differs. Seed inside "
@@ -50,7 +46,7 @@ def require_deterministic(step: Step, seed: int) -> None:
     moved = second[1]
     if moved:
         raise CannotRunError(f"the step draws from {' and '.join(moved)} in every call, on one device already; {_MEND}")
-    key = _first_parting(first[0], second[0])
+    key = _find_first_divergence(first[0], second[0])
     if key is not None:
         raise CannotRunError(
             f"two runs of the step on one device, from the same values, part at {key}: it draws random numbers without "
@@ -58,47 +54,24 @@ def require_deterministic(step: Step, seed: int) -> None:
         )
 
 
-def digest_batch(step: Step) -> str:
-    """SHA-256 of the tensors in the batch: their shapes, dtypes and bytes."""
-    found = hashlib.sha256()
-    for x in tree_leaves(step.batch):
-        if isinstance(x, Tensor):
-            found.update(f"{tuple(x.shape)} {x.dtype}".encode())
-            found.update(x.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
-    return found.hexdigest()
-
-
-def require_same_batch(step: Step, digest: str) -> None:
-    """Of a step that a rank has loaded for itself.
-
-    Raises:
-        CannotRunError: its batch is not the one with this digest.
-    """
-    if digest_batch(step) != digest:
-        raise CannotRunError(
-            "the batch is another one when the step is loaded in a rank's process; seed what draws it "
-            "(torch.Generator().manual_seed(0), say)"
-        )
-
-
 def _take(step: Step, model: nn.Module, seed: int) -> tuple[Records, list[str]]:
     """What one run records, and which generators it moved."""
     model.double()
     draw_parameters(model, seed)
-    records = Records(capture=capture_natively)
+    recorder = Recorder()
     batch = copy_batch(step.batch)
     before = Randomness.now()
     try:
         with dropout_standing_in(), one_thread_if_small(model.state_dict()):
-            train(model, step, batch, records)
+            train(model, step, batch, recorder)
     except CannotRunError:
         raise
     except Exception as error:
         raise CannotRunError(f"the step cannot be run on one device: {type(error).__name__}: {error}") from error
-    return records, before.moved()
+    return recorder.records, before.moved()
 
 
-def _first_parting(first: Records, second: Records) -> Key | None:
+def _find_first_divergence(first: Records, second: Records) -> Key | None:
     """The first tensor that is not bit for bit the other run's, or that only one of them has."""
     keys = dict.fromkeys([*first.tensors, *second.tensors])
     for key in keys:
@@ -108,7 +81,7 @@ def _first_parting(first: Records, second: Records) -> Key | None:
     return None
 
 
-def _first_difference(first: Mapping[str, Tensor], second: Mapping[str, Tensor]) -> str | None:
+def _find_first_difference(first: Mapping[str, Tensor], second: Mapping[str, Tensor]) -> str | None:
     if list(first) != list(second):
         return next(iter(set(first) ^ set(second)), "the order of its parameters")
     return next((name for name in first if not _same(first[name], second[name])), None)

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import warnings
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -21,31 +20,14 @@ from torch.overrides import TorchFunctionMode
 
 from shardproof.exact.engine.dropout import Dropout, call_with_masks, on_local
 from shardproof.exact.engine.function_bodies import body_of
-from shardproof.proving.records import Key, Phase
+from shardproof.proving.records import DrawnMask, Key, Phase
 from shardproof.proving.running.capture import local_value
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from shardproof.proving.records import Records
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Drawn:
-    """One dropout of a run on one device or rank.
-
-    Attributes:
-        values: what it drops elements of: the rank's own plain tensor, in float64, flat.
-        mask: which of them would stay, in the same order.
-        by_dtensor: it was DTensor that drew for a shard; on a mesh of CPUs it does not do as it does on GPUs.
-    """
-
-    values: Tensor
-    mask: Tensor
-    by_dtensor: bool = False
-
-
-Masks = dict[Key, Drawn]
+    from shardproof.proving.records import Masks
+    from shardproof.proving.running.capture import Recorder
 
 
 class _Masking(TorchFunctionMode):
@@ -75,17 +57,17 @@ def dropout_standing_in() -> Iterator[None]:
 
 
 @contextmanager
-def masks_drawn(records: Records, found: Masks) -> Iterator[None]:
+def masks_drawn(recorder: Recorder, found: Masks) -> Iterator[None]:
     """Inside, each dropout of the model draws a mask, put into `found`, and goes on with the stand-in's.
 
     Args:
-        records: of the same run, for the number of the step and the module that is running.
+        recorder: of the same run, for the number of the step and the module that is running.
         found: filled in the order of execution.
     """
-    running = records.running
+    running = recorder.running
 
     def draw(call: Dropout) -> Tensor:
-        key = Key(records.step, Phase.MASK, running[-1] if running else "model")
+        key = Key(recorder.step, Phase.MASK, running[-1] if running else "model")
         while key in found:
             key = Key(key.step, key.phase, key.name, key.call + 1)
         found[key] = _draw(call)
@@ -100,12 +82,12 @@ def _stand_in(call: Dropout) -> Tensor:
     return mask
 
 
-def _draw(call: Dropout) -> Drawn:
+def _draw(call: Dropout) -> DrawnMask:
     x = call.x.detach()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # DTensor warns of meshes of CPUs; `by_dtensor` says so
         kept = F.dropout(torch.ones_like(x), 0.5)
-    return Drawn(
+    return DrawnMask(
         values=local_value(x).double().reshape(-1).clone(),
         mask=(local_value(kept) != 0).reshape(-1),
         by_dtensor=any(placement.is_shard() for placement in getattr(x, "placements", ())),

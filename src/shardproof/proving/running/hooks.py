@@ -1,4 +1,4 @@
-"""Watching a model: what goes into and comes out of its modules is recorded, and cut where a run is in segments."""
+"""Hooks: the inputs and outputs of a model's modules are recorded, and cut where a run is in segments."""
 
 from __future__ import annotations
 
@@ -15,44 +15,44 @@ from torch.utils._pytree import tree_leaves, tree_map
 from torch.utils.weak import WeakIdKeyDictionary
 
 from shardproof.proving.records import GRADIENT_OF, Key, Phase
-from shardproof.proving.running.places import calling_line
+from shardproof.source_lines import calling_line
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from torch.nn import Module
 
-    from shardproof.proving.records import Records
+    from shardproof.proving.running.capture import Recorder
     from shardproof.proving.running.segments import Segments
 
 
 @contextmanager
-def watched(model: Module, records: Records, segments: Segments | None = None) -> Iterator[None]:
+def modules_recorded(model: Module, recorder: Recorder, segments: Segments | None = None) -> Iterator[None]:
     """Record the outputs of every module, inputs that are no module's outputs, and the gradients of both."""
-    watch = _Watch(records=records, segments=segments)
+    hooks = _Hooks(recorder=recorder, segments=segments)
     handles = []
     for name, module in model.named_modules():
         handles += [
             # First and last: what a sharding does at a module's ends is done in that module.
-            module.register_forward_pre_hook(partial(watch.begin, name or "model"), prepend=True),
-            module.register_forward_pre_hook(partial(watch.enter, name or "model"), with_kwargs=True),
-            module.register_forward_hook(partial(watch.leave, name or "model")),
-            module.register_forward_hook(watch.end, always_call=True),
+            module.register_forward_pre_hook(partial(hooks.begin, name or "model"), prepend=True),
+            module.register_forward_pre_hook(partial(hooks.enter, name or "model"), with_kwargs=True),
+            module.register_forward_hook(partial(hooks.leave, name or "model")),
+            module.register_forward_hook(hooks.end, always_call=True),
         ]
     try:
-        with _Softmaxes(watch):
+        with _SoftmaxRecorded(hooks):
             yield
     finally:
         for handle in handles:
             handle.remove()
 
 
-class _Softmaxes(TorchFunctionMode):
+class _SoftmaxRecorded(TorchFunctionMode):
     """What goes into and comes out of a softmax is recorded as if it were a module's: attention has it inside."""
 
-    def __init__(self, watch: _Watch) -> None:
+    def __init__(self, hooks: _Hooks) -> None:
         super().__init__()
-        self._watch = watch
+        self._hooks = hooks
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -60,39 +60,39 @@ class _Softmaxes(TorchFunctionMode):
         kwargs = kwargs or {}
         if func not in _SOFTMAX or not args or not isinstance(args[0], Tensor) or not args[0].requires_grad:
             return func(*args, **kwargs)
-        running = self._watch.records.running
+        running = self._hooks.recorder.running
         name = f"{running[-1]}/softmax" if running else "softmax"
-        scores = self._watch.handed_on(args[0], Phase.INPUT, name)
-        return self._watch.handed_on(func(scores, *args[1:], **kwargs), Phase.OUTPUT, name)
+        scores = self._hooks.pass_on(args[0], Phase.INPUT, name)
+        return self._hooks.pass_on(func(scores, *args[1:], **kwargs), Phase.OUTPUT, name)
 
 
 _SOFTMAX = frozenset({F.softmax, torch.softmax, Tensor.softmax})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Watch:
+class _Hooks:
     """Of one run on one device.
 
     Attributes:
         seen: what has been handed on under a name already: another module's input needs none of its own.
     """
 
-    records: Records
+    recorder: Recorder
     segments: Segments | None
     seen: WeakIdKeyDictionary = field(default_factory=WeakIdKeyDictionary)
 
     def begin(self, name: str, *_: Any) -> None:
         """The module's forward is running."""
-        self.records.running.append(name)
+        self.recorder.running.append(name)
 
     def end(self, *_: Any) -> None:
         """It no longer is, by an error or not."""
-        self.records.running.pop()
+        self.recorder.running.pop()
 
     def enter(self, name: str, _module: Module, inputs: Any, named: Any) -> Any:
         """Inputs that are computed between modules; those without a gradient (masks, positions, the batch) are left."""
-        if name not in self.records.places:
-            self.records.places[name] = calling_line()
+        if name not in self.recorder.records.source_lines:
+            self.recorder.records.source_lines[name] = calling_line()
         new = [x for x in _floats((inputs, named)) if x.requires_grad and x not in self.seen]
         return self._replaced((inputs, named), new, Phase.INPUT, name)
 
@@ -104,14 +104,14 @@ class _Watch:
         """What the program is to go on with; None for what it has."""
         cut = {}
         for i, tensor in enumerate(tensors):
-            handed_on = self.handed_on(tensor, phase, name if len(tensors) == 1 else f"{name}[{i}]")
+            handed_on = self.pass_on(tensor, phase, name if len(tensors) == 1 else f"{name}[{i}]")
             if handed_on is not tensor:
                 cut[id(tensor)] = handed_on
         return tree_map(lambda x: cut.get(id(x), x), tree) if cut else None
 
-    def handed_on(self, tensor: Tensor, phase: Phase, name: str) -> Tensor:
+    def pass_on(self, tensor: Tensor, phase: Phase, name: str) -> Tensor:
         """The tensor recorded, and what the program is to go on with in its place."""
-        key = self.records.add(phase, name, tensor.detach())
+        key = self.recorder.add(phase, name, tensor.detach())
         handed_on = tensor if self.segments is None else self.segments.cut(key, tensor)
         if handed_on is tensor and phase is Phase.INPUT:
             # An alias, whose gradient is of this use alone: others may use the tensor too, on one side as it is and on
@@ -123,7 +123,7 @@ class _Watch:
         return handed_on
 
     def _record_gradient(self, of: Key, gradient: Tensor) -> None:
-        self.records.add(GRADIENT_OF[of.phase], of.name, gradient.detach(), call=of.call)
+        self.recorder.add(GRADIENT_OF[of.phase], of.name, gradient.detach(), call=of.call)
 
 
 def _floats(tree: Any) -> list[Tensor]:

@@ -1,46 +1,32 @@
-"""Precision: in which dtypes an ordinary run computes, and from which values it starts."""
+"""Models: the user's model built, filled with the prover's values, converted to a precision, and sharded."""
 
 from __future__ import annotations
 
-from enum import StrEnum
 from typing import TYPE_CHECKING
 
 import torch
+from torch import nn
 
 from shardproof.errors import CannotRunError
+from shardproof.proving.records import SAMPLES, Precision
+from shardproof.proving.running.capture import clone_parameters
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
-    from torch import Tensor, nn
+    from torch import Tensor
+    from torch.distributed.device_mesh import DeviceMesh
 
     from shardproof.proving.step import Step
 
+    Parallelize = Callable[[nn.Module, DeviceMesh], nn.Module]
 
-class Precision(StrEnum):
-    """Of an ordinary run. OWN and ROUNDED start from the same values: they differ by rounding on the way alone."""
-
-    FLOAT64 = "float64"
-    FLOAT32 = "float32"
-    OWN = "own"  # the dtypes that the user's model is built in, each parameter its own, and the batch as it was given
-    ROUNDED = "rounded"  # float64, from values that were rounded to those dtypes
-    SHAKEN = "shaken"  # as OWN, from values that are one unit in the last place away, at random
-    SHAKEN_AGAIN = "shaken again"
-
-    @property
-    def dtype(self) -> torch.dtype | None:
-        """The one to which everything is converted; None where everything stays as the user has it."""
-        if self in SAMPLES:
-            return None
-        return torch.float32 if self is Precision.FLOAT32 else torch.float64
+# Far from any seed of a user's own: a sharding that draws its own values must not draw the prover's. PyTorch's
+# generator takes 32 bits of a seed.
+_VALUE_SEEDS = 0x5A4D_0000
 
 
-# Each is a sample of what rounding does to the reference. In one alone a value can come out right by luck, and with it
-# all that is computed from it.
-SAMPLES = (Precision.OWN, Precision.SHAKEN, Precision.SHAKEN_AGAIN)
-
-
-def build_as_it_is(step: Step, seed: int) -> nn.Module:
+def build_model(step: Step, seed: int) -> nn.Module:
     """The user's model, in the dtypes that they build it in.
 
     Raises:
@@ -51,9 +37,25 @@ def build_as_it_is(step: Step, seed: int) -> nn.Module:
         model = step.model()
     except Exception as error:
         raise CannotRunError(f"the model cannot be built: {type(error).__name__}: {error}") from error
-    if not isinstance(model, torch.nn.Module) or not list(model.parameters()):
+    if not isinstance(model, nn.Module) or not list(model.parameters()):
         raise CannotRunError(f"model() gave {type(model).__name__}; needed is a torch.nn.Module with parameters")
     return model
+
+
+def draw_parameters(model: nn.Module, seed: int) -> None:
+    """Give every element of every parameter a value of its own, none of them zero.
+
+    A value that no other element has tells where an element of a shard comes from; a zero would hide a wrong factor.
+    """
+    generator = torch.Generator().manual_seed(_VALUE_SEEDS + seed)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.copy_(torch.randn(parameter.shape, generator=generator, dtype=torch.float64))
+
+
+def initial_values(model: nn.Module) -> dict[str, Tensor]:
+    """What each parameter starts with, on one device or on one rank: its own plain tensor, in float64."""
+    return {name: values.double() for name, values in clone_parameters(model).items()}
 
 
 def load_model(step: Step, seed: int, state: Mapping[str, Tensor], precision: Precision) -> nn.Module:
@@ -62,13 +64,14 @@ def load_model(step: Step, seed: int, state: Mapping[str, Tensor], precision: Pr
     Raises:
         CannotRunError: it cannot be built.
     """
-    model = build_as_it_is(step, seed)
+    model = build_model(step, seed)
     if precision in (Precision.FLOAT64, Precision.FLOAT32):
         model.double()
     model.load_state_dict(state)
     if precision in SAMPLES[1:]:
         _shake(model, seed=SAMPLES.index(precision))
-    return model if precision.dtype is None else model.to(precision.dtype)
+    dtype = dtype_of(precision)
+    return model if dtype is None else model.to(dtype)
 
 
 def _shake(model: nn.Module, seed: int) -> None:
@@ -80,8 +83,15 @@ def _shake(model: nn.Module, seed: int) -> None:
             parameter.copy_(moved)
 
 
+def dtype_of(precision: Precision) -> torch.dtype | None:
+    """The one to which everything is converted; None where everything keeps the dtype that the user gives it."""
+    if precision in SAMPLES:
+        return None
+    return torch.float32 if precision is Precision.FLOAT32 else torch.float64
+
+
 def precisions_of(dtypes: Mapping[str, torch.dtype]) -> tuple[Precision, ...]:
-    """Those that the reference runs in, beside exact arithmetic, for a model of these dtypes."""
+    """The precisions of the reference's ordinary runs, for a model of these dtypes."""
     needed = (Precision.FLOAT64, Precision.FLOAT32)
     if all(dtype == torch.float64 or not dtype.is_floating_point for dtype in dtypes.values()):
         return needed
@@ -97,3 +107,29 @@ def name_dtypes(dtypes: Mapping[str, torch.dtype]) -> str:
     """The floating ones in words: 'bfloat16', or 'bfloat16 and float32' where they are mixed."""
     names = {str(dtype).removeprefix("torch.") for dtype in dtypes.values() if dtype.is_floating_point}
     return " and ".join(sorted(names))
+
+
+def make_mesh(sizes: Mapping[str, int]) -> DeviceMesh:
+    """The mesh over all ranks of this world."""
+    from torch.distributed.device_mesh import init_device_mesh
+
+    return init_device_mesh("cpu", tuple(sizes.values()), mesh_dim_names=tuple(sizes))
+
+
+def shard_model(model: nn.Module, parallelize: Parallelize, mesh: DeviceMesh) -> nn.Module:
+    """The model sharded by the user.
+
+    Raises:
+        CannotRunError: `parallelize` returns no module, or one with other parameters' names.
+    """
+    before = {name for name, _ in model.named_parameters()}
+    sharded = parallelize(model, mesh)
+    if not isinstance(sharded, nn.Module):
+        raise CannotRunError(
+            f"parallelize(model, mesh) returned {type(sharded).__name__}; it must return the sharded model"
+        )
+    after = {name for name, _ in sharded.named_parameters()}
+    if before != after:
+        changed = ", ".join(sorted(before ^ after)[:4])
+        raise CannotRunError(f"parallelize changed the parameters' names ({changed}); they must keep their names")
+    return sharded

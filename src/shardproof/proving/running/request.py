@@ -1,4 +1,4 @@
-"""Runs: what both sides are to carry out, and on which ranks; small enough to be sent to each process."""
+"""Requests: which runs both sides are to take. A request is small enough to be sent to each rank's process."""
 
 from __future__ import annotations
 
@@ -7,18 +7,21 @@ from typing import TYPE_CHECKING
 
 from shardproof.exact import ExactArithmetic
 from shardproof.proving.axes import Axes
+from shardproof.proving.running.capture import Recorder
+from shardproof.worlds.processgroup import say_nothing
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
     import torch
+    from torch import Tensor
 
-    from shardproof.proving.running.models import Precision
-    from shardproof.proving.running.segments import Cuts
+    from shardproof.proving.records import Cut, Precision
+    from shardproof.proving.step import Step
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Runs:
+class RunRequest:
     """One run in exact arithmetic for each seed, and one in ordinary arithmetic for each precision.
 
     Attributes:
@@ -30,7 +33,7 @@ class Runs:
         dtypes: of the entries of the state as the user's model is built.
         cuts: the activations that are cut; see `segments.py`.
         fresh: parameters and optimizer state start each step from fresh residues.
-        draws: initial values and dropout masks are looked at too, from the build seed.
+        draws: initial values and dropout masks are recorded too, as the build seed gives them.
         batch: a digest of the step's batch, which each process has to load the same.
     """
 
@@ -40,7 +43,7 @@ class Runs:
     seeds: tuple[int, ...] = ()
     native: tuple[Precision, ...] = ()
     dtypes: Mapping[str, torch.dtype] = field(default_factory=dict)
-    cuts: Cuts = frozenset()
+    cuts: frozenset[Cut] = frozenset()
     fresh: bool = True
     draws: bool = False
     batch: str = ""
@@ -55,6 +58,29 @@ class Runs:
         """How many ranks."""
         return self.axes.size
 
-    def contexts(self) -> list[ExactArithmetic]:
+    def make_arithmetics(self) -> list[ExactArithmetic]:
         """An exact arithmetic for each seed; ranks that are threads share them."""
         return [ExactArithmetic(seed=seed, random="oracle") for seed in self.seeds]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunContext:
+    """What one device or rank is given to carry out a request.
+
+    Attributes:
+        step: what a training step is.
+        request: the runs to take.
+        state: the full state dict, in float64, that every run starts from.
+        arithmetics: one for each of the request's seeds.
+        heartbeat: called for every tensor recorded.
+    """
+
+    step: Step
+    request: RunRequest
+    state: Mapping[str, Tensor]
+    arithmetics: Sequence[ExactArithmetic] = ()
+    heartbeat: Callable[[], None] = say_nothing
+
+    def make_recorder(self, exact: ExactArithmetic | None = None) -> Recorder:
+        """A recorder for one run."""
+        return Recorder(exact=exact, heartbeat=self.heartbeat)

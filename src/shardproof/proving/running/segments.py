@@ -20,9 +20,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from shardproof.exact import ExactArithmetic
-    from shardproof.proving.records import Key, Phase
-
-    Cuts = frozenset[tuple[Phase, str, int]]
+    from shardproof.proving.records import Cut, Key
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,7 +33,7 @@ class Segments:
     """
 
     exact: ExactArithmetic
-    cuts: Cuts = frozenset()
+    cuts: frozenset[Cut] = frozenset()
 
     def cut(self, key: Key, tensor: Tensor) -> Tensor:
         """Fresh residues in place of a module's input or output, and in the backward in place of its gradient.

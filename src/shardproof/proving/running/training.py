@@ -8,29 +8,30 @@ import torch
 from torch import Tensor
 
 from shardproof.proving.records import Phase
-from shardproof.proving.running.hooks import watched
-from shardproof.proving.running.shares import Shares
+from shardproof.proving.running.data_parallel import BatchSplit
+from shardproof.proving.running.hooks import modules_recorded
 
 if TYPE_CHECKING:
     from torch.distributed.device_mesh import DeviceMesh
     from torch.nn import Module
     from torch.optim import Optimizer
 
-    from shardproof.proving.records import Records
+    from shardproof.proving.running.capture import Recorder
     from shardproof.proving.running.segments import Segments
     from shardproof.proving.step import Step
 
 
-_ALL = Shares()
+_WHOLE_BATCH = BatchSplit()
 
 
 def train(
     model: Module,
     step: Step,
     batch: Any,
-    records: Records,
+    recorder: Recorder,
+    *,
     segments: Segments | None = None,
-    shares: Shares = _ALL,
+    split: BatchSplit = _WHOLE_BATCH,
 ) -> None:
     """Take the step's steps on one model.
 
@@ -38,26 +39,26 @@ def train(
         model: the reference's, or the candidate's after sharding.
         step: what a step is.
         batch: the rows that this device takes.
-        records: filled in execution order.
-        segments: in exact arithmetic, where the steps are taken apart; each starts from fresh residues.
-        shares: how the batch is shared out over ranks.
+        recorder: fills the records in execution order.
+        segments: in exact arithmetic, the cuts; each step then starts from fresh residues too.
+        split: how the batch is split over ranks.
     """
     optimizer = step.optimizer(list(model.parameters())) if step.optimizer else None
     for number in range(step.steps):
-        records.step = number
+        recorder.step = number
         model.zero_grad(set_to_none=True)
-        with watched(model, records, segments):
+        with modules_recorded(model, recorder, segments):
             loss = step.compute_loss(model, batch)
-            records.add(Phase.LOSS, "loss", shares.mean(loss.detach()))
-            shares.go_back(loss, model)
-        record_gradients(model, Phase.GRADIENT, records, segments)
+            recorder.add(Phase.LOSS, "loss", split.mean_loss(loss.detach()))
+            split.backward(loss, model)
+        record_gradients(model, Phase.GRADIENT, recorder, segments)
         if step.clip_norm is not None:
-            records.add(Phase.NORM, "gradient norm", clip_gradients(model, step.clip_norm))
-            record_gradients(model, Phase.CLIPPED, records, segments)
+            recorder.add(Phase.NORM, "gradient norm", clip_gradients(model, step.clip_norm))
+            record_gradients(model, Phase.CLIPPED, recorder, segments)
         if optimizer is None:
             break
         optimizer.step()
-        record_update(model, optimizer, records)
+        record_update(model, optimizer, recorder)
         if segments is not None and number + 1 < step.steps:
             for parameter in model.parameters():
                 segments.renew(parameter.detach(), "step")
@@ -65,16 +66,16 @@ def train(
                     segments.renew(state, "step")
 
 
-def record_gradients(model: Module, phase: Phase, records: Records, segments: Segments | None = None) -> None:
-    """Record every parameter's gradient, as it is now; a run in segments goes on with fresh ones."""
+def record_gradients(model: Module, phase: Phase, recorder: Recorder, segments: Segments | None = None) -> None:
+    """Record every parameter's gradient, as it is now; a run in segments continues with fresh residues instead."""
     for name, parameter in model.named_parameters():
-        records.add(phase, name, settled(parameter.grad, parameter))
+        recorder.add(phase, name, match_placements(parameter.grad, parameter))
         if segments is not None and parameter.grad is not None:
             segments.renew_gradient(parameter.grad)
 
 
 def states_of(optimizer: Optimizer, parameter: Tensor) -> dict[str, Tensor]:
-    """The optimizer's states that lie as the parameter does (moments, not counters), by name in order."""
+    """The optimizer's states of the parameter's shape (moments, not counters), in the order of their names."""
     return {
         key: value
         for key, value in sorted(optimizer.state.get(parameter, {}).items())
@@ -82,8 +83,8 @@ def states_of(optimizer: Optimizer, parameter: Tensor) -> dict[str, Tensor]:
     }
 
 
-def settled(gradient: Tensor | None, parameter: Tensor) -> Tensor | None:
-    """A gradient laid out as its parameter: a DTensor may still owe a reduction, which its next use would pay."""
+def match_placements(gradient: Tensor | None, parameter: Tensor) -> Tensor | None:
+    """A gradient with its parameter's placements: a DTensor's may be Partial, and its next use would reduce it."""
     from torch.distributed.tensor import DTensor
 
     if isinstance(gradient, DTensor) and isinstance(parameter, DTensor):
@@ -113,12 +114,12 @@ def clip_gradients(model: Module, max_norm: float) -> Tensor:
     return total
 
 
-def record_update(model: Module, optimizer: Optimizer | None, records: Records) -> None:
+def record_update(model: Module, optimizer: Optimizer | None, recorder: Recorder) -> None:
     """Record updated parameters, the optimizer's state of each, and buffers."""
     for name, parameter in model.named_parameters():
-        records.add(Phase.UPDATE, name, parameter.detach())
+        recorder.add(Phase.UPDATE, name, parameter.detach())
         for key, value in (states_of(optimizer, parameter) if optimizer else {}).items():
-            records.add(Phase.STATE, f"{name}/{key}", value)
+            recorder.add(Phase.STATE, f"{name}/{key}", value)
     for name, buffer in model.named_buffers():
         if buffer.is_floating_point():
-            records.add(Phase.BUFFER, name, buffer)
+            recorder.add(Phase.BUFFER, name, buffer)

@@ -1,9 +1,10 @@
-"""Shares: along a data axis each rank takes rows of the batch of its own, and its loss is of these alone.
+"""Data parallelism: along a data axis each rank takes rows of the batch of its own, and its loss is of these alone.
 
-The loss of the whole batch is then the mean of the ranks' losses, and a gradient the mean of the ranks' gradients: the
-sharding (FSDP2, DDP, hooks) is to take it. On the way back to the parameters a rank's gradients are those of its own
-mean, as many times larger as there are shares. The one device goes the same way, so that its activations' gradients can
-be compared, and cut, as they are: it starts from as many times the loss, and divides the parameters' gradients again.
+The loss of the whole batch is the mean of the ranks' losses, and a gradient the mean of the ranks' gradients; the
+sharding (FSDP2, DDP, hooks) has to take that mean. Before it, a rank's gradients are those of its own rows' mean:
+larger than their part of the whole batch's by the number of parts. The one device does the same, so that its
+activations' gradients can be compared, and cut, as they are: it differentiates the loss times the number of parts, and
+divides the parameters' gradients by that number.
 """
 
 from __future__ import annotations
@@ -26,13 +27,13 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Shares:
-    """How a batch is shared out.
+class BatchSplit:
+    """How a batch is split over ranks.
 
     Attributes:
-        count: into how many parts; 1 if it is not.
+        count: into how many parts; 1 if it is not split.
         index: which of them this rank takes; None for the one device, which takes all.
-        groups: those along each data axis that this rank is in.
+        groups: this rank's process group along each data axis.
     """
 
     count: int = 1
@@ -40,7 +41,7 @@ class Shares:
     groups: tuple[dist.ProcessGroup, ...] = ()
 
     def rows_of(self, batch: Any) -> Any:
-        """The rows of every tensor in the batch that are this rank's; numbers and the like are everyone's.
+        """This rank's rows of every tensor in the batch; what is no tensor with rows goes to every rank.
 
         Raises:
             CannotRunError: a tensor's rows do not divide evenly, or there is no tensor.
@@ -54,7 +55,7 @@ class Shares:
             )
         return tree_map(lambda x: self._rows(x) if _has_rows(x) else x, batch)
 
-    def mean(self, loss: Tensor) -> Tensor:
+    def mean_loss(self, loss: Tensor) -> Tensor:
         """The loss of the whole batch, the same on every rank."""
         if not self.groups:
             return loss
@@ -63,8 +64,8 @@ class Shares:
             dist.all_reduce(total, group=group)
         return total / self.count
 
-    def go_back(self, loss: Tensor, model: Module) -> None:
-        """Fill the parameters' gradients: of the rank's own rows; on the one device, of the whole batch's loss."""
+    def backward(self, loss: Tensor, model: Module) -> None:
+        """Fill the parameters' gradients: on a rank those of its rows' loss, on one device those of the whole batch."""
         if self.index is not None or self.count == 1:
             loss.backward()
             return
@@ -88,7 +89,7 @@ def _has_rows(x: Any) -> bool:
     return isinstance(x, Tensor) and x.ndim > 0
 
 
-def share_of(axes: Axes, mesh: DeviceMesh, rank: int) -> Shares:
-    """What a rank takes of each batch."""
+def make_split(axes: Axes, mesh: DeviceMesh, rank: int) -> BatchSplit:
+    """How a rank's batches are split."""
     groups = tuple(mesh.get_group(name) for name in axes.data if axes.sizes[name] > 1)
-    return Shares(count=axes.shares, index=axes.number(rank, axes.data), groups=groups)
+    return BatchSplit(count=axes.shares, index=axes.number(rank, axes.data), groups=groups)

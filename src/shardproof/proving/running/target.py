@@ -1,4 +1,4 @@
-"""What is proved: a step, and what the user really runs in its place on every rank."""
+"""Proof target: a training step, and what the user runs in its place on every rank."""
 
 from __future__ import annotations
 
@@ -10,19 +10,16 @@ from shardproof.errors import CannotRunError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from torch.distributed.device_mesh import DeviceMesh
-    from torch.nn import Module
-
-    from shardproof.proving.running.candidate import Run
+    from shardproof.proving.running.candidate import Candidate
+    from shardproof.proving.running.models import Parallelize
     from shardproof.proving.step import Step
 
-    Parallelize = Callable[[Module, DeviceMesh], Module]
-    Candidate = Callable[[Run], None]
+    Reload = Callable[[], "ProofTarget"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Subject:
-    """A step and its candidate; where both can be pickled, so can this.
+class ProofTarget:
+    """A step and its candidate; it can be pickled if both of them can.
 
     Attributes:
         step: what a training step is, on one device.
@@ -38,6 +35,6 @@ class Subject:
         if (self.parallelize is None) == (self.candidate is None):
             raise CannotRunError("prove needs exactly one of parallelize(model, mesh) and candidate(run)")
 
-    def __call__(self) -> Subject:
-        """Itself: a subject that can be pickled is its own way to another process."""
+    def __call__(self) -> ProofTarget:
+        """Itself: a target that can be pickled is its own `reload` in another process."""
         return self

@@ -1,4 +1,4 @@
-"""One thread: tensors so small that handing them out to several takes longer than computing them."""
+"""Thread count: PyTorch computes small models with one thread, which is faster than distributing them over several."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-# Elements of the parameters. Threads that have nothing to do wait for each other in loops, which on cores that others
-# use as well has made a proof ten times slower.
+# Elements of the parameters. Idle threads wait in busy loops, which made a proof ten times slower on cores that other
+# processes use as well.
 _SMALL = 1 << 18
 
 
 @contextmanager
 def one_thread_if_small(state: Mapping[str, Tensor]) -> Iterator[None]:
-    """Inside, PyTorch computes with one thread, in ranks that are threads too, if the state is small."""
+    """Inside, PyTorch computes with one thread if the state is small; also in ranks that are threads."""
     before = torch.get_num_threads()
     if sum(tensor.numel() for tensor in state.values()) > _SMALL:
         yield

@@ -1,0 +1,52 @@
+"""Source lines: which line of the user's code is running, for error messages and findings."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from types import FrameType
+
+
+def user_line() -> str:
+    """`file:line in function` of the innermost frame outside torch and this package; empty if there is none."""
+    frame = _find_user_frame(sys._getframe(1))  # noqa: SLF001 - as in `calling_line`
+    return "" if frame is None else _describe(frame, frame.f_code.co_filename)
+
+
+def calling_line() -> str:
+    """`file:line in function` of the user's frame that called a module, to be asked in a hook of that module.
+
+    Empty where the prover itself called the module. The path begins at the package's folder or at the current one, so
+    that two machines describe the same line alike.
+    """
+    caller: FrameType | None = sys._getframe(2)  # noqa: SLF001 - past the hook; inspect's way to it reads source files
+    frame = _find_user_frame(caller, stop_at="shardproof.proving")
+    return "" if frame is None else _describe(frame, _shorten(frame.f_code.co_filename))
+
+
+def _find_user_frame(frame: FrameType | None, *, stop_at: str | None = None) -> FrameType | None:
+    """The first frame outward that is the user's; None if there is none, or one of package `stop_at` comes first."""
+    while frame is not None:
+        name = frame.f_globals.get("__name__", "")
+        if stop_at is not None and name.startswith(stop_at):
+            return None
+        if not name.startswith(("torch.", "shardproof.")) and name not in ("torch", "contextlib"):
+            return frame
+        frame = frame.f_back
+    return None
+
+
+def _describe(frame: FrameType, path: str) -> str:
+    return f"{path}:{frame.f_lineno} in {frame.f_code.co_name}"
+
+
+def _shorten(path: str) -> str:
+    """The path within site-packages, or within the current folder; of any other file its name."""
+    parts = Path(path).parts
+    if "site-packages" in parts:
+        return "/".join(parts[len(parts) - parts[::-1].index("site-packages") :])
+    here = Path.cwd()
+    return str(Path(path).relative_to(here)) if Path(path).is_relative_to(here) else Path(path).name
