@@ -1,13 +1,12 @@
 """The field against Python's integers: extreme representatives, exactness at its limits, every layout."""
 
-import math
-
 import pytest
 import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from tests.exact.algebra.test_blocks import layouts
 
-from shardproof.exact.algebra.blocks import block_size, blocks
+from shardproof.exact.algebra.blocks import block_size
 from shardproof.exact.algebra.field import Field, choose_prime, is_prime, primitive_root
 
 LARGEST = 8388593  # below 2**23
@@ -119,28 +118,6 @@ def test_a_sum_that_is_too_long_is_seen_to_be_wrong():
     careless = row @ row.T
     assert int(careless) != sum(int(x) ** 2 for x in row[0])
     assert ints(field.matmul(row, row.T)) == expected([sum(int(x) ** 2 for x in row[0])], LARGEST)
-
-
-def layouts(numel):
-    """Large tensors laid out in every way, and what to broadcast against them."""
-    side = math.isqrt(numel) + 1
-    x = torch.arange(side * side, dtype=torch.float64).view(side, side)
-    yield "contiguous", x, x[0]
-    yield "transposed", x.T, x[:, :1]
-    yield "every other column", x[:, ::2], x[:1, ::2]
-    yield "batch of transposed", x[: side // 2 * 2].view(2, -1, side).transpose(1, 2), x[0, :1]
-    yield "one long row", x.view(1, -1), x[0, 0]
-
-
-@pytest.mark.parametrize("name", [name for name, _, _ in layouts(1)])
-def test_blocks_cover_every_layout_once_and_give_the_same_as_the_whole(name):
-    large, other = next((x, y) for n, x, y in layouts(3 * block_size()) if n == name)
-    target = large.clone(memory_format=torch.preserve_format)
-    for part, whole, more in blocks(target, large, other):
-        assert part.numel() <= block_size()
-        assert torch.equal(part, whole)  # not yet visited
-        part.mul_(2).add_(more + 1)
-    assert torch.equal(target, 2 * large + other + 1)
 
 
 @pytest.mark.parametrize("name", [name for name, _, _ in layouts(1)])

@@ -1,13 +1,77 @@
-"""Grouped products against Python's integers, and against a loop over the groups, forward and backward."""
+"""Matrix products, single and grouped, forward and backward, against Python's fractions and integers."""
 
 from itertools import chain
 
 import pytest
 import torch
 import torch.nn.functional as F
+from tests.exact.rules.integers import check, mode, nested, sixteenths
 
 from shardproof.exact import ExactArithmetic, ExactArithmeticError
 from shardproof.exact.rules.registry import RULES, find_op
+
+
+def leaf(start, *shape):
+    numbers = sixteenths(torch.Size(shape).numel(), start)
+    x = torch.tensor([float(n) for n in numbers], dtype=torch.float64).reshape(shape).requires_grad_()
+    return x, nested(numbers, *shape)
+
+
+def times(a, b):
+    return [[sum(x * y for x, y in zip(row, column, strict=True)) for column in zip(*b, strict=True)] for row in a]
+
+
+def swapped(a):
+    return [list(column) for column in zip(*a, strict=True)]
+
+
+PRODUCTS = {
+    "mm": (lambda a, b, c: a @ b, lambda a, b, c: times(a, b)),
+    "linear": (lambda a, b, c: torch.nn.functional.linear(a, b.t()), lambda a, b, c: times(a, b)),
+    "addmm": (
+        lambda a, b, c: torch.addmm(c, a, b, beta=0.5, alpha=2),
+        lambda a, b, c: [
+            [z / 2 + 2 * x for z, x in zip(p, q, strict=True)] for p, q in zip(c, times(a, b), strict=True)
+        ],
+    ),
+    "mv": (lambda a, b, c: a @ b[:, 0], lambda a, b, c: [row[0] for row in times(a, b)]),
+    "bmm": (
+        lambda a, b, c: torch.stack((a, 2 * a)) @ torch.stack((b, b)),
+        lambda a, b, c: times(a, b) + [[2 * x for x in row] for row in times(a, b)],
+    ),
+    "einsum": (lambda a, b, c: torch.einsum("ij,jk->ki", a, b), lambda a, b, c: swapped(times(a, b))),
+    "dot": (lambda a, b, c: a[0] @ b[:, 1], lambda a, b, c: [times(a, b)[0][1]]),
+    "outer": (lambda a, b, c: torch.outer(a[:, 0], b[0]), lambda a, b, c: [[row[0] * y for y in b[0]] for row in a]),
+}
+
+
+@pytest.mark.parametrize("name", PRODUCTS)
+def test_products(name):
+    function, value = PRODUCTS[name]
+    (a, first), (b, second), (c, third) = leaf(0, 3, 4), leaf(50, 4, 5), leaf(90, 3, 5)
+    with mode() as exact:
+        found = exact.digits(function(a, b, c))
+    check(found, value(first, second, third))
+
+
+def test_the_gradients_of_a_product():
+    (a, first), (b, second), (g, third) = leaf(0, 3, 4), leaf(50, 4, 5), leaf(90, 3, 5)
+    with mode() as exact:
+        da, db = map(exact.digits, torch.autograd.grad(a @ b, (a, b), g))
+    check(da, times(third, swapped(second)))
+    check(db, times(swapped(first), third))
+
+
+def test_a_transposed_gradient_is_found():
+    (a, first), (b, _) = leaf(0, 3, 3), leaf(50, 3, 3)
+    with mode() as exact:
+        (db,) = map(exact.digits, torch.autograd.grad((a @ b).sum(), b))
+    with pytest.raises(AssertionError):
+        check(db, times(first, [[1] * 3] * 3))
+
+
+# Grouped --------------------------------------------------------------------------------------------------------------
+
 
 ENDS = [2, 2, 7]  # the second group is empty
 SHAPES = {

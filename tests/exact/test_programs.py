@@ -1,4 +1,4 @@
-"""Whole programs in their different forms: attention, optimizers, checkpointing, tied weights, accumulation, casts."""
+"""Whole programs in their different forms: optimizers, checkpointing, tied weights, accumulation, casts."""
 
 import copy
 import math
@@ -10,8 +10,6 @@ from tests.exact.rules.integers import mode
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from shardproof.exact import RandomDrawError
-
 
 def drawn(seed, *shape):
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
@@ -19,90 +17,6 @@ def drawn(seed, *shape):
 
 def same(first, second):
     return [torch.equal(a, b) for a, b in zip(first, second, strict=True)]
-
-
-# Attention ------------------------------------------------------------------------------------------------------------
-
-LENGTH, SIZE = 5, 8
-TRIANGLE = torch.ones(LENGTH, LENGTH, dtype=torch.bool).tril()
-LEFT_PADDED = torch.ones(2, 1, LENGTH, LENGTH, dtype=torch.bool).tril()
-LEFT_PADDED[1, :, :, 0] = False
-MASKS = {
-    "none": None,
-    "bool": TRIANGLE,
-    "float": torch.zeros(LENGTH, LENGTH).masked_fill(~TRIANGLE, float("-inf")),
-    "finfo.min": torch.zeros(LENGTH, LENGTH).masked_fill(~TRIANGLE, torch.finfo(torch.float32).min),
-    "a row of finfo.min": torch.zeros(2, 1, LENGTH, LENGTH).masked_fill(~LEFT_PADDED, torch.finfo(torch.float32).min),
-}
-
-
-def attended(function, heads, kv_heads):
-    q, k, v = (drawn(i, 2, h, LENGTH, SIZE).requires_grad_() for i, h in enumerate((heads, kv_heads, kv_heads)))
-    with mode() as exact:
-        y = function(q, k, v)
-        (y * y).sum().backward()
-        return [exact.digits(t) for t in (y, q.grad, k.grad, v.grad)]
-
-
-def by_hand(q, k, v, *, mask=None, causal=False, scale=None):
-    k, v = (x.repeat_interleave(q.shape[1] // x.shape[1], 1) for x in (k, v))
-    scores = q @ k.transpose(-2, -1) * (1 / math.sqrt(SIZE) if scale is None else scale)
-    if causal:
-        scores = scores.masked_fill(~TRIANGLE, float("-inf"))
-    if mask is not None:
-        scores = scores.masked_fill(~mask, float("-inf")) if mask.dtype == torch.bool else scores + mask
-    return scores.softmax(-1) @ v
-
-
-@pytest.mark.parametrize("kv_heads", [4, 2, 1])
-@pytest.mark.parametrize("mask", MASKS)
-@pytest.mark.parametrize("scale", [None, 0.3])
-def test_attention_is_softmax_by_hand(kv_heads, mask, scale):
-    def fused(q, k, v):
-        return F.scaled_dot_product_attention(
-            q, k, v, attn_mask=MASKS[mask], scale=scale, enable_gqa=q.shape[1] != k.shape[1]
-        )
-
-    hand = attended(lambda q, k, v: by_hand(q, k, v, mask=MASKS[mask], scale=scale), 4, kv_heads)
-    assert all(same(attended(fused, 4, kv_heads), hand))
-
-
-def test_attention_by_the_kernel_that_takes_the_root_of_the_scale_agrees():
-    def apart(x):
-        """In a layout for which PyTorch takes its kernel of plain products."""
-        return x.transpose(-2, -1).contiguous().transpose(-2, -1)
-
-    def fused(q, k, v):
-        return F.scaled_dot_product_attention(apart(q), apart(k), apart(v), scale=0.3)
-
-    assert all(same(attended(fused, 4, 4), attended(lambda q, k, v: by_hand(q, k, v, scale=0.3), 4, 4)))
-
-
-def test_causal_attention_is_softmax_by_hand_and_not_the_unmasked_one():
-    def causal(q, k, v):
-        return F.scaled_dot_product_attention(q, k, v, is_causal=True)
-
-    found = attended(causal, 4, 4)
-    assert all(same(found, attended(lambda q, k, v: by_hand(q, k, v, causal=True), 4, 4)))
-    assert not any(same(found, attended(by_hand, 4, 4)))
-
-
-def test_the_log_sum_exp_of_attention_is_the_scores():
-    q, k, v = (drawn(i, 2, 4, LENGTH, SIZE) for i in range(3))
-    with mode() as exact:
-        _, found = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(q, k, v)
-        by_hand = (q @ k.transpose(-2, -1) * (1 / math.sqrt(SIZE))).logsumexp(-1)
-        assert torch.equal(exact.digits(found), exact.digits(by_hand))
-        assert not torch.equal(exact.digits(found), exact.digits(by_hand * 2))
-
-
-def test_attention_with_dropout_is_refused():
-    q = drawn(0, 2, 4, LENGTH, SIZE)
-    with mode(), pytest.raises(RandomDrawError, match="dropout"):
-        F.scaled_dot_product_attention(q, q, q, dropout_p=0.5)
-
-
-# Optimizers -----------------------------------------------------------------------------------------------------------
 
 
 class Net(nn.Module):
@@ -180,9 +94,6 @@ def test_adamw_is_its_formula():
     assert all(same(*found))
 
 
-# Other ways of writing a step -----------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("use_reentrant", [False, True])
 def test_checkpointing_changes_nothing(use_reentrant):
     def gradients(run):
@@ -255,36 +166,3 @@ def test_dropout_with_a_given_mask():
         assert torch.equal(exact.digits(y), exact.digits(again))
         assert torch.equal(exact.digits(y), exact.digits(fused))
         assert not torch.equal(exact.digits(y), exact.digits(x * 2))
-
-
-def test_batch_norm_in_training_and_after():
-    x = drawn(3, 6, 4)
-    with mode() as exact:
-        norm = nn.BatchNorm1d(4, momentum=0.25, eps=1e-3)
-        y = norm(x)
-        mean, var = x.mean(0), x.var(0, correction=0)
-        assert torch.equal(exact.digits(y), exact.digits((x - mean) * torch.rsqrt(var + 1e-3)))
-        assert torch.equal(exact.digits(norm.running_mean), exact.digits(mean * 0.25))
-        assert torch.equal(exact.digits(norm.running_var), exact.digits(0.75 + x.var(0) * 0.25))
-        norm.eval()
-        after = (x - norm.running_mean) * torch.rsqrt(norm.running_var + 1e-3)
-        assert torch.equal(exact.digits(norm(x)), exact.digits(after))
-        assert not torch.equal(exact.digits(norm(x)), exact.digits(y))
-
-
-@pytest.mark.parametrize("groups", [1, 2, 4])
-def test_group_norm_by_hand(groups):
-    x, w, b = drawn(3, 2, 4, 3).requires_grad_(), drawn(4, 4).requires_grad_(), drawn(5, 4).requires_grad_()
-
-    def by_hand(x, w, b):
-        flat = x.reshape(2, groups, -1)
-        centred = flat - flat.mean(-1, keepdim=True)
-        y = centred * torch.rsqrt(centred.square().mean(-1, keepdim=True) + 1e-5)
-        return y.reshape(x.shape) * w[:, None] + b[:, None]
-
-    found = []
-    with mode() as exact:
-        for function in (lambda *args: F.group_norm(args[0], groups, *args[1:]), by_hand):
-            y = function(x, w, b)
-            found.append([exact.digits(t) for t in (y, *torch.autograd.grad((y * y).sum(), (x, w, b)))])
-    assert all(same(*found))

@@ -1,0 +1,31 @@
+"""Residues of a small prime, drawn, and Python's integers modulo it."""
+
+import torch
+
+from shardproof.exact.algebra.degree import VARIABLE
+from shardproof.exact.algebra.field import Field
+from shardproof.exact.algebra.lift import Lift
+from shardproof.exact.algebra.oracles import Oracles
+from shardproof.exact.algebra.residue import Arithmetic
+
+PRIME = 10007
+FIELD = Field(PRIME)
+M = Arithmetic(field=FIELD, oracles=Oracles(field=FIELD, key=0), lift=Lift(field=FIELD))
+
+
+def drawn(*shape, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randint(-FIELD.half, FIELD.half + 1, shape, generator=generator).double()
+
+
+def residue(tensor):
+    return M.residue(tensor, VARIABLE)
+
+
+def modulo(tensor):
+    rest = tensor.long() % PRIME
+    return torch.where(rest > FIELD.half, rest - PRIME, rest)
+
+
+def same(found, want):
+    return torch.equal(found.tensor.long(), modulo(want))

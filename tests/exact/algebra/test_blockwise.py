@@ -1,0 +1,141 @@
+"""Formulas in blocks against formulas in one go."""
+
+import pytest
+import torch
+from tests.exact.algebra.residues import M, drawn, modulo, residue
+
+from shardproof.exact.algebra import blocks
+from shardproof.exact.algebra.blockwise import by_elements, by_rows
+from shardproof.exact.algebra.residue import Residue
+from shardproof.exact.rules.registry import RULES, find_op
+
+
+@pytest.fixture
+def tiny_blocks(monkeypatch):
+    """Blocks of a few elements, so that small tensors are cut."""
+    monkeypatch.setattr(blocks, "_ELEMENTS_A_THREAD", 7)
+
+
+def layouts():
+    """Operands, all but the first broadcast or laid out otherwise."""
+    x, y = drawn(6, 10, seed=1), drawn(6, 10, seed=2)
+    yield "alike", (x, y, y.flip(0))
+    yield "transposed", (x.T, y.T, drawn(10, 6))
+    yield "mixed", (x, drawn(10, 6).T, y)
+    yield "row", (x, y[0], y[:1])
+    yield "column", (x, y[:, :1], y[0, 0])
+    yield "outer", (x[:, :1], y[0], drawn(1))
+    yield "every other", (drawn(6, 20)[:, ::2], drawn(12, 10)[::2], y)
+    yield "four dims", (drawn(3, 2, 5, 4).permute(0, 2, 1, 3), drawn(3, 1, 2, 1), drawn(5, 1, 4))
+    yield "empty", (drawn(0, 10), drawn(0, 10), drawn(10))
+    yield "zero-dimensional", (drawn(), drawn(), drawn())
+
+
+OPS = {
+    "add.Tensor": 2,
+    "mul.Tensor": 2,
+    "div.Tensor": 2,
+    "sub.Tensor": 2,
+    "lerp.Tensor": 3,
+    "addcmul.default": 3,
+    "addcdiv.default": 3,
+    "silu_backward.default": 2,
+    "gelu.default": 1,
+    "sqrt.default": 1,
+    "tanh.default": 1,
+    "eq.Tensor": 2,
+}
+
+
+def computed(name, operands, **kwargs):
+    rule = RULES[find_op(name)]
+    extra = {"symbols": False} if rule.symbols else {}
+    result = rule.function(M, *(residue(x) for x in operands), **extra, **kwargs)
+    return result if isinstance(result, Residue) else residue(result)
+
+
+@pytest.mark.parametrize("name", OPS)
+@pytest.mark.parametrize("layout", [name for name, _ in layouts()])
+def test_elementwise_rules_in_blocks_give_what_they_give_in_one_go(name, layout, monkeypatch):
+    operands = dict(layouts())[layout][: OPS[name]]
+    whole = computed(name, operands)
+    monkeypatch.setattr(blocks, "_ELEMENTS_A_THREAD", 7)
+    cut = computed(name, operands)
+    assert torch.equal(whole.tensor, cut.tensor)
+    assert whole.tensor.stride() == cut.tensor.stride() or 1 in whole.shape or whole.numel() == 0
+    assert (whole.degree, whole.roots) == (cut.degree, cut.roots)
+    other = computed(name, (operands[0] + 1, *operands[1:]))
+    assert not whole.numel() or name == "eq.Tensor" or not torch.equal(whole.tensor, other.tensor)
+
+
+@pytest.mark.parametrize("overlap", ["same", "ahead", "behind", "transposed", "none"])
+def test_writing_into_an_operand_reads_it_first(overlap, tiny_blocks):
+    memory = drawn(102)
+    target = memory[1:101].view(10, 10)
+    other = {
+        "same": target,
+        "ahead": memory[2:].view(10, 10),
+        "behind": memory[:100].view(10, 10),
+        "transposed": target.T,
+        "none": drawn(10, 10, seed=5),
+    }[overlap]
+    want = modulo(target + modulo(3 * other))
+    found = RULES[find_op("add.Tensor")].function(M, residue(target), residue(other), 3, symbols=False, into=target)
+    assert found.tensor is target
+    assert torch.equal(target.long(), want)
+
+
+def test_a_formula_is_called_on_blocks_only_where_it_is_large(tiny_blocks):
+    seen = []
+
+    def formula(_m, x, *, mask):
+        seen.append((x.numel(), mask.numel()))
+        return x.masked(mask)
+
+    x, mask = drawn(4, 9), torch.ones(9, dtype=torch.bool)
+    found = by_elements(M, formula, (residue(x),), {"mask": mask})
+    assert torch.equal(found.tensor, x)
+    assert len(seen) > 1
+    assert sum(count for count, _ in seen) == 36
+    assert by_elements(M, lambda _m, x: x.numel(), (residue(x),), {}) == 36  # no residue: in one go
+    del seen[:]
+    by_elements(M, formula, (residue(x[:1, :5]),), {"mask": mask[:5]})
+    assert seen == [(5, 5)]
+
+
+@pytest.mark.parametrize("dim", [0, 1, 2, -1])
+@pytest.mark.parametrize("shape", [(5, 3, 4), (2, 30, 2), (40, 1, 2), (0, 3, 4)])
+def test_rows_in_blocks_give_what_they_give_in_one_go(dim, shape, monkeypatch):
+    def formula(x, y):
+        total = x.sum_of_products(y, -1, keepdim=True)
+        return x * total, y - total
+
+    x, y = residue(drawn(*shape, seed=1)), residue(drawn(*shape, seed=2))
+    whole = by_rows(formula, dim, x, y, results=2)
+    monkeypatch.setattr(blocks, "_ELEMENTS_A_THREAD", 7)
+    cut = by_rows(formula, dim, x, y, results=2)
+    total = modulo(modulo(x.tensor * y.tensor).sum(dim, keepdim=True))
+    for a, b, want in zip(whole, cut, (x.tensor.long() * total, y.tensor.long() - total), strict=True):
+        assert torch.equal(a.tensor.long(), modulo(want))
+        assert torch.equal(a.tensor, b.tensor)
+        assert b.tensor.is_contiguous()
+        assert a.degree == b.degree
+
+
+@pytest.mark.parametrize("name", ["_softmax.default", "_log_softmax.default"])
+@pytest.mark.parametrize("masked", [False, True])
+def test_softmax_in_blocks(name, masked, monkeypatch):
+    x = drawn(4, 3, 9)
+    if masked:
+        x[:, :, 5:] = float("-inf")
+        x[0, 1] = torch.finfo(torch.float64).min
+    rule = RULES[find_op(name)].function
+    whole = rule(M, residue(x), 2, False, symbols=masked)
+    monkeypatch.setattr(blocks, "_ELEMENTS_A_THREAD", 7)
+    cut = rule(M, residue(x), 2, False, symbols=masked)
+    assert torch.equal(whole.tensor, cut.tensor)
+    assert whole.degree == cut.degree
+    softmax = whole if name == "_softmax.default" else whole.exponential
+    assert (modulo(softmax.tensor.sum(-1)) == 1).all()
+    if masked:
+        assert (softmax.tensor[1:, :, 5:] == 0).all()

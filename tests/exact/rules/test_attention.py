@@ -1,0 +1,105 @@
+"""Attention in its fused forms against softmax by hand."""
+
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+from tests.exact.rules.integers import mode
+
+from shardproof.exact import RandomDrawError
+
+
+def drawn(seed, *shape):
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+def same(first, second):
+    return [torch.equal(a, b) for a, b in zip(first, second, strict=True)]
+
+
+LENGTH, SIZE = 5, 8
+
+
+TRIANGLE = torch.ones(LENGTH, LENGTH, dtype=torch.bool).tril()
+
+
+LEFT_PADDED = torch.ones(2, 1, LENGTH, LENGTH, dtype=torch.bool).tril()
+
+
+LEFT_PADDED[1, :, :, 0] = False
+
+
+MASKS = {
+    "none": None,
+    "bool": TRIANGLE,
+    "float": torch.zeros(LENGTH, LENGTH).masked_fill(~TRIANGLE, float("-inf")),
+    "finfo.min": torch.zeros(LENGTH, LENGTH).masked_fill(~TRIANGLE, torch.finfo(torch.float32).min),
+    "a row of finfo.min": torch.zeros(2, 1, LENGTH, LENGTH).masked_fill(~LEFT_PADDED, torch.finfo(torch.float32).min),
+}
+
+
+def attended(function, heads, kv_heads):
+    q, k, v = (drawn(i, 2, h, LENGTH, SIZE).requires_grad_() for i, h in enumerate((heads, kv_heads, kv_heads)))
+    with mode() as exact:
+        y = function(q, k, v)
+        (y * y).sum().backward()
+        return [exact.digits(t) for t in (y, q.grad, k.grad, v.grad)]
+
+
+def by_hand(q, k, v, *, mask=None, causal=False, scale=None):
+    k, v = (x.repeat_interleave(q.shape[1] // x.shape[1], 1) for x in (k, v))
+    scores = q @ k.transpose(-2, -1) * (1 / math.sqrt(SIZE) if scale is None else scale)
+    if causal:
+        scores = scores.masked_fill(~TRIANGLE, float("-inf"))
+    if mask is not None:
+        scores = scores.masked_fill(~mask, float("-inf")) if mask.dtype == torch.bool else scores + mask
+    return scores.softmax(-1) @ v
+
+
+@pytest.mark.parametrize("kv_heads", [4, 2, 1])
+@pytest.mark.parametrize("mask", MASKS)
+@pytest.mark.parametrize("scale", [None, 0.3])
+def test_attention_is_softmax_by_hand(kv_heads, mask, scale):
+    def fused(q, k, v):
+        return F.scaled_dot_product_attention(
+            q, k, v, attn_mask=MASKS[mask], scale=scale, enable_gqa=q.shape[1] != k.shape[1]
+        )
+
+    hand = attended(lambda q, k, v: by_hand(q, k, v, mask=MASKS[mask], scale=scale), 4, kv_heads)
+    assert all(same(attended(fused, 4, kv_heads), hand))
+
+
+def test_attention_by_the_kernel_that_takes_the_root_of_the_scale_agrees():
+    def apart(x):
+        """In a layout for which PyTorch takes its kernel of plain products."""
+        return x.transpose(-2, -1).contiguous().transpose(-2, -1)
+
+    def fused(q, k, v):
+        return F.scaled_dot_product_attention(apart(q), apart(k), apart(v), scale=0.3)
+
+    assert all(same(attended(fused, 4, 4), attended(lambda q, k, v: by_hand(q, k, v, scale=0.3), 4, 4)))
+
+
+def test_causal_attention_is_softmax_by_hand_and_not_the_unmasked_one():
+    def causal(q, k, v):
+        return F.scaled_dot_product_attention(q, k, v, is_causal=True)
+
+    found = attended(causal, 4, 4)
+    assert all(same(found, attended(lambda q, k, v: by_hand(q, k, v, causal=True), 4, 4)))
+    assert not any(same(found, attended(by_hand, 4, 4)))
+
+
+def test_the_log_sum_exp_of_attention_is_the_scores():
+    q, k, v = (drawn(i, 2, 4, LENGTH, SIZE) for i in range(3))
+    with mode() as exact:
+        _, found = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(q, k, v)
+        by_hand = (q @ k.transpose(-2, -1) * (1 / math.sqrt(SIZE))).logsumexp(-1)
+        assert torch.equal(exact.digits(found), exact.digits(by_hand))
+        assert not torch.equal(exact.digits(found), exact.digits(by_hand * 2))
+
+
+def test_attention_with_dropout_is_refused():
+    q = drawn(0, 2, 4, LENGTH, SIZE)
+    with mode(), pytest.raises(RandomDrawError, match="dropout"):
+        F.scaled_dot_product_attention(q, q, q, dropout_p=0.5)
