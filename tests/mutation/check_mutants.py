@@ -35,6 +35,10 @@ def test_a_change_that_is_no_other_program_is_not_made():
     assert changes('"""A docstring, 1 + 2."""\n') == set()
 
 
+def test_the_star_between_parameters_is_no_product():
+    assert changes("def f(a, *, b):\n    return a\n") == set()
+
+
 def test_the_first_of_a_difference_is_not_dropped_alone():
     assert "return a - b -> return b" not in changes("def f(a, b):\n    return a - b\n")
 

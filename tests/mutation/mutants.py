@@ -29,8 +29,10 @@ def make_mutants(source):
     tree = get_ast(source)
     found = {}
     for operator in make_operators().values():
-        count = sum(1 for node in ast_nodes(tree) for _ in operator.mutation_positions(node))
-        for occurrence in range(count):
+        nodes = [node for node in ast_nodes(tree) for _ in operator.mutation_positions(node)]
+        for occurrence, node in enumerate(nodes):
+            if node.parent is not None and node.parent.type == "parameters":  # `*` between parameters is no product
+                continue
             mutated = mutate_code(source, operator, occurrence)
             if mutated is not None and mutated not in found and _is_another_program(source, mutated):
                 found[mutated] = Mutant(**_describe(source, mutated), source=mutated)

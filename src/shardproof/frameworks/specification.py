@@ -1,4 +1,4 @@
-"""`Specification`: a step and its sharding in words, from which any process can make them again."""
+"""`Specification`: what names a step and its sharding, from which any process can make them again."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 class _Candidates(TypedDict, total=False):
-    """One of them."""
+    """The argument of `prove` that says what the ranks run; exactly one of the two is there."""
 
     parallelize: Parallelize
     candidate: Candidate
@@ -53,7 +53,7 @@ class Specification:
     seed: int = 0
 
     def load(self) -> ProofTarget:
-        """Make the step and its candidate. Runs the user's files; a file that is named twice is run once.
+        """Make the step and its candidate. Runs the user's files, each once, even if it is named twice.
 
         Raises:
             CannotRunError: something is not there, or not what it should be.
@@ -67,15 +67,15 @@ class Specification:
 
     @property
     def files(self) -> tuple[str, ...]:
-        """The files that it names."""
-        places = (self.step, self.parallelize or "", self.candidate or "")
-        named = [place.rpartition(":")[0] for place in places if ".py:" in place]
+        """The files that the specification names."""
+        locations = (self.step, self.parallelize or "", self.candidate or "")
+        named = [location.rpartition(":")[0] for location in locations if ".py:" in location]
         if self.step.startswith("hf:") and self.step.endswith(".json"):
             named.append(self.step.removeprefix("hf:"))
         return tuple(dict.fromkeys(named))
 
     def digests(self) -> dict[str, str]:
-        """SHA-256 of each file, to tell whether it has changed since.
+        """Compute the SHA-256 of each file, which tells whether the file has changed.
 
         Raises:
             CannotRunError: one cannot be read.
@@ -121,18 +121,18 @@ class Specification:
         return {"parallelize": _function(self.parallelize, "parallelize(model, mesh)", modules)}
 
 
-def _function(place: str, form: str, modules: dict[Path, ModuleType]) -> Any:
-    found = _find(place, modules)
+def _function(location: str, form: str, modules: dict[Path, ModuleType]) -> Any:
+    found = _find(location, modules)
     if not callable(found):
-        raise CannotRunError(f"{place} is a {type(found).__name__}; needed is a function {form}")
+        raise CannotRunError(f"{location} is a {type(found).__name__}; needed is a function {form}")
     return found
 
 
-def _find(place: str, modules: dict[Path, ModuleType]) -> Any:
+def _find(location: str, modules: dict[Path, ModuleType]) -> Any:
     """The object NAME of FILE.py."""
-    path, colon, name = place.rpartition(":")
+    path, colon, name = location.rpartition(":")
     if not (colon and path.endswith(".py") and name):
-        raise CannotRunError(f"{place!r}: give FILE.py:NAME, or hf:TYPE, or hf:CONFIG.json")
+        raise CannotRunError(f"{location!r}: give FILE.py:NAME, or hf:TYPE, or hf:CONFIG.json")
     if not Path(path).is_file():
         raise CannotRunError(f"{path}: no such file")
     resolved = Path(path).resolve()
@@ -144,8 +144,8 @@ def _find(place: str, modules: dict[Path, ModuleType]) -> Any:
 
 
 def _run(path: Path) -> ModuleType:
-    """Run a user's file, named by the user, as a module; it finds the modules beside it, as a script would."""
-    # A name that no module has: the file may well be called json.py.
+    """Run a user's file as a module. It can import the modules in its folder, as a script can."""
+    # A prefix keeps the name apart from every real module: the file may be called json.py.
     spec = importlib.util.spec_from_file_location(f"shardproof_file_{path.stem}", path)
     assert spec is not None
     assert spec.loader is not None

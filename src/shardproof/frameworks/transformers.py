@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
     from torch.distributed.device_mesh import DeviceMesh
 
-# Set on every tiny model as far as its configuration knows the name; --set overrides.
+# Sizes of every tiny model. A name that its configuration does not have is left out; --set overrides the sizes.
 TINY = {
     "vocab_size": 64,
     "hidden_size": 32,
@@ -37,7 +37,7 @@ TINY = {
     "max_position_embeddings": 64,
     "pad_token_id": None,
 }
-# Grouped matrix products know no float64; the loop over experts does.
+# Grouped matrix products have no float64 kernel; the loop over experts does.
 _EXPERTS = {"experts_implementation": "eager"}
 _SEQUENCE, _BATCH = 9, 2
 IGNORED = -100
@@ -65,7 +65,7 @@ def tiny_step(source: str, settings: Mapping[str, Any], *, seed: int = 0) -> Ste
     config = _load_config(source, settings)
     ids = probing_ids(config.vocab_size, seed)
     labels = ids.clone()
-    for row in range(_BATCH):  # as many in each: along a data axis the loss is the mean of the ranks' means
+    for row in range(_BATCH):  # as many in each row: on a data axis the loss is the mean of the means of the ranks
         labels[row, 1 + 3 * row : 4 + 3 * row] = IGNORED
 
     def build() -> nn.Module:
@@ -73,7 +73,7 @@ def tiny_step(source: str, settings: Mapping[str, Any], *, seed: int = 0) -> Ste
 
         model: nn.Module = AutoModelForCausalLM.from_config(config, attn_implementation="eager", dtype=torch.float32)
         with torch.no_grad():
-            for buffer in model.buffers():  # a bias of the routing that is zero before training would show nothing
+            for buffer in model.buffers():  # routing biases are zero before training: a wrong one would go unseen
                 if buffer.is_floating_point() and not buffer.any():
                     buffer.normal_()
         return model.train()
@@ -92,23 +92,24 @@ def tiny_step(source: str, settings: Mapping[str, Any], *, seed: int = 0) -> Ste
 
 
 def probing_ids(vocabulary: int, seed: int) -> Tensor:
-    """Token ids [B, S] with both edges of every shard of the vocabulary on 2, 3 and 4 ranks; the others are drawn.
+    """Draw token ids [B, S] that include the first and last id of every vocabulary shard on 2, 3 and 4 ranks.
 
-    Shards as torch.chunk cuts them, all but the last alike, or as even as can be.
+    For both ways to cut a vocabulary: as torch.chunk does (all shards but the last have one size) and as evenly as
+    possible. Where there are more edges than tokens, the smallest ids stay.
     """
     starts = [min(rank * -(-vocabulary // ranks), vocabulary) for ranks in (2, 3, 4) for rank in range(ranks + 1)]
     starts += [shard_range(vocabulary, rank, ranks)[0] for ranks in (3, 4) for rank in range(ranks)]
     edges = {edge % vocabulary for start in starts for edge in (start - 1, start)}
     generator = torch.Generator().manual_seed(seed)
     ids = torch.randint(0, vocabulary, (_BATCH * _SEQUENCE,), generator=generator)
-    places = torch.randperm(len(ids), generator=generator)[: len(edges)]
-    ids[places] = torch.tensor(sorted(edges))[: len(places)]
+    positions = torch.randperm(len(ids), generator=generator)[: len(edges)]
+    ids[positions] = torch.tensor(sorted(edges))[: len(positions)]
     return ids.view(_BATCH, _SEQUENCE)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OwnPlan:
-    """`parallelize` by the model's own plan over `tp`, changed where asked, and by FSDP2 over all other axes."""
+    """`parallelize` by the model's own plan (with changes) over the axis `tp`, and by FSDP2 over all other axes."""
 
     change: PlanChange
 
@@ -127,9 +128,12 @@ class OwnPlan:
         from transformers.distributed.tensor_parallel import apply_tensor_parallelism
 
         config = DistributedConfig(tp_size=mesh.size())
-        plan: dict[str, str] = dict(model._resolve_parallel_plans(config)[0])  # type: ignore[operator]  # noqa: SLF001
+        try:
+            plan: dict[str, str] = dict(model._resolve_parallel_plans(config)[0])  # type: ignore[operator]  # noqa: SLF001
+        except ValueError as error:  # transformers refuses a model without a plan
+            raise CannotRunError(_without_plan(model)) from error
         if not plan:
-            raise CannotRunError(f"{type(model).__name__} has no tensor-parallel plan of its own")
+            raise CannotRunError(_without_plan(model))
         for pattern in self.change.drop:
             matched = [name for name in plan if fnmatch(name, pattern)]
             if not matched:
@@ -145,15 +149,19 @@ class OwnPlan:
                 raise CannotRunError(f"--plan-set {pattern}: no module matches")
             plan |= dict.fromkeys(matched, style)
         model.config.distributed_config = config  # type: ignore[union-attr]
-        # As from_pretrained does: a plan is applied to weights that are not tied yet, and the sharded ones are tied.
+        # As from_pretrained does: apply the plan to weights that are not tied, then tie the sharded ones.
         _untie(model)
         sharded: Any = apply_tensor_parallelism(model, mesh, plan)
         sharded.tie_weights(recompute_mapping=False)
         return cast("nn.Module", sharded)
 
 
+def _without_plan(model: nn.Module) -> str:
+    return f"{type(model).__name__} has no tensor-parallel plan of its own; give --parallelize FILE.py:NAME"
+
+
 def _fully_shard(model: nn.Module, mesh: DeviceMesh) -> nn.Module:
-    """Each of the layers that the model says are not to be split, and the rest."""
+    """Wrap each layer that the model names as not to be split in FSDP2, then the rest of the model."""
     from torch.distributed.fsdp import fully_shard
 
     layers = set(getattr(model, "_no_split_modules", None) or ())
@@ -193,8 +201,8 @@ def _load_config(source: str, settings: Mapping[str, Any]) -> Any:
         tiny = {name: value for name, value in TINY.items() if name in known} if not given else {}
         return AutoConfig.for_model(kind, **{**tiny, **_EXPERTS, **given, **settings, "use_cache": False})
     except Exception as error:
-        told = str(error).split(". ")[0]  # the rest lists every model there is
-        raise CannotRunError(f"transformers makes no configuration of {kind!r}: {told}") from error
+        first = str(error).split(". ")[0]  # the rest lists every model that exists
+        raise CannotRunError(f"transformers makes no configuration of {kind!r}: {first}") from error
 
 
 def _listed(names: Any) -> str:
