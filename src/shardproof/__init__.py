@@ -5,6 +5,8 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from shardproof.version import __version__ as __version__
+
 if TYPE_CHECKING:
     from shardproof.comparison import Comparison, compare
     from shardproof.errors import CannotRunError
@@ -14,8 +16,6 @@ if TYPE_CHECKING:
     from shardproof.proving.step import Step
     from shardproof.report.assertion import NotProvedError, assert_proved
     from shardproof.report.words import describe
-
-__version__ = "0.1.0"
 
 __all__ = [
     "CannotRunError",
@@ -32,8 +32,8 @@ __all__ = [
     "prove",
 ]
 
-# Imported when first asked for: `import shardproof` costs nothing, and the command line only what a command needs.
-_HOMES = {
+# Each name is imported when it is first used, so that `import shardproof` is fast and a command imports what it needs.
+_MODULES = {
     "CannotRunError": "shardproof.errors",
     "Comparison": "shardproof.comparison",
     "ExactArithmetic": "shardproof.exact",
@@ -50,11 +50,11 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
+    if name not in _MODULES:
         msg = f"module 'shardproof' has no attribute {name!r}"
         raise AttributeError(msg)
-    return getattr(import_module(_HOMES[name]), name)
+    return getattr(import_module(_MODULES[name]), name)
 
 
 def __dir__() -> list[str]:
-    return sorted([*globals(), *_HOMES])
+    return sorted([*globals(), *_MODULES])

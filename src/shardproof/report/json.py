@@ -8,10 +8,10 @@ from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING
 
-import shardproof
 from shardproof.proving.findings import FAR_RATIO, ROUNDING_RATIO
 from shardproof.report.cause_json import cause_fields
 from shardproof.report.json_number import json_number
+from shardproof.version import __version__
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -53,7 +53,7 @@ def render_json(proof: Proof, specification: Specification | None = None) -> str
 
 def installed_versions() -> dict[str, str | None]:
     """The versions of what a proof depends on; None for what is not installed."""
-    found: dict[str, str | None] = {"shardproof": shardproof.__version__, "python": platform.python_version()}
+    found: dict[str, str | None] = {"shardproof": __version__, "python": platform.python_version()}
     for name in ("torch", "transformers"):
         try:
             found[name] = version(name)
