@@ -1,7 +1,9 @@
 """A file is found from its feature's name in docs/architecture.md, and its tests from its own name."""
 
+import re
 from pathlib import Path
 
+import pytest
 from tests.source_tree import PACKAGE, ROOT, read_quoted, read_section, read_sources
 
 TABLES = (
@@ -128,3 +130,25 @@ def test_a_file_without_a_test_and_a_reason_without_need_are_found():
     assert find_untested(["worlds/call.py", "worlds/gloo.py"], tests, {}) == (["worlds/gloo.py"], [])
     assert find_untested(["worlds/gloo.py"], tests, {"worlds/gloo.py": "in `x.py`"}) == ([], [])
     assert find_untested(["worlds/call.py"], tests, {"worlds/call.py": "in `x.py`"}) == ([], ["worlds/call.py"])
+
+
+PAGES = ("CONTRIBUTING.md", "docs/architecture.md", "docs/testing.md")
+FOLDERS = (ROOT, PACKAGE, ROOT / "tests", ROOT / "docs")
+
+
+def find_dead_paths(text, folders):
+    """Paths between backquotes, and links, that lead nowhere; names with a capital placeholder are not looked up."""
+    links = [link for link in re.findall(r"\]\(([^)#]+)\)", text) if ":" not in link]
+    paths = [path for path in read_quoted(text) if re.fullmatch(r"[a-z_./0-9]+(\.(py|md|toml|json|cpp)|/)", path)]
+    return [path for path in (*paths, *links) if not any((folder / path).exists() for folder in folders)]
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_path_of_a_page_leads_somewhere(page):
+    rooms = [path.parent for path in PACKAGE.rglob("*.py")]  # a page may name a file by its name alone
+    assert find_dead_paths((ROOT / page).read_text(), [*FOLDERS, *rooms, ROOT / "tests" / "mutation"]) == []
+
+
+def test_a_path_that_leads_nowhere_is_found():
+    text = "see `worlds/call.py`, `worlds/absent.py`, [a](docs/exact.md), [b](absent.md), `torch.add`, `mNN_name.py`"
+    assert find_dead_paths(text, FOLDERS) == ["worlds/absent.py", "absent.md"]
