@@ -2,7 +2,7 @@
 
 from shardproof.exact.algebra.bound import Bound, bound_of, trials_needed
 from shardproof.exact.algebra.degree import Degree
-from shardproof.exact.algebra.residue import Cut
+from shardproof.exact.algebra.residue import VOID, Cut
 from shardproof.exact.engine.mode import ExactArithmetic
 from shardproof.exact.errors import (
     ExactArithmeticError,
@@ -16,6 +16,7 @@ from shardproof.exact.rules.registry import formula, moves, sums
 from shardproof.exact.zero_divisions import say_zero_divisions
 
 __all__ = [
+    "VOID",
     "Bound",
     "Cut",
     "Degree",

@@ -1,9 +1,14 @@
-"""What the tests of the engine share: parameters drawn outside, and whether two tensors have the same digits."""
+"""What the tests of the engine share: parameters drawn outside, ops without a rule, and whether digits are the same."""
 
 import torch
 from torch import nn
 
 from shardproof.exact.engine.mode import ordinary_pytorch
+
+torch.library.define("shardproof_tests::halve", "(Tensor x) -> Tensor")
+torch.library.impl("shardproof_tests::halve", "CompositeExplicitAutograd", lambda x: x / 2)
+torch.library.define("shardproof_tests::halve_", "(Tensor(a!) x) -> Tensor(a!)")
+torch.library.impl("shardproof_tests::halve_", "CompositeExplicitAutograd", lambda x: x.div_(2))
 
 
 def drawn(*shape, seed=0):

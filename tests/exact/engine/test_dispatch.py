@@ -17,11 +17,6 @@ from shardproof.exact.rules.registry import RULES, find_op
 
 # Default deny --------------------------------------------------------------------------------------------------------
 
-torch.library.define("shardproof_tests::halve", "(Tensor x) -> Tensor")
-torch.library.impl("shardproof_tests::halve", "CompositeExplicitAutograd", lambda x: x / 2)
-torch.library.define("shardproof_tests::halve_", "(Tensor(a!) x) -> Tensor(a!)")
-torch.library.impl("shardproof_tests::halve_", "CompositeExplicitAutograd", lambda x: x.div_(2))
-
 
 class Halving(nn.Module):
     def forward(self, x):

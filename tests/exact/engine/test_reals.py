@@ -1,4 +1,4 @@
-"""Real constants: numbers made inside, computed with as they are until they meet a residue."""
+"""Real constants made inside: numbers as they are, until they meet a residue."""
 
 import torch
 from tests.exact.engine.probes import drawn

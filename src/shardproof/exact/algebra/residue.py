@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, TypeAlias
+from math import nan
+from typing import TYPE_CHECKING, Final, TypeAlias
 
 import torch
 from torch import Tensor
@@ -19,6 +20,9 @@ if TYPE_CHECKING:
     from shardproof.exact.algebra.lift import Lift
     from shardproof.exact.algebra.oracles import Oracles
 
+# What a void element is as an integer, where residues are handed out as such: far beyond them.
+VOID: Final = 1 << 40
+
 Operand: TypeAlias = "Residue | int | float | Fraction"
 
 
@@ -31,30 +35,54 @@ class Cut:
         residues: int64, in the tensor's own shape (the local shape of a sharded one). Elements of masks, -inf and
             finfo.min, are one and two beyond the representatives.
         degree: of the segment that ends here; `ExactArithmetic.bound(cut)` is its bound.
-        void: a division by zero happened in this segment or before.
+        void: which elements come of a division by zero in this segment or before; None if none do.
     """
 
     name: str
     residues: Tensor
     degree: Degree
-    void: bool
+    void: Tensor | None
 
 
 @dataclass(slots=True, kw_only=True)
 class Arithmetic:
-    """One field, its oracles and its constants; counts the divisions by zero of the rule that is running."""
+    """One field, its oracles and its constants.
+
+    A division by zero makes an element *void*: it is NaN from there on, and so is every element computed from it.
+
+    Attributes:
+        field: of the residues.
+        oracles: the tables of the run.
+        lift: from real constants to residues.
+        zero_divisions: how many elements were divided by zero so far.
+        divided_before: the same before the rule that is running: its operands hold no void element.
+        operands_void: which elements of that op's first operand were void; None if none were.
+        cuts: what reached each cut.
+    """
 
     field: Field
     oracles: Oracles
     lift: Lift
     zero_divisions: int = 0
-    operands_void: bool = False  # of the op that is running: a division by zero happened on the way to it
+    divided_before: int = 0
+    operands_void: Tensor | None = None
     cuts: list[Cut] = dataclasses.field(default_factory=list)
     _constants: dict[float | Fraction, int] = dataclasses.field(default_factory=dict)
 
     def residue(self, tensor: Tensor, degree: Degree = CONSTANT) -> Residue:
         """A value of this arithmetic from canonical residues."""
         return Residue(tensor, degree, self)
+
+    def look_up(self, table: Tensor, x: Tensor) -> Tensor:
+        """table(x) elementwise; what the rule that is running has made void stays void.
+
+        Raises:
+            FloatingPointError: an element is not a residue.
+        """
+        if self.zero_divisions == self.divided_before:
+            return self.oracles.look_up(table, x)
+        void = x.isnan()
+        return self.oracles.look_up(table, x.clone().masked_fill_(void, 0.0)).masked_fill_(void, nan)
 
     def constant(self, value: float | Fraction) -> int:
         """The residue of a Python number."""
@@ -77,6 +105,7 @@ class Residue:
     roots: bool = False  # every element is a result of `sqrt`
     exponential: Residue | None = None  # what `exp` of this is, where it was computed on the way (log-softmax)
     squared: Residue | None = None  # what its square is, where this is a root times a constant (a norm over shards)
+    value: Tensor | None = None  # the real numbers that the elements stand for, where all are known: a constant's
 
     # Shapes -----------------------------------------------------------------------------------------------------------
 
@@ -93,7 +122,7 @@ class Residue:
     @property
     def has_companion(self) -> bool:
         """Whether something more than the elements is known, which parts of them would have to take along."""
-        return self.exponential is not None or self.squared is not None
+        return self.exponential is not None or self.squared is not None or self.value is not None
 
     def numel(self) -> int:
         """As of the tensor."""
@@ -164,7 +193,7 @@ class Residue:
         number = self.of.field.representative(self.of.constant(other))
         if number == 0:
             self.of.zero_divisions += 1
-            return self * 0
+            return self.moved(lambda x: torch.full_like(x, nan))
         return self.moved(Tensor.clone) if number == 1 else self._times(pow(number, -1, self.of.field.prime))
 
     def __rtruediv__(self, other: Operand) -> Residue:
@@ -214,11 +243,9 @@ class Residue:
         return self.squared_root() if self.roots else self * self
 
     def inverse(self) -> Residue:
-        """1/x; 0 where x is 0, which is counted as a division by zero."""
-        zeros = self.tensor.numel() - int(self.tensor.count_nonzero())
-        self.of.zero_divisions += zeros
-        table = self.of.oracles.reciprocal()
-        return self._new(self.of.oracles.look_up(table, self.tensor), self.degree.inverse())
+        """1/x; void where x is 0, which is counted as a division by zero."""
+        found = self.of.look_up(self.of.oracles.reciprocal(), self.tensor)
+        return self._new(self._void_at_zeros(found), self.degree.inverse())
 
     def sum(self, dims: Sequence[int] | int | None = None, *, keepdim: bool = False) -> Residue:
         """Over all dims, or those given (an empty list means all, as in PyTorch)."""
@@ -258,8 +285,8 @@ class Residue:
     def oracle_of_preimage(self, name: str, of: str) -> Residue:
         """f(x) where this is g(x), g the oracle `of`: a derivative that autograd computes from the result."""
         inverse = self.of.oracles.permutation_inverse(of)
-        argument = self.of.oracles.look_up(inverse, self.tensor)
-        found = self.of.oracles.look_up(self.of.oracles.permutation(name), argument)
+        argument = self.of.look_up(inverse, self.tensor)
+        found = self.of.look_up(self.of.oracles.permutation(name), argument)
         return self._new(found, self.degree.oracle_of_preimage())
 
     def odd_oracle(self, name: str) -> Residue:
@@ -274,15 +301,11 @@ class Residue:
         """E(x), see `Oracles.exp`."""
         if self.exponential is not None:
             return self.exponential
-        return self._new(self.of.oracles.look_up(self.of.oracles.exp(), self.tensor), self.degree.exp())
+        return self._new(self.of.look_up(self.of.oracles.exp(), self.tensor), self.degree.exp())
 
     def log(self) -> Residue:
         """The inverse of `exp`, which it knows; a logarithm of zero counts as a division by zero."""
-        found = self.of.oracles.look_up(self.of.oracles.log(), self.tensor)
-        zeros = self.tensor.numel() - int(self.tensor.count_nonzero())
-        if zeros:
-            self.of.zero_divisions += zeros
-            found = torch.where(self.tensor == 0, 0.0, found)
+        found = self._void_at_zeros(self.of.look_up(self.of.oracles.log(), self.tensor))
         return replace(self._new(found, self.degree.log()), exponential=self._new(self.tensor.clone(), self.degree))
 
     def minus_logarithm(self, other: Residue) -> Residue:
@@ -299,7 +322,7 @@ class Residue:
     def squared_root(self) -> Residue:
         """x**2 where every element is known to be the result of `sqrt`: what the root was taken of."""
         table = self.of.oracles.fixing_zero_inverse("sqrt")
-        return self._new(self.of.oracles.look_up(table, self.tensor), self.degree.squared_root())
+        return self._new(self.of.look_up(table, self.tensor), self.degree.squared_root())
 
     def sigmoid(self) -> Residue:
         """1 / (1 + E(-x))."""
@@ -311,7 +334,7 @@ class Residue:
         Not the largest representative: which element comes last in a keyed order is independent of the values, so the
         bound of what is computed from it needs no union over the places it can have (docs/exact.md).
         """
-        rank = self.of.oracles.look_up(self.of.oracles.permutation("order"), self.tensor)
+        rank = self.of.look_up(self.of.oracles.permutation("order"), self.tensor)
         index = rank.argmax(dim, keepdim=True)
         chosen = self.tensor.gather(dim, index)
         if not keepdim:
@@ -320,8 +343,16 @@ class Residue:
 
     # ------------------------------------------------------------------------------------------------------------------
 
+    def _void_at_zeros(self, found: Tensor) -> Tensor:
+        """What was found for each element, void where the element is zero."""
+        zeros = self.tensor.numel() - int(self.tensor.count_nonzero())
+        if zeros:
+            self.of.zero_divisions += zeros
+            found.masked_fill_(self.tensor == 0, nan)
+        return found
+
     def _looked_up(self, table: Tensor) -> Residue:
-        return self._new(self.of.oracles.look_up(table, self.tensor), self.degree.oracle())
+        return self._new(self.of.look_up(table, self.tensor), self.degree.oracle())
 
     def _times(self, number: int) -> Residue:
         number = self.of.field.representative(number)

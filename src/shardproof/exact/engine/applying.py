@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from math import isfinite
+from math import isfinite, nan
 from typing import TYPE_CHECKING, Any, Final
 
 import torch
@@ -12,7 +12,7 @@ from torch import Tensor
 from shardproof.exact.algebra.field import EXACT_LIMIT
 from shardproof.exact.algebra.lift import is_symbol
 from shardproof.exact.algebra.residue import Residue
-from shardproof.exact.engine.choices import choice_among, mark_choice, mark_selection
+from shardproof.exact.engine.choices import choice_among, mark_choice, mark_compared, mark_selection
 from shardproof.exact.engine.run import Selection
 from shardproof.exact.engine.tags import Tag, union
 from shardproof.exact.engine.tensor_trees import covers_storage, floats_in, map_tensors, tensors_in
@@ -22,8 +22,10 @@ from shardproof.exact.rules.registry import SELECTIONS, Rule
 if TYPE_CHECKING:
     from torch._ops import OpOverload
 
+    from shardproof.exact.engine.constants import Constants
     from shardproof.exact.engine.reals import Reals
     from shardproof.exact.engine.run import Run
+    from shardproof.exact.engine.void_elements import VoidElements
 
 _aten: Final = torch.ops.aten
 # They add up only where they are told to.
@@ -44,7 +46,9 @@ class Applying:
     """Applies rules."""
 
     run: Run
+    constants: Constants
     reals: Reals
+    void: VoidElements
 
     def apply(
         self, op: OpOverload, rule: Rule, args: tuple[Any, ...], kwargs: dict[str, Any], *, into: Tensor | None = None
@@ -63,18 +67,32 @@ class Applying:
         if rule.kind != "formula":
             args, kwargs = self._promoted(op, args, kwargs)
         operands = floats_in((args, kwargs))
-        symbols = any(self.reals.symbols_in(x) for x in operands) or _symbol_among(args, kwargs)
+        void = self.void.among((args, kwargs))
+        known = self.constants.as_reals(op, rule, args, kwargs)
+        if known is not None and rule.kind == "move" and _casts_to_integers(kwargs):
+            return self.reals.compute(op, *known)
+        given = (args, kwargs)
+        if void and rule.kind == "formula":
+            args, kwargs = self.void.replaced(given, void)
+        self.run.arithmetic.operands_void = void.get(id(operands[0])) if void else None
+        symbols = any(self.constants.symbols_in(x) for x in operands) or _symbol_among(args, kwargs)
         if symbols and not rule.symbols:
             self._refuse_symbols(op, operands)
             symbols = False
-        inherited = replace(union(self.run.tag(x) for x in operands), real=False, symbols=symbols)
-        if self.run.record_selections and op in SELECTIONS:
-            kept = tuple(self.reals.residues_of(x).clone() for x in operands)
+        inherited = replace(union(self.run.tag(x) for x in floats_in((args, kwargs))), real=False, symbols=symbols)
+        by_reals = all(self.constants.value_of(x) is not None for x in operands)
+        if self.run.record_selections and op in SELECTIONS and not by_reals:
+            kept = tuple(self.constants.residues_of(x).clone() for x in operands)
             self.run.selections.append(Selection(op=str(op), location=self.run.location, operands=kept))
         result = self._by_kind(op, rule, args, kwargs, operands, inherited, into)
-        if not _is_certain(op, args):
+        if not by_reals and not _is_certain(op, args):
             mark_selection(self.run.tags, op, (args, kwargs), result, inherited)
         mark_choice(self.run.tags, op, (args, kwargs), result)
+        mark_compared(self.run.tags, (args, kwargs), result)
+        if known is not None:
+            self.constants.keep(op, known, operands, result)
+        if void:
+            self.void.spread(op, given, void, result, written=[] if into is None else [into])
         if torch.Tag.dynamic_output_shape in op.tags:
             choice = choice_among(self.run.tags, (args, kwargs, result))
             self.run.escaped = self.run.escaped.chosen_by(choice.degree)
@@ -92,7 +110,7 @@ class Applying:
     ) -> Any:
         if rule.kind == "formula":
             return self._formula(op, rule, args, kwargs, inherited, into)
-        given = map_tensors(lambda x: self.reals.residues_of(x) if x.is_floating_point() else x, (args, kwargs))
+        given = map_tensors(lambda x: self.constants.residues_of(x) if x.is_floating_point() else x, (args, kwargs))
         args, kwargs = self._lift_scalars(op, *given)
         result = op(*args, **kwargs)
         if rule.kind == "sum":
@@ -115,17 +133,16 @@ class Applying:
         if into is not None:
             extra["into"] = into
         values = map_tensors(self._as_value, (args, kwargs))
-        before = self.run.arithmetic.zero_divisions
-        self.run.arithmetic.operands_void = inherited.void
+        before = self.run.arithmetic.divided_before = self.run.arithmetic.zero_divisions
         result = self._call(op, rule, values[0], values[1] | extra)
-        if self.run.arithmetic.zero_divisions > before:
+        divided = self.run.arithmetic.zero_divisions > before
+        if divided:
             self.run.zero_divisions.append(self.run.location)
-            inherited = replace(inherited, void=True)
         taken = {x.untyped_storage()._cdata for x in _memory_of(values) if into is None}
 
         def settle(value: Any) -> Any:
             if isinstance(value, Residue):
-                return self._settle(value, inherited, taken)
+                return self._settle(value, inherited, taken, divided=divided)
             if isinstance(value, list | tuple):
                 return type(value)([settle(item) for item in value])
             assert not _is_float_tensor(value), f"{op} gives floating numbers that are no residues"
@@ -201,24 +218,27 @@ class Applying:
 
     # Results ---------------------------------------------------------------------------------------------------------
 
-    def _settle(self, value: Residue, inherited: Tag, taken: set[int]) -> Tensor:
+    def _settle(self, value: Residue, inherited: Tag, taken: set[int], *, divided: bool) -> Tensor:
         tensor = value.tensor
         if tensor.untyped_storage()._cdata in taken:
             tensor = tensor.clone()  # an operand as it was: the program may write into its result
         taken.add(tensor.untyped_storage()._cdata)
+        for companion in (value.exponential, value.squared):
+            if divided and companion is not None:
+                tensor.masked_fill_(companion.tensor.isnan(), nan)
         symbols = inherited.symbols and bool((tensor < -self.run.arithmetic.field.half).any())
-        tag = Tag(degree=value.degree, void=inherited.void, symbols=symbols, roots=value.roots)
+        tag = Tag(degree=value.degree, void=divided, symbols=symbols, roots=value.roots)
         if tensor.is_contiguous() and covers_storage(tensor):
-            exponential = self._settle_companion(value.exponential, inherited)
-            tag = replace(tag, exponential=exponential, squared=self._settle_companion(value.squared, inherited))
+            exponential = self._settle_companion(value.exponential, divided=divided)
+            tag = replace(tag, exponential=exponential, squared=self._settle_companion(value.squared, divided=divided))
         self.run.set(tensor, tag)
         return tensor
 
-    def _settle_companion(self, known: Residue | None, inherited: Tag) -> Tensor | None:
+    def _settle_companion(self, known: Residue | None, *, divided: bool) -> Tensor | None:
         if known is None:
             return None
         tensor = known.tensor.contiguous()
-        self.run.set(tensor, Tag(degree=known.degree, void=inherited.void))
+        self.run.set(tensor, Tag(degree=known.degree, void=divided))
         return tensor
 
     # Operands --------------------------------------------------------------------------------------------------------
@@ -234,8 +254,10 @@ class Applying:
             if x.is_floating_point():
                 return x
             number = x.to(torch.float64)
-            tag = self.run.tag(x)
-            self.run.tags.set(number, Tag(real=True, degree=tag.degree, void=tag.void))
+            self.run.tags.set(number, Tag(real=True, degree=self.run.tag(x).degree))
+            mask = self.void.of(x)
+            if mask is not None:
+                self.void.mark(number, mask)
             return number
 
         def given(name: str, value: Any) -> Any:
@@ -257,12 +279,13 @@ class Applying:
             return Residue(view, self.run.tag(view).degree, self.run.arithmetic)
 
         return Residue(
-            self.reals.residues_of(x),
+            self.constants.residues_of(x),
             tag.degree,
             self.run.arithmetic,
             roots=tag.roots,
             exponential=beside(tag.exponential),
             squared=beside(tag.squared),
+            value=self.constants.value_of(x),
         )
 
     def _scalars(self, op: OpOverload, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Any]:
@@ -290,7 +313,7 @@ class Applying:
 
     def _refuse_symbols(self, op: OpOverload, operands: list[Tensor]) -> None:
         """Raise if the elements given, and not others of their storage, are symbols."""
-        held = any(bool((self.reals.residues_of(x) < -self.run.arithmetic.field.half).any()) for x in operands)
+        held = any(bool((self.constants.residues_of(x) < -self.run.arithmetic.field.half).any()) for x in operands)
         if held:
             self.run.refuse_symbols(op)
 
@@ -309,6 +332,11 @@ def _memory_of(values: Any) -> list[Tensor]:
 
 def _is_float_tensor(value: Any) -> bool:
     return isinstance(value, Tensor) and value.is_floating_point()
+
+
+def _casts_to_integers(kwargs: dict[str, Any]) -> bool:
+    dtype = kwargs.get("dtype")
+    return dtype is not None and not dtype.is_floating_point and dtype != torch.bool
 
 
 def _is_certain(op: OpOverload, args: tuple[Any, ...]) -> bool:

@@ -49,7 +49,7 @@ def choice_among(tags: TagStore, args: Any) -> Tag:
         if not x.is_meta:
             tag = tags.get(x)
             if tag is not None and tag is not REAL and (tag.real or not x.is_floating_point()):
-                found = replace(found, degree=found.degree.chosen_by(tag.degree), void=found.void or tag.void)
+                found = replace(found, degree=found.degree.chosen_by(tag.degree))
     return found
 
 
@@ -68,7 +68,7 @@ def mark_choice(tags: TagStore, op: OpOverload, args: Any, result: Any) -> None:
             if not is_written(op) and x.untyped_storage()._cdata in operands:
                 continue  # a view
             degree = tag.degree.chosen_by(choice.degree, times)
-            tags.set(x, replace(tag, degree=degree, void=tag.void or choice.void))
+            tags.set(x, replace(tag, degree=degree))
 
 
 def mark_compared(tags: TagStore, args: Any, result: Any) -> None:
@@ -88,4 +88,4 @@ def mark_selection(tags: TagStore, op: OpOverload, args: Any, result: Any, opera
     for x in tensors_in(result):
         if not x.is_floating_point():
             degree = operand.degree.compared(compared_for_one(op, given, x))
-            tags.set(x, replace(REAL, degree=degree, void=operand.void, compared=x.dtype == torch.bool))
+            tags.set(x, replace(REAL, degree=degree, compared=x.dtype == torch.bool))

@@ -9,6 +9,7 @@ by zero has made one of them void is not a thing that each may know for itself a
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from math import nan
 from typing import TYPE_CHECKING, Any, Final
 from zlib import crc32
 
@@ -26,14 +27,16 @@ if TYPE_CHECKING:
     from torch._ops import OpOverload
 
     from shardproof.exact.algebra.degree import Degree
+    from shardproof.exact.engine.constants import Constants
     from shardproof.exact.engine.entry import Entry
-    from shardproof.exact.engine.reals import Reals
     from shardproof.exact.engine.run import Run
     from shardproof.exact.engine.writing import Writing
 
     Transmit = Callable[[list[Tensor], list[Tensor], Any], Any]
 
 _NEUTRAL: Final = float("-inf")
+# In a maximum over ranks, where void elements are sent: beyond all residues. NaN is not ordered by every backend.
+_VOID: Final = 2.0**30
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,7 +53,7 @@ class Collectives:
     """Carries out the ops of the c10d namespace."""
 
     run: Run
-    reals: Reals
+    constants: Constants
     writing: Writing
     entry: Entry
     _degrees: dict[float, Degree] = field(default_factory=dict)
@@ -194,7 +197,7 @@ class Collectives:
         """Reduce over the ranks; `only` that rank sees the result."""
         kinds, size = _distributed().ReduceOp.RedOpType, call.group.size()
         plain = reduction != kinds.AVG and all(bool((x == x.round()).all()) for x in inputs if self.run.tag(x).real)
-        tag = self._agree(call.group, inputs, outputs, plain=plain)
+        tag, known = self._agree(call.group, inputs, outputs, plain=plain)
         by_order = reduction in (kinds.MAX, kinds.MIN) and not tag.real
         if reduction not in (kinds.SUM, kinds.AVG, kinds.MAX, kinds.MIN):
             self.run.refuse_op(call.op, f"with {reduction} has no exact rule; SUM, AVG, MAX and MIN have")
@@ -202,18 +205,25 @@ class Collectives:
             self.run.refuse_symbols(call.op)
         if size * self.run.arithmetic.field.half >= EXACT_LIMIT:
             self.run.refuse_op(call.op, f"over {size} ranks has sums that float64 does not hold")
-        given = [(x if tag.real else self.reals.residues_of(x)).contiguous() for x in inputs]
-        if by_order:
-            given = [self._places(x) for x in given]
-        results = [torch.empty_like(x, memory_format=torch.contiguous_format) for x in outputs]
+        given = [(x if tag.real else self.constants.residues_of(x)).contiguous() for x in inputs]
+        if by_order:  # each rank compares its own numbers with the best
+            known = known and only is None and [x.shape for x in inputs] == [x.shape for x in outputs]
+        numbers = self._numbers(call, inputs, outputs, reduction, transmit) if known else None
+        if by_order and numbers is not None:
+            given = self._at_best(inputs, given, numbers, least=reduction == kinds.MIN)
+        elif by_order:
+            given = [self._positions(x, greatest=reduction == kinds.MAX) for x in given]
+        results = [_new_like(x) for x in outputs]
         work = transmit(given, results, kinds.SUM if reduction == kinds.AVG else reduction)
         work.wait()
         if not tag.real:
-            results = [self._reduced(x, size, average=reduction == kinds.AVG, by_order=by_order) for x in results]
-            degree = tag.degree.selected_from(size) if by_order else tag.degree.sum_of(size)
+            degree = tag.degree if by_order else tag.degree.sum_of(size)
+            if not by_order or numbers is None:
+                results = [self._reduced(x, size, average=reduction == kinds.AVG, by_order=by_order) for x in results]
+                degree = degree.selected_from(size) if by_order else degree
             tag = Tag(degree=degree, void=tag.void, symbols=tag.symbols)
         if only is None or call.group.rank() == only:
-            self._store(outputs, results, tag)
+            self._store(outputs, results, tag, numbers)
         return _boxed(work)
 
     def _move(
@@ -227,49 +237,84 @@ class Collectives:
     ) -> Any:
         """Hand elements from rank to rank; from `source` alone where there is one."""
         mine = source is None or call.group.rank() == source
-        tag = self._agree(call.group, inputs if mine else [], outputs, plain=True)
-        given = [(x if tag.real else self.reals.residues_of(x)).contiguous() for x in inputs] if mine else []
-        results = [torch.empty_like(x, memory_format=torch.contiguous_format) for x in outputs]
+        tag, known = self._agree(call.group, inputs if mine else [], outputs, plain=True)
+        given = [(x if tag.real else self.constants.residues_of(x)).contiguous() for x in inputs] if mine else []
+        results = [_new_like(x) for x in outputs]
+        numbers = self._numbers(call, inputs if mine else [], outputs, None, transmit) if known else None
         work = transmit(given, results, None)
         work.wait()
-        self._store(outputs, results, tag)
+        self._store(outputs, results, tag, numbers)
         return _boxed(work)
 
-    def _store(self, outputs: list[Tensor], results: list[Tensor], tag: Tag) -> None:
-        for target, value in zip(outputs, results, strict=True):
+    def _store(
+        self, outputs: list[Tensor], results: list[Tensor], tag: Tag, numbers: list[Tensor] | None = None
+    ) -> None:
+        for i, (target, value) in enumerate(zip(outputs, results, strict=True)):
             self.run.set(value, tag)
+            if numbers is not None:
+                self.constants.keep_value(value, numbers[i])
             self.writing.store(target, value)
 
-    def _agree(self, group: Any, inputs: list[Tensor], outputs: list[Tensor], *, plain: bool) -> Tag:
-        """The tag of what all ranks give together. It is real if all of it is real, and `plain` on all of them."""
+    def _numbers(
+        self, call: _Call, inputs: list[Tensor], outputs: list[Tensor], reduction: Any, transmit: Transmit
+    ) -> list[Tensor]:
+        """What a collective makes of the real numbers that known constants stand for."""
+        kinds = _distributed().ReduceOp.RedOpType
+        values = [x for x in map(self.constants.constant_of, inputs) if x is not None]
+        found = [_new_like(x) for x in outputs]
+        transmit([x.contiguous() for x in values], found, kinds.SUM if reduction == kinds.AVG else reduction).wait()
+        return [x / call.group.size() for x in found] if reduction == kinds.AVG else found
+
+    def _at_best(
+        self, inputs: list[Tensor], residues: list[Tensor], best: list[Tensor], *, least: bool
+    ) -> list[Tensor]:
+        """Each rank's residues where it has the best number, and what a reduction passes over elsewhere."""
+        other = -_NEUTRAL if least else _NEUTRAL
+        values = [self.constants.constant_of(x) for x in inputs]
+        return [
+            torch.where(value == found, x, other)
+            for value, found, x in zip(values, best, residues, strict=True)
+            if value is not None
+        ]
+
+    def _agree(self, group: Any, inputs: list[Tensor], outputs: list[Tensor], *, plain: bool) -> tuple[Tag, bool]:
+        """The tag of what all ranks give together, and whether it is residues of constants that every rank knows.
+
+        It is real if all of it is real, and `plain` on all of them.
+        """
         tag = union(self.run.tag(x) for x in inputs)
-        symbols = any(self.reals.symbols_in(x) for x in inputs)
+        symbols = any(self.constants.symbols_in(x) for x in inputs)
         code = float(crc32(repr(tag.degree).encode()))
         self._degrees[code] = tag.degree
-        said = [code, -code, tag.void, symbols, not tag.roots, not (tag.real and plain)]
+        known = not tag.void and all(self.constants.constant_of(x) is not None for x in inputs)
+        said = [code, -code, tag.void, symbols, not tag.roots, not (tag.real and plain), not known]
         said = said if inputs else [_NEUTRAL] * len(said)
         device = (inputs or outputs)[0].device
         header = torch.tensor([float(x) for x in said], dtype=torch.float64, device=device)
         maximum = _options("AllreduceOptions", reduceOp=_distributed().ReduceOp.RedOpType.MAX)
         group.allreduce([header], maximum).wait()
-        highest, lowest, void, held, not_roots, not_real = header.tolist()
+        highest, lowest, void, held, not_roots, not_real, not_known = header.tolist()
         degree = self._degrees.get(highest, UNKNOWN) if highest == -lowest else UNKNOWN
         if not_real <= 0:
-            return REAL if void <= 0 and degree is REAL.degree else Tag(real=True, degree=degree, void=void > 0)
-        return Tag(degree=degree, void=void > 0, symbols=held > 0, roots=not_roots <= 0)
+            return (REAL if degree is REAL.degree else Tag(real=True, degree=degree)), False
+        return Tag(degree=degree, void=void > 0, symbols=held > 0, roots=not_roots <= 0), not_known <= 0
 
-    def _places(self, x: Tensor) -> Tensor:
-        """Each residue's place in the keyed order; the symbols of masks come before all of them."""
+    def _positions(self, x: Tensor, *, greatest: bool) -> Tensor:
+        """Each residue's position in the keyed order; the symbols of masks come before all, what is void wins."""
         oracles, half = self.run.arithmetic.oracles, self.run.arithmetic.field.half
-        held = x < -half
-        return torch.where(held, x, oracles.look_up(oracles.permutation("order"), x.masked_fill(held, 0.0)))
+        void = x.isnan()
+        held = void | (x < -half)
+        found = torch.where(held, x, oracles.look_up(oracles.permutation("order"), x.masked_fill(held, 0.0)))
+        return found.masked_fill_(void, _VOID if greatest else -_VOID)
 
     def _reduced(self, x: Tensor, size: int, *, average: bool, by_order: bool) -> Tensor:
         arithmetic = self.run.arithmetic
         if by_order:
-            held = x < -arithmetic.field.half
+            void = x.abs() == _VOID
+            held = void | (x < -arithmetic.field.half)
             back = arithmetic.oracles.permutation_inverse("order")
-            return torch.where(held, x, arithmetic.oracles.look_up(back, x.masked_fill(held, 0.0)))
+            found = torch.where(held, x, arithmetic.oracles.look_up(back, x.masked_fill(held, 0.0)))
+            return found.masked_fill_(void, nan)
         total = arithmetic.residue(arithmetic.field.reduce_(x))
         return (total / size).tensor if average else total.tensor
 
@@ -291,6 +336,10 @@ def _options(kind: str, **values: Any) -> Any:
     for name, value in values.items():
         setattr(options, name, _distributed().ReduceOp(value) if name == "reduceOp" else value)
     return options
+
+
+def _new_like(x: Tensor) -> Tensor:
+    return torch.empty_like(x, memory_format=torch.contiguous_format)
 
 
 def _boxed(work: Any) -> Any:

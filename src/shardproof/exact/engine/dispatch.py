@@ -12,6 +12,7 @@ from torch._decomp import decomposition_table
 from shardproof.exact import rules
 from shardproof.exact.engine.applying import Applying
 from shardproof.exact.engine.collectives import Collectives, composing_kernel
+from shardproof.exact.engine.constants import Constants
 from shardproof.exact.engine.draws import draw
 from shardproof.exact.engine.entry import refuse_unusable
 from shardproof.exact.engine.escapes import READS_NUMBER
@@ -25,6 +26,7 @@ from shardproof.exact.engine.variants import (
     without_out,
     written_arguments,
 )
+from shardproof.exact.engine.void_elements import VoidElements
 from shardproof.exact.engine.writing import Writing
 from shardproof.exact.rules.creation import FACTORIES
 from shardproof.exact.rules.registry import RULES
@@ -90,17 +92,21 @@ class Dispatcher:
 
     run: Run
     entry: Entry
+    constants: Constants = field(init=False)
     reals: Reals = field(init=False)
+    void: VoidElements = field(init=False)
     writing: Writing = field(init=False)
     applying: Applying = field(init=False)
     collectives: Collectives = field(init=False)
     _decomposing: list[OpOverload] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self.reals = Reals(run=self.run)
-        self.writing = Writing(run=self.run, reals=self.reals)
-        self.applying = Applying(run=self.run, reals=self.reals)
-        self.collectives = Collectives(run=self.run, reals=self.reals, writing=self.writing, entry=self.entry)
+        constants = self.constants = Constants(run=self.run)
+        void = self.void = VoidElements(run=self.run, constants=constants)
+        self.reals = Reals(run=self.run, void=void)
+        self.writing = Writing(run=self.run, constants=constants, void=void)
+        self.applying = Applying(run=self.run, constants=constants, reals=self.reals, void=void)
+        self.collectives = Collectives(run=self.run, constants=constants, writing=self.writing, entry=self.entry)
 
     # One op ----------------------------------------------------------------------------------------------------------
 
@@ -191,9 +197,12 @@ class Dispatcher:
         name = call.op._schema.name.removeprefix("aten::")
         if name not in READS_NUMBER and call.op not in _ASSERTS:
             return NotImplemented
-        for x in tensors_in((call.args, call.kwargs)):
-            self.refuse_reading(x, name)
-        return call.op(*call.args, **call.kwargs)
+        known = {id(x): value for x in call.floats if (value := self.constants.value_of(x)) is not None}
+        for x in call.tensors:
+            if id(x) not in known or self.run.tag(x).real or self.void.of(x) is not None:
+                self.refuse_reading(x, name)
+        args, kwargs = map_tensors(lambda x: known.get(id(x), x), (call.args, call.kwargs))
+        return call.op(*args, **kwargs)
 
     def _make_reals(self, call: Call) -> Any:
         """Factories, and ops on integers and booleans alone."""
@@ -293,7 +302,7 @@ class Dispatcher:
         """The residues of a tensor, whether it has been seen before or not."""
         if self.run.tags.get(tensor) is None:
             tensor = self.entry.read(tensor)
-        return self.reals.residues_of(tensor)
+        return self.constants.residues_of(tensor)
 
     def refuse_reading(self, tensor: Tensor, what: str) -> None:
         """Refuse `numpy()` and the like on residues and on booleans from comparing them, unless leaving is allowed."""
@@ -302,6 +311,8 @@ class Dispatcher:
             return
         if tag.compared or not tag.real:
             self.run.leave(f"{what} of a comparison of residues" if tag.compared else what)
+        if self.void.of(tensor) is not None:
+            self.run.escaped_void = True
         self.run.escaped = self.run.escaped.chosen_by(tag.degree)
 
 

@@ -169,7 +169,10 @@ class Entry:
             raise NotANumberError(msg)
         if variable:
             shadow = draw_for_values(whole, field=self.arithmetic.field, key=self.key)
-        self.tags.set(shadow, Tag(degree=VARIABLE if variable else CONSTANT, symbols=symbols))
+        if variable:
+            self.tags.set(shadow, Tag(degree=VARIABLE))
+        else:
+            self.tags.set(shadow, Tag(degree=CONSTANT, symbols=symbols, value=self.arithmetic.lift.simplest(whole)))
         return shadow
 
     def _prune(self) -> None:

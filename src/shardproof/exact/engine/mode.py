@@ -17,7 +17,7 @@ from shardproof.exact.algebra.bound import Bound, bound_of
 from shardproof.exact.algebra.field import Field, choose_prime
 from shardproof.exact.algebra.lift import Lift
 from shardproof.exact.algebra.oracles import oracles_of
-from shardproof.exact.algebra.residue import Arithmetic, Cut
+from shardproof.exact.algebra.residue import VOID, Arithmetic, Cut
 from shardproof.exact.engine.dispatch import Dispatcher
 from shardproof.exact.engine.entry import Entry, inner_tensors
 from shardproof.exact.engine.escapes import DISPLAYS, READS_MEMORY
@@ -180,18 +180,38 @@ class ExactArithmetic:
     def bound(self, tensor: Tensor | Cut, *, trials: int = 1, draws: int | None = None) -> Bound:
         """How likely an element of a different program's tensor would equal this one's, or that no bound is known.
 
+        It is a bound for the elements that are not void, see `void_mask`; void itself if all are.
+
         Args:
             tensor: one computed inside; or one of `cuts`, for the segment that ends there.
             trials: in how many trials it agreed, each with a seed of its own.
             draws: how many trials there were with the void ones, which are drawn again and do not count.
         """
         if isinstance(tensor, Cut):
-            return self._bound(tensor.degree, trials=trials, draws=draws, void=tensor.void)
+            void = tensor.void is not None and bool(tensor.void.all())
+            return self._bound(tensor.degree, trials=trials, draws=draws, void=void)
         tag = self.tags.get(tensor)
         if tag is None or not tensor.dtype.is_floating_point:
             msg = f"a bound is asked for a tensor of shape {tuple(tensor.shape)} that exact arithmetic has not computed"
             raise ValueError(msg)
-        return self._bound(tag.degree, trials=trials, draws=draws, void=tag.void)
+        mask = self.void_mask(tensor)
+        void = mask is not None and bool(mask.all())
+        return self._bound(tag.degree, trials=trials, draws=draws, void=void)
+
+    def void_mask(self, tensor: Tensor) -> Tensor | None:
+        """Which elements come of a division by zero, so that this trial says nothing of them; None if none do.
+
+        Args:
+            tensor: a plain one, any dtype; of a wrapper subclass its local tensor.
+
+        Returns:
+            Booleans of its shape, which outlive the mode.
+        """
+        with ordinary_pytorch():
+            if self.run.escaped_void:
+                return torch.ones_like(tensor, dtype=torch.bool)
+            mask = self.dispatcher.void.of(tensor)
+            return None if mask is None else mask.clone()
 
     def _bound(self, degree: Degree, *, trials: int, draws: int | None, void: bool) -> Bound:
         degree = degree.chosen_by(self.run.escaped)
@@ -229,7 +249,7 @@ class ExactArithmetic:
             yield
 
     def digits(self, tensor: Tensor, *, symbols: bool = False) -> Tensor:
-        """A copy of the residues as int64, which outlives the mode.
+        """A copy of the residues as int64, which outlives the mode; of a void element `VOID`.
 
         Args:
             tensor: a plain one.
@@ -244,6 +264,9 @@ class ExactArithmetic:
             raise ValueError(msg)
         with ordinary_pytorch():
             residues = self.dispatcher.residues_of(tensor.detach())
+            mask = self.void_mask(tensor)
+            if mask is not None:
+                residues = residues.masked_fill(mask, 0.0)
             numbers = residues.masked_fill(residues < -self.arithmetic.field.half, 0.0) if symbols else residues
             if not self.arithmetic.field.is_canonical(numbers):
                 msg = (
@@ -251,7 +274,8 @@ class ExactArithmetic:
                     "never written)"
                 )
                 raise ExactArithmeticError(msg)
-            return (number_symbols(residues, self.arithmetic.field) if symbols else residues).to(torch.int64)
+            found = (number_symbols(residues, self.arithmetic.field) if symbols else residues).to(torch.int64)
+            return found if mask is None else found.masked_fill_(mask, VOID)
 
 
 def _refuse_nesting() -> NoReturn:

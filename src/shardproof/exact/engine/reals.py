@@ -16,8 +16,8 @@ from torch import Tensor
 
 from shardproof.exact.algebra.lift import LOWEST, is_symbol
 from shardproof.exact.engine.choices import choice_among, mark_choice, mark_compared
-from shardproof.exact.engine.tags import REAL, Tag
-from shardproof.exact.engine.tensor_trees import tensors_in, whole_storage
+from shardproof.exact.engine.tags import REAL
+from shardproof.exact.engine.tensor_trees import floats_in, tensors_in
 from shardproof.exact.engine.variants import functional_of, written_arguments
 from shardproof.exact.rules.creation import EMPTY, FACTORIES
 from shardproof.exact.rules.registry import REAL_TOO, RULES
@@ -28,9 +28,11 @@ if TYPE_CHECKING:
     from torch._ops import OpOverload
 
     from shardproof.exact.engine.run import Run
+    from shardproof.exact.engine.void_elements import VoidElements
 
 _aten: Final = torch.ops.aten
 _SUMS: Final = frozenset({_aten.sum.default, _aten.sum.dim_IntList})
+_DIVISIONS: Final = frozenset({"div", "reciprocal", "rsqrt", "pow", "addcdiv", "_foreach_div", "true_divide"})
 # Sums of more would round.
 _LARGEST_SUM: Final = 2.0**53
 # What a constant cannot be, unless it was computed from the lowest finite number.
@@ -41,55 +43,10 @@ _WITHOUT_MEMORY: Final = {_aten._efficientzerotensor.default: _aten.zeros.defaul
 
 @dataclass(slots=True, kw_only=True)
 class Reals:
-    """Makes real constants, computes with them, and lifts them."""
+    """Makes real constants and computes with them."""
 
     run: Run
-
-    # Lifting ---------------------------------------------------------------------------------------------------------
-
-    def residues_of(self, tensor: Tensor) -> Tensor:
-        """The residues of a tensor that may still be real; the tensor itself if it is not."""
-        tag = self.run.tag(tensor)
-        if not tag.real:
-            return tensor
-        if tag.lifted is None:
-            tag = self._lift(tensor, tag)
-        assert tag.lifted is not None
-        residues = tag.lifted.as_strided(tensor.size(), tensor.stride(), tensor.storage_offset())
-        if bool(residues.isnan().any()):
-            self.run.refuse_nan("memory that was never written (torch.empty) is used")
-        return residues
-
-    def symbols_in(self, tensor: Tensor) -> bool:
-        """Whether the tensor's storage can hold -inf or the lowest finite number."""
-        tag = self.run.tag(tensor)
-        if tag.real and tag.lifted is None:
-            tag = self._lift(tensor, tag)
-        return tag.symbols
-
-    def lift_in_place(self, tensor: Tensor) -> Tag:
-        """Replace the reals of a whole storage by their residues, before a residue is written among them."""
-        tag = self.run.tag(tensor)
-        if tag.lifted is None:
-            tag = self._lift(tensor, tag)
-        assert tag.lifted is not None
-        whole_storage(tensor).copy_(tag.lifted)
-        return replace(tag.bare, real=False)
-
-    def _lift(self, tensor: Tensor, tag: Tag) -> Tag:
-        whole = whole_storage(tensor)
-        unwritten = whole.isnan()  # it stays NaN, which differs from everything that it is compared with
-        held = bool(unwritten.any())
-        try:
-            lifted = self.run.arithmetic.lift.tensor(whole.masked_fill(unwritten, 0.0) if held else whole)
-        except FloatingPointError as error:
-            self.run.refuse_nan(error)
-        if held:
-            lifted.masked_fill_(unwritten, float("nan"))
-        symbols = bool((lifted < -self.run.arithmetic.field.half).any())
-        tag = replace(tag, lifted=lifted, symbols=symbols)
-        self.run.tags.set(tensor, tag)
-        return tag
+    void: VoidElements
 
     # Computing -------------------------------------------------------------------------------------------------------
 
@@ -111,6 +68,8 @@ class Reals:
     def compute(self, op: OpOverload, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """The op as PyTorch has it. What came of integers and booleans that residues chose remembers them."""
         written = written_arguments(op, args, kwargs)
+        void = self.void.among((args, kwargs))
+        finite = all(bool(x.isfinite().all()) for x in floats_in((args, kwargs)))
         result = op(*args, **kwargs)
         rule = RULES.get(functional_of(op) or op)
         moved = rule is not None and rule.kind == "move"
@@ -118,10 +77,16 @@ class Reals:
             before = self.run.tags.get(x)
             if before is not None and not any(x is target for target in written):
                 continue  # a view
+            divided = None
             if x.is_floating_point() and not moved:
+                divided = self._divided_by_zero(op, x) if finite else None
                 self._examine(op, x)
             self.run.set(x, REAL if before is None else replace(before.bare, real=True, symbols=False))
+            if divided is not None:
+                self.void.mark(x, divided)
         self._remember_choices(op, args, kwargs, result)
+        if void:
+            self.void.spread(op, (args, kwargs), void, result, written=written)
         return result
 
     # Making ----------------------------------------------------------------------------------------------------------
@@ -129,6 +94,7 @@ class Reals:
     def make(self, op: OpOverload, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """A factory, or an op on integers and booleans alone: what is floating of its result is real."""
         op = _WITHOUT_MEMORY.get(op, op)
+        void = self.void.among((args, kwargs)) if op not in FACTORIES else {}
         with float64_by_default():
             result = op(*args, **kwargs)
         for x in tensors_in(result):
@@ -143,6 +109,8 @@ class Reals:
                 self.run.tags.set(x, REAL)
         if op not in FACTORIES:
             self._remember_choices(op, args, kwargs, result)
+        if void:
+            self.void.spread(op, (args, kwargs), void, result, written=written_arguments(op, args, kwargs))
         return result
 
     def _remember_choices(self, op: OpOverload, args: tuple[Any, ...], kwargs: dict[str, Any], result: Any) -> None:
@@ -151,6 +119,19 @@ class Reals:
         mark_compared(self.run.tags, (args, kwargs), result)
         if torch.Tag.dynamic_output_shape in op.tags:
             self.run.escaped = self.run.escaped.chosen_by(choice_among(self.run.tags, (args, kwargs)).degree)
+
+    def _divided_by_zero(self, op: OpOverload, x: Tensor) -> Tensor | None:
+        """Which elements of what was computed of finite numbers are no numbers, each replaced by 0; None if none are.
+
+        -inf is one, unless a division gives it: the logarithm of a mask is a mask.
+        """
+        divides = op._schema.name.removeprefix("aten::").rstrip("_") in _DIVISIONS
+        found = ~x.isfinite() if divides else x.isnan()
+        if not bool(found.any()):
+            return None
+        x.masked_fill_(found, 0.0)
+        self.run.zero_divisions.append(self.run.location)
+        return found
 
     def _examine(self, op: OpOverload, x: Tensor) -> None:
         """Refuse NaN, and a mask's symbol that something was done with but adding and multiplying by 0 or 1."""

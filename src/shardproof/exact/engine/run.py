@@ -53,6 +53,7 @@ class Run:
     zero_divisions: list[CodeLocation] = field(default_factory=list)
     ops: int = 0
     escaped: Degree = CONSTANT  # what Python has seen of comparisons of residues: every later element may owe to it
+    escaped_void: bool = False  # a void element was read as a number, or gave a shape: everything after may be wrong
     left: bool = False  # a residue was read as a number, or a branch was taken on one
 
     @property
@@ -70,11 +71,13 @@ class Run:
         """Say what a tensor's storage holds from now on."""
         self.tags.set(tensor, tag)
         if self.check and not tag.real and tensor.is_floating_point():
-            self.require_canonical(tensor, symbols=tag.symbols)
+            self.require_canonical(tensor, symbols=tag.symbols, void=tag.void)
 
-    def require_canonical(self, tensor: Tensor, *, symbols: bool = False) -> None:
-        """Raise unless every element is the canonical representative of a residue, or a symbol where they may be."""
+    def require_canonical(self, tensor: Tensor, *, symbols: bool = False, void: bool = False) -> None:
+        """Raise unless every element is a residue's canonical representative, or a symbol or void where they may be."""
         ok = (tensor.abs() <= self.arithmetic.field.half) & (tensor == tensor.round())
+        if void:
+            ok |= tensor.isnan()
         if symbols:
             ok |= (tensor == LOWEST) | (tensor == NEGATIVE_INFINITY)
         if not bool(ok.all()):

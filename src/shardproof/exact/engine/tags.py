@@ -32,11 +32,14 @@ class Tag:
         degree: an upper bound over the elements.
         symbols: some elements may be -inf or the lowest finite number, the two symbols of masks.
         roots: every element is a result of the square-root oracle.
-        void: a division by zero happened on the way here, so the trial says nothing of these elements.
+        void: some elements may come of a division by zero, so that the trial says nothing of them. Those of a floating
+            storage are NaN; which of integers and booleans are is in `void_where`.
         compared: booleans that came from comparing residues; a Python branch on them is refused.
         exponential: what `exp` of the elements is, where it is known: a tensor over a storage laid out alike.
         squared: what the square of the elements is, where they are roots times constants, likewise.
         lifted: the residues of real elements, where they have been asked for: a tensor over a storage laid out alike.
+        value: the real numbers that residues stand for, where they are constants and all known, likewise.
+        void_where: of integers and booleans that may be void, which are, likewise; all of them where it is None.
     """
 
     real: bool = False
@@ -48,13 +51,16 @@ class Tag:
     exponential: Tensor | None = None
     squared: Tensor | None = None
     lifted: Tensor | None = None
+    value: Tensor | None = None
+    void_where: Tensor | None = None
 
     @property
     def bare(self) -> Tag:
         """Less what is known in tensors laid out alike."""
-        if self.exponential is None and self.squared is None and self.lifted is None:
+        companions = (self.exponential, self.squared, self.lifted, self.value, self.void_where)
+        if all(companion is None for companion in companions):
             return self
-        return replace(self, exponential=None, squared=None, lifted=None)
+        return replace(self, exponential=None, squared=None, lifted=None, value=None, void_where=None)
 
     def __or__(self, other: Tag) -> Tag:
         """Of a storage that holds elements of both."""

@@ -17,8 +17,9 @@ from shardproof.exact.rules.registry import RULES
 if TYPE_CHECKING:
     from torch._ops import OpOverload
 
-    from shardproof.exact.engine.reals import Reals
+    from shardproof.exact.engine.constants import Constants
     from shardproof.exact.engine.run import Run
+    from shardproof.exact.engine.void_elements import VoidElements
 
 
 @dataclass(slots=True, kw_only=True)
@@ -26,7 +27,8 @@ class Writing:
     """Stores results."""
 
     run: Run
-    reals: Reals
+    constants: Constants
+    void: VoidElements
 
     def store_all(self, op: OpOverload, args: tuple[Any, ...], kwargs: dict[str, Any], result: Any) -> Any:
         """Write the results of an op's functional form into the arguments that it writes into; what it then returns."""
@@ -50,30 +52,51 @@ class Writing:
         if not op._schema.arguments[0].is_write or target.dtype != torch.float64 or not covers_storage(target):
             return False
         tag = self.run.tag(target)
+        if any(self.run.tag(x).void for x in tensors_in(args)):
+            return False
         return is_large(target.numel(), target.device) and not tag.real and not tag.symbols
 
     def store(self, target: Tensor, value: Tensor) -> None:
         """Write a result into a tensor of the program, and say what its storage now holds."""
         new = self.run.tag(value)
         if not target.is_floating_point():
-            if value.is_floating_point() and not new.real:
+            known = self.constants.value_of(value) if value.is_floating_point() else value
+            if known is None:
                 self.run.leave(f"a cast to {str(target.dtype).removeprefix('torch.')}")
-            target.copy_(value)
+            target.copy_(value if known is None else known)
             self._join(target, replace(new.bare, real=True, symbols=False))
             return
         if not value.is_floating_point():
-            value = value.to(torch.float64)
-            new = REAL if new is REAL else Tag(real=True, degree=new.degree, void=new.void)
-        old = self.run.tag(target)
+            value = self._floating(value, new)
+            new = self.run.tag(value)
+        old, numbers = self.run.tag(target), self.constants.constant_of(value)
         whole = covers_storage(target)
         if not whole and new.real and not old.real:
-            symbols = self.reals.symbols_in(value)
-            value, new = self.reals.residues_of(value), replace(self.run.tag(value), real=False, symbols=symbols)
+            symbols = self.constants.symbols_in(value)
+            value, new = self.constants.residues_of(value), replace(self.run.tag(value), real=False, symbols=symbols)
         if not whole and old.real and not new.real:
-            old = self.reals.lift_in_place(target)
+            old = self.constants.lift_in_place(target)
         target.copy_(value)
         new = new.bare  # laid out as the value, not as the target
-        self.run.set(target, new if whole else old | new)
+        tag = new if whole else old | new
+        if numbers is not None and not tag.real and (whole or old.value is not None):
+            tag = replace(tag, value=self._numbers_after(target, numbers, old))
+        self.run.set(target, tag)
+
+    def _floating(self, value: Tensor, tag: Tag) -> Tensor:
+        """Integers or booleans as the numbers that they are."""
+        found = value.to(torch.float64)
+        self.run.set(found, REAL if tag is REAL else Tag(real=True, degree=tag.degree))
+        mask = self.void.of(value)
+        if mask is not None:
+            self.void.mark(found, mask)
+        return found
+
+    def _numbers_after(self, target: Tensor, numbers: Tensor, old: Tag) -> Tensor:
+        """The real numbers that the target's storage stands for after these have been written, laid out as it is."""
+        found = torch.empty_like(whole_storage(target)) if old.value is None else old.value.clone()
+        found.as_strided(target.size(), target.stride(), target.storage_offset()).copy_(numbers)
+        return found
 
     def resize(self, tensor: Tensor, shape: torch.Size | list[int], **options: Any) -> Tensor:
         """Resize in place; memory that is new holds NaN, which is refused where it is used."""

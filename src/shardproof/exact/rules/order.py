@@ -1,12 +1,13 @@
-"""Choosing by order, in the keyed order: a random order of the field's elements instead of that of representatives.
+"""Choosing by order. Constants go by the real numbers that they stand for; residues by a random order of the field.
 
-Which element is chosen is then independent of the values, so that a bound needs no union over the places it can have
-(docs/exact.md). PyTorch's own op runs on the ranks; ranks are mapped back to the elements. The symbols of masks come
-before everything else, as they do in floating point.
+In the keyed order, that of a random permutation, which element is chosen is independent of the values, so that a bound
+needs no union over the positions it can have (docs/exact.md). Either way PyTorch's own op runs on ranks, the positions
+in the order; ranks are mapped back to the elements. The symbols of masks come before all others, as in floating point.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from math import inf, isnan
 from typing import TYPE_CHECKING, Any
 
@@ -17,15 +18,14 @@ from torch.utils._pytree import tree_flatten, tree_map
 from shardproof.exact.algebra.degree import CONSTANT
 from shardproof.exact.algebra.lift import LOWEST, NEGATIVE_INFINITY, is_symbol
 from shardproof.exact.algebra.residue import Residue
-from shardproof.exact.rules.piecewise import at_least, at_most
+from shardproof.exact.rules.piecewise import at_least, at_most, value_of
 from shardproof.exact.rules.registry import compared_for_one, find_op, formula, runs_on_reals, selects
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from torch._ops import OpOverload
 
-    from shardproof.exact.algebra.degree import Degree
     from shardproof.exact.algebra.residue import Arithmetic, Operand
 
 
@@ -46,6 +46,33 @@ def from_ranks(m: Arithmetic, ranks: Tensor) -> Tensor:
     return torch.where(held, ranks, m.oracles.look_up(inverse, ranks.masked_fill(held, 0.0)))
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Order:
+    """The order by which the elements of some operands are chosen.
+
+    Attributes:
+        ranks: each operand's elements as their positions in the order, in float64.
+        back: the residues at positions.
+        certain: it is the order of real numbers: a choice by it owes nothing to chance.
+    """
+
+    ranks: list[Tensor]
+    back: Callable[[Tensor], Tensor]
+    certain: bool
+
+
+def order_of(m: Arithmetic, operands: Sequence[Residue]) -> Order:
+    """The order of the reals where all operands are known constants, else the keyed one."""
+    values = [x.value for x in operands if x.value is not None]
+    if len(values) < len(operands):
+        return Order(ranks=[to_ranks(m, x.tensor) for x in operands], back=lambda t: from_ranks(m, t), certain=False)
+    numbers, positions = torch.cat([x.reshape(-1) for x in values]).unique(return_inverse=True)
+    residues = torch.empty_like(numbers).scatter_(0, positions, torch.cat([x.tensor.reshape(-1) for x in operands]))
+    parts = positions.to(torch.float64).split([x.numel() for x in operands])
+    ranks = [part.view(x.shape) for part, x in zip(parts, operands, strict=True)]
+    return Order(ranks=ranks, back=lambda t: residues.index_select(0, t.long().reshape(-1)).view(t.shape), certain=True)
+
+
 # Selections -----------------------------------------------------------------------------------------------------------
 
 
@@ -53,12 +80,11 @@ def _by_ranks(op: OpOverload) -> Callable[..., Any]:
     def choose(m: Arithmetic, *args: Any, symbols: bool = False, **kwargs: Any) -> Any:
         del symbols  # ranks know them
         given = [x for x in tree_flatten((args, kwargs), is_leaf=_is_residue)[0] if _is_residue(x)]
-        degree = given[0].degree
-        for other in given[1:]:
-            degree |= other.degree
-        ranked = tree_map(lambda x: to_ranks(m, x.tensor) if _is_residue(x) else x, (args, kwargs), is_leaf=_is_residue)
+        order = order_of(m, given)
+        ranks = iter(order.ranks)
+        ranked = tree_map(lambda x: next(ranks) if _is_residue(x) else x, (args, kwargs), is_leaf=_is_residue)
         found = op(*ranked[0], **ranked[1])
-        return tree_map(lambda y: _chosen(op, y, degree, given), found)
+        return tree_map(lambda y: _chosen(op, y, order, given), found)
 
     return choose
 
@@ -67,12 +93,17 @@ def _is_residue(x: Any) -> bool:
     return isinstance(x, Residue)
 
 
-def _chosen(op: OpOverload, found: Any, degree: Degree, given: list[Residue]) -> Any:
+def _chosen(op: OpOverload, found: Any, order: Order, given: list[Residue]) -> Any:
     if not (isinstance(found, Tensor) and found.is_floating_point()):
         return found
     m = given[0].of
+    degree = given[0].degree
+    for other in given[1:]:
+        degree |= other.degree
+    if order.certain:
+        return m.residue(order.back(found), degree)
     count = compared_for_one(op, [x.tensor for x in given], found)
-    return m.residue(from_ranks(m, found), degree.selected_from(count))
+    return m.residue(order.back(found), degree.selected_from(count))
 
 
 _BY_RANKS = (
@@ -102,9 +133,14 @@ def _compared(m: Arithmetic, x: Operand) -> Tensor | float:
     return to_ranks(m, torch.tensor(float(m.constant(x)), dtype=torch.float64))
 
 
-def _ordering(name: str, compare: Callable[..., Tensor]) -> None:
+def _ordering(name: str, compare: Callable[..., Tensor], *, or_equal: bool) -> None:
+    """A comparison; of known constants that differ by the rounding of float64 alone, their residues say."""
+
     def rule(m: Arithmetic, x: Operand, y: Operand, *, symbols: bool) -> Tensor:
-        del symbols
+        values = [value_of(z) for z in (x, y)]
+        if all(value is not None for value in values):
+            same = torch.eq(*(torch.as_tensor(_digits(m, z), dtype=torch.float64) for z in (x, y)))
+            return torch.where(same, torch.tensor(or_equal), compare(*values))
         return compare(_compared(m, x), _compared(m, y))
 
     formula(f"{name}.Tensor", f"{name}.Scalar", symbols=True)(rule)
@@ -112,10 +148,10 @@ def _ordering(name: str, compare: Callable[..., Tensor]) -> None:
 
 
 selects("eq.Tensor", "eq.Scalar", "ne.Tensor", "ne.Scalar")
-_ordering("lt", torch.lt)
-_ordering("le", torch.le)
-_ordering("gt", torch.gt)
-_ordering("ge", torch.ge)
+_ordering("lt", torch.lt, or_equal=False)
+_ordering("le", torch.le, or_equal=True)
+_ordering("gt", torch.gt, or_equal=False)
+_ordering("ge", torch.ge, or_equal=True)
 
 
 def _digits(m: Arithmetic, x: Operand) -> Tensor | float:
@@ -177,8 +213,9 @@ def _of_two(
         if not symbols and sum(constants) == 1:
             limits, other = (x, y) if constants[0] else (y, x)
             return by_constant(m, other, limits)
-        ranks = op(to_ranks(m, x.tensor), to_ranks(m, y.tensor))
-        return m.residue(from_ranks(m, ranks), (x.degree | y.degree).selected_from(2))
+        order = order_of(m, (x, y))
+        found = m.residue(order.back(op(*order.ranks)), x.degree | y.degree)
+        return found if order.certain else m.residue(found.tensor, found.degree.selected_from(2))
 
     formula(name, symbols=True)(rule)
     selects(name)

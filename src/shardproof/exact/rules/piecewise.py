@@ -6,10 +6,12 @@ min(x, c) = -max(-x, -c); a clamp from both sides is one after the other.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from fractions import Fraction
 from typing import TYPE_CHECKING
 
 import torch
+from torch import Tensor
 
 from shardproof.exact.algebra.lift import is_symbol
 from shardproof.exact.algebra.residue import Residue
@@ -17,7 +19,7 @@ from shardproof.exact.errors import UnsupportedOpError
 from shardproof.exact.rules.registry import formula
 
 if TYPE_CHECKING:
-    from shardproof.exact.algebra.residue import Arithmetic
+    from shardproof.exact.algebra.residue import Arithmetic, Operand
 
 _CLAMP, _LIMIT = "clamp", "limit of clamp"
 
@@ -30,8 +32,30 @@ def _shift(m: Arithmetic, low: float) -> int:
     return int(m.oracles.look_up(m.oracles.permutation(_LIMIT), limit))
 
 
+def value_of(x: Operand) -> Tensor | float | None:
+    """The real numbers that an operand stands for: a Python number, or a constant of which they are known."""
+    return x.value if isinstance(x, Residue) else float(x)
+
+
+def by_value(m: Arithmetic, condition: Tensor, x: Operand, y: Operand) -> Residue:
+    """X where the condition holds, else y."""
+    operands = [
+        z if isinstance(z, Residue) else m.residue(condition.new_tensor(m.constant(z), dtype=torch.float64))
+        for z in (x, y)
+    ]
+    chosen = torch.where(condition, operands[0].tensor, operands[1].tensor)
+    return m.residue(chosen, operands[0].degree | operands[1].degree)
+
+
 def at_least(m: Arithmetic, x: Residue, low: Residue | float) -> Residue:
-    """max(x, low) = P(x + Q(low)), with two random permutations: limits in a tensor mean what numbers mean."""
+    """max(x, low) = P(x + Q(low)), with two random permutations: limits in a tensor mean what numbers mean.
+
+    Of known constants it is the larger one.
+    """
+    value, limit = value_of(x), value_of(low)
+    if isinstance(value, Tensor) and limit is not None:
+        larger = by_value(m, value >= limit, x, low)
+        return replace(larger, value=torch.where(value >= limit, value, limit))
     if isinstance(low, Residue):
         return (x + low.oracle(_LIMIT)).oracle(_CLAMP)
     return x.shifted_oracle(_CLAMP, _shift(m, low))
@@ -44,6 +68,10 @@ def at_least_slope(m: Arithmetic, x: Residue, low: float) -> Residue:
 
 def at_most(m: Arithmetic, x: Residue, high: Residue | float) -> Residue:
     """min(x, high) = -max(-x, -high)."""
+    value, limit = value_of(x), value_of(high)
+    if isinstance(value, Tensor) and limit is not None:
+        smaller = by_value(m, value <= limit, x, high)
+        return replace(smaller, value=torch.where(value <= limit, value, limit))
     return -at_least(m, -x, -high)
 
 
@@ -110,6 +138,8 @@ def threshold(m: Arithmetic, x: Residue, limit: float, value: float) -> Residue:
     """X where x > limit, else value; max(x, limit) where the two numbers are one."""
     if m.constant(limit) == m.constant(value):
         return at_least(m, x, limit)
+    if x.value is not None:
+        return by_value(m, x.value > limit, x, value)
     return x.oracle(f"threshold {m.constant(limit)} {m.constant(value)}")
 
 
@@ -152,14 +182,18 @@ def _parameters(*numbers: float) -> str:
 
 
 @formula("abs.default", elementwise=True)
-def absolute(_m: Arithmetic, x: Residue) -> Residue:
-    """An even oracle with |0| = 0."""
+def absolute(m: Arithmetic, x: Residue) -> Residue:
+    """An even oracle with |0| = 0; of known constants their magnitude."""
+    if x.value is not None:
+        return by_value(m, x.value < 0, -x, x)
     return x.even_oracle("abs", at_zero=0)
 
 
 @formula("sgn.default", "sign.default", elementwise=True)
-def sign(_m: Arithmetic, x: Residue) -> Residue:
-    """The derivative of |x|: an odd oracle."""
+def sign(m: Arithmetic, x: Residue) -> Residue:
+    """The derivative of |x|: an odd oracle; of known constants their sign."""
+    if x.value is not None:
+        return m.residue(x.value.sign())
     return x.odd_oracle("sign")
 
 

@@ -12,7 +12,7 @@ is an error.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import wraps
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
@@ -132,7 +132,8 @@ def _in_blocks(function: Callable[..., Any]) -> Callable[..., Any]:
 
 def _residues_of_integers(m: Arithmetic, x: Tensor) -> Residue:
     remainders = x if x.dtype == torch.bool else x.remainder(m.field.prime)
-    return m.residue(m.field.reduce_(remainders.to(torch.float64)))
+    residues = m.field.reduce_(remainders.to(torch.float64))
+    return replace(m.residue(residues), value=x.to(torch.float64))
 
 
 def moves(*names: str) -> None:

@@ -5,12 +5,16 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import Tensor
 
 from shardproof.exact.algebra.lift import LOWEST, NEGATIVE_INFINITY
+from shardproof.exact.algebra.residue import Residue
 from shardproof.exact.rules.registry import formula
 
 if TYPE_CHECKING:
-    from shardproof.exact.algebra.residue import Arithmetic, Operand, Residue
+    from collections.abc import Callable
+
+    from shardproof.exact.algebra.residue import Arithmetic, Operand
 
 # Plain functions; those that are odd; those that are even, with their value at zero.
 _PLAIN = (
@@ -21,7 +25,7 @@ _PLAIN = (
 )
 _ODD = (
     *("sin", "asin", "asinh", "atan", "atanh", "erf", "erfinv", "special_i1", "special_i1e"),
-    *("special_bessel_j1", "special_modified_bessel_i1", "round", "trunc"),
+    *("special_bessel_j1", "special_modified_bessel_i1"),
 )
 _EVEN = {
     "cos": 1,
@@ -81,27 +85,61 @@ def radians_to_degrees(_m: Arithmetic, x: Residue) -> Residue:
 # Rounding -------------------------------------------------------------------------------------------------------------
 
 
-def floor_of(x: Residue) -> Residue:
-    """An oracle."""
-    return x.oracle("floor")
+def floor_of(x: Residue, value: Tensor | None = None) -> Residue:
+    """An oracle; of a constant whose real value is known, the whole number."""
+    return x.oracle("floor") if value is None else _whole(x, value, torch.floor)
+
+
+def truncated(x: Residue, value: Tensor | None = None) -> Residue:
+    """An odd oracle; of a constant whose real value is known, the whole number."""
+    return x.odd_oracle("trunc") if value is None else _whole(x, value, torch.trunc)
+
+
+def _whole(x: Residue, value: Tensor, rounded: Callable[[Tensor], Tensor]) -> Residue:
+    """The whole numbers that reals are rounded to; one that float64 holds an ulp beside a whole number is that."""
+    nearest = value.round()
+    near = (value - nearest).abs() <= 2.0**-40 * (1 + nearest.abs())
+    near &= x.of.field.reduce_(nearest.fmod(x.of.field.prime)) == x.tensor
+    whole = torch.where(near, nearest, rounded(value))
+    return x.of.residue(x.of.field.reduce_(whole.fmod(x.of.field.prime)))
+
+
+def _quotient(x: Residue | float, y: Operand) -> Tensor | None:
+    """The real value of x / y where both are known and no divisor is zero."""
+    a, b = (z.value if isinstance(z, Residue) else float(z) for z in (x, y))
+    if a is None or b is None or not bool(torch.as_tensor(b != 0).all()):
+        return None
+    return torch.as_tensor(a / b)
 
 
 @formula("floor.default")
 def floor(_m: Arithmetic, x: Residue) -> Residue:
-    """An oracle."""
-    return floor_of(x)
+    """An oracle, or the whole number below."""
+    return floor_of(x, x.value)
+
+
+@formula("trunc.default", elementwise=True)
+def truncate(_m: Arithmetic, x: Residue) -> Residue:
+    """An odd oracle, or the whole number towards zero."""
+    return truncated(x, x.value)
+
+
+@formula("round.default", elementwise=True)
+def round_to_whole(_m: Arithmetic, x: Residue) -> Residue:
+    """An odd oracle, or the nearest whole number."""
+    return x.odd_oracle("round") if x.value is None else _whole(x, x.value, torch.round)
 
 
 @formula("ceil.default")
 def ceil(_m: Arithmetic, x: Residue) -> Residue:
     """-floor(-x)."""
-    return -floor_of(-x)
+    return -floor_of(-x, None if x.value is None else -x.value)
 
 
 @formula("frac.default")
 def fraction(_m: Arithmetic, x: Residue) -> Residue:
     """X - trunc(x)."""
-    return x - x.odd_oracle("trunc")
+    return x - truncated(x, x.value)
 
 
 @formula("round.decimals")
@@ -119,31 +157,32 @@ def divide_and_round(_m: Arithmetic, x: Residue, y: Operand, *, rounding_mode: s
     quotient = x / y
     if rounding_mode is None:
         return quotient
-    return floor_of(quotient) if rounding_mode == "floor" else quotient.odd_oracle("trunc")
+    value = _quotient(x, y)
+    return floor_of(quotient, value) if rounding_mode == "floor" else truncated(quotient, value)
 
 
 @formula("floor_divide.default", "floor_divide.Scalar")
 def floor_divide(_m: Arithmetic, x: Residue, y: Operand) -> Residue:
     """floor(x / y)."""
-    return floor_of(x / y)
+    return floor_of(x / y, _quotient(x, y))
 
 
 @formula("remainder.Tensor", "remainder.Scalar")
 def remainder(_m: Arithmetic, x: Residue, y: Operand) -> Residue:
     """X - y * floor(x / y)."""
-    return x - floor_of(x / y) * y
+    return x - floor_of(x / y, _quotient(x, y)) * y
 
 
 @formula("remainder.Scalar_Tensor")
 def remainder_of_scalar(m: Arithmetic, x: float, y: Residue) -> Residue:
     """X - y * floor(x / y)."""
-    return x - floor_of(x / y) * y
+    return x - floor_of(x / y, _quotient(x, y)) * y
 
 
 @formula("fmod.Tensor", "fmod.Scalar")
 def truncated_remainder(_m: Arithmetic, x: Residue, y: Operand) -> Residue:
     """X - y * trunc(x / y)."""
-    return x - (x / y).odd_oracle("trunc") * y
+    return x - truncated(x / y, _quotient(x, y)) * y
 
 
 @formula("nan_to_num.default", symbols=True)

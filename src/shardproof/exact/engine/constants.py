@@ -1,0 +1,158 @@
+"""Constants: the residues of real numbers, and the real numbers of residues.
+
+A tensor made inside is real until it meets a residue; then it is lifted. One from outside is lifted at once. Either way
+its real numbers are kept beside the residues for as long as all that is computed comes of known numbers alone, so that
+comparisons go by them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Final
+
+import torch
+
+from shardproof.exact.engine.tensor_trees import covers_storage, map_tensors, tensors_in, whole_storage
+from shardproof.exact.rules.registry import REAL_TOO
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from torch._ops import OpOverload
+
+    from shardproof.exact.engine.run import Run
+    from shardproof.exact.engine.tags import Tag
+    from shardproof.exact.rules.registry import Rule
+
+_aten: Final = torch.ops.aten
+# Besides elementwise ops and movements, what PyTorch computes of known constants in one way only.
+_ARITHMETIC: Final = frozenset(
+    {
+        *(_aten.sum.default, _aten.sum.dim_IntList, _aten.mean.default, _aten.mean.dim, _aten.prod.default),
+        *(_aten.prod.dim_int, _aten.cumprod.default, _aten.mm.default, _aten.bmm.default, _aten.mv.default),
+        *(_aten.dot.default, _aten.addmm.default, _aten.index_add.default, _aten.scatter_add.default),
+        *(_aten._softmax.default, _aten.linalg_vector_norm.default, _aten.var.correction, _aten.std.correction),
+    }
+)
+
+
+@dataclass(slots=True, kw_only=True)
+class Constants:
+    """Lifts real numbers, and keeps those of residues."""
+
+    run: Run
+
+    # Known numbers ---------------------------------------------------------------------------------------------------
+
+    def value_of(self, tensor: Tensor) -> Tensor | None:
+        """The real numbers that a tensor's elements stand for; None where they are not all known."""
+        if not tensor.is_floating_point():
+            return tensor
+        tag = self.run.tag(tensor)
+        if tag.real or tag.value is None:
+            return tensor if tag.real else None
+        return tag.value.as_strided(tensor.size(), tensor.stride(), tensor.storage_offset())
+
+    def constant_of(self, tensor: Tensor) -> Tensor | None:
+        """The same; None too where comparing residues chose the numbers, which are then known in this run alone."""
+        tag = self.run.tag(tensor)
+        return None if tag.compared or tag.degree.orders else self.value_of(tensor)
+
+    def keep_value(self, tensor: Tensor, value: Tensor) -> None:
+        """Keep the real numbers that the residues of a whole storage stand for, unless one of them is none."""
+        if not tensor.is_contiguous() or not covers_storage(tensor):
+            return
+        unknown = value.isnan() | value.isposinf()
+        tag = self.run.tag(tensor)
+        if bool((unknown & ~tensor.isnan() if tag.void else unknown).any()):
+            return
+        if not tag.real:
+            self.run.tags.set(tensor, replace(tag, value=value.to(torch.float64).contiguous()))
+
+    # Lifting ---------------------------------------------------------------------------------------------------------
+
+    def residues_of(self, tensor: Tensor) -> Tensor:
+        """The residues of a tensor that may still be real; the tensor itself if it is not."""
+        tag = self.run.tag(tensor)
+        if not tag.real:
+            return tensor
+        if tag.lifted is None:
+            tag = self._lift(tensor, tag)
+        assert tag.lifted is not None
+        residues = tag.lifted.as_strided(tensor.size(), tensor.stride(), tensor.storage_offset())
+        if bool(residues.isnan().any()):
+            self.run.refuse_nan("memory that was never written (torch.empty) is used")
+        return residues
+
+    def symbols_in(self, tensor: Tensor) -> bool:
+        """Whether the tensor's storage can hold -inf or the lowest finite number."""
+        tag = self.run.tag(tensor)
+        if tag.real and tag.lifted is None:
+            tag = self._lift(tensor, tag)
+        return tag.symbols
+
+    def lift_in_place(self, tensor: Tensor) -> Tag:
+        """Replace the reals of a whole storage by their residues, before a residue is written among them."""
+        tag = self.run.tag(tensor)
+        if tag.lifted is None:
+            tag = self._lift(tensor, tag)
+        assert tag.lifted is not None
+        whole = whole_storage(tensor)
+        numbers = whole.clone()
+        whole.copy_(tag.lifted)
+        unknown = tag.compared or bool(tag.degree.orders) or bool(numbers.isnan().any())
+        return replace(tag.bare, real=False, value=None if unknown else numbers)
+
+    def _lift(self, tensor: Tensor, tag: Tag) -> Tag:
+        whole = whole_storage(tensor)
+        unwritten = whole.isnan()  # it stays NaN, which differs from everything that it is compared with
+        held = bool(unwritten.any())
+        try:
+            lifted = self.run.arithmetic.lift.tensor(whole.masked_fill(unwritten, 0.0) if held else whole)
+        except FloatingPointError as error:
+            self.run.refuse_nan(error)
+        if held:
+            lifted.masked_fill_(unwritten, float("nan"))
+        symbols = bool((lifted < -self.run.arithmetic.field.half).any())
+        tag = replace(tag, lifted=lifted, symbols=symbols)
+        self.run.tags.set(tensor, tag)
+        return tag
+
+    # Computing beside residues ---------------------------------------------------------------------------------------
+
+    def as_reals(
+        self, op: OpOverload, rule: Rule, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
+        """The operands as the real numbers that they stand for, where all are known and PyTorch can compute with them.
+
+        None where the op has no such result: ops that draw, normalise with running statistics, or factorize.
+        """
+        if (
+            op not in REAL_TOO
+            and op not in _ARITHMETIC
+            and torch.Tag.pointwise not in op.tags
+            and rule.kind == "formula"
+        ):
+            return None
+        if op.namespace != "aten":
+            return None
+        values: dict[int, Tensor] = {}
+        for x in tensors_in((args, kwargs)):
+            value = self.constant_of(x)
+            if value is None:
+                return None
+            if x.is_floating_point():
+                values[id(x)] = value
+        found: tuple[tuple[Any, ...], dict[str, Any]] = map_tensors(lambda x: values.get(id(x), x), (args, kwargs))
+        return found
+
+    def keep(
+        self, op: OpOverload, known: tuple[tuple[Any, ...], dict[str, Any]], operands: list[Tensor], result: Any
+    ) -> None:
+        """Beside what an op computed of constants, keep the real numbers that this stands for."""
+        views = {x.untyped_storage()._cdata for x in operands}
+        results = tensors_in(result)
+        if all(x.untyped_storage()._cdata in views or not x.is_floating_point() for x in results):
+            return
+        for x, value in zip(results, tensors_in(op(*known[0], **known[1])), strict=True):
+            if x.is_floating_point() and x.untyped_storage()._cdata not in views:
+                self.keep_value(x, value)

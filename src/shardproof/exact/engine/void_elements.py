@@ -1,0 +1,211 @@
+"""Void elements: which elements of an op's results come of a division by zero, so that the trial says nothing of them.
+
+In a floating storage a void element is NaN, which sums, products and movements of data carry along by themselves.
+Rules never see one: they are given another number in its place, and what comes of it is made void here. Which elements
+of a result come of which operands' is asked of PyTorch's own op: it is run on floating numbers with NaN in the places
+of void elements. `where`, `&` and `|`, and a product with a constant zero, may discard a void element.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from math import nan
+from typing import TYPE_CHECKING, Any, Final
+
+import torch
+from torch import Tensor
+
+from shardproof.exact.engine.tensor_trees import covers_storage, map_tensors, tensors_in
+from shardproof.exact.rules.registry import SELECTIONS
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from torch._ops import OpOverload
+
+    from shardproof.exact.engine.constants import Constants
+    from shardproof.exact.engine.run import Run
+
+_aten: Final = torch.ops.aten
+_WHERE: Final = frozenset(getattr(_aten.where, name) for name in ("self", "ScalarSelf", "ScalarOther", "Scalar"))
+_FILLS: Final = frozenset({_aten.masked_fill.Scalar, _aten.masked_fill.Tensor})
+_PRODUCTS: Final = frozenset({_aten.mul.Tensor, _aten.mul.Scalar})
+_ANDS: Final = frozenset({_aten.logical_and.default, _aten.bitwise_and.Tensor, _aten.__and__.Tensor})
+_ORS: Final = frozenset({_aten.logical_or.default, _aten.bitwise_or.Tensor, _aten.__or__.Tensor})
+# Selections each of whose results comes of one row as a whole.
+_OF_ROWS: Final = frozenset({_aten._softmax.default, _aten._log_softmax.default})
+_COPIES: Final = frozenset({_aten._to_copy.default, _aten.clone.default})
+# They pass over NaN.
+_IGNORE_NAN: Final = frozenset({"nansum", "nanmedian", "nan_to_num", "fmax", "fmin"})
+
+
+@dataclass(slots=True, kw_only=True)
+class VoidElements:
+    """Finds void elements, and marks what comes of them."""
+
+    run: Run
+    constants: Constants
+
+    def of(self, x: Tensor) -> Tensor | None:
+        """Which elements of a tensor are void, in its shape; None if none are."""
+        if x.is_meta:
+            return None
+        tag = self.run.tag(x)
+        if not tag.void:
+            return None
+        if x.is_floating_point():
+            found = x.isnan()
+        elif tag.void_where is None:
+            return torch.ones_like(x, dtype=torch.bool)
+        else:
+            found = tag.void_where.as_strided(x.size(), x.stride(), x.storage_offset())
+        return found if bool(found.any()) else None
+
+    def among(self, args: Any) -> dict[int, Tensor]:
+        """Which elements are void, of each operand that has some: {id of the tensor: mask}."""
+        if not any(self.run.tag(x).void for x in tensors_in(args) if not x.is_meta):
+            return {}
+        masks = {id(x): self.of(x) for x in tensors_in(args)}
+        return {key: mask for key, mask in masks.items() if mask is not None}
+
+    def replaced(self, args: Any, void: dict[int, Tensor]) -> Any:
+        """The operands with residues in the places of void elements, for a rule."""
+
+        def replaced(x: Tensor) -> Tensor:
+            if id(x) not in void or not x.is_floating_point():
+                return x
+            tag, mask = self.run.tag(x), void[id(x)]
+            found = x.contiguous().masked_fill(mask, 1.0)
+            companions = {}
+            for name in ("exponential", "squared"):
+                companion = getattr(tag, name)
+                if companion is not None:
+                    beside = companion.as_strided(x.size(), x.stride(), x.storage_offset())
+                    companions[name] = beside.contiguous().masked_fill(mask, 1.0)
+                    self.run.tags.set(companions[name], replace(self.run.tag(companion), void=False))
+            self.run.tags.set(found, replace(tag.bare, void=False, **companions))
+            return found
+
+        return map_tensors(replaced, args)
+
+    # Marking ---------------------------------------------------------------------------------------------------------
+
+    def spread(
+        self, op: OpOverload, args: Any, void: dict[int, Tensor], result: Any, *, written: Sequence[Tensor] = ()
+    ) -> None:
+        """Make void what an op computed from void elements. Results that are views are what their storages are."""
+        if torch.Tag.dynamic_output_shape in op.tags and self._give_shape(op, args, void):
+            self.run.escaped_void = True
+        operands = {x.untyped_storage()._cdata for x in tensors_in(args) if not x.is_meta}
+        operands -= {x.untyped_storage()._cdata for x in written}
+        results = [x for x in tensors_in(result) if not x.is_meta]
+        found = self._found(op, args, void, results)
+        for x, mask in zip(results, found, strict=True):
+            if x.untyped_storage()._cdata not in operands:
+                self.mark(x, mask)
+
+    def mark(self, x: Tensor, mask: Tensor) -> None:
+        """Make elements of a result void."""
+        if not bool(mask.any()):
+            return
+        tag = self.run.tag(x)
+        if not x.is_floating_point():
+            known = mask.contiguous() if x.is_contiguous() and covers_storage(x) else None
+            self.run.tags.set(x, replace(tag, void=True, void_where=known))
+            return
+        if tag.real:
+            tag = self.constants.lift_in_place(x)
+        x.masked_fill_(mask, nan)
+        for companion in (tag.exponential, tag.squared):
+            if companion is not None:
+                companion.as_strided(x.size(), x.stride(), x.storage_offset()).masked_fill_(mask, nan)
+                self.run.tags.set(companion, replace(self.run.tag(companion), void=True))
+        self.run.tags.set(x, replace(tag, void=True))
+
+    def _give_shape(self, op: OpOverload, args: Any, void: dict[int, Tensor]) -> bool:
+        """Whether the shape of the result depends on void elements: on a mask of those that are taken, say."""
+        if op._schema.name.removeprefix("aten::") not in {"index", "_unsafe_index", "masked_select"}:
+            return True
+        return any(x.dtype == torch.bool for x in tensors_in(args) if id(x) in void)
+
+    def _found(self, op: OpOverload, args: Any, void: dict[int, Tensor], results: list[Tensor]) -> list[Tensor]:
+        everything = [torch.ones_like(x, dtype=torch.bool) for x in results]
+        if op._schema.name.removeprefix("aten::") in _IGNORE_NAN and torch.Tag.pointwise not in op.tags:
+            return everything
+        given = args[0]
+
+        def of(x: Any) -> Tensor:
+            mask = void.get(id(x)) if isinstance(x, Tensor) else None
+            return torch.tensor(False) if mask is None else mask
+
+        if op in _WHERE and len(given) == 3:
+            choice, x, y = given
+            chosen = of(choice) | torch.where(choice, of(x), of(y))
+            return [chosen.expand(results[0].shape)]
+        if op in _FILLS:
+            x, choice, value = given
+            return [(of(choice) | torch.where(choice, of(value), of(x))).expand(results[0].shape)]
+        if op in _PRODUCTS:
+            return [self._of_product(given[0], given[1], of).expand(results[0].shape)]
+        if op in _ANDS or op in _ORS:
+            x, y = (z.bool() if isinstance(z, Tensor) else torch.tensor(bool(z)) for z in given)
+            decides_x, decides_y = (x, y) if op in _ORS else (~x, ~y)
+            a, b = of(given[0]), of(given[1])
+            mask = (a | b) & ~(decides_x & ~a) & ~(decides_y & ~b)
+            return [mask.expand(results[0].shape)]
+        if torch.Tag.pointwise in op.tags or op in _COPIES or op.namespace == "shardproof":
+            mask = torch.tensor(False)
+            for x in tensors_in(args):
+                mask = mask | of(x)
+            return [mask.expand(x.shape) for x in results]
+        selects = op in SELECTIONS and op not in _OF_ROWS
+        probed = None if selects else self._probed(op, args, void)
+        if probed is None or len(probed) != len(results):
+            return everything
+        return [
+            probe.isnan() if probe.is_floating_point() and probe.shape == x.shape else every
+            for probe, x, every in zip(probed, results, everything, strict=True)
+        ]
+
+    def _of_product(self, x: Any, y: Any, of: Any) -> Tensor:
+        """A product with a constant zero is zero, whatever is multiplied."""
+
+        def zeros(z: Any) -> Tensor:
+            if not isinstance(z, Tensor):
+                return torch.tensor(z == 0)
+            value = self.constants.value_of(z)
+            return torch.tensor(False) if value is None else value == 0
+
+        a, b = of(x), of(y)
+        mask: Tensor = (a & ~(zeros(y) & ~b)) | (b & ~(zeros(x) & ~a))
+        return mask
+
+    def _probed(self, op: OpOverload, args: Any, void: dict[int, Tensor]) -> list[Tensor] | None:
+        """The op's results on floating numbers, NaN where an operand is void; None if it cannot tell."""
+        names = {a.name for a in op._schema.arguments}
+        indices = {id(x) for x in _indices(op, args)} if names else set()
+        if any(key in void for key in indices):
+            return None
+
+        def probe(x: Tensor) -> Tensor:
+            if id(x) in indices or (not x.is_floating_point() and id(x) not in void):
+                return x
+            numbers = 0.5 + x.nan_to_num(nan=0.0, neginf=0.0).double().abs().remainder(997) / 997
+            return numbers.masked_fill_(void[id(x)], nan) if id(x) in void else numbers
+
+        positional, named = map_tensors(probe, args)
+        try:
+            found = op(*positional, **named)
+        except (RuntimeError, ValueError, IndexError, TypeError):
+            return None
+        return [x for x in tensors_in(found) if not x.is_meta]
+
+
+def _indices(op: OpOverload, args: Any) -> list[Tensor]:
+    """The tensors that say which elements are taken, not the elements themselves."""
+    names = [a.name for a in op._schema.arguments]
+    given = (*zip(names, args[0], strict=False), *args[1].items())
+    return [x for name, value in given if name in _INDEX_NAMES for x in tensors_in(value)]
+
+
+_INDEX_NAMES: Final = frozenset({"index", "indices", "mask", "condition", "target", "offsets"})
