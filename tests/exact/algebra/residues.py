@@ -1,5 +1,8 @@
 """Residues of a small prime, drawn, and Python's integers modulo it."""
 
+import dataclasses
+
+import pytest
 import torch
 
 from shardproof.exact.algebra.degree import VARIABLE
@@ -29,3 +32,13 @@ def modulo(tensor):
 
 def same(found, want):
     return torch.equal(found.tensor.long(), modulo(want))
+
+
+def check_value_class(value, **change):
+    """The class is frozen, has slots, and takes its fields by name alone; `change` is a field and a new value."""
+    ((name, new),) = change.items()
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        setattr(value, name, new)
+    assert not hasattr(value, "__dict__")
+    with pytest.raises(TypeError, match="positional argument"):
+        type(value)(*(getattr(value, field.name) for field in dataclasses.fields(value)))

@@ -6,8 +6,9 @@ from fractions import Fraction
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.exact.algebra.residues import check_value_class
 
-from shardproof.exact.algebra.degree import CONSTANT, DEEPEST, UNKNOWN, VARIABLE, Degree
+from shardproof.exact.algebra.degree import CEILING, CONSTANT, DEEPEST, UNKNOWN, VARIABLE, Degree
 
 P = 2_097_169
 
@@ -237,3 +238,284 @@ def test_a_softmax_backward_is_within_its_degree_as_an_algebra_system_finds_it(c
     assert found.gates >= count
     written_out = softmax * (gradient + (gradient * softmax).sum_of(count))
     assert found.over + found.under <= written_out.over + written_out.under
+
+
+# Every field, number by number ----------------------------------------------------------------------------------------
+
+ASKED = Degree(over=13.0, under=2.0, gates=1.0)
+ASKED_TOO = Degree(over=5.0, under=7.0)
+A = Degree(over=11.0, under=3.0, gates=5.0, queries=ASKED, orders=7.0, monomial=True, signed=True, loose=True)
+B = Degree(over=4.0, under=9.0, gates=6.0, queries=ASKED_TOO, orders=2.0, monomial=True, inverses=True, chosen=True)
+BOTH_ASKED = Degree(over=13.0, under=7.0, gates=1.0)
+EITHER = {"queries": BOTH_ASKED, "signed": True, "inverses": True, "loose": True, "chosen": True}
+PLAIN = replace(A, monomial=False)
+
+WANTED = {
+    # N/Q + M/R = (NR + MQ) / QR
+    "a sum": (A + B, Degree(over=20.0, under=12.0, gates=11.0, orders=9.0, **EITHER)),
+    "a sum the other way round": (B + A, Degree(over=20.0, under=12.0, gates=11.0, orders=9.0, **EITHER)),
+    "a constant added": (A + CONSTANT, replace(A, monomial=False)),
+    "a constant added, under the larger": (B + CONSTANT, replace(B, over=9.0, monomial=False)),
+    "a product": (A * B, Degree(over=15.0, under=12.0, gates=11.0, orders=9.0, monomial=True, **EITHER)),
+    "a product with no monomial": (
+        PLAIN * B,
+        Degree(over=15.0, under=12.0, gates=11.0, orders=9.0, monomial=False, **EITHER),
+    ),
+    "a product by no monomial": (
+        B * PLAIN,
+        Degree(over=15.0, under=12.0, gates=11.0, orders=9.0, monomial=False, **EITHER),
+    ),
+    "times a constant": (A * CONSTANT, A),
+    "a constant times": (CONSTANT * A, A),
+    "one or the other": (A | B, Degree(over=11.0, under=9.0, gates=6.0, orders=7.0, monomial=True, **EITHER)),
+    "one or a sum": (A | replace(B, monomial=False), Degree(over=11.0, under=9.0, gates=6.0, orders=7.0, **EITHER)),
+    "one or itself": (A | A, A),
+    "one or what asks nothing": (
+        A | VARIABLE,
+        replace(A, monomial=True),
+    ),
+    "the inverse of a monomial": (replace(B, under=0.0).inverse(), replace(B, under=0.0, signed=True)),
+    "the inverse of a monomial denominator": (replace(B, over=0.0).inverse(), replace(B, over=0.0, signed=True)),
+    "the inverse of a constant": (CONSTANT.inverse(), CONSTANT),
+    "the inverse of a sum": (PLAIN.inverse(), replace(PLAIN, over=3.0, under=11.0)),
+    # N/Q + N'/Q' + N''/Q'': each denominator times the others' numerators
+    "a sum of three": (A.sum_of(3), replace(A, over=17.0, under=9.0, gates=15.0, orders=21.0, monomial=False)),
+    "a sum of one": (A.sum_of(1), A),
+    "a sum of none": (A.sum_of(0), A),
+    "a sum of two": (A.sum_of(2), replace(A, over=14.0, under=6.0, gates=10.0, orders=14.0, monomial=False)),
+    "a cube": (A.power(3), replace(A, over=33.0, under=9.0)),
+    "a product of three": (A.product_of(3), replace(A, over=33.0, under=9.0, gates=15.0, orders=21.0)),
+    "an oracle": (
+        PLAIN.oracle(),
+        replace(
+            A,
+            over=1.0,
+            under=0.0,
+            gates=6.0,
+            queries=replace(PLAIN, queries=ASKED, over=13.0, orders=0.0),
+            monomial=True,
+        ),
+    ),
+    "an oracle of a variable": (VARIABLE.oracle(), Degree(over=1.0, gates=1.0, queries=VARIABLE, monomial=True)),
+    "an oracle of what was chosen": (
+        replace(VARIABLE, orders=4.0, chosen=True).oracle(),
+        Degree(over=1.0, gates=1.0, queries=VARIABLE, orders=4.0, monomial=True, chosen=True),
+    ),
+    "an oracle at another's argument": (
+        PLAIN.oracle_of_preimage(),
+        replace(A, over=1.0, under=0.0, gates=6.0, monomial=True),
+    ),
+    "an exponential": (
+        VARIABLE.exp(),
+        Degree(over=1.0, gates=1.0, queries=VARIABLE, monomial=True, signed=True, loose=True),
+    ),
+    "a logarithm of a variable": (
+        VARIABLE.log(),
+        Degree(over=1.0, gates=1.0, queries=replace(VARIABLE, signed=True), inverses=True),
+    ),
+    "a logarithm of a constant": (
+        CONSTANT.log(),
+        Degree(over=1.0, gates=1.0, queries=replace(VARIABLE, signed=True), inverses=True),
+    ),
+    "a logarithm of an exponential": (
+        VARIABLE.power(8).exp().log(),
+        Degree(
+            over=8.0,
+            gates=2.0,
+            queries=Degree(over=8.0, gates=1.0, queries=VARIABLE.power(8), monomial=True, signed=True, loose=True),
+            signed=True,
+            inverses=True,
+        ),
+    ),
+    "the square of a root": (
+        replace(VARIABLE, over=6.0, under=2.0, monomial=False).oracle().squared_root(),
+        Degree(over=6.0, under=2.0, queries=Degree(over=6.0, under=2.0)),
+    ),
+    "the square of a root of something signed": (
+        VARIABLE.inverse().oracle().squared_root(),
+        Degree(over=1.0, queries=VARIABLE.inverse(), signed=True),
+    ),
+    "the square of a signed root": (
+        replace(VARIABLE.oracle(), signed=True).squared_root(),
+        Degree(over=1.0, queries=VARIABLE, signed=True),
+    ),
+    "the square of a root that asks nothing": (replace(VARIABLE, signed=True).squared_root(), Degree(signed=True)),
+    "the square of a root with more gates": (
+        replace(A, gates=5.0).squared_root(),
+        replace(A, over=13.0, under=2.0, gates=4.0, monomial=False),
+    ),
+    "compared": (A.compared(3), Degree(orders=24.0, queries=ASKED | replace(A, orders=0.0, chosen=False), chosen=True)),
+    "a variable compared": (VARIABLE.compared(2), Degree(orders=2.0, queries=VARIABLE, chosen=True)),
+    "selected": (VARIABLE.selected_from(4), replace(VARIABLE, orders=4.0, queries=VARIABLE, chosen=True)),
+    "shifted by one": (VARIABLE.shifted_by_one_of(4), replace(VARIABLE, orders=4.0, queries=VARIABLE)),
+    "chosen by a truth value": (
+        A.chosen_by(VARIABLE.compared(2)),
+        replace(A, orders=9.0, queries=replace(ASKED | VARIABLE), chosen=True),
+    ),
+    "chosen by several indices": (
+        VARIABLE.chosen_by(VARIABLE.compared(2), 5),
+        replace(VARIABLE, orders=10.0, queries=VARIABLE, chosen=True),
+    ),
+    "chosen by what compared nothing": (A.chosen_by(VARIABLE, 5), A),
+    "chosen by what does not say which": (
+        replace(VARIABLE, chosen=True).chosen_by(replace(VARIABLE.compared(2), chosen=False)),
+        replace(VARIABLE, orders=2.0, queries=VARIABLE, chosen=True),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", WANTED)
+def test_every_field_of_a_degree(name):
+    found, wanted = WANTED[name]
+    assert found == wanted
+
+
+def test_the_softmax_backward_number_by_number():
+    """e (g z - sum(g' e)) / z**2, each element of the gradient with a denominator of its own."""
+    y, grad = replace(PLAIN, queries=None), replace(B, queries=None, monomial=False)
+    found = y.softmax_backward(grad, 4)
+    inner = grad.over + max(y.over, y.under) + 3 * grad.under
+    assert found == Degree(
+        over=y.over + inner,
+        under=2 * y.under + 4 * grad.under,
+        gates=y.gates + 4 * grad.gates,
+        orders=y.orders + 4 * grad.orders,
+        signed=True,
+        inverses=True,
+        loose=True,
+        chosen=True,
+    )
+    flat = replace(y, over=1.0, under=6.0)
+    assert flat.softmax_backward(grad, 1).over == 1.0 + grad.over + 6.0
+    assert y.softmax_backward(UNKNOWN, 2).unknown
+    assert UNKNOWN.softmax_backward(grad, 2).unknown
+    assert not y.softmax_backward(grad, 2).unknown
+
+
+def test_a_degree_is_a_value_of_a_constant_unless_said_otherwise():
+    check_value_class(VARIABLE, over=2.0)
+    assert Degree() == replace(CONSTANT, monomial=False)
+    assert (CONSTANT.over, CONSTANT.under, CONSTANT.gates, CONSTANT.orders, CONSTANT.queries) == (0, 0, 0, 0, None)
+    assert replace(CONSTANT, over=1.0) == VARIABLE
+
+
+@pytest.mark.parametrize("field", ["monomial", "signed", "inverses", "loose", "chosen"])
+def test_a_flag_is_off_unless_said_otherwise(field):
+    assert getattr(Degree(), field) is False
+    for operation in (Degree.__add__, Degree.__mul__, Degree.__or__):
+        one = Degree(over=1.0)
+        other = replace(one, **{field: True})
+        assert getattr(operation(one, one), field) is False
+        if field != "monomial":
+            assert getattr(operation(one, other), field) is True
+            assert getattr(operation(other, one), field) is True
+
+
+# Where nothing is derived any more ------------------------------------------------------------------------------------
+
+TOP = float(CEILING)
+
+
+def test_a_degree_is_unknown_from_the_ceiling_on():
+    assert CEILING == 2**23
+    assert Degree(over=TOP).unknown
+    assert not Degree(over=TOP - 1).unknown
+    assert not Degree(under=TOP).unknown  # made by no operation: each checks the sum of both
+
+
+@pytest.mark.parametrize(
+    "found",
+    [
+        lambda most: Degree(over=most - 1) * VARIABLE,
+        lambda most: Degree(over=most - 2, under=1.0) * VARIABLE,
+        lambda most: Degree(under=most - 1) * VARIABLE,
+        lambda most: Degree(over=1.0, gates=most - 1) * Degree(over=1.0, gates=1.0),
+        lambda most: Degree(over=1.0, orders=most - 1) * Degree(over=1.0, orders=1.0),
+        lambda most: VARIABLE.power(int(most)),
+        lambda most: VARIABLE.product_of(int(most)),
+        lambda most: replace(VARIABLE, gates=1.0).sum_of(int(most)),
+        lambda most: Degree(under=1.0).sum_of(int(most) // 2 + 1) if most == TOP else Degree(under=1.0).sum_of(9),
+        lambda most: Degree(over=most) | VARIABLE,
+        lambda most: VARIABLE.compared(int(most)),
+        lambda most: VARIABLE.chosen_by(VARIABLE.compared(2), int(most) // 2),
+    ],
+    ids=range(12),
+)
+def test_an_operation_whose_result_reaches_the_ceiling_knows_nothing(found):
+    assert found(TOP) == UNKNOWN
+    assert not found(TOP - 2).unknown
+
+
+def test_oracles_of_oracles_are_known_down_to_a_depth():
+    degree = VARIABLE
+    for _ in range(DEEPEST):
+        degree = degree.oracle()
+    assert not degree.unknown
+    assert degree.oracle() == UNKNOWN
+    assert degree.exp() == UNKNOWN
+    assert degree.log() == UNKNOWN
+    assert not degree.oracle_of_preimage().unknown  # it asks for nothing new
+
+
+def test_an_unknown_query_makes_what_asks_it_unknown():
+    assert (Degree(over=1.0, queries=UNKNOWN) * VARIABLE * VARIABLE) == UNKNOWN
+    assert UNKNOWN.oracle() == UNKNOWN
+    assert UNKNOWN.compared(2) == UNKNOWN
+    assert VARIABLE.chosen_by(UNKNOWN) == UNKNOWN
+    assert UNKNOWN.chance(P) == float("inf")
+
+
+# The chance, number by number -----------------------------------------------------------------------------------------
+
+TEN = Degree(over=7.0, under=3.0)
+ASKING = replace(TEN, gates=2.0, queries=Degree(over=4.0, under=1.0))
+LOGARITHMIC = replace(ASKING, inverses=True)
+INNER = Degree(over=3.0, gates=1.0, queries=VARIABLE)
+
+CHANCES = {
+    "a constant": (CONSTANT, 0.0),
+    "a quotient": (TEN, 10 / P),
+    "with negative exponents": (replace(TEN, signed=True), 20 / P),
+    "gates that ask nothing": (replace(TEN, gates=2.0), 10 / (P - 11)),
+    "gates": (ASKING, 10 / (P - 11) + 10 * 4 * 2 * 5 / P),
+    "gates and negative exponents": (replace(ASKING, signed=True), 20 / (P - 11) + 10 * 4 * 2 * 5 / P),
+    "queries that ask in turn": (
+        replace(ASKING, queries=INNER),
+        10 / (P - 11) + 80 * (3 / (P - 7) + 3 * 4 * 1 / P),
+    ),
+    "a logarithm": (LOGARITHMIC, 10 / (P - 11) + 10 * 4 * 2 * 5 / P + 4 * 2 / (P - 11)),
+    "a logarithm beside an exponential": (
+        replace(LOGARITHMIC, loose=True),
+        10 / (P - 11)
+        + 80 * (2 * 5 / (P - 7) + 5 * 4 * 1 * 5 / P)  # of a pair: one gate more, signed, the larger degree
+        + 8 / (P - 11),
+    ),
+    "an exponential alone": (replace(ASKING, loose=True), 10 / (P - 11) + 10 * 4 * 2 * 5 / P),
+    "compared": (replace(TEN, orders=3.0, queries=Degree(over=4.0)), 10 / P + 2 * 9 * 4 / P),
+    "compared without operands": (replace(TEN, orders=3.0), 10 / P),
+    "asked and not compared": (replace(TEN, queries=Degree(over=4.0)), 10 / P),
+}
+
+
+@pytest.mark.parametrize("name", CHANCES)
+def test_the_chance_number_by_number(name):
+    degree, chance = CHANCES[name]
+    assert degree.chance(P) == pytest.approx(chance, rel=1e-12, abs=0)
+
+
+def test_the_chance_of_a_logarithm_whose_queries_hold_one():
+    with_logarithm = replace(LOGARITHMIC, queries=LOGARITHMIC)
+    assert with_logarithm.chance(P) < 1
+    assert replace(with_logarithm, loose=True).chance(P) < 10  # its queries have no exponential beside
+    assert replace(with_logarithm, queries=replace(LOGARITHMIC, loose=True)).chance(P) < 1
+    both = replace(LOGARITHMIC, loose=True)
+    assert replace(both, queries=both).chance(P) == float("inf")
+    assert replace(both, queries=replace(both, inverses=False)).chance(P) < 1
+
+
+@pytest.mark.parametrize("gates", [0, 1, 2, 5])
+def test_a_prime_that_the_excluded_points_use_up_gives_no_chance(gates):
+    excluded = 4 * gates + 3 if gates else 0
+    degree = Degree(over=1.0, gates=float(gates))
+    assert degree.chance(excluded + 1) == 1.0
+    assert degree.chance(max(excluded, 0)) == float("inf")
