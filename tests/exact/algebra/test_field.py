@@ -1,5 +1,8 @@
 """The field against Python's integers: extreme representatives, exactness at its limits, every layout."""
 
+import dataclasses
+from fractions import Fraction
+
 import pytest
 import torch
 from hypothesis import example, given, settings
@@ -10,6 +13,7 @@ from shardproof.exact.algebra.blocks import block_size
 from shardproof.exact.algebra.field import Field, choose_prime, is_prime, primitive_root
 
 LARGEST = 8388593  # below 2**23
+CHOSEN = [2228519, 2723951, 2577791, 2177999]
 PRIMES = (3, 5, 101, 10007, 2097169, 2965819, LARGEST)
 
 
@@ -195,3 +199,144 @@ def test_a_primitive_root_generates_the_group():
 def test_what_is_no_prime_in_range_is_refused(prime):
     with pytest.raises(ValueError, match=f"prime is {prime}"):
         Field(prime)
+
+
+# Number by number -----------------------------------------------------------------------------------------------------
+
+
+def divisors(number):
+    return [d for d in range(1, number + 1) if number % d == 0]
+
+
+def test_primes_are_the_numbers_with_two_divisors():
+    assert [n for n in range(-2, 400) if is_prime(n)] == [n for n in range(1, 400) if len(divisors(n)) == 2]
+    assert not is_prime(1447 * 1447)
+    assert is_prime(2965819)
+
+
+def test_the_primes_of_seeds_are_those_recorded_once():
+    """Pinned: every process and machine must draw the same."""
+    assert [choose_prime(seed) for seed in range(4)] == CHOSEN
+    assert [prime % 4 for prime in CHOSEN] == [3] * 4
+
+
+def test_primes_are_drawn_from_the_whole_range():
+    drawn = [choose_prime(seed) for seed in range(60)]
+    span = 2**21.5 - 2**21
+    assert min(drawn) < 2**21 + span / 10
+    assert max(drawn) > 2**21.5 - span / 10
+
+
+@pytest.mark.parametrize(("prime", "half", "longest"), [(3, 1, 2**51 - 3), (5, 2, 2**49 - 3), (LARGEST, 4194296, 126)])
+def test_the_largest_representative_and_the_longest_sum(prime, half, longest):
+    assert Field(prime).half == half
+    assert Field(prime).longest_sum == longest
+
+
+@pytest.mark.parametrize("prime", [3, LARGEST])
+def test_the_smallest_and_the_largest_prime_are_taken(prime):
+    check_frozen(Field(prime))
+
+
+def check_frozen(field):
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        field.prime = 5
+    assert not hasattr(field, "__dict__")
+
+
+@pytest.mark.parametrize("prime", [3, 5, 7, 101])
+def test_representatives_of_integers_and_fractions(prime):
+    field = Field(prime)
+    assert [field.representative(n) for n in range(-prime, prime)] == expected(range(-prime, prime), prime)
+    for number in (Fraction(1, 2), Fraction(-3, 4), Fraction(prime, 2), Fraction(9, 2 * prime + 1)):
+        found = field.representative(number)
+        assert abs(found) <= field.half
+        assert (found * number.denominator - number.numerator) % prime == 0
+    for divided in (Fraction(1, prime), Fraction(2, 3 * prime)):
+        with pytest.raises(ZeroDivisionError, match=f"{divided}"):
+            field.representative(divided)
+
+
+def test_a_reduction_is_in_place():
+    field, x = Field(7), doubles([10, -10, 3, -3, 4, -4])
+    assert field.reduce_(x) is x
+    assert ints(x) == [3, -3, 3, -3, -3, 3]
+    assert ints(field.reduce_(doubles([1, 2, 3]), plus=doubles([3]))) == [-3, -2, -1]
+
+
+@pytest.mark.parametrize("keepdim", [False, True])
+@pytest.mark.parametrize(
+    ("dims", "shape"),
+    [((), (2, 3)), ((0,), (3,)), ((1,), (2,)), ((-1,), (2,)), ((-2,), (3,)), ((0, 1), ()), ((0, -1), ())],
+)
+def test_a_sum_of_products_over_the_dims_given(dims, shape, keepdim):
+    field = Field(LARGEST)
+    a, b = torch.arange(6.0).double().view(2, 3) + field.half - 5, torch.full((2, 1), -float(field.half)).double()
+    found = field.sum_of_products(a, b, dims, keepdim=keepdim)
+    products = [[int(x) * -field.half for x in row] for row in a.tolist()]
+    over = {d % 2 for d in dims}
+    sums = {}
+    for i in range(2):
+        for j in range(3):
+            key = (None if 0 in over else i, None if 1 in over else j)
+            sums[key] = sums.get(key, 0) + products[i][j]
+    assert ints(found) == expected(sums.values(), LARGEST)
+    kept = tuple(1 if d in over else n for d, n in enumerate((2, 3)))
+    assert found.shape == (kept if keepdim else shape)
+
+
+@pytest.mark.parametrize("extra", [-1, 0, 1, 2, 3, 400])
+def test_a_sum_of_extreme_products_about_the_longest(extra):
+    field = Field(LARGEST)
+    count = field.longest_sum + extra
+    x = torch.full((2, count), float(field.half), dtype=torch.float64)
+    want = expected([count * field.half**2] * 2, LARGEST)
+    assert ints(field.sum_of_products(x, x, (1,))) == want
+    assert ints(field.matmul(x, x.T)) == want * 2
+
+
+def test_a_large_sum_of_products_keeps_its_dims(monkeypatch):
+    monkeypatch.setattr("shardproof.exact.algebra.blocks._ELEMENTS_A_THREAD", 7)
+    field, x = Field(LARGEST), torch.full((4, 20), float(LARGEST // 2), dtype=torch.float64)
+    want = expected([80 * field.half**2], LARGEST)
+    for keepdim, shape in ((False, ()), (True, (1, 1))):
+        found = field.sum_of_products(x, x, (0, 1), keepdim=keepdim)
+        assert (ints(found), found.shape) == (want, shape)
+    assert ints(field.sum_of_products(x, x, (1,))) == expected([20 * field.half**2] * 4, LARGEST)
+
+
+@pytest.mark.parametrize("prime", [3, 5, 7, 13, 17, 41, 97, 257, 12289, 7340033, 2097143])
+def test_of_the_two_square_roots_always_the_same_is_taken(prime):
+    """Modulo 3 (4) the one that is a square itself, else the smaller."""
+    field = Field(prime)
+    for number in range(-3, min(prime, 300)):
+        found = field.square_root(number)
+        roots = [r for r in range(prime) if r * r % prime == number % prime] if prime < 300 else None
+        if roots is not None:
+            assert (found is None) == (not roots)
+        if found:
+            assert found * found % prime == number % prime
+            assert 0 < found < prime
+            assert (pow(found, (prime - 1) // 2, prime) == 1) if prime % 4 == 3 else (found <= prime - found)
+    assert field.square_root(0) == 0
+    assert field.square_root(prime) == 0
+
+
+def test_the_root_of_a_product_is_the_product_of_the_roots():
+    field = Field(2097143)
+    for a, b in ((2, 9), (4, 25), (16, 49)):
+        product = field.square_root(a) * field.square_root(b) % field.prime
+        assert field.square_root(a * b) == product
+
+
+@pytest.mark.parametrize("prime", [n for n in range(3, 120) if is_prime(n)])
+def test_a_primitive_root_is_the_smallest_generator(prime):
+    generators = [g for g in range(1, prime) if len({pow(g, k, prime) for k in range(prime - 1)}) == prime - 1]
+    assert primitive_root(prime) == generators[0]
+
+
+@pytest.mark.parametrize(
+    ("x", "canonical"), [([3, -3], True), ([4], False), ([-4], False), ([2.5], False), ([], True), ([1, 4], False)]
+)
+def test_canonical_is_every_element_within_half_the_prime(x, canonical):
+    assert Field(7).is_canonical(doubles(x)) is canonical

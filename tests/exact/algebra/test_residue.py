@@ -1,11 +1,16 @@
 """Residues against Python's integers."""
 
+import dataclasses
+
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.exact.algebra.residues import FIELD, PRIME, M, drawn, modulo, residue, same
+from tests.exact.algebra.residues import FIELD, PRIME, M, check_value_class, drawn, modulo, residue, same
 
-from shardproof.exact.algebra.residue import Residue
+from shardproof.exact.algebra.degree import CONSTANT, VARIABLE, Degree
+from shardproof.exact.algebra.lift import Lift
+from shardproof.exact.algebra.residue import Arithmetic, Cut, Residue
 
 extreme = st.sampled_from([-FIELD.half, FIELD.half, 0, 1, -1]) | st.integers(-FIELD.half, FIELD.half)
 triples = st.lists(st.tuples(extreme, extreme, extreme), min_size=1, max_size=8)
@@ -57,3 +62,329 @@ def test_constants_are_lifted_once_and_alike():
     assert M.constant(0.25) == M.constant(0.25) == FIELD.representative(pow(4, -1, PRIME))
     assert M.constant(1) == M.constant(1.0) == 1
     assert M.constant(-0.5) == -M.constant(0.5)
+
+
+# Method by method: values, degrees, divisions by zero, and what is known besides --------------------------------------
+
+HALF = FIELD.half
+D = Degree(over=2.0, under=3.0, gates=1.0)
+E = Degree(over=5.0, under=1.0)
+
+
+def arithmetic():
+    """An arithmetic of its own, so that divisions by zero are counted from none; the tables are shared."""
+    return Arithmetic(field=FIELD, oracles=M.oracles, lift=Lift(field=FIELD))
+
+
+def of(m, *numbers, degree=D, **known):
+    return dataclasses.replace(m.residue(torch.tensor(numbers, dtype=torch.float64), degree), **known)
+
+
+def inverse_of(number):
+    return FIELD.representative(pow(number % PRIME, -1, PRIME))
+
+
+X, Y = (3, -HALF, 0, 7), (HALF, 2, 5, -1)
+
+
+def elementwise(function):
+    return [FIELD.representative(function(x, y)) for x, y in zip(X, Y, strict=True)]
+
+
+OPERATIONS = {
+    "x + y": (lambda x, y: x + y, lambda x, y: x + y, D + E),
+    "x + 4": (lambda x, y: x + 4, lambda x, y: x + 4, D + CONSTANT),
+    "4 + x": (lambda x, y: 4 + x, lambda x, y: x + 4, D + CONSTANT),
+    "-x": (lambda x, y: -x, lambda x, y: -x, D),
+    "x - y": (lambda x, y: x - y, lambda x, y: x - y, D + E),
+    "x - 4": (lambda x, y: x - 4, lambda x, y: x - 4, D + CONSTANT),
+    "4 - x": (lambda x, y: 4 - x, lambda x, y: 4 - x, D + CONSTANT),
+    "plus": (lambda x, y: x.plus(y, times=-3), lambda x, y: x - 3 * y, D + E),
+    "plus product": (lambda x, y: x.plus_product(y, x), lambda x, y: x + y * x, D + E * D),
+    "plus product by a number": (lambda x, y: x.plus_product(y, 6), lambda x, y: x + y * 6, D + E),
+    "x * y": (lambda x, y: x * y, lambda x, y: x * y, D * E),
+    "x * 4": (lambda x, y: x * 4, lambda x, y: x * 4, D),
+    "4 * x": (lambda x, y: 4 * x, lambda x, y: x * 4, D),
+    "scaled": (lambda x, y: x.scaled(4), lambda x, y: x * 4, D),
+    "x / y": (lambda x, y: x / y, lambda x, y: x * pow(y, -1, PRIME), D * E.inverse()),
+    "x / 4": (lambda x, y: x / 4, lambda x, y: x * pow(4, -1, PRIME), D),
+    "x / 1": (lambda x, y: x / 1, lambda x, y: x, D),
+    "4 / y": (lambda x, y: 4 / y, lambda x, y: 4 * pow(y, -1, PRIME), E.inverse()),
+    "interpolated": (lambda x, y: x.interpolated(y, 4), lambda x, y: x + 4 * (y - x), D + (E + D)),
+    "interpolated by itself": (lambda x, y: x.interpolated(y, y), lambda x, y: x + y * (y - x), D + (E + D) * E),
+    "x ** 1": (lambda x, y: x**1, lambda x, y: x, D),
+    "x ** 5": (lambda x, y: x**5, lambda x, y: x**5, D.power(5)),
+    "x ** 6": (lambda x, y: x**6, lambda x, y: x**6, D.power(6)),
+    "x ** 0": (lambda x, y: x**0, lambda x, y: 1, CONSTANT),
+    "y ** -3": (lambda x, y: y**-3, lambda x, y: pow(y, -3, PRIME), E.inverse().power(3)),
+    "square": (lambda x, y: x.square(), lambda x, y: x * x, D * D),
+    "inverse": (lambda x, y: y.inverse(), lambda x, y: pow(y, -1, PRIME), E.inverse()),
+    "moved": (lambda x, y: x.moved(torch.Tensor.clone), lambda x, y: x, D),
+    "masked": (
+        lambda x, y: x.masked(torch.tensor([True, True, False, False])),
+        lambda x, y: x if x in (3, -HALF) else 0,
+        D,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", OPERATIONS)
+def test_the_values_and_the_degree_of_an_operation(name):
+    function, value, degree = OPERATIONS[name]
+    m = arithmetic()
+    found = function(of(m, *X), of(m, *Y, degree=E))
+    assert found.tensor.tolist() == elementwise(value)
+    assert found.degree == degree
+    assert found.of is m
+    assert not found.roots
+    assert not found.has_companion
+    assert m.zero_divisions == 0
+
+
+def test_scaling_by_one_is_no_pass_over_memory():
+    x = of(arithmetic(), *X)
+    assert x.scaled(1) is x
+    assert (x / 1).tensor is not x.tensor
+
+
+SHAPED = ((3, -2, 7), (HALF, 5, HALF))
+SUMS = {
+    "all": (None, (), [HALF + 5 + HALF + 8]),
+    "an empty list is all": ([], (), [HALF + 5 + HALF + 8]),
+    "the first": (0, (3,), [3 + HALF, 3, 7 + HALF]),
+    "the last": (-1, (2,), [8, 5 + 2 * HALF]),
+    "a list": ([1], (2,), [8, 5 + 2 * HALF]),
+    "both": ((0, 1), (), [HALF + 5 + HALF + 8]),
+}
+
+
+@pytest.mark.parametrize("keepdim", [False, True])
+@pytest.mark.parametrize("name", SUMS)
+def test_sums_and_means(name, keepdim):
+    dims, shape, wanted = SUMS[name]
+    x = of(arithmetic(), *SHAPED)
+    found, mean = x.sum(dims, keepdim=keepdim), x.mean(dims, keepdim=keepdim)
+    count = 6 // len(wanted)
+    over = {0, 1} if dims in (None, [], (0, 1)) else {0} if dims == 0 else {1}
+    kept = tuple(1 if d in over else n for d, n in enumerate((2, 3)))
+    assert found.shape == mean.shape == (kept if keepdim else shape)
+    assert found.tensor.reshape(-1).tolist() == [FIELD.representative(n) for n in wanted]
+    assert mean.tensor.reshape(-1).tolist() == [FIELD.representative(n * inverse_of(count)) for n in wanted]
+    assert found.degree == mean.degree == D.sum_of(count)
+    squares = x.sum_of_products(x, dims, keepdim=keepdim)
+    assert squares.shape == found.shape
+    assert squares.degree == (D * D).sum_of(count)
+    assert torch.equal(squares.tensor, (x * x).sum(dims, keepdim=keepdim).tensor)
+
+
+def test_a_sum_of_one_number_is_another_memory():
+    x = of(arithmetic(), 3.0).moved(lambda t: t[0])
+    total = x.sum()
+    assert total.tensor.tolist() == 3
+    assert total.tensor is not x.tensor
+    assert total.degree == D
+    assert x.mean().tensor.tolist() == 3
+
+
+def test_a_sum_over_nothing_is_zero():
+    x = of(arithmetic(), *SHAPED).moved(lambda t: t[:0])
+    assert x.sum().tensor.tolist() == 0
+    assert x.sum(0).tensor.tolist() == [0, 0, 0]
+    assert x.sum_of_products(x).tensor.tolist() == 0
+
+
+def test_a_sum_of_products_broadcasts():
+    m = arithmetic()
+    found = of(m, *SHAPED).sum_of_products(of(m, 1, 2, 3, degree=E), -1)
+    assert found.tensor.tolist() == [FIELD.representative(n) for n in (3 - 4 + 21, HALF + 10 + 3 * HALF)]
+    assert found.degree == (D * E).sum_of(3)
+
+
+def test_matrix_products_and_their_degree():
+    m = arithmetic()
+    a, b = of(m, *SHAPED), of(m, (1, 2), (HALF, -1), (0, 4), degree=E)
+    c = of(m, 10, 20, degree=VARIABLE)
+    rows, columns = SHAPED, ((1, HALF, 0), (2, -1, 4))
+    wanted = [[sum(x * y for x, y in zip(r, k, strict=True)) for k in columns] for r in rows]
+    assert (a @ b).tensor.tolist() == [[FIELD.representative(n) for n in row] for row in wanted]
+    assert (a @ b).degree == (D * E).sum_of(3)
+    more = a.matmul(b, plus=c)
+    assert more.tensor.tolist() == [
+        [FIELD.representative(n + p) for n, p in zip(row, (10, 20), strict=True)] for row in wanted
+    ]
+    assert more.degree == VARIABLE + (D * E).sum_of(3)
+
+
+def test_shapes_are_the_tensors():
+    x = of(arithmetic(), *SHAPED)
+    assert (x.shape, x.ndim, x.numel()) == ((2, 3), 2, 6)
+    assert x.transpose().tensor.tolist() == [list(column) for column in zip(*SHAPED, strict=True)]
+    assert x.moved(lambda t: t.unsqueeze(-1)).transpose(0, 1).shape == (3, 2, 1)
+    assert x.transpose().degree == D
+    row = of(arithmetic(), 1, 2, 3, degree=E)
+    assert row.expand_as(x).tensor.tolist() == [[1, 2, 3], [1, 2, 3]]
+    assert row.expand_as(x).degree == E
+
+
+def test_the_same_view_is_known_and_another_is_not():
+    x = of(arithmetic(), *SHAPED)
+    again = Residue(x.tensor[:], x.degree, M)
+    assert x.is_same(x)
+    assert x.is_same(again)
+    assert not x.is_same(3)
+    assert not x.is_same(Residue(x.tensor.clone(), x.degree, M))  # equal, elsewhere
+    assert not x.is_same(Residue(x.tensor[:1], x.degree, M))  # a part that starts alike
+    assert not x.is_same(Residue(x.tensor.as_strided((2, 3), (1, 1)), x.degree, M))  # strides
+
+
+# Divisions by zero ----------------------------------------------------------------------------------------------------
+
+
+def test_each_division_by_zero_is_counted():
+    m = arithmetic()
+    x = of(m, 0, 2, 0, 5)
+    assert x.inverse().tensor.tolist() == [0, inverse_of(2), 0, inverse_of(5)]
+    assert m.zero_divisions == 2
+    assert (x / 0).tensor.tolist() == [0] * 4
+    assert m.zero_divisions == 3
+    assert (x / PRIME).tensor.tolist() == [0] * 4
+    assert m.zero_divisions == 4
+    assert (1 / x).degree == D.inverse()
+    assert m.zero_divisions == 6
+    found = x.log()
+    assert m.zero_divisions == 8
+    assert [n == 0 for n in found.tensor.tolist()] == [True, False, True, False]
+    x.sum().inverse()
+    assert m.zero_divisions == 8
+
+
+# Oracles --------------------------------------------------------------------------------------------------------------
+
+
+def test_an_oracle_is_its_table():
+    m = arithmetic()
+    x, o = of(m, *X), m.oracles
+    pairs = {
+        "any": (x.oracle("f"), o.permutation("f")),
+        "shifted": (x.shifted_oracle("f", 5), o.shifted("f", 5)),
+        "odd": (x.odd_oracle("f"), o.odd("f")),
+        "even": (x.even_oracle("f", at_zero=4), o.even("f", at_zero=4)),
+    }
+    for found, table in pairs.values():
+        assert torch.equal(found.tensor, o.look_up(table, x.tensor))
+        assert found.degree == D.oracle()
+    assert torch.equal(x.shifted_oracle("f", 5).tensor, (x + 5).oracle("f").tensor)
+
+
+def test_an_oracle_of_a_preimage_is_the_oracle_of_what_the_other_was_taken_of():
+    x = of(arithmetic(), *X)
+    found = x.oracle("g").oracle_of_preimage("f", of="g")
+    assert torch.equal(found.tensor, x.oracle("f").tensor)
+    assert found.degree == D.oracle().oracle_of_preimage()
+
+
+def test_exp_and_log_undo_each_other_and_know_their_degrees():
+    m = arithmetic()
+    x = of(m, *X)
+    assert torch.equal(x.exp().tensor, m.oracles.look_up(m.oracles.exp(), x.tensor))
+    assert x.exp().degree == D.exp()
+    assert torch.equal(x.exp().log().tensor, x.tensor)
+    logarithm = of(m, *Y).log()
+    assert torch.equal(logarithm.exp().tensor, of(m, *Y).tensor)
+    assert logarithm.degree == D.log()
+    assert logarithm.exp().degree == D  # known, and not looked up
+
+
+def test_the_sigmoid_is_its_formula():
+    x = of(arithmetic(), *X)
+    assert torch.equal((x.sigmoid() * (1 + (-x).exp())).tensor, torch.ones(4).double())
+    assert x.sigmoid().degree == (CONSTANT + D.exp()).inverse()
+
+
+def test_a_logarithm_taken_away_keeps_the_quotient_as_exponential():
+    m = arithmetic()
+    x, y = of(m, *X), of(m, *Y, degree=E)
+    found = x.minus_logarithm(y.log())
+    assert torch.equal(found.tensor, (x - y.log()).tensor)
+    assert torch.equal(found.exp().tensor, (x.exp() / y).tensor)
+    assert found.degree == D + E.log()
+    assert found.has_companion
+
+
+def test_a_square_root_and_its_square():
+    x = of(arithmetic(), *X)
+    root = x.sqrt()
+    assert root.roots
+    assert root.degree == D.oracle()
+    assert not torch.equal(root.tensor, x.tensor)
+    for square in (root.square(), root.squared_root(), root.moved(torch.Tensor.clone).square()):
+        assert torch.equal(square.tensor, x.tensor)
+        assert square.degree == D.oracle().squared_root()
+    assert root.tensor[2] == 0
+    assert root.sum_of_products(root).tensor == x.sum().tensor
+    assert root.sum_of_products(root, keepdim=True).shape == (1,)
+    plain = Residue(root.tensor, root.degree, root.of)
+    assert plain.sum_of_products(plain).tensor == (plain * plain).sum().tensor  # not known to be roots
+
+
+@pytest.mark.parametrize("factor", [3, -2, 0.5])
+def test_a_single_root_times_a_constant_knows_its_square(factor):
+    m = arithmetic()
+    x = of(m, 7).moved(lambda t: t[0])
+    number = m.constant(factor)
+    for scaled in (x.sqrt() * factor, factor * x.sqrt(), x.sqrt() / (1 / factor)):
+        assert scaled.has_companion
+        assert scaled.square().tensor == FIELD.representative(7 * number * number)
+        assert scaled.square().degree == x.sqrt().square().degree
+        assert scaled.sum_of_products(scaled).tensor == scaled.square().tensor
+        again = scaled * 5
+        assert again.square().tensor == FIELD.representative(7 * number * number * 25)
+    assert not (x * factor).has_companion  # no root
+    assert not (of(m, 7, 8).sqrt() * factor).has_companion  # several elements
+    assert not (x.sqrt() * x.sqrt()).has_companion  # no constant
+
+
+@pytest.mark.parametrize("dim", [0, 1, -1])
+def test_the_keyed_maximum_comes_last_in_the_order(dim):
+    m = arithmetic()
+    x = m.residue(drawn(4, 5, seed=3), D)
+    rank = m.oracles.look_up(m.oracles.permutation("order"), x.tensor)
+    for keepdim in (True, False):
+        found, index = x.keyed_max(dim, keepdim=keepdim)
+        best = rank.max(dim, keepdim=keepdim)
+        assert torch.equal(index, best.indices)
+        assert torch.equal(m.oracles.look_up(m.oracles.permutation("order"), found.tensor), best.values)
+        assert found.degree == D.shifted_by_one_of(x.shape[dim])
+    assert x.keyed_max(dim)[0].shape == x.keyed_max(dim, keepdim=True)[0].shape
+
+
+# The arithmetic -------------------------------------------------------------------------------------------------------
+
+
+def test_a_value_of_an_arithmetic_is_a_constant_unless_said_otherwise():
+    m = arithmetic()
+    x = m.residue(drawn(2))
+    assert x.degree is CONSTANT
+    assert x.of is m
+    assert (x.roots, x.exponential, x.squared, x.has_companion) == (False, None, None, False)
+    assert (m.zero_divisions, m.operands_void, m.cuts) == (0, False, [])
+
+
+def test_a_constant_is_lifted_once(monkeypatch):
+    m = arithmetic()
+    asked = []
+    monkeypatch.setattr(Lift, "number", lambda _self, value: asked.append(value) or 5)
+    assert (m.constant(0.3), m.constant(0.3), m.constant(0.5)) == (5, 5, 5)
+    assert asked == [0.3, 0.5]
+
+
+def test_residues_and_cuts_are_values():
+    x = of(arithmetic(), *X)
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        x.degree = E
+    assert not hasattr(x, "__dict__")
+    assert not hasattr(arithmetic(), "__dict__")
+    assert x != of(arithmetic(), *X)  # no comparison of elements by accident
+    check_value_class(Cut(name="h", residues=x.tensor.long(), degree=D, void=False), void=True)
+    with pytest.raises(TypeError, match="positional argument"):
+        Arithmetic(FIELD, M.oracles, Lift(field=FIELD))
