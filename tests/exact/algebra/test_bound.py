@@ -1,5 +1,7 @@
 """Bounds: what a degree says, how trials combine, how many are needed."""
 
+import math
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -166,3 +168,10 @@ def test_a_power_of_the_chance_is_reached_by_its_exponent(prime, count):
     found = trials_needed(VARIABLE, prime=prime, wanted=per_trial**count)
     assert per_trial**found <= per_trial**count
     assert found in (count, count + 1)
+
+
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_one_trial_more_is_needed_where_the_logarithms_round_to_one_too_few(count):
+    wanted = math.nextafter((1 / PRIME) ** count, 0)
+    assert math.ceil(math.log(wanted) / math.log(1 / PRIME)) == count
+    assert trials_needed(VARIABLE, prime=PRIME, wanted=wanted) == count + 1

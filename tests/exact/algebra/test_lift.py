@@ -7,9 +7,11 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.exact.algebra.residues import check_value_class
 
 from shardproof.exact.algebra.field import Field, choose_prime
-from shardproof.exact.algebra.lift import LOWEST, PRECISION, Lift
+from shardproof.exact.algebra.lift import LOWEST, PRECISION, Lift, Snap, is_symbol
+from shardproof.exact.errors import SymbolError
 
 P = choose_prime(1)
 
@@ -184,3 +186,225 @@ def test_the_digits_are_those_recorded_once_on_another_machine():
 
 
 RECORDED = [209717, 609668, -198254, 954433, 128286, 1000286, -699056, 455895]
+
+
+# Branch by branch -----------------------------------------------------------------------------------------------------
+
+HALF = P // 2
+
+
+@pytest.mark.parametrize("dtype", PRECISION)
+def test_the_lowest_number_of_every_dtype_is_the_one_symbol(dtype):
+    lowest = torch.finfo(dtype).min
+    assert is_symbol(lowest)
+    assert not is_symbol(-lowest)
+    assert not is_symbol(lowest * (1 - 2**-7))
+    values = torch.tensor([lowest, 1.0, 0.5, float("-inf")], dtype=dtype)
+    assert lift().tensor(values).tolist() == [LOWEST, 1, residue(Fraction(1, 2)), float("-inf")]
+    assert lift().tensor(values[:2]).tolist() == [LOWEST, 1]
+    assert lift().simplest(values).tolist() == [LOWEST, 1, 0.5, float("-inf")]
+    with pytest.raises(SymbolError, match="only as masks"):
+        lift().number(lowest)
+
+
+def test_minus_infinity_is_a_symbol_and_plus_infinity_is_not():
+    assert is_symbol(float("-inf"))
+    assert [is_symbol(x) for x in (float("inf"), 0.0, float("nan"), -1.0)] == [False] * 4
+    with pytest.raises(SymbolError, match=r"-inf or finfo\.min is used as a number"):
+        lift().number(float("-inf"))
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_what_is_not_finite_is_named(bad):
+    with pytest.raises(FloatingPointError, match=f"a constant is {bad}; exact arithmetic needs finite numbers"):
+        lift().number(bad)
+    with pytest.raises(FloatingPointError, match="a tensor holds NaN or plus infinity"):
+        lift().tensor(torch.tensor([1.0, bad]))
+
+
+def test_integers_and_fractions_are_taken_as_they_are():
+    assert [lift().number(n) for n in (0, 1, -1, HALF, HALF + 1, P, 10**30)] == [
+        residue(n) for n in (0, 1, -1, HALF, HALF + 1, P, 10**30)
+    ]
+    assert lift().number(Fraction(10**20, 3)) == residue(Fraction(10**20, 3))
+    assert lift().number(True) == 1
+    with pytest.raises(ZeroDivisionError):
+        lift().number(Fraction(1, P))
+
+
+@pytest.mark.parametrize("value", [HALF, HALF + 1, -HALF, -HALF - 1, P, 2 * P, 3 * P, 2**53 - 1, -(2**53) + 1, 2**53])
+def test_whole_numbers_in_a_tensor(value):
+    values = torch.tensor([float(value), 1.0], dtype=torch.float64)
+    assert lift().tensor(values).tolist() == [residue(int(float(value))), 1]
+    assert lift().number(float(value)) == residue(int(float(value)))
+
+
+@pytest.mark.parametrize("dtype", PRECISION)
+def test_a_lifted_tensor_is_a_copy_in_float64(dtype):
+    for numbers in ([[1.0, 2.0], [3.0, -4.0]], [[0.5, 2.0], [3.0, -4.0]]):
+        values = torch.tensor(numbers, dtype=dtype)
+        found = lift().tensor(values)
+        assert (found.dtype, found.shape) == (torch.float64, values.shape)
+        assert found.data_ptr() != values.data_ptr()
+        nearest = lift().simplest(values)
+        assert (nearest.dtype, nearest.shape) == (torch.float64, values.shape)
+        assert nearest.data_ptr() != values.data_ptr()
+        assert nearest.tolist() == numbers
+
+
+def test_the_precision_may_be_given():
+    value = torch.tensor([1 / 3 + 1e-9], dtype=torch.float64)
+    assert lift().tensor(value, bits=24).item() == residue(Fraction(1, 3))
+    assert lift().tensor(value).item() != residue(Fraction(1, 3))
+    assert lift().number(1 / 3 + 1e-9, bits=24) == residue(Fraction(1, 3))
+
+
+SIMPLEST = {
+    "a tenth": (0.1, 0.1),
+    "a third": (1 / 3, 1 / 3),
+    "a root": (math.sqrt(2), math.sqrt(2)),
+    "a negative root": (-math.sqrt(0.125), -math.sqrt(0.125)),
+    "a short decimal": (1e-8, 1e-8),
+    "an integer": (3.0, 3.0),
+    "a large integer": (2.0**60, 2.0**60),
+}
+
+
+@pytest.mark.parametrize("name", SIMPLEST)
+def test_the_number_that_a_float32_stands_for(name):
+    value, meant = SIMPLEST[name]
+    found = lift().simplest(torch.tensor([value], dtype=torch.float32)).item()
+    assert found == meant
+    assert lift().simplest(torch.tensor([value], dtype=torch.float64)).item() == value
+
+
+def test_what_stands_for_nothing_simple_stays_what_it_is():
+    values = torch.tensor([math.pi, float("nan"), float("inf"), 1e-30], dtype=torch.float32)
+    found = lift().simplest(values)
+    assert abs(found[0].item() - math.pi) <= math.pi * 2**-23  # 355/113, no further than float32 is
+    assert found[1].isnan()
+    assert found[2].item() == float("inf")
+    assert found[3].item() == values[3].item()
+
+
+@pytest.mark.parametrize(
+    "number", [1, 4, 2, 18, 169, Fraction(4, 9), Fraction(18, 25), Fraction(7, 11), 2**10, 3**5 * 25]
+)
+def test_the_root_of_a_product_of_small_primes_and_a_square(number):
+    found = lift().root(Fraction(number))
+    assert abs(found) <= HALF
+    assert (found * found - residue(number)) % P == 0
+
+
+def test_roots_of_squares_are_the_positive_whole_numbers():
+    assert [lift().root(Fraction(n * n)) for n in range(1, 30)] == list(range(1, 30))
+    assert lift().root(Fraction(9, 16)) == residue(Fraction(3, 4))
+
+
+@pytest.mark.parametrize("number", [13, 26, Fraction(1, 17), 6 * 19])
+def test_another_prime_factor_has_no_root(number):
+    assert lift().root(Fraction(number)) is None
+
+
+def test_a_field_without_the_root_has_a_generic_number_instead():
+    field = Field(101)  # 2 and 3 are no squares modulo 101, 5 is
+    one = Lift(field=field)
+    assert one.root(Fraction(2)) is None
+    assert one.root(Fraction(4)) == 2
+    assert one.root(Fraction(5)) ** 2 % 101 == 5
+    found = one.number(math.sqrt(2))
+    assert found == Lift(field=field).number(math.sqrt(2))
+    assert found * found % 101 != 2
+    assert one.number(math.sqrt(5)) ** 2 % 101 == 5
+
+
+def test_a_denominator_that_the_prime_divides_is_the_float_itself():
+    field = Field(101)
+    assert Lift(field=field).number(1 / 101) == field.representative(Fraction(1 / 101))
+    table = torch.full((5000,), 1 / 101, dtype=torch.float64)
+    assert set(Lift(field=field).tensor(table).tolist()) == {field.representative(Fraction(1 / 101))}
+
+
+@pytest.mark.parametrize("steps", [1, 2, 3])
+@pytest.mark.parametrize("toward", [0.0, 10.0])
+def test_a_generic_constant_snaps_to_either_side(steps, toward):
+    one, value = lift(), math.pi
+    first = one.number(math.pi)
+    one.number(1.0 * math.e), one.number(math.pi * 2)  # neighbours in the list of constants
+    for _ in range(steps):
+        value = math.nextafter(value, toward)
+    assert one.number(value) == first
+    assert one.snaps == [Snap(given=value, taken=math.pi)]
+    assert one.number(value) == first  # again: it snaps again
+    assert one.number(math.pi) == first
+
+
+def test_a_generic_constant_farther_than_eight_halves_of_an_ulp_is_its_own():
+    one = lift()
+    first = one.number(math.pi)
+    near, far = math.pi * (1 + 7.5 * 2**-53), math.pi * (1 + 12 * 2**-53)
+    assert one.number(far) != first
+    assert Snap(given=far, taken=math.pi) not in one.snaps
+    assert lift().number(near) != first  # alone it is another number
+    other = lift()
+    assert other.number(math.pi) == other.number(near)
+
+
+def test_negative_constants_snap_too():
+    one = lift()
+    first = one.number(-math.pi)
+    assert one.number(math.nextafter(-math.pi, 0)) == first
+    assert len(one.snaps) == 1
+
+
+def test_simple_constants_never_snap():
+    one = lift()
+    one.number(0.1), one.number(0.1 + 1e-17), one.number(1 - 0.9)
+    assert one.snaps == []
+
+
+def test_large_tables_are_not_compared_one_by_one():
+    table = torch.full((4097,), math.pi, dtype=torch.float64)
+    one = lift()
+    one.number(math.nextafter(math.pi, 4))
+    one.tensor(table)
+    assert one.snaps == []
+    one.tensor(table[:4096])
+    assert one.snaps[:1] == [Snap(given=math.pi, taken=math.nextafter(math.pi, 4))]
+
+
+def test_a_tensor_longer_than_a_window_is_lifted_to_its_end():
+    count = 2**20 + 3
+    values = torch.ones(count, dtype=torch.float32)
+    values[[0, 2**20 - 1, 2**20, count - 1]] = 0.25
+    found = lift().tensor(values)
+    assert (found == residue(Fraction(1, 4))).nonzero().flatten().tolist() == [0, 2**20 - 1, 2**20, count - 1]
+    assert (found == 1).sum() == count - 4
+
+
+@pytest.mark.parametrize("d", [64, 80])
+def test_a_negative_fourth_root_and_one_that_is_no_simple_power(d):
+    field = Field(choose_prime(3))
+    one = Lift(field=field)
+    assert one.number(-(d**-0.25)) == -one.number(d**-0.25)
+    assert Lift(field=field).number(13**0.25) ** 4 % field.prime != 13  # 13 has no root here
+    table = torch.full((2,), d**-0.25, dtype=torch.float64)
+    assert Lift(field=field).tensor(table).tolist() == [one.number(d**-0.25)] * 2
+
+
+@pytest.mark.parametrize("digits", ["1.5e-7", "2.25e-9", "9.99e-18", "1e-18"])
+def test_short_decimals_in_float32(digits):
+    assert lift().tensor(torch.tensor([float(digits)])).item() == residue(Fraction(digits))
+    assert lift().tensor(torch.tensor([-float(digits)])).item() == -residue(Fraction(digits))
+
+
+@pytest.mark.parametrize("number", ["1.5e60", "7e-40", "-3.25e100", "1.7976e308"])
+def test_the_shortest_decimal_of_what_no_quotient_is_near(number):
+    assert lift().number(float(number)) == residue(Fraction(number))
+
+
+def test_a_snap_and_a_lift_are_values_by_name():
+    check_value_class(Snap(given=1.0, taken=2.0), taken=3.0)
+    with pytest.raises(TypeError, match="positional argument"):
+        Lift(Field(P))
+    assert not hasattr(lift(), "__dict__")

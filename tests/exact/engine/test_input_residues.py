@@ -1,8 +1,10 @@
 """The residues of a program's variables: of their value and the key alone, spread evenly, the same anywhere."""
 
 import math
+import struct
 from fractions import Fraction
 
+import pytest
 import torch
 
 from shardproof.exact.algebra.field import Field, choose_prime
@@ -42,3 +44,44 @@ def test_the_digits_are_those_recorded_once_on_another_machine():
     values = torch.tensor([0.3, -1.7, math.pi, 0.5, 2.0])
     assert draw_for_values(values, field=Field(2_097_169), key=7).tolist() == DRAWN
     assert draw_for_values(values, field=Field(2_097_169), key=8).tolist() != DRAWN
+
+
+def test_multiples_of_a_sixty_fourth_up_to_64_are_themselves_and_no_others():
+    field = Field(P)
+    plain = [64.0, -64.0, 1 / 64, -63 / 64, 63 + 63 / 64, 0.0]
+    others = [64 + 1 / 64, 65.0, -64.5, 1 / 128, 0.3, 63 + 127 / 128]
+    drawn = draw_for_values(torch.tensor(plain + others, dtype=torch.float64), field=field, key=1)
+    assert drawn[: len(plain)].tolist() == [Field(P).representative(Fraction(x)) for x in plain]
+    assert [int(d) for d in drawn[len(plain) :]] != [Field(P).representative(Fraction(x)) for x in others]
+    for value, found in zip(others, drawn[len(plain) :].tolist(), strict=True):
+        assert found != Field(P).representative(Fraction(value))
+
+
+def test_drawn_residues_reach_both_ends_of_the_field():
+    field = Field(101)
+    values = torch.randn(5000, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    drawn = draw_for_values(values, field=field, key=0)
+    assert (drawn.min(), drawn.max()) == (-50, 50)
+    assert len(drawn.unique()) == 101
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), float("-inf")])
+def test_no_residue_is_drawn_for_what_is_not_finite(bad):
+    with pytest.raises(FloatingPointError, match="a tensor holds NaN or infinity"):
+        draw_for_values(torch.tensor([1.0, bad]), field=Field(P), key=1)
+
+
+@pytest.mark.parametrize("key", [0, 1, 2**40, 2**63])
+def test_a_drawn_residue_is_the_finaliser_of_splitmix64_on_the_bits_of_the_value(key):
+    """In Python's integers: Steele, Lea and Flood 2014, figure 15."""
+    field, mask = Field(P), 2**64 - 1
+    values = [0.3, -1.7, math.pi, 1e-300, -1e300]
+    wanted = []
+    for value in values:
+        mixed = struct.unpack("<Q", struct.pack("<d", value))[0]
+        mixed = (mixed + 0x9E3779B97F4A7C15 * (2 * key + 1)) & mask
+        mixed = ((mixed ^ (mixed >> 30)) * 0xBF58476D1CE4E5B9) & mask
+        mixed = ((mixed ^ (mixed >> 27)) * 0x94D049BB133111EB) & mask
+        mixed ^= mixed >> 31
+        wanted.append(mixed % P - field.half)
+    assert draw_for_values(torch.tensor(values, dtype=torch.float64), field=field, key=key).tolist() == wanted

@@ -92,5 +92,5 @@ def trials_needed(degree: Degree, *, prime: int, wanted: float = WANTED) -> int 
         return None
     if per_trial == 0:
         return 1
-    trials = max(1, ceil(log(wanted) / log(per_trial)))
+    trials = ceil(log(wanted) / log(per_trial))  # one at least: both logarithms are negative
     return trials if per_trial**trials <= wanted else trials + 1

@@ -249,7 +249,7 @@ def _short_decimals(values: Floats, bits: int) -> tuple[Floats, Floats, Flags]:
     usable = (size > 1e-19) & (size < 1e3)
     exponents = np.floor(np.log10(np.where(usable, size, 1.0)))
     under = _TENS[(2 - exponents).astype(np.int64)]
-    over = np.rint(values * under)
+    over = np.rint(np.where(usable, values, 0.0) * under)  # what is not usable may overflow
     near = usable & (np.abs(over / under - values) <= size * 2.0**-bits)
     return over, under, near
 
