@@ -16,14 +16,14 @@ from shardproof.byhand import n_devices, one_device
 from shardproof.byhand.data import Batch
 from shardproof.byhand.functions import ACTIVATIONS, LOSSES
 from shardproof.byhand.model import initialise_layers
-from shardproof.byhand.sharding import place_layers, shard_layers
+from shardproof.byhand.sharding import plan_splits, shard_layers
 from shardproof.worlds.simulated import SimulatedWorld
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from shardproof.byhand.model import Layer
-    from shardproof.byhand.sharding import Placement, Split
+    from shardproof.byhand.sharding import LayerSplit, Split
     from shardproof.worlds.communicator import Communicator
 
 WIDTHS = (2048, 8192, 2048)
@@ -63,17 +63,17 @@ def rows() -> Iterable[Row]:
 
 
 def _prepare(layers: Sequence[Layer], splits: tuple[Split, ...], batch: Batch) -> partial[object]:
-    placements = place_layers(WIDTHS, splits)
-    shards = [shard_layers(layers, placements, rank=rank, size=DEVICES) for rank in range(DEVICES)]
-    return partial(SimulatedWorld(size=DEVICES).run, take_step, shards, placements, batch)
+    layer_splits = plan_splits(WIDTHS, splits)
+    shards = [shard_layers(layers, layer_splits, rank=rank, size=DEVICES) for rank in range(DEVICES)]
+    return partial(SimulatedWorld(size=DEVICES).run, take_step, shards, layer_splits, batch)
 
 
 def take_step(
-    comm: Communicator, shards_of_ranks: Sequence[Sequence[Layer]], placements: Sequence[Placement], batch: Batch
+    comm: Communicator, shards_of_ranks: Sequence[Sequence[Layer]], layer_splits: Sequence[LayerSplit], batch: Batch
 ) -> tuple[Layer, ...]:
     """One rank's step on shards that it already has."""
     shards = shards_of_ranks[comm.rank]
-    passed = n_devices.forward(comm, shards, placements, batch.x, GELU)
-    dout = n_devices.backward_of_loss(comm, placements, MSE.backward, passed.out, batch.y)
-    gradients = n_devices.backward(comm, shards, placements, passed, dout, activation=GELU)
+    saved = n_devices.forward(comm, shards, layer_splits, batch.x, GELU)
+    dout = n_devices.backward_of_loss(comm, layer_splits, MSE.backward, saved.out, batch.y)
+    gradients = n_devices.backward(comm, shards, layer_splits, saved, dout, activation=GELU)
     return one_device.update(shards, gradients, LR)

@@ -1,6 +1,6 @@
-"""Reading tensors from safetensors files, one at a time. Every way in which a file can be bad is said in words.
+"""Reads tensors from safetensors files, one at a time; a bad file is one clear error.
 
-Nothing here unpickles: a pickle runs code of its author's choice when it is loaded.
+Nothing here unpickles: a pickle can run any code when it is loaded.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     import torch
 
 _LENGTH_BYTES = 8
-# safetensors' own limit; a larger number is a file of another kind.
+# safetensors' own limit; a file with a larger number is of another kind.
 _LARGEST_HEADER = 100_000_000
 _ZIP = b"PK\x03\x04"
 _WANTED = "a safetensors file is needed; write one with safetensors.torch.save_file"
@@ -27,7 +27,7 @@ _WANTED = "a safetensors file is needed; write one with safetensors.torch.save_f
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TensorEntry:
-    """One tensor as the header describes it. `dtype` is the format's own word, such as F32."""
+    """One tensor as the header describes it. `dtype` is the format's own name, such as F32."""
 
     name: str
     dtype: str
@@ -36,7 +36,7 @@ class TensorEntry:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TensorFile:
-    """An open file: its tensors' entries in file order, and the reader behind `read`."""
+    """An open file: its tensors' entries in file order, and safetensors' reader."""
 
     path: Path
     entries: tuple[TensorEntry, ...]
@@ -50,17 +50,17 @@ class TensorFile:
         """
         try:
             tensor: torch.Tensor = self.reader.get_tensor(name)
-        except Exception as error:  # safetensors raises many kinds here; all mean that this tensor cannot be had
-            raise CannotRunError(f"cannot be read from {printable(self.path)}: {_one_line(error)}") from error
+        except Exception as error:  # safetensors raises many kinds here; all mean that the tensor cannot be read
+            raise CannotRunError(f"cannot be read from {printable(self.path)}: {first_line(error)}") from error
         return tensor
 
 
 @contextmanager
 def open_tensor_file(path: Path) -> Iterator[TensorFile]:
-    """Open a safetensors file; its tensors are read from disk only when asked for.
+    """Open a safetensors file; `read` then reads a tensor from disk.
 
     Raises:
-        CannotRunError: there is no such file, or it cannot be read, is cut short or is no safetensors file.
+        CannotRunError: the file is missing, cannot be read, is cut short or is no safetensors file.
     """
     from safetensors import SafetensorError, safe_open
 
@@ -68,7 +68,7 @@ def open_tensor_file(path: Path) -> Iterator[TensorFile]:
     try:
         reader = safe_open(path, framework="pt")
     except (SafetensorError, OSError) as error:
-        raise CannotRunError(f"{printable(path)} is damaged ({_one_line(error)}); {_WANTED}") from error
+        raise CannotRunError(f"{printable(path)} is damaged ({first_line(error)}); {_WANTED}") from error
     with reader:
         yield TensorFile(path=path, entries=entries, reader=reader)
 
@@ -76,6 +76,16 @@ def open_tensor_file(path: Path) -> Iterator[TensorFile]:
 def printable(text: object) -> str:
     """Text from outside with control characters escaped, so that it cannot steer a terminal or forge a line."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in str(text))
+
+
+def first_line(error: BaseException, *, kind: bool = False) -> str:
+    """The first line of an error's text, at most 200 characters; after the name of its class, if `kind`."""
+    lines = str(error).strip().splitlines()
+    name = type(error).__name__
+    if not lines:
+        return name
+    line = printable(lines[0][:200])
+    return f"{name}: {line}" if kind else line
 
 
 def _read_header(path: Path) -> tuple[TensorEntry, ...]:
@@ -112,7 +122,7 @@ def _parse_header(shown: str, raw: bytes, room: int) -> tuple[TensorEntry, ...]:
     try:
         header = json.loads(raw)
         tensors = {name: entry for name, entry in header.items() if name != "__metadata__"}
-        placed = [
+        spans = [
             (
                 int(entry["data_offsets"][0]),
                 int(entry["data_offsets"][1]),
@@ -122,19 +132,19 @@ def _parse_header(shown: str, raw: bytes, room: int) -> tuple[TensorEntry, ...]:
         ]
     except (ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError) as error:
         raise CannotRunError(
-            f"{shown} has a header that is not safetensors' ({_one_line(error)}); {_WANTED}"
+            f"{shown} has a header that is not safetensors' ({first_line(error)}); {_WANTED}"
         ) from error
-    needed = max((end for _, end, _ in placed), default=0)
+    needed = max((end for _, end, _ in spans), default=0)
     if needed > room:
         raise CannotRunError(
             f"{shown} is cut short: its tensors need {needed} bytes and it has {room}; copy or write the file again"
         )
-    placed.sort(key=lambda place: place[:2])
-    return tuple(entry for _, _, entry in placed)
+    spans.sort(key=lambda span: span[:2])
+    return tuple(entry for _, _, entry in spans)
 
 
 def _explain_kind(shown: str, start: bytes, size: int) -> str:
-    """What a file that does not begin like safetensors may be."""
+    """The error for a file that does not begin as safetensors files do: what it seems to be instead."""
     if size == 0:
         return f"{shown} is empty; {_WANTED}"
     if start.startswith(_ZIP):
@@ -144,8 +154,3 @@ def _explain_kind(shown: str, start: bytes, size: int) -> str:
     if size < _LENGTH_BYTES:
         return f"{shown} has {size} bytes, which is too short for a safetensors file; copy or write the file again"
     return f"{shown} does not begin with the length of a safetensors header; {_WANTED}"
-
-
-def _one_line(error: BaseException) -> str:
-    lines = str(error).strip().splitlines()
-    return printable(lines[0][:200]) if lines else type(error).__name__

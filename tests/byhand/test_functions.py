@@ -103,7 +103,7 @@ WRONG = {
         lambda dz, x, W, b: (*linear_backward(dz, x, W, b)[:2], dz.mean(dim=0)),
     ),
     "linear, rows of dW swapped": ("linear", _transposed),
-    "relu, no kink": ("relu", lambda dh, z: dh),
+    "relu, no jump": ("relu", lambda dh, z: dh),
     "relu, other side": ("relu", lambda dh, z: dh.masked_fill(z > 0, 0)),
     "gelu, without z phi(z)": ("gelu", lambda dh, z: dh * 0.5 * torch.erfc(-z / 2**0.5)),
     "mean squared error, the notebook's factor": (

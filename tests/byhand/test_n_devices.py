@@ -14,7 +14,7 @@ from shardproof.byhand import reference
 from shardproof.byhand.model import initialise_layers
 from shardproof.byhand.n_devices import train_on_rank
 from shardproof.byhand.settings import Settings
-from shardproof.byhand.sharding import place_layers, shard_layers
+from shardproof.byhand.sharding import plan_splits, shard_layers
 from shardproof.byhand.walkthrough import draw_batches, gather_step, take_steps
 from shardproof.worlds.simulated import SimulatedWorld
 
@@ -44,7 +44,7 @@ def draw_settings(draw, dtype=torch.float64):
 @hypothesis_settings(max_examples=60, deadline=None)
 @given(draw_settings())
 def test_step_is_pytorchs_in_float64(settings):
-    placements = place_layers(settings.widths, settings.splits)
+    layer_splits = plan_splits(settings.widths, settings.splits)
     layers = initialise_layers(settings.widths, seed=settings.seed, dtype=settings.dtype)
     model = reference.build_model(
         settings.widths, activation=settings.activation, seed=settings.seed, dtype=settings.dtype
@@ -53,7 +53,7 @@ def test_step_is_pytorchs_in_float64(settings):
     batches = [epoch[step % len(epoch)] for step in range(settings.steps)]
     results = SimulatedWorld(size=settings.devices).run(train_on_rank, settings, layers, batches)
     for batch, ranks in zip(batches, zip(*results, strict=True), strict=True):
-        actual = gather_step(ranks, placements, settings, batch)
+        actual = gather_step(ranks, layer_splits, settings, batch)
         expected = reference.take_step(model, batch, loss=settings.loss, lr=settings.lr)
         torch.testing.assert_close(actual.out, expected.out, **CLOSE)
         torch.testing.assert_close(actual.loss, expected.loss, **CLOSE)
@@ -64,8 +64,8 @@ def test_step_is_pytorchs_in_float64(settings):
             torch.testing.assert_close(ours.b, theirs.b, **CLOSE)
         for rank in ranks:  # what is replicated is the same bits everywhere
             assert torch.equal(rank.tensors["out"], actual.out)
-            for l, placement in enumerate(placements, start=1):
-                if not placement.z_is_sharded:
+            for l, layer_split in enumerate(layer_splits, start=1):
+                if not layer_split.z_is_sharded:
                     assert torch.equal(rank.tensors[f"db{l}"], ranks[0].tensors[f"db{l}"])
 
 
@@ -114,7 +114,7 @@ def test_shards_have_memory_of_their_own():
     layers = initialise_layers((6, 4, 2), seed=1)
     for split in ("column", "row"):
         for shard, layer in zip(
-            shard_layers(layers, place_layers((6, 4, 2), (split, split)), rank=0, size=2), layers, strict=True
+            shard_layers(layers, plan_splits((6, 4, 2), (split, split)), rank=0, size=2), layers, strict=True
         ):
             assert shard.W.is_contiguous()
             assert shard.W.untyped_storage().nbytes() == layer.W.untyped_storage().nbytes() // 2

@@ -110,11 +110,11 @@ def test_replicas_that_part_are_named():
 def test_row_bias_added_on_every_device_is_seen(monkeypatch):
     real = n_devices.shard_layers
 
-    def count_bias_n_times(layers, placements, *, rank, size):
-        shards = real(layers, placements, rank=rank, size=size)
+    def count_bias_n_times(layers, layer_splits, *, rank, size):
+        shards = real(layers, layer_splits, rank=rank, size=size)
         return tuple(
-            shard if placement.z_is_sharded else replace(shard, b=shard.b * size)
-            for shard, placement in zip(shards, placements, strict=True)
+            shard if layer_split.z_is_sharded else replace(shard, b=shard.b * size)
+            for shard, layer_split in zip(shards, layer_splits, strict=True)
         )
 
     monkeypatch.setattr(n_devices, "shard_layers", count_bias_n_times)

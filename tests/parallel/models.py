@@ -15,7 +15,7 @@ from torch.distributed.tensor.parallel import (
     SequenceParallel,
 )
 
-from shardproof.parallel import Column, Enter, InParts, Row, VocabularyLoss, VocabularyRows, parallelize
+from shardproof.parallel import Column, GradientAllReduce, Row, SharedInput, VocabularyLoss, VocabularyRows, parallelize
 
 V, H, D, W = 11, 8, 4, 10
 IGNORED = -100
@@ -129,15 +129,15 @@ TORCH = {
 # As few collectives as can be: one entry for all projections, and the loss of split logits.
 OURS = {
     "embedding": VocabularyRows(output=Shard(1)),
-    "layers.*.*_norm": InParts(),
-    ATTENTION: Enter(source=Shard(1)),
-    f"{ATTENTION}.w[qkv]": Column(entered=True),
-    f"{ATTENTION}.q_norm": InParts(),
+    "layers.*.*_norm": GradientAllReduce(),
+    ATTENTION: SharedInput(source=Shard(1)),
+    f"{ATTENTION}.w[qkv]": Column(input_shared=True),
+    f"{ATTENTION}.q_norm": GradientAllReduce(),
     f"{ATTENTION}.wo": Row(output=Shard(1)),
-    MLP: Enter(source=Shard(1)),
-    f"{MLP}.w[13]": Column(entered=True),
+    MLP: SharedInput(source=Shard(1)),
+    f"{MLP}.w[13]": Column(input_shared=True),
     f"{MLP}.w2": Row(output=Shard(1)),
-    "norm": InParts(),
+    "norm": GradientAllReduce(),
     "head": Column(input=Shard(1)),
     "loss": VocabularyLoss(vocabulary=V),
 }

@@ -13,7 +13,7 @@ from shardproof.errors import CannotRunError
 from shardproof.parallel import attention as attention_file
 from shardproof.parallel.attention import Attention, Heads
 from shardproof.parallel.collectives import gather_shards, take_shard
-from shardproof.parallel.heads import axis_of_sharers
+from shardproof.parallel.heads import kv_replica_axis
 from shardproof.parallel.linear import ColumnLinear
 from shardproof.parallel.sharding import sharding_of
 from shardproof.parallel.traffic import count_calls
@@ -66,7 +66,7 @@ def test_a_split_attention_is_proved(change, devices, arguments):
 
 def test_kv_gradients_that_sharers_do_not_sum_are_found(monkeypatch):
     """M23."""
-    monkeypatch.setattr(attention_file, "axis_of_sharers", lambda _axis, _heads: None)
+    monkeypatch.setattr(attention_file, "kv_replica_axis", lambda _axis, _heads: None)
     proof = proof_of(step(4, 2, bias=True), split, 4)
     assert {(f.key.phase, f.key.name) for f in proof.roots} == {
         (Phase.GRADIENT, "attention.qkv.weight"),
@@ -149,11 +149,11 @@ def test_heads_that_ranks_cannot_share_say_so(queries, kv, size, said):
 def test_layers_share_a_group():
     with alone(4) as axis:
         whole = Attention.of_sizes(H, Heads(queries=4, kv=2, width=2))
-        sharers = axis_of_sharers(axis, 2)
-        assert (sharers.rank, sharers.size) == (0, 2)
-        assert axis_of_sharers(axis, 4) is None
-        layers = [Attention.from_attention(whole, axis, sharers=sharers) for _ in range(2)]
-        assert all(layer.traffics[-1][0] is sharers for layer in layers)
+        kv_replicas = kv_replica_axis(axis, 2)
+        assert (kv_replicas.rank, kv_replicas.size) == (0, 2)
+        assert kv_replica_axis(axis, 4) is None
+        layers = [Attention.from_attention(whole, axis, kv_replicas=kv_replicas) for _ in range(2)]
+        assert all(layer.traffics[-1][0] is kv_replicas for layer in layers)
 
 
 def test_heads_that_make_no_groups_say_so():

@@ -15,10 +15,10 @@ from torch import nn
 from shardproof.errors import CannotRunError
 from shardproof.exact import ExactArithmetic
 from shardproof.parallel.checkpoint import latest_checkpoint, load_checkpoint, save_checkpoint
-from shardproof.parallel.dropout import PlacedDropout
+from shardproof.parallel.dropout import PositionalDropout
 from shardproof.parallel.export import load_model, save_model
 from shardproof.parallel.sharding import assemble, cut_parameter, sharding_of, split
-from shardproof.parallel.state import held_by_model, held_by_optimizer
+from shardproof.parallel.state import states_of_optimizer, tensors_of_model
 from shardproof.worlds.spawned import SpawnedWorld
 from shardproof.worlds.threaded import ThreadedWorld
 
@@ -62,8 +62,8 @@ def test_a_planted_difference_is_seen(tmp_path):
 
 def digits_of(exact, model, optimizer, axis):
     """Every tensor of this rank, as it is in exact arithmetic."""
-    held = {name: one.local for name, one in held_by_model(model, axis).items()}
-    for name, states in held_by_optimizer(model, optimizer, axis).items():
+    held = {name: one.local for name, one in tensors_of_model(model, axis).items()}
+    for name, states in states_of_optimizer(model, optimizer, axis).items():
         held |= {f"{name}/{key}": one.local for key, one in states.items()}
     return {name: exact.digits(value).double() for name, value in held.items()}
 
@@ -120,7 +120,7 @@ def test_the_next_step_on_other_ranks_is_the_single_devices_in_exact_arithmetic(
         axis = training.axis_of(comm)
         model, optimizer = training.build(recipe(), axis)
         own = saved[axis.rank]
-        for name, one in held_by_model(model, axis).items():
+        for name, one in tensors_of_model(model, axis).items():
             one.local.copy_(own[name])
         for name, parameter in model.named_parameters():
             keys = ["exp_avg", "exp_avg_sq", "step"]
@@ -329,13 +329,13 @@ def test_a_save_that_cannot_be_is_refused(tmp_path):
         save_small(tmp_path / "file")
     model = nn.Linear(2, 2)
     model.weight = cut_parameter(model.weight, split((2, 2), 0, rank=0, size=2))
-    with pytest.raises(CannotRunError, match="weight is noted as rank 0's of 2; this is rank 0 of 1"):
+    with pytest.raises(CannotRunError, match="weight is sharded for rank 0 of 2; this is rank 0 of 1"):
         save_checkpoint(tmp_path, model, step=2)
 
 
 def test_dropout_goes_on_with_the_next_mask(tmp_path):
     def make():
-        return nn.Sequential(nn.Linear(2, 2), PlacedDropout(0.5, 1))
+        return nn.Sequential(nn.Linear(2, 2), PositionalDropout(0.5, 1))
 
     x, model, resumed = torch.ones(64, 2), make(), make()
     model(x)
@@ -389,7 +389,7 @@ def test_a_tied_weight_may_be_there_under_one_name_and_must_not_be_two(tmp_path)
     ("change", "said"),
     [
         (lambda tensors: tensors.pop("bias"), "has no tensor bias"),
-        (lambda tensors: tensors.update(more=torch.ones(1)), "has 1 tensors that the model has not: more"),
+        (lambda tensors: tensors.update(more=torch.ones(1)), "has 1 tensors that the model does not have: more"),
         (lambda tensors: tensors.update(bias=torch.ones(3)), r"bias is torch.float32 \[3\]; the model's is"),
         (lambda tensors: tensors.update(bias=torch.ones(2).half()), r"bias is torch.float16 \[2\]; the model's is"),
     ],

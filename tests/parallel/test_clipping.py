@@ -207,8 +207,8 @@ def with_gradient(**noted):
 @pytest.mark.parametrize(
     ("parameter", "options", "said"),
     [
-        (with_gradient(), {}, "does not say what it is of the full one"),
-        (with_gradient(rank=1, size=2), {}, "noted as rank 1's of 2; this is rank 0 of 2"),
+        (with_gradient(), {}, "carries no sharding"),
+        (with_gradient(rank=1, size=2), {}, "sharded for rank 1 of 2; this is rank 0 of 2"),
         (with_gradient(rank=0, size=2), {"max_norm": 0.0}, "max_norm is 0.0"),
         (with_gradient(rank=0, size=2), {"max_norm": math.nan}, "max_norm is nan"),
         (with_gradient(rank=0, size=2), {"norm_type": 0.0}, "norm_type is 0.0"),

@@ -10,7 +10,7 @@ from torch.distributed.tensor import Replicate, Shard
 
 from shardproof.errors import CannotRunError
 from shardproof.parallel import Column, Dropout, Row, parallelize
-from shardproof.parallel.dropout import PlacedDropout, keep
+from shardproof.parallel.dropout import PositionalDropout, keep
 from shardproof.parallel.linear import ColumnLinear, RowLinear
 from shardproof.proving.prove import prove
 
@@ -20,8 +20,8 @@ H, I = 4, 7
 class Model(nn.Module):
     def __init__(self):
         super().__init__()
-        self.up, self.inner = nn.Linear(H, I), PlacedDropout(0.3, seed=1)
-        self.down, self.outer = nn.Linear(I, H), PlacedDropout(0.3, seed=2)
+        self.up, self.inner = nn.Linear(H, I), PositionalDropout(0.3, seed=1)
+        self.down, self.outer = nn.Linear(I, H), PositionalDropout(0.3, seed=2)
 
     def forward(self, x):
         return self.outer(self.down(self.inner(F.gelu(self.up(x)))))
@@ -36,8 +36,8 @@ FEATURES = Shard(-1)
 
 def split(model, axis, *, inner=FEATURES, total=I):
     model.up, model.down = ColumnLinear.from_linear(model.up, axis), RowLinear.from_linear(model.down, axis)
-    model.inner = PlacedDropout.from_dropout(model.inner, axis, placement=inner, total=total)
-    model.outer = PlacedDropout.from_dropout(model.outer, axis)
+    model.inner = PositionalDropout.from_dropout(model.inner, axis, placement=inner, total=total)
+    model.outer = PositionalDropout.from_dropout(model.outer, axis)
 
 
 @pytest.mark.parametrize("devices", [2, 3])
@@ -103,10 +103,10 @@ def test_a_wrong_mask_is_found_at_its_layer(change, root):
 @pytest.mark.parametrize(("shape", "dim", "size"), [((5, 7), 1, 3), ((4, 3, 6), 0, 2), ((6,), -1, 4)])
 def test_shards_of_the_mask_make_the_whole(shape, dim, size):
     x = torch.ones(shape)
-    whole = PlacedDropout(0.5, seed=3)
+    whole = PositionalDropout(0.5, seed=3)
 
     def on_rank(axis):
-        part = PlacedDropout.from_dropout(whole, axis, placement=Shard(dim), total=shape[dim])
+        part = PositionalDropout.from_dropout(whole, axis, placement=Shard(dim), total=shape[dim])
         own = x.tensor_split(size, dim)[axis.rank]
         return part(own), part(own)
 
@@ -136,7 +136,7 @@ def test_masks_of_other_seeds_calls_and_places_have_nothing_in_common():
 
 
 def test_the_default_generator_is_neither_read_nor_advanced():
-    layer = PlacedDropout(0.5, seed=4)
+    layer = PositionalDropout(0.5, seed=4)
     torch.manual_seed(0)
     before = torch.get_rng_state()
     first = layer(torch.ones(50))
@@ -148,24 +148,24 @@ def test_the_default_generator_is_neither_read_nor_advanced():
 
 def test_evaluation_and_zero_drop_nothing():
     x = random(5)
-    assert PlacedDropout(0.5, seed=0).eval()(x) is x
-    assert PlacedDropout(0.0, seed=0)(x) is x
+    assert PositionalDropout(0.5, seed=0).eval()(x) is x
+    assert PositionalDropout(0.0, seed=0)(x) is x
 
 
 def test_the_expectation_is_kept():
-    assert set(PlacedDropout(0.5, seed=0)(torch.ones(100)).tolist()) == {0.0, 2.0}
+    assert set(PositionalDropout(0.5, seed=0)(torch.ones(100)).tolist()) == {0.0, 2.0}
 
 
 def test_what_makes_no_sense_says_why():
     with pytest.raises(CannotRunError, match=r"p = 1\.0"):
-        PlacedDropout(1.0, seed=0)
+        PositionalDropout(1.0, seed=0)
     with pytest.raises(CannotRunError, match="without the axis"):
-        PlacedDropout(0.5, seed=0, placement=Shard(0))
+        PositionalDropout(0.5, seed=0, placement=Shard(0))
 
     def on_rank(axis):
         with pytest.raises(CannotRunError, match="give a seed"):
-            PlacedDropout.from_dropout(nn.Dropout(), axis)
-        uneven = PlacedDropout.from_dropout(nn.Dropout(), axis, seed=0, placement=Shard(0), total=5)
+            PositionalDropout.from_dropout(nn.Dropout(), axis)
+        uneven = PositionalDropout.from_dropout(nn.Dropout(), axis, seed=0, placement=Shard(0), total=5)
         with pytest.raises(CannotRunError, match=r"a shard of shape \[4\]; rank . of 2 holds . of 5 along dim 0"):
             uneven(torch.ones(4))
 

@@ -102,8 +102,8 @@ def planted(**changes):
 
     def change(model, axis):
         split(model, axis)
-        wrong = {name: value(model.loss.loss) for name, value in changes.items()}
-        model.loss.loss = replace(model.loss.loss, **wrong)
+        wrong = {name: value(model.loss.split) for name, value in changes.items()}
+        model.loss.split = replace(model.loss.split, **wrong)
 
     return change
 
@@ -113,7 +113,7 @@ def gathered_logits(model, axis):
     model.loss = VocabularyParallelCrossEntropy.from_loss(
         model.loss, axis, sharding=split_vocabulary(model.head.weight.shape, axis, multiple=None)
     )
-    model.loss.loss = replace(model.loss.loss, start=0, stop=V, width=V)
+    model.loss.split = replace(model.loss.split, start=0, stop=V, width=V)
 
 
 @pytest.mark.parametrize(
@@ -145,7 +145,7 @@ def test_natively_it_is_pytorchs_own(dtype):
         sharding = split_vocabulary((V, H), axis, multiple=None)
         whole = nn.CrossEntropyLoss(label_smoothing=0.1)
         module = VocabularyParallelCrossEntropy.from_loss(whole, axis, sharding=sharding)
-        own = x[:, module.loss.start : module.loss.stop].clone().requires_grad_()
+        own = x[:, module.split.start : module.split.stop].clone().requires_grad_()
         loss = module(own, ids)
         loss.backward()
         return loss.detach(), own.grad

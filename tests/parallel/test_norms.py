@@ -12,7 +12,7 @@ from torch.utils.checkpoint import checkpoint
 
 from shardproof.parallel.collectives import gather_shards, take_shard
 from shardproof.parallel.linear import ColumnLinear, RowLinear
-from shardproof.parallel.norms import REPLICATED_IN_PARTS, sum_gradients_of_parameters
+from shardproof.parallel.norms import GRADIENT_SUM, sum_gradients_of_parameters
 from shardproof.parallel.sharding import Section, sharding_of
 from shardproof.proving.cause import Cause, CauseKind, Mend
 from shardproof.proving.records import Phase
@@ -122,8 +122,8 @@ def test_all_parameters_of_a_module_cost_one_all_reduce(size):
         outputs = []
         assert calls_of(lambda: outputs.append(norm(random(4, H).float()))) == count_calls((), axis)
         backward = calls_of(lambda: outputs[0].sum().backward())
-        assert backward == count_calls(REPLICATED_IN_PARTS.backward, axis)
-        assert backward != count_calls(2 * REPLICATED_IN_PARTS.backward, axis)
+        assert backward == count_calls(GRADIENT_SUM.backward, axis)
+        assert backward != count_calls(2 * GRADIENT_SUM.backward, axis)
         assert sharding_of(norm.weight).local_shape == (H,)
 
 

@@ -33,9 +33,9 @@ from shardproof.errors import CannotRunError
 from shardproof.parallel import (
     Boundary,
     Column,
-    Enter,
     LocalAttributes,
     Move,
+    SharedInput,
     VocabularyLoss,
     VocabularyRows,
     parallelize,
@@ -178,11 +178,11 @@ def test_one_entry_for_all_projections_costs_less():
             return sum(len(one.backward) for _, one in pairs)
 
     entered = {
-        ATTENTION: Enter(),
-        f"{ATTENTION}.w[qkv]": Column(entered=True),
-        MLP: Enter(),
-        f"{MLP}.w1": Column(entered=True),
-        f"{MLP}.w3": Column(entered=True),
+        ATTENTION: SharedInput(),
+        f"{ATTENTION}.w[qkv]": Column(input_shared=True),
+        MLP: SharedInput(),
+        f"{MLP}.w1": Column(input_shared=True),
+        f"{MLP}.w3": Column(input_shared=True),
     }
     assert proof_of_plan(STRINGS | entered, 2).ok
     assert backward_calls(STRINGS | entered) == backward_calls(STRINGS) - 3
@@ -307,7 +307,11 @@ def hooked():
         ({"layers.*.feed_forward": "sequence_parallel"}, Decoder, "without parameters of its own"),
         ({"head": "grouped_gemm"}, Decoder, "no style 'grouped_gemm'"),
         ({"head": 3}, Decoder, "head: the plan has a int for it"),
-        ({"head.weight": "sequence_parallel"}, Decoder, "head.weight is a parameter; a InParts is for modules"),
+        (
+            {"head.weight": "sequence_parallel"},
+            Decoder,
+            "head.weight is a parameter; a GradientAllReduce is for modules",
+        ),
         ({"head": "colwise"}, hooked, "head has hooks"),
         (
             {"head": "colwise"},
@@ -350,8 +354,8 @@ def test_kv_heads_that_ranks_share_need_an_attention_that_says_how_many_use_each
 @pytest.mark.parametrize(
     ("make", "said"),
     [
-        (lambda: Column(entered=True, output=Replicate()), r"Replicate\(\), Replicate\(\)\): it only multiplies"),
-        (lambda: Column(entered=True, input=Shard(1)), r"Shard\(dim=1\), .*: it only multiplies; leave both out"),
+        (lambda: Column(input_shared=True, output=Replicate()), r"Replicate\(\), Replicate\(\)\): it only multiplies"),
+        (lambda: Column(input_shared=True, input=Shard(1)), r"Shard\(dim=1\), .*: it only multiplies; leave both out"),
         (lambda: Column(multiple=8, output=Replicate()), "a head whose output stays split"),
         (lambda: Column(multiple=8, parts=2), "leave output and parts"),
     ],

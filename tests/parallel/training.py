@@ -16,7 +16,7 @@ from shardproof.parallel.checkpoint import latest_checkpoint, load_checkpoint, s
 from shardproof.parallel.clipping import clip_gradients
 from shardproof.parallel.export import full_tensor, load_model, save_model
 from shardproof.parallel.sharding import sharding_of, take
-from shardproof.parallel.state import held_by_model, held_by_optimizer
+from shardproof.parallel.state import states_of_optimizer, tensors_of_model
 
 
 @dataclass(frozen=True)
@@ -59,8 +59,8 @@ def train(recipe, model, optimizer, axis, steps):
 
 def whole_state(model, optimizer, axis):
     """Every full tensor of the training, by name."""
-    found = {name: full_tensor(held, axis).clone() for name, held in held_by_model(model, axis).items()}
-    for name, states in held_by_optimizer(model, optimizer, axis).items():
+    found = {name: full_tensor(held, axis).clone() for name, held in tensors_of_model(model, axis).items()}
+    for name, states in states_of_optimizer(model, optimizer, axis).items():
         found |= {f"{name}/{key}": full_tensor(held, axis).clone() for key, held in states.items()}
     return found
 

@@ -1,4 +1,4 @@
-"""Every tensor of a step by hand, beside the reference's: the notebook's `cmp` lines, in its order and by its names."""
+"""Compares every tensor of a step by hand with the reference's: the notebook's `cmp` lines, names and order."""
 
 from __future__ import annotations
 
@@ -18,89 +18,93 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from shardproof.byhand.kinks import Kinks
     from shardproof.byhand.n_devices import RankStep
-    from shardproof.byhand.sharding import Placement
+    from shardproof.byhand.sharding import LayerSplit
+    from shardproof.byhand.sign_flips import SignFlips
     from shardproof.byhand.step import Step
     from shardproof.byhand.tolerance import Scales
     from shardproof.comparison import Comparison
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Measure:
-    """What a step by hand is held against: the reference, each tensor's scale, and what kinks explain."""
+class Baseline:
+    """What a step by hand is compared with: the reference, each tensor's scale, the effect of sign flips in relu."""
 
     reference: Step
     scales: Scales
-    kinks: Kinks
+    sign_flips: SignFlips
     lr: float
 
 
-def compare_forward(step: Step, measure: Measure) -> tuple[Comparison, ...]:
+def compare_forward(step: Step, baseline: Baseline) -> tuple[Comparison, ...]:
     """The output and the loss of one device."""
     return (
-        _compare(step.out, measure.reference.out, name="forward pass", scale=measure.scales.out),
-        _compare(step.loss, measure.reference.loss, name="loss", scale=measure.scales.loss),
+        _compare(step.out, baseline.reference.out, name="forward pass", scale=baseline.scales.out),
+        _compare(step.loss, baseline.reference.loss, name="loss", scale=baseline.scales.loss),
     )
 
 
-def compare_gradients(step: Step, measure: Measure) -> tuple[Comparison, ...]:
+def compare_gradients(step: Step, baseline: Baseline) -> tuple[Comparison, ...]:
     """Every dW and db of one device, the last layer first, as the backward pass goes."""
     lines: list[Comparison] = []
     for l, ours in reversed(list(enumerate(step.gradients))):
-        lines += _compare_gradient(ours, measure.reference.gradients[l], measure, l)
+        lines += _compare_gradient(ours, baseline.reference.gradients[l], baseline, l)
     return tuple(lines)
 
 
-def compare_updates(step: Step, measure: Measure, *, prefix: str = "") -> tuple[Comparison, ...]:
+def compare_updates(step: Step, baseline: Baseline, *, prefix: str = "") -> tuple[Comparison, ...]:
     """Every updated W and b, the first layer first."""
     lines: list[Comparison] = []
-    for l, (ours, theirs) in enumerate(zip(step.updated, measure.reference.updated, strict=True)):
-        scale, kink = measure.scales.updated[l], measure.kinks.gradients[l]
+    for l, (ours, theirs) in enumerate(zip(step.updated, baseline.reference.updated, strict=True)):
+        scale, flips = baseline.scales.updated[l], baseline.sign_flips.gradients[l]
         lines += [
-            _compare(ours.W, theirs.W, name=f"{prefix}manual_nW{l + 1}", scale=scale.W, beside=measure.lr * kink.W),
-            _compare(ours.b, theirs.b, name=f"{prefix}manual_nb{l + 1}", scale=scale.b, beside=measure.lr * kink.b),
+            _compare(
+                ours.W, theirs.W, name=f"{prefix}manual_nW{l + 1}", scale=scale.W, allowance=baseline.lr * flips.W
+            ),
+            _compare(
+                ours.b, theirs.b, name=f"{prefix}manual_nb{l + 1}", scale=scale.b, allowance=baseline.lr * flips.b
+            ),
         ]
     return tuple(lines)
 
 
-def compare_forward_of_ranks(ranks: Sequence[RankStep], measure: Measure) -> tuple[Comparison, ...]:
-    """The gathered output: the first rank's, and every other rank's that is not the same bit for bit."""
+def compare_forward_of_ranks(ranks: Sequence[RankStep], baseline: Baseline) -> tuple[Comparison, ...]:
+    """The gathered output: the first rank's, and each other rank's that differs from it in any bit."""
     replicas = [rank.tensors["out"] for rank in ranks]
     return tuple(
-        _compare(out, measure.reference.out, name=f"TP - forward pass{suffix}", scale=measure.scales.out)
+        _compare(out, baseline.reference.out, name=f"TP - forward pass{suffix}", scale=baseline.scales.out)
         for out, suffix in _tell_replicas_apart(replicas)
     )
 
 
 def compare_gradients_of_ranks(
-    ranks: Sequence[RankStep], placements: Sequence[Placement], measure: Measure
+    ranks: Sequence[RankStep], layer_splits: Sequence[LayerSplit], baseline: Baseline
 ) -> tuple[Comparison, ...]:
-    """Every rank's slice of dW and db beside the same slice of the reference's; a replicated db on every rank."""
+    """Every rank's slice of dW and db, with the same slice of the reference's; a replicated db on every rank."""
     lines: list[Comparison] = []
-    for l, placement in reversed(list(enumerate(placements))):
+    for l, layer_split in reversed(list(enumerate(layer_splits))):
         for rank, step in enumerate(ranks):
             ours = Layer(W=step.tensors[f"dW{l + 1}"], b=step.tensors[f"db{l + 1}"])
-            theirs = shard_layer(measure.reference.gradients[l], placement, rank=rank, size=len(ranks))
-            lines += _compare_gradient(ours, theirs, measure, l, suffix=f"_{rank}")
+            theirs = shard_layer(baseline.reference.gradients[l], layer_split, rank=rank, size=len(ranks))
+            lines += _compare_gradient(ours, theirs, baseline, l, suffix=f"_{rank}")
     return tuple(lines)
 
 
 def compare_updates_of_ranks(
-    gathered: Step, ranks: Sequence[RankStep], placements: Sequence[Placement], measure: Measure
+    gathered: Step, ranks: Sequence[RankStep], layer_splits: Sequence[LayerSplit], baseline: Baseline
 ) -> tuple[Comparison, ...]:
-    """The updated slices, gathered; and each replica of a whole b that is not the first rank's bit for bit."""
-    lines = list(compare_updates(gathered, measure, prefix="TP - "))
-    for l, placement in enumerate(placements):
-        if not placement.z_is_sharded:
+    """The updated slices, gathered; and each replica of b that differs from the first rank's in any bit."""
+    lines = list(compare_updates(gathered, baseline, prefix="TP - "))
+    for l, layer_split in enumerate(layer_splits):
+        if not layer_split.z_is_sharded:
             replicas = [rank.tensors[f"nb{l + 1}"] for rank in ranks]
             lines += [
                 _compare(
                     b,
-                    measure.reference.updated[l].b,
+                    baseline.reference.updated[l].b,
                     name=f"TP - manual_nb{l + 1}{suffix}",
-                    scale=measure.scales.updated[l].b,
-                    beside=measure.lr * measure.kinks.gradients[l].b,
+                    scale=baseline.scales.updated[l].b,
+                    allowance=baseline.lr * baseline.sign_flips.gradients[l].b,
                 )
                 for b, suffix in _tell_replicas_apart(replicas)[1:]
             ]
@@ -115,23 +119,23 @@ def _tell_replicas_apart(replicas: Sequence[Tensor]) -> list[tuple[Tensor, str]]
 
 
 def _compare_gradient(
-    ours: Layer, theirs: Layer, measure: Measure, l: int, *, suffix: str = ""
+    ours: Layer, theirs: Layer, baseline: Baseline, l: int, *, suffix: str = ""
 ) -> tuple[Comparison, Comparison]:
-    scale, kink = measure.scales.gradients[l], measure.kinks.gradients[l]
+    scale, flips = baseline.scales.gradients[l], baseline.sign_flips.gradients[l]
     return (
-        _compare(ours.W, theirs.W, name=f"dW{l + 1}{suffix}", scale=scale.W, beside=kink.W),
-        _compare(ours.b, theirs.b, name=f"db{l + 1}{suffix}", scale=scale.b, beside=kink.b),
+        _compare(ours.W, theirs.W, name=f"dW{l + 1}{suffix}", scale=scale.W, allowance=flips.W),
+        _compare(ours.b, theirs.b, name=f"db{l + 1}{suffix}", scale=scale.b, allowance=flips.b),
     )
 
 
-def _compare(actual: Tensor, expected: Tensor, *, name: str, scale: float, beside: float = 0.0) -> Comparison:
-    """Compare within epsilons of the scale. `beside` comes on top: what a kink explains."""
+def _compare(actual: Tensor, expected: Tensor, *, name: str, scale: float, allowance: float = 0.0) -> Comparison:
+    """Compare within epsilons of the scale, plus `allowance`: the effect of sign flips."""
     numbers = torch.finfo(expected.dtype)
-    atol = count_epsilons(expected.dtype) * numbers.eps * max(scale, numbers.tiny) + beside
+    atol = count_epsilons(expected.dtype) * numbers.eps * max(scale, numbers.tiny) + allowance
     return compare(
         actual,
         expected,
         name=name,
         rtol=RELATIVE_EPSILONS * numbers.eps,
-        atol=atol if math.isfinite(atol) else 0.0,  # a run that has left the numbers gets no allowance
+        atol=atol if math.isfinite(atol) else 0.0,  # NaN or infinity: no tolerance
     )

@@ -13,16 +13,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Batch:
-    """Some samples: x [B, I], and y [B, O] (or [B], class indices, where the loss wants classes)."""
+    """Some samples: x [B, I], and y [B, O], or class indices [B] for cross-entropy."""
 
     x: Tensor
     y: Tensor
 
 
 def draw_samples(*, samples: int, in_features: int, out_features: int, seed: int) -> Batch:
-    """Draw all samples, x and y of one after x and y of the other: the digits `RandomTensorDataset` draws.
+    """Draw all samples, each x followed by its y: the values that `RandomTensorDataset` draws.
 
-    A generator of its own gives the digits that `torch.manual_seed` gives, and leaves the global one alone.
+    The generator is a new one: it gives the values that `torch.manual_seed` would, and the global one is not touched.
     """
     generator = torch.Generator().manual_seed(seed)
     pairs = [

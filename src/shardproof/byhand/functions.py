@@ -1,7 +1,7 @@
 """The functions a step is made of: one forward and one backward each, on plain tensors, without autograd.
 
 `dz` is short for dL/dz, as in the notebook. B is the batch, I and O are a layer's input and output features. Each
-backward takes what its forward was given, never what some hook saved. `tests/byhand/test_functions.py` checks every
+backward takes its forward's inputs. `tests/byhand/test_functions.py` checks every
 pair with `torch.autograd.gradcheck`.
 """
 
@@ -23,7 +23,7 @@ def linear_forward(x: Tensor, W: Tensor, b: Tensor | None = None) -> Tensor:
     Args:
         x: [B, I].
         W: [O, I], one row for each output feature, as in `torch.nn.Linear`.
-        b: [O]; None where the bias is added later (after a sum over devices, say).
+        b: [O]; None where the bias is added later, after a sum over devices.
 
     Returns:
         z: [B, O].
@@ -48,8 +48,8 @@ def linear_backward_input(dz: Tensor, W: Tensor) -> Tensor:
 def linear_backward_weight(dz: Tensor, x: Tensor) -> Tensor:
     """Weight's part of linear's backward, dW = dz^T x: the outer products of dz and x, summed over the batch.
 
-    The notebook writes the same sum as `(dz.unsqueeze(2) * x.unsqueeze(1)).mean(0)`, a [B, O, I] array. There the mean
-    holds the loss's 1/B; here dz holds it (see `mean_squared_error_backward`), and so this is a sum.
+    The notebook writes `(dz.unsqueeze(2) * x.unsqueeze(1)).mean(0)`, through a [B, O, I] array. There the mean contains
+    the loss's factor 1/B; here dz contains it (see `mean_squared_error_backward`), so this is a sum.
 
     Args:
         dz: [B, O].
@@ -92,7 +92,7 @@ def relu_forward(z: Tensor) -> Tensor:
 def relu_backward(dh: Tensor, z: Tensor) -> Tensor:
     """Rectifier's backward, dz = dh where z > 0, else 0.
 
-    At z = 0 there is no derivative; 0 is PyTorch's choice, and so ours.
+    At z = 0 there is no derivative; PyTorch takes 0, and so do we.
     """
     return dh.masked_fill(z <= 0, 0)
 
@@ -113,7 +113,7 @@ def gelu_backward(dh: Tensor, z: Tensor) -> Tensor:
 
 
 def _standard_normal_distribution(z: Tensor) -> Tensor:
-    # erfc, because 1 + erf(z / sqrt(2)) cancels for negative z: in bfloat16 nothing is left of it at z = -3.
+    # erfc, because 1 + erf(z / sqrt(2)) cancels for negative z: in bfloat16 it is 0 at z = -3.
     return (z * -math.sqrt(0.5)).erfc() * 0.5
 
 
@@ -133,13 +133,13 @@ def mean_squared_error_forward(out: Tensor, y: Tensor) -> Tensor:
 def mean_squared_error_backward(out: Tensor, y: Tensor, columns: slice = slice(None)) -> Tensor:
     """Mean squared error's backward, dout = 2/(B O) (out - y).
 
-    L is a mean over B O elements and each square brings a 2. The notebook's `dout = out - y`, averaged over the batch
-    later, has 1/B for the factor: right at its output width, O = 2, and at no other.
+    L is a mean over B O elements, and each square has derivative 2 (out - y). The notebook's `dout = out - y`, averaged
+    over the batch later, has the factor 1/B: right for its output width O = 2, and for no other.
 
     Args:
         out: [B, O].
         y: [B, O].
-        columns: the output features a device holds, c of them. O stays that of the whole.
+        columns: the output features that a device holds, c of them. O is the number of all.
 
     Returns:
         dout: [B, c].
@@ -172,14 +172,14 @@ def softmax_cross_entropy_backward(out: Tensor, y: Tensor, columns: slice = slic
     Args:
         out: [B, O]; all of it, because the softmax needs the whole row.
         y: [B], class indices.
-        columns: the output features a device holds, c of them.
+        columns: the output features that a device holds, c of them.
 
     Returns:
         dout: [B, c].
     """
     p = (out[:, columns] - _log_sum_exp(out)).exp()  # [B, c]
     first, stop, _ = columns.indices(out.shape[1])
-    own = (y >= first) & (y < stop)  # [B], whose class is among the columns
+    own = (y >= first) & (y < stop)  # [B], samples whose class is among the columns
     p[own, y[own] - first] -= 1
     return p / out.shape[0]
 

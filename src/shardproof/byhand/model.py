@@ -26,18 +26,18 @@ class Layer:
 def initialise_layers(widths: Sequence[int], *, seed: int, dtype: torch.dtype = torch.float32) -> tuple[Layer, ...]:
     """Draw the layers in order, each uniform in (-1/sqrt(I), 1/sqrt(I)), weight before bias.
 
-    The digits are those of `torch.manual_seed(seed)` followed by one `torch.nn.Linear` after the other. They are drawn
-    in float32 and then rounded or widened, so that a run in another dtype starts from the same model.
+    The values are those of `torch.manual_seed(seed)` followed by one `torch.nn.Linear` after the other. They are drawn
+    in float32 and then converted, so that a run in another dtype starts from the same model.
 
     Args:
         widths: features between the layers, input first: (6, 4, 2) makes W1 [4, 6] and W2 [2, 4].
-        seed: for a generator of its own.
+        seed: of a new generator.
         dtype: of the parameters.
     """
     generator = torch.Generator().manual_seed(seed)
     layers = []
     for in_features, out_features in pairwise(widths):
-        # kaiming_uniform_(W, a=sqrt(5)) in nn.Linear, kept in its order of operations: an ulp here would be seen.
+        # kaiming_uniform_(W, a=sqrt(5)) in nn.Linear, in the same order of operations, so that every bit is equal.
         W_bound = math.sqrt(3.0) * (math.sqrt(2.0 / (1 + math.sqrt(5) ** 2)) / math.sqrt(in_features))
         b_bound = 1 / math.sqrt(in_features)
         W = torch.empty(out_features, in_features).uniform_(-W_bound, W_bound, generator=generator)

@@ -37,7 +37,7 @@ class Forward:
 
 
 def forward(layers: Sequence[Layer], x: Tensor, activation: Activation) -> Forward:
-    """Compute the output layer by layer; `backward` goes the same way back."""
+    """Compute the output layer by layer; its backward is `backward`."""
     h, z = [x], []
     for layer in layers[:-1]:
         z.append(linear_forward(h[-1], layer.W, layer.b))  # [B, O]
@@ -46,7 +46,7 @@ def forward(layers: Sequence[Layer], x: Tensor, activation: Activation) -> Forwa
     return Forward(h=tuple(h), z=tuple(z), out=out)
 
 
-def backward(layers: Sequence[Layer], passed: Forward, dout: Tensor, activation: Activation) -> tuple[Layer, ...]:
+def backward(layers: Sequence[Layer], saved: Forward, dout: Tensor, activation: Activation) -> tuple[Layer, ...]:
     """Compute every dW and db from dout, from the last layer to the first; backward of `forward`.
 
     Returns:
@@ -55,15 +55,15 @@ def backward(layers: Sequence[Layer], passed: Forward, dout: Tensor, activation:
     gradients = []
     dz = dout  # [B, O] of the last layer, which no activation follows
     for l in reversed(range(len(layers))):
-        gradients.append(Layer(W=linear_backward_weight(dz, passed.h[l]), b=linear_backward_bias(dz)))  # [O, I], [O]
-        if l > 0:  # nobody asks for the gradient of the batch
+        gradients.append(Layer(W=linear_backward_weight(dz, saved.h[l]), b=linear_backward_bias(dz)))  # [O, I], [O]
+        if l > 0:  # the batch needs no gradient
             dh = linear_backward_input(dz, layers[l].W)  # [B, I]
-            dz = activation.backward(dh, passed.z[l - 1])  # [B, I], which is [B, O] of the layer below
+            dz = activation.backward(dh, saved.z[l - 1])  # [B, I], which is [B, O] of the layer below
     return tuple(reversed(gradients))
 
 
 def update(layers: Sequence[Layer], gradients: Sequence[Layer], lr: float) -> tuple[Layer, ...]:
-    """Take one step of plain gradient descent, W - lr dW and b - lr db. Slices update like wholes."""
+    """Take one step of gradient descent, W - lr dW and b - lr db, on full parameters or on slices."""
     return tuple(
         Layer(W=layer.W - lr * gradient.W, b=layer.b - lr * gradient.b)
         for layer, gradient in zip(layers, gradients, strict=True)
@@ -72,13 +72,13 @@ def update(layers: Sequence[Layer], gradients: Sequence[Layer], lr: float) -> tu
 
 def take_step(layers: Sequence[Layer], batch: Batch, *, activation: Activation, loss: Loss, lr: float) -> Step:
     """Forward, backward and update."""
-    passed = forward(layers, batch.x, activation)
-    dout = loss.backward(passed.out, batch.y)
-    gradients = backward(layers, passed, dout, activation)
+    saved = forward(layers, batch.x, activation)
+    dout = loss.backward(saved.out, batch.y)
+    gradients = backward(layers, saved, dout, activation)
     return Step(
-        z=passed.z,
-        out=passed.out,
-        loss=loss.forward(passed.out, batch.y),
+        z=saved.z,
+        out=saved.out,
+        loss=loss.forward(saved.out, batch.y),
         gradients=gradients,
         updated=update(layers, gradients, lr),
     )

@@ -40,8 +40,8 @@ def read_layers(model: nn.Sequential) -> tuple[Layer, ...]:
 def take_step(model: nn.Sequential, batch: Batch, *, loss: str, lr: float) -> Step:
     """Forward, `loss.backward()` and SGD's update, in place on the model.
 
-    `sgd` is the function that `torch.optim.SGD.step` calls. Making the optimizer object instead would import
-    `torch._dynamo`, which takes longer than all the rest of a small run; a test holds the two to the same bits.
+    `sgd` is the function that `torch.optim.SGD.step` calls. An optimizer object would import `torch._dynamo`, which
+    takes longer than the rest of a small run. A test checks that both give the same bits.
     """
     parameters = [parameter for linear in _linears(model) for parameter in (linear.weight, linear.bias)]
     for parameter in parameters:

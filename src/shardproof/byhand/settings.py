@@ -1,4 +1,4 @@
-"""What a walkthrough is asked to do, checked before anything is computed."""
+"""The settings of a walkthrough, checked before anything is computed."""
 
 from __future__ import annotations
 
@@ -25,13 +25,14 @@ LARGEST_SEED = 2**64 - 1
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """The size, the arithmetic and the split of a walkthrough. The defaults are the notebook's.
+    """The settings of a walkthrough. The defaults are the notebook's.
 
-    `steps` counts updates. Each takes the next batch, from the first again after the last. `splits` has one entry a
-    layer.
+    Attributes:
+        steps: the number of updates; each takes the next batch, and the first again after the last.
+        splits: one entry a layer.
 
     Raises:
-        CannotRunError: a value is out of its range; the message says which and what is allowed.
+        CannotRunError: a value is out of its range.
     """
 
     widths: tuple[int, ...] = (6, 4, 2)
@@ -58,22 +59,22 @@ class Settings:
 
 
 def count_epoch(samples: int, batch_size: int) -> int:
-    """How many batches an epoch has, the smaller last one included."""
+    """The number of batches of an epoch, with the smaller last one."""
     return -(-samples // batch_size)
 
 
 def check_memory(settings: Settings, available: int) -> None:
-    """Refuse what this machine's memory cannot hold, before the system ends the process without a word.
+    """Refuse a run that does not fit in memory; the system would kill the process without a message.
 
-    The three ways of computing keep some 14 copies of the parameters between them: the values, their gradients and the
-    updated values, whole and in shards. A batch passes each layer about as often.
+    The three computations together keep about 14 copies of the parameters: values, gradients and updated values, full
+    and in shards; and about as many of each layer's activations.
 
     Args:
         settings: of the run.
-        available: bytes of memory.
+        available: memory in bytes.
 
     Raises:
-        CannotRunError: they are not enough.
+        CannotRunError: it is not enough.
     """
     parameters = sum((i + 1) * o for i, o in pairwise(settings.widths))
     activations = settings.batch_size * sum(settings.widths)
@@ -91,7 +92,7 @@ def read_widths(text: str) -> tuple[int, ...]:
     """Read `6,4,2`.
 
     Raises:
-        CannotRunError: not whole numbers with commas between them.
+        CannotRunError: the text is not whole numbers with commas between them.
     """
     try:
         return tuple(int(part) for part in text.split(","))
@@ -100,10 +101,10 @@ def read_widths(text: str) -> tuple[int, ...]:
 
 
 def read_splits(text: str, layers: int) -> tuple[Split, ...]:
-    """Read `column`, `row` or `column-row` (in turns), the same for any depth, or one entry a layer: `column,row,row`.
+    """Read `column`, `row` or `column-row` (alternating), for any depth; or one entry a layer: `column,row,row`.
 
     Raises:
-        CannotRunError: another word, or not as many as there are layers.
+        CannotRunError: an entry is another word, or there are more or fewer entries than layers.
     """
     if text in PATTERNS:
         return tuple(islice(cycle(PATTERNS[text]), layers))
@@ -123,7 +124,7 @@ def read_dtype(text: str) -> torch.dtype:
     """Read `float32`.
 
     Raises:
-        CannotRunError: not a floating dtype that the step can be computed in.
+        CannotRunError: it is not one of `DTYPES`.
     """
     if text not in DTYPES:
         raise CannotRunError(f"--dtype {text!r}: the step needs a floating dtype; give one of {', '.join(DTYPES)}")

@@ -1,4 +1,4 @@
-"""What one training step computes, however it is computed: the values that are compared."""
+"""The values of one training step that are compared, whichever way they are computed."""
 
 from __future__ import annotations
 

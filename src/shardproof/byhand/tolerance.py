@@ -1,9 +1,9 @@
-"""How far from the reference a correct step may land: an absolute tolerance for each tensor, from its own arithmetic.
+"""The absolute tolerance of each tensor of a correct step, estimated from how the tensor is computed.
 
-A fixed one will not do. The gradient of a mean over 2048 outputs is of the order of 1e-6, and with torch.testing's 1e-5
-even a gradient of zeros would pass; in bfloat16 a sum that cancels is off by far more than 1e-5 and is still right. So
-each tensor gets the root mean square that its elements would have if the terms of each sum were independent, and
-nothing else cancelled: its scale. Rounding errs by some epsilons of that, a wrong step by about the scale itself.
+A fixed tolerance does not work. The gradient of a mean over 2048 outputs is about 1e-6, and with torch.testing's 1e-5 a
+gradient of zeros would pass; in bfloat16 a sum that cancels has an error far above 1e-5 and is still right. So each
+tensor has a scale: the root mean square of its elements if the terms of each sum were independent. Rounding errors are
+some epsilons of the scale; errors of a wrong step are about as large as the scale itself.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 EPSILONS = 256
 EPSILONS_OF_16_BITS = 24
 RELATIVE_EPSILONS = 4
-"""Allowed difference, in machine epsilons of the expected element, besides those of the scale."""
+"""Allowed difference in machine epsilons of the expected element, in addition to those of the scale."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,21 +48,21 @@ class Scales:
 
 
 def count_epsilons(dtype: torch.dtype) -> int:
-    """Allowed difference, in machine epsilons of the scale: three times the largest of thousands of correct ones.
+    """Allowed difference in machine epsilons of the scale: three times the largest of thousands of correct steps.
 
-    Fewer for 16 bits, where each counts and rounding is rarer: PyTorch sums them in float32 (17 was the largest seen).
+    Fewer for 16-bit dtypes: PyTorch sums them in float32, so they are rounded less often (the largest seen was 17).
     """
     return EPSILONS_OF_16_BITS if dtype.itemsize == 2 else EPSILONS
 
 
 def estimate_scales(layers: Sequence[Layer], batch: Batch, *, loss: str, lr: float, step: int = 1) -> Scales:
     """Carry root mean squares through the step: a sum of K independent terms is sqrt(K) times as large as one."""
-    tiny = torch.finfo(batch.x.dtype).tiny  # below it a format has fewer digits, not smaller errors
+    tiny = torch.finfo(batch.x.dtype).tiny  # below it, precision falls and errors do not
     B = batch.x.shape[0]
     h, z = [_rms(batch.x)], []
     for layer in layers:
         z.append(math.sqrt(layer.W.shape[1]) * _rms(layer.W) * h[-1] + _rms(layer.b))
-        h.append(z[-1])  # an activation hardly adds to it
+        h.append(z[-1])  # an activation hardly changes the scale
     out, O = z[-1], layers[-1].W.shape[0]
     if loss == "mse":
         distance = out + _rms(batch.y)
@@ -74,8 +74,8 @@ def estimate_scales(layers: Sequence[Layer], batch: Batch, *, loss: str, lr: flo
         dz = max(dz, tiny)
         gradients.insert(0, LayerScale(W=math.sqrt(B) * dz * h_l, b=math.sqrt(B) * dz))
         dz *= math.sqrt(layer.W.shape[0]) * _rms(layer.W)
-    # Each update rounds W once: a few of the allowed epsilons cover that, and in all of them a wrong one could hide.
-    # Over several steps these roundings add up like a random walk.
+    # An update rounds W once. A few of the allowed epsilons are enough for that; all of them could hide a wrong update.
+    # Over several steps the roundings add up like a random walk.
     rounded = math.sqrt(step) / 16
     return Scales(
         z=tuple(z),

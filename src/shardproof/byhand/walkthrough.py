@@ -1,4 +1,4 @@
-"""The notebook's run as values: its sections, what each compared, what each communicated. Nothing here prints."""
+"""The notebook's run as values: each section's comparisons and collectives. Nothing here prints."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from shardproof.byhand import one_device, reference
 from shardproof.byhand.comparisons import (
-    Measure,
+    Baseline,
     compare_forward,
     compare_forward_of_ranks,
     compare_gradients,
@@ -18,10 +18,10 @@ from shardproof.byhand.comparisons import (
 )
 from shardproof.byhand.data import Batch, draw_samples, split_batches
 from shardproof.byhand.functions import ACTIVATIONS, LOSSES
-from shardproof.byhand.kinks import find_kinks
 from shardproof.byhand.model import Layer, initialise_layers
 from shardproof.byhand.n_devices import RankStep, train_on_rank
-from shardproof.byhand.sharding import gather_output, gather_weight, place_layers
+from shardproof.byhand.sharding import gather_output, gather_weight, plan_splits
+from shardproof.byhand.sign_flips import find_sign_flips
 from shardproof.byhand.step import Step
 from shardproof.byhand.tolerance import estimate_scales
 from shardproof.worlds.simulated import SimulatedWorld
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from shardproof.byhand.settings import Settings
-    from shardproof.byhand.sharding import Placement
+    from shardproof.byhand.sharding import LayerSplit
     from shardproof.comparison import Comparison
     from shardproof.worlds.ledger import Entry
     from shardproof.worlds.world import World
@@ -40,12 +40,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Section:
-    """One numbered section of a step: what it compared, what it communicated, how many relu inputs changed sides."""
+    """One numbered section of a step: its comparisons and collectives, and how many inputs of relu flipped sign."""
 
     number: str
     comparisons: tuple[Comparison, ...]
     entries: tuple[Entry, ...] = ()
-    kinks: int = 0
+    sign_flips: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,7 +64,7 @@ class StepReport:
 
 
 def draw_batches(settings: Settings) -> list[Batch]:
-    """Draw the data set and cut it into batches; for cross-entropy, a sample's class is where its y is largest."""
+    """Draw the data set and cut it into batches; for cross-entropy, a sample's class is the index of its largest y."""
     data = draw_samples(
         samples=settings.samples,
         in_features=settings.widths[0],
@@ -78,12 +78,12 @@ def draw_batches(settings: Settings) -> list[Batch]:
 def take_steps(settings: Settings, world: World) -> Iterator[StepReport]:
     """Take every step three times - PyTorch's, by hand on one device, by hand on N - and compare them.
 
-    Each of the three goes on from its own parameters. Yields nothing in a process of a launched world that does not
-    speak; there it runs its rank.
+    Each of the three continues from its own parameters. In a launched world, processes other than the one that prints
+    run their rank and yield nothing.
     """
     batches = list(islice(cycle(draw_batches(settings)), settings.steps))
     layers = initialise_layers(settings.widths, seed=settings.seed, dtype=settings.dtype)
-    placements = place_layers(settings.widths, settings.splits)
+    layer_splits = plan_splits(settings.widths, settings.splits)
     model = reference.build_model(
         settings.widths, activation=settings.activation, seed=settings.seed, dtype=settings.dtype
     )
@@ -94,12 +94,12 @@ def take_steps(settings: Settings, world: World) -> Iterator[StepReport]:
         by_hand = one_device.take_step(
             layers, batch, activation=ACTIVATIONS[settings.activation], loss=LOSSES[settings.loss], lr=settings.lr
         )
-        gathered = gather_step(ranks, placements, settings, batch)
+        gathered = gather_step(ranks, layer_splits, settings, batch)
         one, several = (
-            Measure(
+            Baseline(
                 reference=expected,
                 scales=scales,
-                kinks=find_kinks(settings, before, batch, step=step, reference=expected, scales=scales),
+                sign_flips=find_sign_flips(settings, before, batch, step=step, reference=expected, scales=scales),
                 lr=settings.lr,
             )
             for step in (by_hand, gathered)
@@ -108,28 +108,30 @@ def take_steps(settings: Settings, world: World) -> Iterator[StepReport]:
             step=index + 1,
             out=expected.out,
             loss=float(expected.loss),
-            sections=_fill_sections(by_hand, gathered, ranks, placements, one=one, several=several),
+            sections=_fill_sections(by_hand, gathered, ranks, layer_splits, one=one, several=several),
         )
         layers = by_hand.updated
 
 
-def gather_step(ranks: Sequence[RankStep], placements: Sequence[Placement], settings: Settings, batch: Batch) -> Step:
-    """Put the whole step together from every rank's slices."""
+def gather_step(
+    ranks: Sequence[RankStep], layer_splits: Sequence[LayerSplit], settings: Settings, batch: Batch
+) -> Step:
+    """Assemble the full step from every rank's slices."""
 
     def gather(kind: str) -> tuple[Layer, ...]:
         return tuple(
             Layer(
-                W=gather_weight([rank.tensors[f"{kind}W{l}"] for rank in ranks], placement),
-                b=gather_output([rank.tensors[f"{kind}b{l}"] for rank in ranks], placement),
+                W=gather_weight([rank.tensors[f"{kind}W{l}"] for rank in ranks], layer_split),
+                b=gather_output([rank.tensors[f"{kind}b{l}"] for rank in ranks], layer_split),
             )
-            for l, placement in enumerate(placements, start=1)
+            for l, layer_split in enumerate(layer_splits, start=1)
         )
 
     out = ranks[0].tensors["out"]
     return Step(
         z=tuple(
-            gather_output([rank.tensors[f"z{l}"] for rank in ranks], placement)
-            for l, placement in enumerate(placements[:-1], start=1)
+            gather_output([rank.tensors[f"z{l}"] for rank in ranks], layer_split)
+            for l, layer_split in enumerate(layer_splits[:-1], start=1)
         ),
         out=out,
         loss=LOSSES[settings.loss].forward(out, batch.y),
@@ -143,47 +145,47 @@ def _run_ranks(
 ) -> Iterator[tuple[RankStep, ...]]:
     """Yield every rank's step, one step after the other."""
     if not isinstance(world, SimulatedWorld):
-        # Processes are expensive to start, and ranks of a launched world cannot wait for what only the first one knows.
+        # Processes are expensive to start, and ranks of a launched world cannot use values that only the first one has.
         yield from zip(*world.run(train_on_rank, settings, layers, batches), strict=True)
         return
-    placements = place_layers(settings.widths, settings.splits)
+    layer_splits = plan_splits(settings.widths, settings.splits)
     for batch in batches:  # one at a time: only one step's tensors are in memory
         ranks = tuple(steps[0] for steps in world.run(train_on_rank, settings, layers, [batch]))
         yield ranks
-        layers = gather_step(ranks, placements, settings, batch).updated
+        layers = gather_step(ranks, layer_splits, settings, batch).updated
 
 
 def _fill_sections(
     by_hand: Step,
     gathered: Step,
     ranks: Sequence[RankStep],
-    placements: Sequence[Placement],
+    layer_splits: Sequence[LayerSplit],
     *,
-    one: Measure,
-    several: Measure,
+    one: Baseline,
+    several: Baseline,
 ) -> tuple[Section, ...]:
     def entries(number: str) -> tuple[Entry, ...]:
         return tuple(entry for entry in ranks[0].entries if entry.section == number)
 
     return (
-        Section(number="3.1.1", comparisons=compare_forward(by_hand, one), kinks=one.kinks.count),
+        Section(number="3.1.1", comparisons=compare_forward(by_hand, one), sign_flips=one.sign_flips.count),
         Section(
             number="3.1.2",
             comparisons=compare_forward_of_ranks(ranks, several),
             entries=entries("3.1.2"),
-            kinks=several.kinks.count,
+            sign_flips=several.sign_flips.count,
         ),
         Section(number="3.2.1", comparisons=compare_gradients(by_hand, one)),
         Section(
             number="3.2.2",
-            comparisons=compare_gradients_of_ranks(ranks, placements, several),
+            comparisons=compare_gradients_of_ranks(ranks, layer_splits, several),
             entries=entries("3.2.2"),
         ),
         Section(
             number="4.1",
             comparisons=(
                 *compare_updates(by_hand, one),
-                *compare_updates_of_ranks(gathered, ranks, placements, several),
+                *compare_updates_of_ranks(gathered, ranks, layer_splits, several),
             ),
         ),
     )

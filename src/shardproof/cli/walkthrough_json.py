@@ -48,7 +48,7 @@ def _describe_section(section: Section) -> dict[str, object]:
         "number": section.number,
         "comparisons": [_describe_comparison(line) for line in section.comparisons],
         "communicated": [asdict(entry) for entry in section.entries],
-        "kinks": section.kinks,
+        "kinks": section.sign_flips,
     }
 
 

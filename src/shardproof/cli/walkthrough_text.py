@@ -8,7 +8,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, TextIO
 
 from shardproof.byhand.settings import count_epoch
-from shardproof.byhand.sharding import place_layers
+from shardproof.byhand.sharding import plan_splits
 from shardproof.byhand.tolerance import RELATIVE_EPSILONS, count_epsilons
 from shardproof.cli.walkthrough_prose import (
     describe_activation,
@@ -162,15 +162,19 @@ def tell_end(settings: Settings, tally: Tally) -> Iterator[str]:
 
 
 def _tell_shards(settings: Settings) -> Iterator[str]:
-    placements, n = place_layers(settings.widths, settings.splits), settings.devices
+    layer_splits, n = plan_splits(settings.widths, settings.splits), settings.devices
     shown = range(n) if n <= FEW else (0, 1, n - 1)
     for rank in shown:
         shapes = []
-        for l, placement in enumerate(placements, start=1):
-            own_out = _length(placement.out_features, rank, n)
-            own_in = _length(placement.in_features, rank, n)
-            W = [own_out, placement.in_features] if placement.split == "column" else [placement.out_features, own_in]
-            b = [own_out] if placement.z_is_sharded else [placement.out_features]
+        for l, layer_split in enumerate(layer_splits, start=1):
+            own_out = _length(layer_split.out_features, rank, n)
+            own_in = _length(layer_split.in_features, rank, n)
+            W = (
+                [own_out, layer_split.in_features]
+                if layer_split.split == "column"
+                else [layer_split.out_features, own_in]
+            )
+            b = [own_out] if layer_split.z_is_sharded else [layer_split.out_features]
             shapes.append(f"W{l}.shape: torch.Size({W}),  b{l}.shape: torch.Size({b})")
         if rank == n - 1 and n > FEW:
             yield "..."
@@ -186,8 +190,8 @@ def _length(total: int, rank: int, size: int) -> int:
 def _tell_section(section: Section, *, running: int = 0) -> Iterator[str]:
     for line in section.comparisons:
         yield str(line)
-    if section.kinks:
-        inputs = _count(section.kinks, "input of relu lies", "inputs of relu lie")
+    if section.sign_flips:
+        inputs = _count(section.sign_flips, "input of relu lies", "inputs of relu lie")
         yield f"({inputs} so near zero that rounding decides on which side. The gradients there are allowed to differ.)"
     if section.entries:
         yield f"{'communicated':24s} | {'bytes per rank':>14s} | {'running total':>13s}"

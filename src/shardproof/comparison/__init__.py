@@ -1,4 +1,4 @@
-"""Two tensors -> how they differ: exact, approximate, the largest difference and where it is. The seed's `cmp`.
+"""How two tensors differ: exact, approximate, the largest difference and its index. The notebook's `cmp`.
 
 The tensors are read once, in blocks that stay in the processor's cache; no temporary is as large as a tensor.
 """

@@ -1,4 +1,4 @@
-"""Walking two tensors of one shape in contiguous blocks, in row-major order, without copying either as a whole."""
+"""Reads two tensors of one shape in contiguous blocks, in row-major order, without copying either as a whole."""
 
 from __future__ import annotations
 
@@ -12,23 +12,25 @@ import torch
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-Place = tuple[int | slice, ...]
+BlockIndex = tuple[int | slice, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Block:
-    """A run of elements, contiguous in row-major order: `start` is the position of the first in the flattened tensor.
+    """Elements that are contiguous in row-major order.
 
-    `place` selects it from the (flattened, if both are contiguous) tensors.
+    Attributes:
+        start: the position of the first in the flattened tensor.
+        index: selects the block from the tensors, or from the flattened ones if both are contiguous.
     """
 
     start: int
-    place: Place
+    index: BlockIndex
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BlockReader:
-    """Hands out [n] blocks of both tensors on one device: views where it can, else copies in two reused buffers."""
+    """Returns [n] blocks of both tensors on one device: views where possible, else copies in two reused buffers."""
 
     actual: torch.Tensor
     expected: torch.Tensor
@@ -41,7 +43,7 @@ class BlockReader:
 
     def read(self, block: Block) -> tuple[torch.Tensor, torch.Tensor]:
         """Both sides of a block; valid until the next `read`."""
-        a, e = self.actual[block.place], self.expected[block.place]
+        a, e = self.actual[block.index], self.expected[block.index]
         if self.buffers is None:
             return a, e
         n = a.numel()
@@ -52,7 +54,7 @@ class BlockReader:
 
 
 def open_blocks(actual: torch.Tensor, expected: torch.Tensor, size: int) -> BlockReader:
-    """A reader of blocks of at most `size` elements. Tensors on different devices meet on that of `actual`."""
+    """A reader of blocks of at most `size` elements, on the device of `actual`."""
     views = actual.device == expected.device and all(
         t.is_contiguous() and not t.is_conj() and not t.is_neg() for t in (actual, expected)
     )
@@ -67,9 +69,9 @@ def open_blocks(actual: torch.Tensor, expected: torch.Tensor, size: int) -> Bloc
 
 
 def _cut(shape: tuple[int, ...], size: int) -> Iterator[Block]:
-    """Cuts along the first dimension below which everything fits in a block."""
+    """Cut along the first dimension whose inner dimensions together fit in a block."""
     if not shape:
-        yield Block(start=0, place=())
+        yield Block(start=0, index=())
         return
     dim = next(d for d in range(len(shape)) if math.prod(shape[d + 1 :]) <= size)
     inner = math.prod(shape[dim + 1 :])
@@ -78,5 +80,5 @@ def _cut(shape: tuple[int, ...], size: int) -> Iterator[Block]:
     for leading in itertools.product(*(range(n) for n in shape[:dim])):
         for first in range(0, shape[dim], step):
             last = min(first + step, shape[dim])
-            yield Block(start=start, place=(*leading, slice(first, last)))
+            yield Block(start=start, index=(*leading, slice(first, last)))
             start += (last - first) * inner

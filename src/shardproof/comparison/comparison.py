@@ -1,4 +1,4 @@
-"""The result of comparing two tensors, and how it reads in one line."""
+"""The result of comparing two tensors, and its one-line form."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Outcome = Literal["exact", "approximate", "diverged", "nothing"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Worst:
-    """The element with the largest difference; the first such in row-major order, and any NaN before any number.
+    """The element with the largest difference: the first in row-major order; a NaN counts as larger than any number.
 
     `index` has one entry a tensor dimension. `ulp` counts the representable numbers from one value to the other; it is
     None for integers, and where a value is NaN.
@@ -31,20 +31,20 @@ class Comparison:
     """How `actual` differs from `expected`, over all `count` elements.
 
     Attributes:
-        name: what is compared, for print.
+        name: of the tensor, for printing.
         mismatch: why the elements could not be compared, in words (shapes or dtypes differ); None where they were.
         exact: every element is equal (`==`: 0.0 equals -0.0, infinity equals itself, NaN equals nothing unless
             `equal_nan` was given).
         approximate: every element has `|actual - expected| <= atol + rtol * |expected|` or is equal: what
             `torch.isclose` says, in the tensors' dtype.
         rtol, atol: the tolerances that were used.
-        maxdiff: the largest `|actual - expected|`, computed in the tensors' dtype as the seed does (float8 in float32,
-            integers exactly). Equal elements differ by 0, so two equal infinities do. NaN where one side is NaN.
-        max_ulp: the largest ULP distance over all elements without a NaN. It stops counting at `ulp_limit`; beyond
-            that two numbers are a factor of two apart or have opposite signs, and a distance in ULP says nothing
-            more. None for integers.
+        maxdiff: the largest `|actual - expected|`, in the tensors' dtype, as in the notebook (float8 in float32, integers
+            exactly). Equal elements differ by 0, so two equal infinities do. NaN where one side is NaN.
+        max_ulp: the largest ULP distance over all elements without a NaN. It stops counting at `ulp_limit`: there two
+            numbers are a factor of two apart or have opposite signs, and larger distances in ULP mean nothing. None
+            for integers.
         ulp_limit: where `max_ulp` stops counting; None where it does not stop.
-        worst: the element behind `maxdiff`; None where that is 0.
+        worst: the element with difference `maxdiff`; None where that is 0.
         nan_actual, nan_expected, inf_actual, inf_expected: how many elements are NaN, how many are infinite.
     """
 
@@ -78,11 +78,11 @@ class Comparison:
         return "approximate" if self.approximate else "diverged"
 
     def __str__(self) -> str:
-        """The seed's line."""
+        """The notebook's line."""
         return self._line(15)
 
     def describe(self, width: int = 15) -> str:
-        """The seed's line with the name padded to `width`, and after it what stands behind the numbers."""
+        """The notebook's line with the name padded to `width`, then the worst element, counts, dtype and tolerances."""
         if self.mismatch is not None or self.count == 0:
             return self._line(width)
         parts = [self._line(width)]

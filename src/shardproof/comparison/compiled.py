@@ -1,8 +1,8 @@
-"""The compiled kernel: `kernel.cpp`, built once a process with the C++ compiler at hand, and called through ctypes.
+"""The compiled kernel: `kernel.cpp`, built once a process with the machine's C++ compiler, and called through ctypes.
 
-Plain C++ and not torch.compile, because it takes half a second to build instead of ten, is vectorized throughout, and
-needs neither torch._dynamo nor PyTorch's headers. It is built anew in each process: a cache of native code would have
-to be guarded against other users and other processors.
+It is plain C++ and not torch.compile: it builds in half a second instead of ten, is vectorized throughout, and needs
+neither torch._dynamo nor PyTorch's headers. Each process builds it again: a cache of native code would have to be
+protected from other users and other processors.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ _FUNCTIONS = {
 }
 # Contraction would round a * b + c once where PyTorch rounds twice.
 _PLAIN_FLAGS = ("-O3", "-ffp-contract=off", "-shared", "-fPIC", "-std=c++17")
-# With OpenMP the threads are PyTorch's own (its runtime is loaded already). Others would have to share the cores with
-# those, which go on spinning for some milliseconds after each of PyTorch's operations.
+# With OpenMP the threads are PyTorch's own, whose runtime is loaded already. Other threads would compete with those,
+# which spin for some milliseconds after each of PyTorch's operations.
 _FLAGS = (*_PLAIN_FLAGS, "-march=native", "-mprefer-vector-width=512", "-fopenmp")
 _RANGE_ELEMENTS = 1 << 21
 
@@ -57,10 +57,10 @@ class _Statistics(ctypes.Structure):
 
 
 def stream_compiled(reader: BlockReader, tolerance: Tolerance, tally: Tally) -> bool:
-    """Add every block of the reader to the tally; False, and nothing added, where the kernel cannot do it.
+    """Add every block of the reader to the tally; return False, and add nothing, where the kernel does not apply.
 
-    It cannot without a compiler (then it warns), for other dtypes than its own, on other devices than the CPU, and for
-    tensors that are not contiguous.
+    It applies to contiguous float32, float64 and bfloat16 tensors on the CPU, and needs a compiler; without one it
+    warns.
     """
     if reader.buffers is not None or reader.actual.dtype not in _FUNCTIONS or reader.actual.device.type != "cpu":
         return False
@@ -97,12 +97,12 @@ def _add(out: _Statistics, tally: Tally) -> None:
         inf_actual=out.inf_actual,
         inf_expected=out.inf_expected,
     )
-    tally.add(statistics, Block(start=out.worst, place=(slice(out.worst, out.worst + 1),)))
+    tally.add(statistics, Block(start=out.worst, index=(slice(out.worst, out.worst + 1),)))
 
 
 @functools.cache
 def _build() -> ctypes.CDLL | None:
-    """The kernel, loaded; None and a warning where there is no compiler, or it fails."""
+    """Build and load the kernel; None and a warning where there is no compiler, or it fails."""
     compiler = next(filter(None, map(shutil.which, ("c++", "g++", "clang++"))), None)
     if compiler is None:
         _warn("there is no C++ compiler (c++, g++ or clang++) on the PATH; install one")

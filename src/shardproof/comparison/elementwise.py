@@ -1,7 +1,7 @@
-"""Every statistic of one block of elements, for any dtype and any values: the plain way, with temporaries.
+"""Every statistic of one block of elements, for any dtype and any values, with temporaries of the block's size.
 
-The streaming kernels settle nearly every block by cheaper tests, and come here for what those cannot tell: NaN,
-infinities, signs that differ, elements at the edge of the tolerance.
+The streaming kernels settle nearly every block by cheaper tests. What those cannot decide comes here: NaN, infinities,
+different signs, elements at the edge of the tolerance.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ import torch
 
 from shardproof.comparison.formats import COMPLEX, FLOAT8, INTEGERS
 
-# A search that ends early goes by pieces of so many elements; PyTorch takes one thread for them.
-PIECE = 1 << 14
+# The number of elements that a search which may end early looks at together; PyTorch uses one thread for so many.
+CHUNK = 1 << 14
 _LOWEST = torch.iinfo(torch.int64).min
 
 
@@ -29,7 +29,7 @@ class Tolerance:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BlockStatistics:
-    """What one block adds to a `Comparison`; the fields of the same names, `max_ulp` not yet limited."""
+    """The statistics of one block, by the names of `Comparison`'s; `max_ulp` is not yet limited."""
 
     close: bool
     maxdiff: float
@@ -71,18 +71,18 @@ def find_max_ulp(actual: torch.Tensor, expected: torch.Tensor) -> int:
 
 
 def are_close(actual: torch.Tensor, expected: torch.Tensor, tolerance: Tolerance) -> bool:
-    """Whether all elements of two [n] float tensors are within tolerance; stops early where one is not."""
+    """Whether all elements of two [n] float tensors are within tolerance; stops at the first chunk that is not."""
     rtol, atol, equal_nan = tolerance.rtol, tolerance.atol, tolerance.equal_nan
     return all(
         bool(torch.isclose(a, e, rtol=rtol, atol=atol, equal_nan=equal_nan).all())
-        for a, e in zip(actual.split(PIECE), expected.split(PIECE), strict=True)
+        for a, e in zip(actual.split(CHUNK), expected.split(CHUNK), strict=True)
     )
 
 
 def locate_worst(actual: torch.Tensor, expected: torch.Tensor, maxdiff: float, *, equal_nan: bool) -> int:
     """The first position at which two contiguous [n] tensors differ by `maxdiff`; NaN is larger than any number."""
     start = 0
-    for a, e in zip(actual.split(PIECE), expected.split(PIECE), strict=True):
+    for a, e in zip(actual.split(CHUNK), expected.split(CHUNK), strict=True):
         gaps = _gaps(a, e, equal_nan)
         largest = _gap_value(gaps.max(), actual.dtype)
         if largest == maxdiff or (math.isnan(largest) and math.isnan(maxdiff)):
@@ -137,7 +137,7 @@ def _ordered_integers(values: torch.Tensor) -> torch.Tensor:
 
 
 def _ulp_steps(actual: torch.Tensor, expected: torch.Tensor) -> torch.Tensor:
-    """Biased distances in ULP; none (that is, 0 plus the bias) where either side is NaN."""
+    """Biased distances in ULP; 0 plus the bias where either side is NaN."""
     if actual.dtype in COMPLEX:
         actual, expected = torch.view_as_real(actual), torch.view_as_real(expected)
     steps = _distance(_ordered_bits(actual), _ordered_bits(expected))
@@ -154,5 +154,5 @@ def _ordered_bits(values: torch.Tensor) -> torch.Tensor:
 
 
 def _widen(values: torch.Tensor) -> torch.Tensor:
-    """PyTorch has no arithmetic on float8."""
+    """float8 as float32, because PyTorch has no arithmetic on float8."""
     return values.float() if values.dtype in FLOAT8 else values

@@ -1,4 +1,4 @@
-"""What there is to know of a dtype before comparing: default tolerances, bit layout, where ULP stop saying anything."""
+"""Properties of dtypes: default tolerances, bit layout, the limit of ULP distances."""
 
 from __future__ import annotations
 
@@ -22,9 +22,8 @@ class FloatFormat:
     """The bits of an IEEE-like float, seen as a signed integer of the same width.
 
     `infinity` is the pattern of +inf, `mantissa` the number of stored mantissa bits, `tiny` the smallest normal number.
-    Patterns of one sign are in the
-    order of the numbers, so their difference is the distance in ULP. Of opposite signs, it wraps to no less than
-    `2**mantissa` (`2**(w-1) - infinity`, whatever the width w): any smaller difference is a true distance.
+    Patterns of one sign are in the order of the numbers, so their difference is the distance in ULP. For opposite signs
+    it wraps to at least `2**mantissa` (`2**(w-1) - infinity`, for any width w); a smaller difference is the distance.
     """
 
     integer: torch.dtype
@@ -38,7 +37,7 @@ class FloatFormat:
         return 1 << self.mantissa
 
     def few_ulp(self, rtol: float, atol: float) -> int:
-        """A number of ULP which is surely within tolerance; at least 0.
+        """A number of ULP that is always within tolerance; at least 0.
 
         n ULP are at most n * unit of the larger value, unless that is subnormal: there they are below n * unit * tiny.
         """
@@ -85,6 +84,6 @@ COMPARABLE = frozenset(FLOAT_FORMATS) | FLOAT8 | INTEGERS | COMPLEX
 
 
 def ulp_limit(dtype: torch.dtype) -> int | None:
-    """Where `max_ulp` stops counting for a dtype; None for float8 (all of it is a few hundred ULP) and integers."""
+    """Where `max_ulp` stops counting for a dtype; None for integers and float8, whose range is a few hundred ULP."""
     real = dtype.to_real() if dtype in COMPLEX else dtype
     return FLOAT_FORMATS[real].ulp_limit if real in FLOAT_FORMATS else None

@@ -1,4 +1,4 @@
-"""`compare`: checks that two tensors can be compared, chooses a kernel, puts the result together."""
+"""`compare`: checks that two tensors can be compared, chooses a kernel, and makes the result."""
 
 from __future__ import annotations
 
@@ -33,10 +33,10 @@ def compare(
 ) -> Comparison:
     """How `actual` differs from `expected`: see `Comparison`.
 
-    The order is torch.testing's. Tolerances not given are torch.testing's defaults for the dtype. Different shapes and
-    dtypes are a finding, not an error. Autograd is not recorded. On the CPU, `kernel="compiled"` builds a C kernel
-    (about half a second, once a process) which is faster for float32, float64 and bfloat16; without a C compiler, and
-    for other tensors, the eager kernel does the work, with a warning where the compiler is what is missing.
+    The order of arguments and the default tolerances are torch.testing's. A difference in shape or dtype is a result,
+    not an error. Autograd does not record. On the CPU, `kernel="compiled"` builds a C++ kernel (half a second, once a
+    process), which is faster for float32, float64 and bfloat16. For other tensors, and without a C++ compiler (then
+    with a warning), the eager kernel is used.
 
     Raises:
         CannotRunError: a tensor has no values to read in order (meta, sparse, DTensor), its dtype is not supported
@@ -145,7 +145,11 @@ def _mismatch(actual: torch.Tensor, expected: torch.Tensor) -> str | None:
 
 
 def _readable(tensor: torch.Tensor, side: str) -> torch.Tensor:
-    """The tensor without autograd, or an error that says why its values cannot be read."""
+    """The tensor without autograd.
+
+    Raises:
+        CannotRunError: its values cannot be read.
+    """
     if not isinstance(tensor, torch.Tensor):
         raise CannotRunError(f"{side} is a {type(tensor).__name__}; give a torch.Tensor")
     kind = type(tensor)

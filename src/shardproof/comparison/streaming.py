@@ -1,12 +1,12 @@
-"""The eager kernel: all statistics of a whole comparison, block by block, by the cheapest test that settles each.
+"""The eager kernel: all statistics of a comparison, block by block, by the cheapest test that settles each.
 
-Equal bits and a finite sum settle a block in two passes. Otherwise three cheap facts usually do:
+Equal bits and a finite sum settle a block in two passes. Otherwise three facts usually do:
 
-- a finite `actual - expected` leaves no room for NaN or infinity on either side;
+- where `actual - expected` is finite, neither side is NaN or infinite;
 - a small difference of the bit patterns is the ULP distance itself (see `FloatFormat`);
-- a difference of few ULP is within any usual `rtol`, and in small numbers it cannot be the largest difference.
+- a difference of few ULP is within any usual `rtol`; between small numbers it is not the largest difference.
 
-What they do not settle goes to `elementwise.examine`. Once one element is out of tolerance, or the ULP distance has
+Blocks that these do not settle go to `elementwise.examine`. Once one element is out of tolerance, or the ULP distance has
 reached its limit, that statistic is settled for all further blocks.
 """
 
@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from shardproof.comparison.elementwise import PIECE, are_close, examine, find_max_ulp
+from shardproof.comparison.elementwise import CHUNK, are_close, examine, find_max_ulp
 from shardproof.comparison.formats import FLOAT8, FLOAT_FORMATS, INTEGERS, FloatFormat
 
 if TYPE_CHECKING:
@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     from shardproof.comparison.elementwise import Tolerance
     from shardproof.comparison.tally import Tally
 
-# On the CPU two inputs and two buffers of this size stay in the third-level cache, and the cost of a call
-# from Python no longer shows; measured best of 256 KiB to 4 MiB. Elsewhere a block only has to hide a kernel's launch.
+# On the CPU two inputs and two buffers of this size stay in the third-level cache, and the cost of a Python call is
+# small beside them; measured best of 256 KiB to 4 MiB. On other devices a block must only outlast a kernel's launch.
 _CPU_BLOCK_BYTES = 1 << 21
 _DEVICE_BLOCK_BYTES = 1 << 23
 # `examine` makes up to ten int64 temporaries a block.
@@ -70,8 +70,8 @@ def stream(reader: BlockReader, tolerance: Tolerance, tally: Tally) -> None:
 class _FloatScan:
     """The cheap tests, for a float dtype with sign and magnitude. `gaps` and `steps` are scratch of one block each.
 
-    `trust` rises when `_adds_no_gap` succeeds and falls when it fails; at 0 the test is no longer made.
-    Blocks tend to be like the one before: after one that differs, no time is lost on a test for equality.
+    `trust` rises when `_fits_within_maxdiff` succeeds and falls when it fails; at 0 the test is no longer made.
+    Consecutive blocks tend to be alike: after one that differs, the test for equality is skipped.
     """
 
     kind: FloatFormat
@@ -93,7 +93,7 @@ class _FloatScan:
             self.tally.add(examine(actual, expected, self.tolerance), block)
 
     def _count_special(self, expected: torch.Tensor) -> bool:
-        """Of a block with equal bits; False, and nothing counted, where it has NaN that are not equal."""
+        """Count NaN and infinities of a block with equal bits; return False where it has NaN and NaN equals nothing."""
         nan = int(expected.isnan().count_nonzero())
         if nan and not self.tolerance.equal_nan:
             return False
@@ -105,14 +105,14 @@ class _FloatScan:
         return True
 
     def _settle(self, actual: torch.Tensor, expected: torch.Tensor, block: Block) -> bool:
-        """Whether the cheap tests sufficed; if not, nothing was added to the tally."""
+        """Try the cheap tests; return whether they sufficed. If not, nothing was added to the tally."""
         steps = None if self.tally.ulp_settled else self._subtract_bits(actual, expected)
-        if steps is not None and self.trust and self._adds_no_gap(expected, steps):
+        if steps is not None and self.trust and self._fits_within_maxdiff(expected, steps):
             self.tally.add_ulp(steps)
             self.likely_equal = steps == 0
             return True
         gaps = torch.sub(actual, expected, out=self.gaps[: actual.numel()]).abs_()
-        # Of numbers without a sign, the patterns have the order of the numbers; those of NaN are above infinity's.
+        # The patterns of non-negative numbers are in the order of the numbers; NaN's are above infinity's.
         top = gaps.view(self.kind.integer).amax()
         if top.item() >= self.kind.infinity:
             return False
@@ -127,7 +127,7 @@ class _FloatScan:
             self.tally.add_ulp(steps)
         return True
 
-    def _adds_no_gap(self, expected: torch.Tensor, steps: int) -> bool:
+    def _fits_within_maxdiff(self, expected: torch.Tensor, steps: int) -> bool:
         """Whether no difference of at most `steps` ULP can exceed `maxdiff` or the tolerance in this block."""
         if steps >= self.kind.ulp_limit or (self.tally.close and steps > self.few_ulp):
             return False
@@ -151,24 +151,24 @@ class _FloatScan:
         return max(-int(low), int(high))
 
     def _find_max_steps(self, actual: torch.Tensor, expected: torch.Tensor) -> int:
-        """The largest ULP distance of numbers, where patterns are far apart; no more than the limit is ever told.
+        """The largest ULP distance, at most the limit, where some patterns are far apart.
 
-        0.0 and -0.0 are the case that must not be slow. `steps` still holds the differences of the patterns.
+        It must be fast for 0.0 and -0.0. `self.steps` still holds the differences of the patterns.
         """
         limit = self.kind.ulp_limit
         steps = self.steps.view(self.kind.integer)[: actual.numel()]
         near = 0
-        for piece, a, e in zip(*(t.split(PIECE) for t in (steps, actual, expected)), strict=True):
-            apart = (piece >= limit).logical_or_(piece <= -limit)
+        for chunk, a, e in zip(*(t.split(CHUNK) for t in (steps, actual, expected)), strict=True):
+            apart = (chunk >= limit).logical_or_(chunk <= -limit)
             if bool(apart.any()):
                 near = max(near, find_max_ulp(a[apart], e[apart]))
                 if near >= limit:
                     return limit
-                piece.masked_fill_(apart, 0)
+                chunk.masked_fill_(apart, 0)
         return max(near, int(steps.abs_().amax()))
 
     def _is_close(self, gaps: torch.Tensor, expected: torch.Tensor, maxdiff: float, steps: int | None) -> bool:
-        """Whether all are surely within tolerance. Overwrites `gaps`; leaves a margin for its own rounding."""
+        """Whether all elements are certainly within tolerance, with a margin for rounding here. Overwrites `gaps`."""
         rtol, atol = self.tolerance.rtol, self.tolerance.atol
         margin = 1 - 8 * 2.0**-self.kind.mantissa
         if maxdiff <= atol * margin:
@@ -181,14 +181,14 @@ class _FloatScan:
 
 
 def _bits_equal(actual: torch.Tensor, expected: torch.Tensor) -> bool:
-    """Compared as 8-byte words where the block allows: twice as fast as element by element."""
+    """Whether all bits are equal. Compares 8-byte words where alignment allows, which is twice as fast."""
     words = actual.nbytes % 8 == 0 and actual.data_ptr() % 8 == 0 and expected.data_ptr() % 8 == 0
     kind = torch.int64 if words else _SAME_SIZE[min(actual.itemsize, 8)]
     return torch.equal(actual.view(kind), expected.view(kind))
 
 
 def _is_plain(values: torch.Tensor) -> bool:
-    """Whether equal bits are all there is to say: no NaN and no infinity, or integers. False may be a false alarm."""
+    """Whether there is certainly no NaN and no infinity. False also where a sum of finite numbers overflows."""
     if values.dtype in INTEGERS:
         return True
     total = values.float().sum() if values.dtype in FLOAT8 else values.sum()

@@ -1,4 +1,4 @@
-"""What is known of a comparison while the blocks go by."""
+"""The running statistics of a comparison, block after block."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ if TYPE_CHECKING:
 
 @dataclass(slots=True)
 class Tally:
-    """Running statistics; changed in place, because a block is a few microseconds.
+    """Running statistics, changed in place, because a block takes only a few microseconds.
 
-    `worst` is the block with the largest difference; the element is looked up in it once, at the end.
+    `worst` is the block with the largest difference; the element is found in it at the end.
     """
 
     ulp_limit: int | None
@@ -35,7 +35,7 @@ class Tally:
         return self.ulp_limit is not None and self.max_ulp >= self.ulp_limit
 
     def add_difference(self, difference: float, block: Block) -> None:
-        """The largest difference of a block."""
+        """Add the largest difference of a block."""
         if difference > self.maxdiff or (math.isnan(difference) and not math.isnan(self.maxdiff)):
             self.maxdiff = difference
             self.worst = block
@@ -43,12 +43,12 @@ class Tally:
             self.exact = False
 
     def add_ulp(self, steps: int) -> None:
-        """The largest ULP distance of a block. Where denormals are flushed, it alone tells some elements apart."""
+        """Add the largest ULP distance of a block. Where denormals are flushed, only it tells some elements apart."""
         self.exact = self.exact and steps == 0
         self.max_ulp = max(self.max_ulp, steps if self.ulp_limit is None else min(steps, self.ulp_limit))
 
     def add(self, statistics: BlockStatistics, block: Block) -> None:
-        """All statistics of a block."""
+        """Add all statistics of a block."""
         self.add_difference(statistics.maxdiff, block)
         self.add_ulp(statistics.max_ulp)
         self.close = self.close and statistics.close

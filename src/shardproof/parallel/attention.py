@@ -1,8 +1,8 @@
-"""Causal attention with grouped queries, on one device and split over ranks by heads.
+"""Causal grouped-query attention, on one device and split over ranks by heads.
 
-A rank has H / N of the query heads. Of the KV heads it has K / N, or, where there are fewer of them than ranks, one
-that it shares with its neighbours: then the gradient of that one is summed over them. Attention itself needs no other
-rank: between the projections the code is the same on one device and on many.
+A rank has H / N of the query heads and K / N of the KV heads. Where there are fewer KV heads than ranks, it has a
+replica of one KV head, whose gradient is summed over the replicas. Between the projections nothing is communicated, and
+the code is the same on one device and on many.
 Sources: Shoeybi et al., "Megatron-LM" (arXiv:1909.08053), section 3; Ainslie et al., "GQA" (arXiv:2305.13245).
 """
 
@@ -17,10 +17,10 @@ from torch import Tensor, nn
 from torch.distributed.tensor import Replicate, Shard
 
 from shardproof.errors import CannotRunError
-from shardproof.parallel.heads import axis_of_sharers, head_sections
+from shardproof.parallel.heads import head_sections, kv_replica_axis
 from shardproof.parallel.linear import ColumnLinear, RowLinear
-from shardproof.parallel.mlp import sum_of_traffic
-from shardproof.parallel.norms import REPLICATED_IN_PARTS, sum_gradients_of_parameters
+from shardproof.parallel.mlp import add_traffic
+from shardproof.parallel.norms import GRADIENT_SUM, sum_gradients_of_parameters
 from shardproof.parallel.sharding import Section
 
 if TYPE_CHECKING:
@@ -30,12 +30,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Heads:
-    """How many heads there are: in all, or on a rank.
+    """The numbers of heads: of the full attention, or of one rank.
 
     Attributes:
-        queries: H.
-        kv: K, which divides H: so many queries share each.
-        width: of each head, D.
+        queries: H, the number of query heads.
+        kv: K, the number of KV heads, which divides H; H / K queries use each.
+        width: D, the features of a head.
     """
 
     queries: int
@@ -50,19 +50,19 @@ class Heads:
 
     @property
     def widths(self) -> tuple[int, int, int]:
-        """Of the parts of the fused projection: queries, keys, values."""
+        """The widths of the fused projection's parts: queries, keys, values."""
         return self.queries * self.width, self.kv * self.width, self.kv * self.width
 
 
 class Attention(nn.Module):
-    """Causal grouped-query attention with [Q; K; V] one projection. `from_attention` splits it by heads.
+    """Causal grouped-query attention with [Q; K; V] one projection; `from_attention` splits it by heads.
 
     Attributes:
-        qkv: [h to (H + 2 K) D], all queries, then all keys, then all values; or this rank's share of each.
+        qkv: [h to (H + 2 K) D], all queries, then all keys, then all values; or this rank's shard of each.
         out: [H D to h].
-        q_norm: over each query head, shared by all of them; or None.
-        k_norm: over each key head.
-        heads: how many; of a split one, how many the rank has.
+        q_norm: a norm of each query head, with one weight for all of them; or None.
+        k_norm: the same for the key heads.
+        heads: of the full attention; after a split, this rank's.
     """
 
     def __init__(
@@ -80,7 +80,7 @@ class Attention(nn.Module):
 
     @classmethod
     def of_sizes(cls, hidden: int, heads: Heads, *, bias: bool = False, norms: bool = False) -> Attention:
-        """One on one device, with weights drawn as `nn.Linear` draws them."""
+        """An attention on one device, initialised as `nn.Linear` is."""
         qkv, out = nn.Linear(hidden, sum(heads.widths), bias), nn.Linear(heads.widths[0], hidden, bias)
         q_norm, k_norm = (nn.RMSNorm(heads.width) if norms else None for _ in range(2))
         return cls(heads, qkv, out, q_norm=q_norm, k_norm=k_norm)
@@ -93,21 +93,21 @@ class Attention(nn.Module):
         *,
         placement: Replicate | Shard = Replicate(),  # noqa: B008 - an immutable value
         length: int | None = None,
-        sharers: Axis | None = None,
+        kv_replicas: Axis | None = None,
     ) -> Attention:
-        """This rank's heads of an attention on one device, which stays as it is.
+        """This rank's heads of an attention on one device, which is left unchanged.
 
         Args:
-            attention: the whole one, the same on every rank.
+            attention: the full one, the same on every rank.
             axis: the ranks.
-            placement: of its input and of its output: `Replicate()`, or `Shard(1)`, the sequence's.
-            length: of the whole sequence, where the ranks' shards of it are not equally long.
-            sharers: the ranks with the same KV head, as `axis_of_sharers` gives them, for layers to share; None to make
-                a group of this layer's own, if there are any.
+            placement: of input and output: `Replicate()`, or `Shard(1)`, along the sequence.
+            length: of the full sequence, where the ranks' shards of it are not equally long.
+            kv_replicas: the ranks with a replica of this rank's KV head, as `kv_replica_axis` returns them, so that
+                layers share one process group. None: this layer makes its own where it needs one.
 
         Raises:
-            CannotRunError: the ranks do not divide the query heads, or neither divide the KV heads nor the other way
-                round.
+            CannotRunError: the ranks do not divide the query heads; or they neither divide the KV heads nor are divided
+                by them.
         """
         assert isinstance(attention.qkv, nn.Linear)
         assert isinstance(attention.out, nn.Linear)
@@ -122,15 +122,15 @@ class Attention(nn.Module):
         sums = [norm for norm in (q_norm, k_norm) if norm is not None]
         for norm in sums:
             sum_gradients_of_parameters(norm, axis)
-        split.traffics = ((axis, sum_of_traffic(qkv, out)), *((axis, REPLICATED_IN_PARTS) for _ in sums))
-        sharers = sharers or axis_of_sharers(axis, whole.kv)
-        if sharers is not None:
-            sum_gradients_of_parameters(qkv, sharers, start=local.widths[0])
-            split.traffics = (*split.traffics, (sharers, REPLICATED_IN_PARTS))
+        split.traffics = ((axis, add_traffic(qkv, out)), *((axis, GRADIENT_SUM) for _ in sums))
+        kv_replicas = kv_replicas or kv_replica_axis(axis, whole.kv)
+        if kv_replicas is not None:
+            sum_gradients_of_parameters(qkv, kv_replicas, start=local.widths[0])
+            split.traffics = (*split.traffics, (kv_replicas, GRADIENT_SUM))
         return split
 
     def forward(self, x: Tensor) -> Tensor:
-        """From x [B, S, h] to [B, S, h], each perhaps this rank's shard of the sequence."""
+        """From x [B, S, h] to [B, S, h]; both full, or both this rank's shard of the sequence."""
         parts = self.qkv(x).split(self.heads.widths, dim=-1)
         q, k, v = (part.unflatten(-1, (-1, self.heads.width)) for part in parts)  # [B, S, heads, D] each
         q = q if self.q_norm is None else self.q_norm(q)

@@ -1,4 +1,4 @@
-"""One axis of a device mesh as one rank sees it: what every collective and every layer is given, and never looks up."""
+"""One axis of a device mesh as one rank sees it. Collectives and layers take it as an argument; none looks it up."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Axis:
-    """The ranks along one mesh axis, and this rank's place among them.
+    """The ranks along one mesh axis, and this rank's position among them.
 
     Attributes:
         group: the process group of the ranks along the axis.
-        name: the axis's name in its mesh.
+        name: of the axis in its mesh.
         rank: this rank's position along the axis, 0 <= rank < size.
-        size: how many ranks there are along it.
+        size: the number of ranks.
         by_exchange: whether ranks swap shards directly (all-to-all) in place of the library's own all-gather,
-            reduce-scatter and all-reduce. gloo's are 2 to 4 times slower than its exchange; NCCL's are the fast ones.
+            reduce-scatter and all-reduce. With gloo the exchange is 2 to 4 times faster; with NCCL the library's are.
     """
 
     group: dist.ProcessGroup
@@ -49,5 +49,5 @@ class Axis:
         return cls(group=group, name=name, rank=group.rank(), size=group.size(), by_exchange=mesh.device_type == "cpu")
 
     def __deepcopy__(self, memo: object) -> Axis:
-        """Itself: a copy of a layer stands among the same ranks, and a process group cannot be copied."""
+        """The axis itself: a copied layer keeps its ranks, and a process group cannot be copied."""
         return self

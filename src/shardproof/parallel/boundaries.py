@@ -1,6 +1,6 @@
-"""Styles of what enters and leaves a module: its tensors are communicated, its parameters are not split.
+"""Styles that communicate a module's inputs and outputs; they split no parameters.
 
-Done by hooks on the module, which stays what it is; so for attention, MLP and expert modules of any framework.
+They register hooks and leave the module itself unchanged, so they fit modules of any framework.
 """
 
 from __future__ import annotations
@@ -29,18 +29,18 @@ if TYPE_CHECKING:
 
     from shardproof.parallel.axis import Axis
     from shardproof.parallel.styles import Site
-    from shardproof.parallel.traffic import Collective
+    from shardproof.parallel.traffic import CollectiveKind
 
     Placement = Replicate | Shard | Partial
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Move:
-    """From one placement to another, both of values whose gradients are placed alike.
+    """A change of a tensor's placement; the gradient goes from `target` back to `source`.
 
     Attributes:
-        source: what the tensor is.
-        target: what it becomes.
+        source: the placement before.
+        target: the placement after.
     """
 
     source: Placement
@@ -49,11 +49,11 @@ class Move:
     def __post_init__(self) -> None:
         if isinstance(self.target, Partial) and self.source != self.target:
             raise CannotRunError(
-                f"a tensor is not moved from {self.source!r} to {self.target!r}: give Replicate() or Shard"
+                f"a tensor cannot be moved from {self.source!r} to {self.target!r}: give Replicate() or Shard"
             )
 
     def __call__(self, x: Tensor, axis: Axis) -> Tensor:
-        """Move a tensor; shards are equally long."""
+        """Move a tensor; its shards must be equally long."""
         if self.source == self.target:
             return x
         if isinstance(self.source, Partial):
@@ -73,7 +73,7 @@ class Move:
             if isinstance(self.target, Shard):
                 return Traffic(forward=("reduce_scatter",), backward=("all_gather",))
             return Traffic(forward=("all_reduce",))
-        gathers: tuple[Collective, ...] = ("all_gather",)
+        gathers: tuple[CollectiveKind, ...] = ("all_gather",)
         return Traffic(
             forward=gathers if isinstance(self.source, Shard) else (),
             backward=gathers if isinstance(self.target, Shard) else (),
@@ -81,15 +81,15 @@ class Move:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Enter:
-    """An input that the module's projections share, for each rank to use in its own way: its gradient is summed once.
+class SharedInput:
+    """An input of several column-split projections: one collective for all of them, where each would make its own.
 
-    Of a replicated tensor: identity forward, all-reduce backward. Of a sequence's shards: all-gather forward,
-    reduce-scatter backward. The projections are `Column(entered=True)`: one collective in place of one for each.
+    Of a replicated tensor: identity forward, all-reduce backward. Of shards of the sequence: all-gather forward,
+    reduce-scatter backward. The projections must be `Column(input_shared=True)`.
 
     Attributes:
-        source: what comes in, `Replicate()` or `Shard(dim)`.
-        argument: which: a position, or a keyword.
+        source: placement of the input, `Replicate()` or `Shard(dim)`.
+        argument: its position, or its keyword.
     """
 
     source: Replicate | Shard = REPLICATE
@@ -100,10 +100,10 @@ class Enter:
         traffic = Traffic(backward=("all_reduce",))
         if isinstance(self.source, Shard):
             traffic = Traffic(forward=("all_gather",), backward=("reduce_scatter",))
-        hook = _Inputs(axis=site.axis, moves={self.argument: self._enter})
+        hook = _InputHook(axis=site.axis, moves={self.argument: self._share})
         return Change(module=site.module, install=hook.install, traffic=((site.axis, traffic),))
 
-    def _enter(self, x: Tensor, axis: Axis) -> Tensor:
+    def _share(self, x: Tensor, axis: Axis) -> Tensor:
         if isinstance(self.source, Shard):
             return gather_shards_sum_gradients(x, axis, dim=self.source.dim)
         return sum_gradients(x, axis)
@@ -111,11 +111,11 @@ class Enter:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Boundary:
-    """A module's inputs and outputs moved from placement to placement, as torch's `PrepareModuleInput` and `Output`.
+    """Changes the placements of a module's inputs and outputs, as torch's `PrepareModuleInput` and `Output`.
 
     Attributes:
         inputs: by position or keyword.
-        outputs: by position; a module that returns one tensor has it at 0.
+        outputs: by position; a single tensor is at 0.
     """
 
     inputs: Mapping[int | str, Move] = field(default_factory=dict)
@@ -123,8 +123,8 @@ class Boundary:
 
     def prepare(self, site: Site) -> Change:
         """See `Style`."""
-        entering = _Inputs(axis=site.axis, moves=dict(self.inputs))
-        leaving = _Outputs(axis=site.axis, moves=dict(self.outputs))
+        entering = _InputHook(axis=site.axis, moves=dict(self.inputs))
+        leaving = _OutputHook(axis=site.axis, moves=dict(self.outputs))
 
         def install(module: nn.Module) -> None:
             entering.install(module)
@@ -137,10 +137,10 @@ class Boundary:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Experts:
-    """Experts of which each rank has a part of every one's width: outputs are summed; so are the inputs' gradients.
+    """Experts, each split by its width: outputs are all-reduced forward, the inputs' gradients backward.
 
-    The module is called with hidden states, the experts' indices and their weights, as transformers has it. Hidden
-    states and weights are replicated, and each rank uses them in its own way.
+    The module is called with hidden states, experts' indices and experts' weights, as in transformers. Hidden states
+    and weights are replicated inputs that each rank uses differently.
     """
 
     def prepare(self, site: Site) -> Change:
@@ -150,28 +150,28 @@ class Experts:
         traffic = Traffic(forward=("all_reduce",), backward=("all_reduce", "all_reduce"))
 
         def install(module: nn.Module) -> None:
-            _Inputs(axis=site.axis, moves=moves).install(module)
-            _Outputs(axis=site.axis, moves={0: leaving}).install(module)
+            _InputHook(axis=site.axis, moves=moves).install(module)
+            _OutputHook(axis=site.axis, moves={0: leaving}).install(module)
 
         return Change(module=site.module, install=install, traffic=((site.axis, traffic),))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Divided:
-    """A replicated input divided by the number of ranks: for an expert that every rank holds whole, before the sum."""
+class DividedInput:
+    """Divides the input by the number of ranks: for a replicated expert, whose outputs are summed over the ranks."""
 
     def prepare(self, site: Site) -> Change:
         """See `Style`."""
-        hook = _Inputs(axis=site.axis, moves={0: lambda x, axis: x / axis.size})
+        hook = _InputHook(axis=site.axis, moves={0: lambda x, axis: x / axis.size})
         return Change(module=site.module, install=hook.install)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RotaryKeys:
-    """Multi-head latent attention's projection of which the last features, the rotary keys, go to every head.
+    """Multi-head latent attention's `kv_a` projection, whose last features are the rotary keys of every head.
 
-    The other features enter a column-split layer, which sums their gradient. The rotary ones go straight to this rank's
-    heads: identity forward, all-reduce backward. Their number is the model configuration's `qk_rope_head_dim`.
+    The other features enter a column-split layer, which sums their gradient. The rotary keys go directly to this rank's
+    heads, so they need identity forward, all-reduce backward. Their number is the model config's `qk_rope_head_dim`.
     """
 
     def prepare(self, site: Site) -> Change:
@@ -179,27 +179,27 @@ class RotaryKeys:
         width = getattr(getattr(site.model, "config", None), "qk_rope_head_dim", None)
         if not isinstance(width, int):
             raise CannotRunError(
-                f"{site.name}: the model's configuration has no qk_rope_head_dim to tell rotary keys by"
+                f"{site.name}: the model's configuration has no qk_rope_head_dim, the number of rotary keys"
             )
 
         def enter(x: Tensor, axis: Axis) -> Tensor:
             latent, rotary = x.split([x.shape[-1] - width, width], -1)
             return torch.cat([latent, sum_gradients(rotary, axis)], -1)
 
-        hook = _Outputs(axis=site.axis, moves={0: enter})
+        hook = _OutputHook(axis=site.axis, moves={0: enter})
         traffic = ((site.axis, Traffic(backward=("all_reduce",))),)
         return Change(module=site.module, install=hook.install, traffic=traffic)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Inputs:
-    """A hook before a forward."""
+class _InputHook:
+    """A hook that moves inputs before a forward."""
 
     axis: Axis
     moves: Mapping[Any, Callable[[Tensor, Axis], Tensor]]
 
     def install(self, module: nn.Module) -> None:
-        """Put it on a module."""
+        """Register the hook on a module."""
         module.register_forward_pre_hook(self, with_kwargs=True)
 
     def __call__(self, module: nn.Module, args: Sequence[Any], kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
@@ -216,20 +216,22 @@ class _Inputs:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Outputs:
-    """A hook after a forward."""
+class _OutputHook:
+    """A hook that moves outputs after a forward."""
 
     axis: Axis
     moves: Mapping[int, Callable[[Tensor, Axis], Tensor]]
 
     def install(self, module: nn.Module) -> None:
-        """Put it on a module."""
+        """Register the hook on a module."""
         module.register_forward_hook(self)
 
     def __call__(self, module: nn.Module, _args: Any, output: Any) -> Any:
         values = list(output) if isinstance(output, tuple | list) else [output]
-        for place, move in self.moves.items():
-            if place >= len(values) or not isinstance(values[place], Tensor):
-                raise CannotRunError(f"{type(module).__name__} returns no tensor at {place}; its style moves that one")
-            values[place] = move(values[place], self.axis)
+        for position, move in self.moves.items():
+            if position >= len(values) or not isinstance(values[position], Tensor):
+                raise CannotRunError(
+                    f"{type(module).__name__} returns no tensor at {position}; its style moves that one"
+                )
+            values[position] = move(values[position], self.axis)
         return type(output)(values) if isinstance(output, tuple | list) else values[0]

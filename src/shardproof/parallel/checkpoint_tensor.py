@@ -1,7 +1,7 @@
-"""A rank's tensor as `torch.distributed.checkpoint` sees it: blocks of a full one, wherever `Sharding` says they lie.
+"""A rank's tensor as `torch.distributed.checkpoint` sees it: pieces of a full tensor, as its `Sharding` lists them.
 
-PyTorch asks tensors of its checkpoints three things (`torch.distributed._checkpointable`): which blocks to write, which
-to read, and the memory of each. DTensor answers for one block a rank; a fused projection has several.
+The protocol (`torch.distributed._checkpointable`) asks a tensor which pieces to write, which to read, and for the
+memory of each. DTensor has one piece a rank; a fused projection has several.
 """
 
 from __future__ import annotations
@@ -19,18 +19,18 @@ if TYPE_CHECKING:
     from shardproof.parallel.sharding import Piece, Sharding
 
 
-class Pieces(Tensor):
-    """The full tensor by its shape and dtype; its memory is the rank's own. For checkpoints only: it has no ops.
+class CheckpointTensor(Tensor):
+    """Has the full tensor's shape and dtype, and the memory of the rank's tensor. For checkpoints only: it has no ops.
 
-    Each block is written by the first rank that holds it, and read by all. Ranks along another axis of the mesh, which
-    hold the same, write it once between them: PyTorch drops duplicates.
+    The first rank that holds a piece writes it; every rank reads the pieces that it holds. Along another mesh axis
+    ranks hold equal tensors and offer the same pieces; PyTorch writes one of them.
     """
 
     local: Tensor
     sharding: Sharding
 
     def __new__(cls, local: Tensor, sharding: Sharding) -> Self:
-        """Of a tensor of `sharding.local_shape`; it is not copied."""
+        """Wrap a tensor of `sharding.local_shape`; it is not copied."""
         made: Self = Tensor._make_wrapper_subclass(cls, sharding.shape, dtype=local.dtype, device=local.device)  # noqa: SLF001 - torch's way
         made.local, made.sharding = local, sharding
         return made
@@ -39,13 +39,13 @@ class Pieces(Tensor):
     def __torch_dispatch__(  # type: ignore[override] # torch calls it with the op first, and types it otherwise
         cls, func: OpOverload, types: Any, args: Any = (), kwargs: Any = None
     ) -> Any:
-        raise NotImplementedError(f"{func}: Pieces are for checkpoints, and are not computed with")
+        raise NotImplementedError(f"{func}: a CheckpointTensor is for checkpoints and has no ops")
 
     def __repr__(self) -> str:  # type: ignore[override] # torch's has an argument for itself
-        return f"Pieces({list(self.sharding.shape)}, rank {self.sharding.rank} of {self.sharding.size})"
+        return f"CheckpointTensor({list(self.sharding.shape)}, rank {self.sharding.rank} of {self.sharding.size})"
 
     def __create_write_items__(self, fqn: str, _object: object) -> list[WriteItem]:
-        """What this rank offers to write."""
+        """The pieces that this rank counts, and so writes."""
         sharding = self.sharding
         counted: list[Piece | None] = [*sharding.counted_pieces()]
         if sharding.dim is None and sharding.rank == 0:
@@ -63,13 +63,13 @@ class Pieces(Tensor):
         ]
 
     def __create_chunk_list__(self) -> list[ChunkStorageMetadata]:
-        """What this rank reads."""
+        """The pieces that this rank holds, and so reads."""
         sharding = self.sharding
         held: list[Piece | None] = [None] if sharding.dim is None else [*sharding.pieces[sharding.rank]]
         return [self._chunk(piece) for piece in held]
 
     def __get_tensor_shard__(self, index: MetadataIndex) -> Tensor:
-        """The memory of one block, to be read or written."""
+        """The memory of one piece, to be read from or written into."""
         dim = self.sharding.dim
         if dim is None:
             return self.local
@@ -79,7 +79,7 @@ class Pieces(Tensor):
         return self.local.narrow(dim, piece.local, piece.length)
 
     def _chunk(self, piece: Piece | None) -> ChunkStorageMetadata:
-        """Where a block lies in the full tensor; None is the whole."""
+        """Where a piece lies in the full tensor; None stands for the full tensor."""
         offsets, sizes = [0] * len(self.sharding.shape), list(self.sharding.shape)
         if piece is not None:
             assert self.sharding.dim is not None

@@ -1,7 +1,8 @@
-"""Gradient clipping by the norm over the whole model, which no rank holds: one coefficient, the same on all ranks.
+"""Gradient clipping by the norm of the full model: one coefficient, the same on all ranks.
 
-Each rank takes the norm of what it counts (`Sharding.counted_pieces`); the norm of these norms is the model's. So
-replicas, KV heads that ranks share, tied weights and padding count as they do on one device.
+Each rank takes the norm of the pieces that it counts (`Sharding.counted_pieces`); the norm of the ranks' norms is the
+model's. So each element of the full model counts once: of replicated parameters, replicated KV heads and tied weights
+too. Padding does not count.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import torch
 
 from shardproof.errors import CannotRunError
 from shardproof.parallel.collectives import all_reduce, all_reduce_max
-from shardproof.parallel.sharding import counted_parts, noted_sharding
+from shardproof.parallel.sharding import counted_parts, require_sharding
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -34,21 +35,21 @@ def clip_gradients(
 ) -> Tensor:
     """Scale all gradients by min(1, max_norm / (norm + 1e-6)), in place, as `torch.nn.utils.clip_grad_norm_` does.
 
-    One all-reduce of one number. Gradients are final: beside data-parallel ranks, already averaged over them.
+    One all-reduce of one number. With data-parallel ranks, average the gradients over them first.
 
     Args:
-        parameters: of the whole model, the same ones on every rank.
-        max_norm: of the gradients afterwards.
-        axis: the ranks that the parameters are split over.
+        parameters: all of the model's, the same ones on every rank.
+        max_norm: the largest norm afterwards.
+        axis: along which the parameters are sharded.
         norm_type: p of the p-norm, above 0; `float("inf")` is the largest magnitude.
         error_if_nonfinite: whether to raise where the norm is NaN or infinite.
 
     Returns:
-        The norm before clipping, a number, the same on all ranks bit for bit.
+        The norm before clipping, a scalar, bit for bit the same on all ranks.
 
     Raises:
-        CannotRunError: `max_norm` or `norm_type` is no such number, a parameter does not say what it is of the full
-            one or is a DTensor, or the norm is not finite and was to be.
+        CannotRunError: `max_norm` or `norm_type` is not above 0, a parameter carries no sharding or is a DTensor, or
+            the norm is not finite and `error_if_nonfinite` is set.
     """
     parameters = _with_gradients(parameters)
     if not max_norm > 0:
@@ -64,20 +65,20 @@ def clip_gradients(
 
 @torch.no_grad()
 def gradient_norm(parameters: Iterable[Tensor], axis: Axis, *, norm_type: float = 2.0) -> Tensor:
-    """The p-norm of all gradients of the whole model, a number, the same on all ranks bit for bit.
+    """The p-norm of all gradients of the full model, a scalar, bit for bit the same on all ranks.
 
-    Computed in float32, or in the gradients' dtype if that is wider. See `clip_gradients`.
+    It is computed in float32, or in the gradients' dtype if that is wider. See `clip_gradients`.
     """
     if not norm_type > 0:
         raise CannotRunError(f"norm_type is {norm_type}; give a number above 0, or inf")
     parameters = _with_gradients(parameters)
-    # Of all gradients, not only of those that this rank counts: the ranks exchange norms of one dtype.
+    # From all gradients, not only those that this rank counts: ranks must exchange norms of one dtype.
     dtype = reduce(torch.promote_types, (one.dtype for one in _gradients(parameters)), torch.float32)
     device = parameters[0].device if parameters else None
     norms = [
         torch.linalg.vector_norm(part, norm_type, dtype=dtype)
         for parameter, gradient in zip(parameters, _gradients(parameters), strict=True)
-        for part in counted_parts(gradient, noted_sharding(parameter, axis))
+        for part in counted_parts(gradient, require_sharding(parameter, axis))
     ]
     if not norms:
         norms = [torch.zeros((), dtype=dtype, device=device)]
@@ -91,7 +92,7 @@ def gradient_norm(parameters: Iterable[Tensor], axis: Axis, *, norm_type: float 
 
 
 def _with_gradients(parameters: Iterable[Tensor]) -> list[Tensor]:
-    """Those that have a gradient, each once: a list of all weights may hold a tied one twice."""
+    """The parameters that have a gradient, each once, though a tied one may be given twice."""
     once = {id(parameter): parameter for parameter in parameters}
     return [parameter for parameter in once.values() if parameter.grad is not None]
 

@@ -1,23 +1,26 @@
-"""Every collective of tensor parallelism: first as a function of plain tensors, then as a pair with its backward.
+"""Every collective of tensor parallelism: first as a function of plain tensors, then with its backward.
 
-Along an axis of N ranks a tensor is *replicated* (the same on every rank), a *shard* (the ranks' parts make the whole,
-cut by `shard_sizes`; some may be empty), or each rank's *own* (partial values, whose sum is meant, or copies that each
-rank uses in its own way). The gradient of a replicated tensor is replicated, that of a shard is a shard, that of what
-is each rank's own is each rank's own. So each collective has one right backward, its adjoint; these are three pairs:
+Along an axis of N ranks a tensor is *replicated* (the same on every rank), a *shard* (the shards of all ranks, cut by
+`shard_sizes`, make the full tensor; some may be empty), or each rank's *own* (partial values to be summed, or copies
+that each rank uses differently). A gradient is of the same kind as its tensor. So each collective has exactly one right
+backward, its adjoint. The six functions are three pairs of adjoints:
 
-    function                      forward          backward         from         to
-    sum_gradients                 identity         all-reduce       replicated   own
-    sum_partials                  all-reduce       identity         own          replicated
+    function                      forward          backward         from         to           papers
+    sum_gradients                 identity         all-reduce       replicated   own          f
+    sum_partials                  all-reduce       identity         own          replicated   g; f-bar
     gather_shards                 all-gather       own shard        shard        replicated
     take_shard                    own shard        all-gather       replicated   shard
-    gather_shards_sum_gradients   all-gather       reduce-scatter   shard        own
-    sum_partials_take_shard       reduce-scatter   all-gather       own          shard
+    gather_shards_sum_gradients   all-gather       reduce-scatter   shard        own          g
+    sum_partials_take_shard       reduce-scatter   all-gather       own          shard        g-bar
 
-`tests/parallel/test_collectives.py` holds each to <A x, y> = <x, A* y> in exact arithmetic. Source of the pairs:
-Shoeybi et al., "Megatron-LM" (arXiv:1909.08053), section 3; Korthikanti et al. (arXiv:2205.05198), section 4.2.2.
+The last column is the letter in the papers, which Megatron-LM and picotron use too. `sum_partials` is g in Shoeybi et
+al., "Megatron-LM" (arXiv:1909.08053), section 3, and f-bar in Korthikanti et al. (arXiv:2205.05198), section 4.2.2,
+where g and g-bar are the last two. The middle two have no letter.
 
-Along an axis of one rank nothing is communicated or copied. Where forward is the identity or a rank's own shard the
-result is a view; autograd refuses to write into it in place.
+`tests/parallel/test_collectives.py` checks <A x, y> = <x, A* y> for each in exact arithmetic.
+
+Along an axis of one rank nothing is communicated or copied. Where forward is the identity or the own shard, the result
+is a view, and autograd refuses to write into it in place.
 """
 
 from __future__ import annotations
@@ -47,30 +50,30 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pending(Generic[T]):
-    """A collective under way. The tensors it was given must not change until `wait` returns."""
+    """A collective that has started. Its input tensors must not change until `wait` returns."""
 
     work: dist.Work | None
     finish: Callable[[], T]
 
     def wait(self) -> T:
-        """Wait for it, once, and return its result."""
+        """Wait for the collective and return its result; to be called once."""
         if self.work is not None:
             self.work.wait()
         return self.finish()
 
 
 def all_gather(shard: Tensor, axis: Axis, *, dim: int, total: int | None = None) -> Tensor:
-    """Concatenate every rank's shard along `dim`; every rank gets the whole. No autograd.
+    """Concatenate every rank's shard along `dim`; every rank gets the full tensor. No autograd.
 
     Args:
-        shard: this rank's part, of any strides.
+        shard: this rank's shard, of any strides.
         axis: the ranks.
         dim: the tensor dimension that is split.
-        total: the length of the whole along `dim`; None where every rank's shard is as long as this one. Shards that
-            are not, without it, are an error of the library's on some rank.
+        total: the length of the full tensor along `dim`. None: all shards are as long as this one; if they are not,
+            torch.distributed raises on some rank.
 
     Raises:
-        CannotRunError: the shard is not as long as this rank's part of `total`, or has no dimension `dim`.
+        CannotRunError: the shard is not as long as this rank's share of `total`, or has no dimension `dim`.
     """
     parts = start_all_gather(shard, axis, dim=dim, total=total).wait()
     return parts[0] if len(parts) == 1 else torch.cat(parts, dim)
@@ -101,9 +104,9 @@ def all_reduce_max(tensor: Tensor, axis: Axis) -> Tensor:
 
 
 def own_shard(whole: Tensor, axis: Axis, *, dim: int) -> Tensor:
-    """This rank's shard of a whole along `dim`: a view, nothing is communicated.
+    """This rank's shard of a replicated tensor along `dim`: a view; nothing is communicated.
 
-    Autograd would take the rest of its gradient for zero; with `take_shard` it gathers the other ranks'.
+    Autograd would set the rest of the tensor's gradient to zero; `take_shard` gathers it from the other ranks.
 
     Raises:
         CannotRunError: `whole` has no dimension `dim`.
@@ -114,9 +117,9 @@ def own_shard(whole: Tensor, axis: Axis, *, dim: int) -> Tensor:
 
 
 def start_all_gather(shard: Tensor, axis: Axis, *, dim: int, total: int | None = None) -> Pending[tuple[Tensor, ...]]:
-    """Begin an all-gather; the result is every rank's shard, in rank order, not put together. See `all_gather`.
+    """Start an all-gather; the result is every rank's shard, in rank order, not concatenated. See `all_gather`.
 
-    This rank's own is `shard` itself, so that work on it need not wait.
+    This rank's own entry is `shard` itself, so work on it need not wait.
     """
     dim = _count_from_front(shard, dim)
     lengths = _check_length(shard, axis, dim, total)
@@ -133,7 +136,7 @@ def start_all_gather(shard: Tensor, axis: Axis, *, dim: int, total: int | None =
 
 
 def start_reduce_scatter(parts: Sequence[Tensor], axis: Axis, *, dim: int) -> Pending[Tensor]:
-    """Begin a reduce-scatter; the result is the sum over the ranks of what each has for this rank.
+    """Start a reduce-scatter; the result is this rank's shard of the sum over the ranks.
 
     Args:
         parts: for each rank, in rank order, this rank's partial value of that rank's shard.
@@ -153,7 +156,7 @@ def start_reduce_scatter(parts: Sequence[Tensor], axis: Axis, *, dim: int) -> Pe
 
 
 def start_all_reduce(partial: Tensor, axis: Axis) -> Pending[Tensor]:
-    """Begin an all-reduce; the result is the sum, along an axis of one rank the argument itself. See `all_reduce`."""
+    """Start an all-reduce; the result is the sum. Along an axis of one rank it is the argument itself."""
     partial = partial.detach()
     if axis.size == 1:
         return Pending(work=None, finish=lambda: partial)
@@ -162,7 +165,7 @@ def start_all_reduce(partial: Tensor, axis: Axis) -> Pending[Tensor]:
         work = dist.all_reduce(total, group=axis.group, async_op=True)
         return Pending(work=work, finish=lambda: total)
     if axis.size == 2:
-        # As many bytes as a reduce-scatter and an all-gather, in one message; a + b = b + a, bit for bit.
+        # The bytes of a reduce-scatter and an all-gather in one message; a + b = b + a, bit for bit.
         work, other = _start_swap(partial, partial.shape, axis)
         return Pending(work=work, finish=lambda: other.add_(partial))
     flat = partial.contiguous().view(-1)
@@ -175,7 +178,7 @@ def start_all_reduce(partial: Tensor, axis: Axis) -> Pending[Tensor]:
 
 
 def _start_swap(sent: Tensor, shape: Sequence[int], axis: Axis) -> tuple[dist.Work, Tensor]:
-    """Give a tensor to the other of two ranks for one of `shape`."""
+    """Send a tensor to the other of two ranks and receive one of `shape` from it."""
     sent = sent.contiguous().view(-1)
     received = sent.new_empty(shape)
     flat = received.view(-1)
@@ -187,11 +190,11 @@ def _start_swap(sent: Tensor, shape: Sequence[int], axis: Axis) -> tuple[dist.Wo
 def _start_exchange(
     parts: Sequence[Tensor], shapes: Sequence[Sequence[int]], axis: Axis
 ) -> Pending[tuple[Tensor, ...]]:
-    """Give each rank its part; the result is what each rank gave to this one, this rank's own among them in its place.
+    """Send each rank its part; the result is each rank's part for this one, in rank order, this rank's own included.
 
     Args:
         parts: for each rank, in rank order.
-        shapes: of what comes from each rank.
+        shapes: of the part that each rank sends to this one.
         axis: the ranks.
     """
     own = parts[axis.rank]
@@ -211,7 +214,7 @@ def _start_exchange(
 def _start_gather_padded(
     shard: Tensor, axis: Axis, dim: int, shapes: Sequence[Sequence[int]]
 ) -> Pending[tuple[Tensor, ...]]:
-    """The library's own all-gather, which takes equal parts only: each as long as the longest, the first rank's."""
+    """torch.distributed's all-gather, which takes equal shards only: padded to the first rank's, the longest."""
     padded = pad(shard, dim=dim, length=shapes[0][dim])
     parts = shard.new_empty((axis.size, *shapes[0]))
     work = dist.all_gather_single(parts.view(-1), padded.contiguous().view(-1), group=axis.group, async_op=True)
@@ -225,7 +228,7 @@ def _start_gather_padded(
 
 
 def _start_reduce_padded(parts: Sequence[Tensor], axis: Axis, dim: int) -> Pending[Tensor]:
-    """The library's own reduce-scatter, which takes equal parts only: each as long as the longest, the first rank's."""
+    """torch.distributed's reduce-scatter, which takes equal shards only: padded to the first rank's, the longest."""
     own = parts[axis.rank].detach()
     padded = stack_padded([part.detach() for part in parts], dim=dim, length=parts[0].shape[dim])
     total = own.new_empty(parts[0].shape)
@@ -234,7 +237,7 @@ def _start_reduce_padded(parts: Sequence[Tensor], axis: Axis, dim: int) -> Pendi
 
 
 def _add_up(parts: Sequence[Tensor]) -> Tensor:
-    """The sum in rank order, in memory of its own."""
+    """The sum in rank order, in new memory."""
     total = parts[0] + parts[1]
     for part in parts[2:]:
         total += part
@@ -248,7 +251,7 @@ def _count_from_front(tensor: Tensor, dim: int) -> int:
 
 
 def _check_length(shard: Tensor, axis: Axis, dim: int, total: int | None) -> tuple[int, ...]:
-    """How long every rank's shard is."""
+    """The length of every rank's shard along `dim`, after a check of this rank's."""
     if total is None:
         return (shard.shape[dim],) * axis.size
     lengths = shard_sizes(total, axis.size)
@@ -264,133 +267,91 @@ def _check_length(shard: Tensor, axis: Axis, dim: int, total: int | None) -> tup
 
 
 def sum_gradients(x: Tensor, axis: Axis) -> Tensor:
-    """Identity forward, all-reduce backward: a replicated tensor, for each rank to use in its own way.
+    """Identity forward, all-reduce backward: a replicated tensor that each rank uses differently.
 
-    The input of a column-split linear. Without it the gradient lacks every other rank's part.
+    The input of a column-split linear. Without it the gradient lacks the terms of all other ranks.
     """
-    return x if axis.size == 1 else _call(_SumGradients, x, axis)
+    if axis.size == 1:
+        return x
+    return _apply(x, lambda x: x.view_as(x), lambda gradient: sum_partials(gradient, axis))
 
 
 def sum_partials(x: Tensor, axis: Axis) -> Tensor:
     """All-reduce forward, identity backward: partial values become their sum, on every rank.
 
-    The output of a row-split linear. Not its own backward: the gradient of the sum is whole on every rank already.
+    The output of a row-split linear. Its backward is not an all-reduce: the gradient of the sum is replicated already.
     """
-    return x if axis.size == 1 else _call(_SumPartials, x, axis)
+    if axis.size == 1:
+        return x
+    return _apply(x, lambda x: all_reduce(x, axis), lambda gradient: sum_gradients(gradient, axis))
 
 
 def gather_shards(x: Tensor, axis: Axis, *, dim: int, total: int | None = None) -> Tensor:
-    """All-gather forward, own shard backward: every rank gets the whole along `dim`, and all use it alike.
+    """All-gather forward, own shard backward: every rank gets the full tensor, and all use it in the same way.
 
-    For a whole that ranks use each in their own way, `gather_shards_sum_gradients`. `total` as for `all_gather`, which
-    says what is raised.
+    Where ranks use it differently, take `gather_shards_sum_gradients`. `total` and errors as for `all_gather`.
     """
-    return x if axis.size == 1 else _call(_GatherShards, x, axis, dim, total)
+    if axis.size == 1:
+        return x
+    return _apply(
+        x, lambda x: all_gather(x, axis, dim=dim, total=total), lambda gradient: take_shard(gradient, axis, dim=dim)
+    )
 
 
 def take_shard(x: Tensor, axis: Axis, *, dim: int) -> Tensor:
-    """Own shard forward, all-gather backward: of a replicated tensor each rank keeps its part along `dim`."""
-    return x if axis.size == 1 else _call(_TakeShard, x, axis, dim)
+    """Own shard forward, all-gather backward: each rank keeps its shard of a replicated tensor."""
+    if axis.size == 1:
+        return x
+    total = x.shape[dim]  # not `x` itself: the closure would keep it alive until backward
+    return _apply(
+        x, lambda x: own_shard(x, axis, dim=dim), lambda gradient: gather_shards(gradient, axis, dim=dim, total=total)
+    )
 
 
 def gather_shards_sum_gradients(x: Tensor, axis: Axis, *, dim: int, total: int | None = None) -> Tensor:
-    """All-gather forward, reduce-scatter backward: every rank gets the whole along `dim`, to use in its own way.
+    """All-gather forward, reduce-scatter backward: every rank gets the full tensor, and each uses it differently.
 
-    The input of a column-split linear under sequence parallelism. `total` as for `all_gather`, which says what is
-    raised.
+    The input of a column-split linear under sequence parallelism. `total` and errors as for `all_gather`.
     """
-    return x if axis.size == 1 else _call(_GatherShardsSumGradients, x, axis, dim, total)
+    if axis.size == 1:
+        return x
+    return _apply(
+        x,
+        lambda x: all_gather(x, axis, dim=dim, total=total),
+        lambda gradient: sum_partials_take_shard(gradient, axis, dim=dim),
+    )
 
 
 def sum_partials_take_shard(x: Tensor, axis: Axis, *, dim: int) -> Tensor:
-    """Reduce-scatter forward, all-gather backward: of the sum of partial values each rank keeps its part along `dim`.
+    """Reduce-scatter forward, all-gather backward: each rank keeps its shard of the sum of partial values.
 
     The output of a row-split linear under sequence parallelism.
     """
-    return x if axis.size == 1 else _call(_SumPartialsTakeShard, x, axis, dim)
+    if axis.size == 1:
+        return x
+    total = x.shape[dim]  # not `x` itself: the closure would keep it alive until backward
+    return _apply(
+        x,
+        lambda x: reduce_scatter(x, axis, dim=dim),
+        lambda gradient: gather_shards_sum_gradients(gradient, axis, dim=dim, total=total),
+    )
 
 
-def _call(function: type[torch.autograd.Function], *arguments: Any) -> Tensor:
-    result: Tensor = function.apply(*arguments)
+def _apply(x: Tensor, forward: Callable[[Tensor], Tensor], adjoint: Callable[[Tensor], Tensor]) -> Tensor:
+    result: Tensor = _WithAdjoint.apply(x, forward, adjoint)  # type: ignore[no-untyped-call] # torch's
     return result
 
 
-# Each backward is its adjoint's forward, with that one's backward: they can be differentiated as often as one likes.
-
-
-class _SumGradients(torch.autograd.Function):
-    """Identity forward, all-reduce backward."""
+class _WithAdjoint(torch.autograd.Function):
+    """`forward(x)` forward, `adjoint(gradient)` backward, which autograd can differentiate again."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, axis: Axis) -> Tensor:
-        ctx.axis = axis
-        return x.view_as(x)
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        return sum_partials(gradient, ctx.axis), None
-
-
-class _SumPartials(torch.autograd.Function):
-    """All-reduce forward, identity backward."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, axis: Axis) -> Tensor:
-        ctx.axis = axis
-        return all_reduce(x, axis)
+    def forward(
+        ctx: Any, x: Tensor, forward: Callable[[Tensor], Tensor], adjoint: Callable[[Tensor], Tensor]
+    ) -> Tensor:
+        ctx.adjoint = adjoint
+        return forward(x)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        return sum_gradients(gradient, ctx.axis), None
-
-
-class _GatherShards(torch.autograd.Function):
-    """All-gather forward, own shard backward."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, axis: Axis, dim: int, total: int | None) -> Tensor:
-        ctx.axis, ctx.dim = axis, dim
-        return all_gather(x, axis, dim=dim, total=total)
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        return take_shard(gradient, ctx.axis, dim=ctx.dim), None, None, None
-
-
-class _TakeShard(torch.autograd.Function):
-    """Own shard forward, all-gather backward."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, axis: Axis, dim: int) -> Tensor:
-        ctx.axis, ctx.dim, ctx.total = axis, dim, x.shape[dim]
-        return own_shard(x, axis, dim=dim)
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        return gather_shards(gradient, ctx.axis, dim=ctx.dim, total=ctx.total), None, None
-
-
-class _GatherShardsSumGradients(torch.autograd.Function):
-    """All-gather forward, reduce-scatter backward."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, axis: Axis, dim: int, total: int | None) -> Tensor:
-        ctx.axis, ctx.dim = axis, dim
-        return all_gather(x, axis, dim=dim, total=total)
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        return sum_partials_take_shard(gradient, ctx.axis, dim=ctx.dim), None, None, None
-
-
-class _SumPartialsTakeShard(torch.autograd.Function):
-    """Reduce-scatter forward, all-gather backward."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, axis: Axis, dim: int) -> Tensor:
-        ctx.axis, ctx.dim, ctx.total = axis, dim, x.shape[dim]
-        return reduce_scatter(x, axis, dim=dim)
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        return gather_shards_sum_gradients(gradient, ctx.axis, dim=ctx.dim, total=ctx.total), None, None
+        return ctx.adjoint(gradient), None, None

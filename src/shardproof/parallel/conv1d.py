@@ -33,7 +33,7 @@ class ColumnConv1D(nn.Module):
 
     @classmethod
     def from_conv1d(cls, whole: nn.Module, axis: Axis, *, sections: Sequence[Section] | None = None) -> ColumnConv1D:
-        """This rank's share of an ordinary `Conv1D`; `sections` are its fused parts, each cut by itself.
+        """This rank's shard of an ordinary `Conv1D`; `sections` are its fused output features, each cut by itself.
 
         Raises:
             CannotRunError: the sections do not fit.
@@ -66,7 +66,7 @@ class RowConv1D(nn.Module):
 
     @classmethod
     def from_conv1d(cls, whole: nn.Module, axis: Axis, *, sections: Sequence[Section] | None = None) -> RowConv1D:
-        """This rank's share of an ordinary `Conv1D`; `sections` are parts of its input, each cut by itself.
+        """This rank's shard of an ordinary `Conv1D`; `sections` are its fused input features, each cut by itself.
 
         Raises:
             CannotRunError: the sections do not fit.

@@ -1,4 +1,4 @@
-"""Ranks that read and write files together: what one of them could not do, none of them goes on from."""
+"""Ranks that read and write files together: where one rank fails, all raise."""
 
 from __future__ import annotations
 
@@ -18,44 +18,44 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Together:
-    """All ranks of the program.
+class Coordinator:
+    """All ranks of the program, in the default process group; or one process without one.
 
     Attributes:
-        what: they do, for messages.
-        device: on which they can talk.
+        task: what the ranks do, as messages name it ("saving").
+        device: of the tensors that they exchange.
     """
 
-    what: str
+    task: str
     device: torch.device
 
     @property
-    def alone(self) -> bool:
-        """Whether there is no process group: one process."""
+    def is_alone(self) -> bool:
+        """Whether there is no process group."""
         return not (dist.is_available() and dist.is_initialized())
 
     @property
-    def first(self) -> bool:
-        """Whether this rank does what is done once."""
-        return self.alone or dist.get_rank() == 0
+    def is_first(self) -> bool:
+        """Whether this rank does what only one may do."""
+        return self.is_alone or dist.get_rank() == 0
 
     @contextmanager
-    def agreed(self) -> Iterator[None]:
-        """Run the block on every rank; then none goes on unless all have come through.
+    def fail_together(self) -> Iterator[None]:
+        """Run the block on every rank; where it raises CannotRunError on one, raise on all.
 
         Raises:
-            CannotRunError: the block's own on a rank where it was raised, and one that says so on the others.
+            CannotRunError: the block's own error on a rank that failed; on the others, one that counts those ranks.
         """
         failure: CannotRunError | None = None
         try:
             yield
         except CannotRunError as error:
             failure = error
-        if not self.alone:
+        if not self.is_alone:
             failed = torch.tensor([failure is not None], dtype=torch.int32, device=self.device)
             dist.all_reduce(failed)
             if failure is None and failed.item():
-                failure = CannotRunError(f"{self.what} failed on {failed.item()} other ranks, which say why")
+                failure = CannotRunError(f"{self.task} failed on {failed.item()} other ranks, which say why")
         if failure is not None:
             raise failure
 
@@ -75,7 +75,7 @@ def flush_file(path: Path) -> None:
 
 
 def flush_folder(folder: Path) -> None:
-    """Wait until the names in the folder are on disk."""
+    """Wait until the folder's entries (new names, renames) are on disk."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -1,8 +1,8 @@
-"""Dropout whose mask is a function of a seed, a count of calls and each element's place in the whole tensor.
+"""Dropout whose mask is a function of a seed, a call count and each element's index in the full tensor.
 
 So the mask is the single-device one, however the tensor is split: a shard gets its part of it, replicas get the same.
-No generator is read or advanced. PyTorch's own draws in turn from one generator a rank: seeded alike, ranks drop the
-same elements of different shards; seeded apart, they drop different elements of replicas.
+No random generator is read or advanced. PyTorch's dropout draws from one generator a rank: with equal seeds, ranks drop
+the same elements of different shards; with different seeds, they drop different elements of replicas.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ _SECOND = 0x94D049BB133111EB - 2**64
 _BITS = 24
 
 
-class PlacedDropout(nn.Module):
+class PositionalDropout(nn.Module):
     """`nn.Dropout` whose mask does not depend on the split: x mask / (1 - p) forward, dy mask / (1 - p) backward.
 
-    Nothing is communicated. Each call in training uses the next mask; recomputing a call (activation checkpointing)
-    needs `calls` set back.
+    Nothing is communicated. Each call in training uses the next mask; to recompute a call (activation checkpointing),
+    set `calls` back.
 
     Attributes:
-        calls: how many masks have been used; set it when training is resumed.
+        calls: the number of calls in training so far; set it when training is resumed.
     """
 
     def __init__(
@@ -49,13 +49,13 @@ class PlacedDropout(nn.Module):
 
         Args:
             p: the probability of zeroing an element.
-            seed: of this layer; layers with the same one drop the same places.
+            seed: of this layer; layers with equal seeds drop the same elements.
             axis: the ranks that share the tensor; None on one device.
-            placement: how they do.
-            total: the whole tensor's length along the split dim; None where the ranks' shards are equally long.
+            placement: of the tensor along the axis.
+            total: the full tensor's length along the split dim; None where the ranks' shards are equally long.
 
         Raises:
-            CannotRunError: p is no probability, or a shard's axis is missing.
+            CannotRunError: p is not in [0, 1), or `placement` is a shard and `axis` is missing.
         """
         super().__init__()
         if not 0 <= p < 1:
@@ -68,21 +68,21 @@ class PlacedDropout(nn.Module):
     @classmethod
     def from_dropout(
         cls,
-        dropout: nn.Dropout | PlacedDropout,
+        dropout: nn.Dropout | PositionalDropout,
         axis: Axis,
         *,
         seed: int | None = None,
         placement: Replicate | Shard = Replicate(),  # noqa: B008 - an immutable value
         total: int | None = None,
-    ) -> PlacedDropout:
+    ) -> PositionalDropout:
         """The same dropout of a tensor that ranks share.
 
         Args:
-            dropout: PyTorch's, or ours of one device.
+            dropout: PyTorch's, or ours on one device.
             axis: the ranks.
-            seed: needed for PyTorch's, which has none.
-            placement: how the ranks share the tensor.
-            total: see the class.
+            seed: of the layer; needed for PyTorch's, which has none.
+            placement: of the tensor along the axis.
+            total: see `__init__`.
 
         Raises:
             CannotRunError: there is no seed.
@@ -95,10 +95,10 @@ class PlacedDropout(nn.Module):
         return placed
 
     def forward(self, x: Tensor) -> Tensor:
-        """Drop elements of x, of any shape: the whole tensor, or this rank's shard of it.
+        """Drop elements of x, of any shape: the full tensor, or this rank's shard of it.
 
         Raises:
-            CannotRunError: the shard is not as long as this rank's part of `total`.
+            CannotRunError: the shard is not as long as this rank's share of `total`.
         """
         if not self.training or self.p == 0:
             return x
@@ -107,11 +107,11 @@ class PlacedDropout(nn.Module):
         return x.masked_fill(~kept, 0.0) / (1 - self.p)
 
     def extra_repr(self) -> str:
-        """What `print` says of the layer."""
+        """What `print` shows of the layer."""
         return f"p={self.p}, seed={self.seed}, placement={self.placement!r}"
 
     def _start(self, x: Tensor) -> dict[int, int]:
-        """Where this rank's shard begins in the whole tensor, by dim."""
+        """Where this rank's shard begins in the full tensor, by dim."""
         if not isinstance(self.placement, Shard) or self.axis is None:
             return {}
         dim, axis = self.placement.dim % x.ndim, self.axis
@@ -125,16 +125,16 @@ class PlacedDropout(nn.Module):
 
 
 def keep(shape: torch.Size, p: float, seed: int, call: int, *, start: dict[int, int], device: torch.device) -> Tensor:
-    """Which elements are kept, each with probability 1 - p (to a multiple of 2^-24).
+    """The mask of kept elements, each kept with probability 1 - p (to a multiple of 2^-24).
 
-    A hash of seed, call and the element's coordinates in the whole tensor.
+    It is a hash of seed, call and the element's index in the full tensor.
 
     Args:
-        shape: of the part.
-        p: the probability of dropping.
+        shape: of this rank's shard.
+        p: the probability of dropping an element.
         seed: of the layer.
-        call: which mask.
-        start: where the part begins in the whole, by dim; 0 where not given.
+        call: the number of calls before this one.
+        start: where the shard begins in the full tensor, by dim; 0 where not given.
         device: of the mask.
 
     Returns:
@@ -143,15 +143,15 @@ def keep(shape: torch.Size, p: float, seed: int, call: int, *, start: dict[int, 
     state = _mix(_mix(torch.tensor(seed, dtype=torch.int64, device=device)) + call)
     for dim, length in enumerate(shape):
         begin = start.get(dim, 0)
-        places = torch.arange(begin, begin + length, device=device)
-        state = _mix(state.unsqueeze(-1) + places)  # [*shape[:dim], length]
+        indices = torch.arange(begin, begin + length, device=device)
+        state = _mix(state.unsqueeze(-1) + indices)  # [*shape[:dim], length]
     # The top bits, without their sign: a uniform integer below 2^24.
     kept: Tensor = ((state >> (64 - _BITS)) & (2**_BITS - 1)) >= round(p * 2**_BITS)
     return kept
 
 
 def _mix(x: Tensor) -> Tensor:
-    """splitmix64: a step and its finaliser. int64 wraps around; shifts are made logical by masking."""
+    """splitmix64: a step and its finaliser. int64 wraps around; masks make the shifts logical."""
     x = x + _STEP
     x = (x ^ ((x >> 30) & (2**34 - 1))) * _FIRST
     x = (x ^ ((x >> 27) & (2**37 - 1))) * _SECOND

@@ -1,8 +1,8 @@
 """Embeddings split over an axis: by the vocabulary, or by the features.
 
-The ids are replicated. Split by the vocabulary, each rank looks up the ids whose rows it holds, and the lookups are
-summed; split by the features, each rank looks up its part of every row. Source: Shoeybi et al., "Megatron-LM"
-(arXiv:1909.08053), section 3, for the first.
+The ids are replicated. With a split vocabulary, each rank looks up the ids whose rows it holds, and the lookups are
+summed (Shoeybi et al., "Megatron-LM", arXiv:1909.08053, section 3). With split features, each rank looks up its part of
+every row.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ if TYPE_CHECKING:
 
 
 class VocabularyParallelEmbedding(nn.Module):
-    """Rows of this rank's part of the vocabulary: sum over ranks forward, nothing but each rank's own rows backward.
+    """This rank's rows of the vocabulary: lookups summed over the ranks forward, gradients of its own rows backward.
 
-    Made by `from_embedding`; `weight` [own rows, h] keeps its name. An id that is in no rank's vocabulary raises
-    IndexError, as on one device.
+    Made by `from_embedding`; `weight` [own rows, h] keeps its name. An id outside the vocabulary raises IndexError, as
+    on one device.
 
-    With `Replicate()` for the output one all-reduce forward; with `Shard(dim)`, the sequence's, one reduce-scatter
-    forward and one all-gather backward. `traffic` has that as data.
+    Output `Replicate()`: one all-reduce forward. Output `Shard(dim)`, along the sequence: one reduce-scatter forward
+    and one all-gather backward.
     """
 
     def __init__(
@@ -62,11 +62,11 @@ class VocabularyParallelEmbedding(nn.Module):
         """Split an ordinary embedding.
 
         Args:
-            embedding: the whole one, on every rank alike.
+            embedding: the full one, the same on every rank.
             axis: the ranks.
-            multiple: pad the vocabulary with zero rows, so that each rank's part is a multiple of this; None for
-                unpadded parts that may differ by one row.
-            output: `Replicate()`: the whole on every rank; `Shard(dim)`: each rank keeps its part of that dim.
+            multiple: pad the vocabulary with zero rows, so that each rank's number of rows is a multiple of this.
+                None: no padding; the ranks' numbers may differ by one.
+            output: `Replicate()`: every rank gets the full output. `Shard(dim)`: each keeps its shard along that dim.
 
         Raises:
             CannotRunError: the embedding has an option that cannot be split, or there are fewer rows than ranks.
@@ -90,10 +90,10 @@ class VocabularyParallelEmbedding(nn.Module):
             ids: integers of any shape, the same on all ranks.
 
         Returns:
-            [*ids.shape, h], or this rank's part of it.
+            [*ids.shape, h], or this rank's shard of it.
         """
         inside = (ids >= self.start) & (ids < self.stop)
-        # Other ranks' ids look up row 0, which is then blotted out; ids of no rank look up row -1, which raises.
+        # Ids of other ranks look up row 0, which is then set to zero; ids outside the vocabulary look up -1 and raise.
         outside = (ids < 0) | (ids >= self.num_embeddings)
         local = (ids - self.start).masked_fill(~inside, 0).masked_fill(outside, -1)
         rows = F.embedding(local, self.weight, padding_idx=self._local_padding())  # [..., h]
@@ -103,11 +103,11 @@ class VocabularyParallelEmbedding(nn.Module):
         return sum_partials(rows, self.axis)
 
     def extra_repr(self) -> str:
-        """What `print(model)` shows."""
+        """What `print` shows of the layer."""
         return f"rows {self.start} to {self.stop} of {self.num_embeddings}, {self.embedding_dim}"
 
     def _local_padding(self) -> int | None:
-        """The row that gets no gradient, if this rank holds it."""
+        """The index of the padding row on this rank; None where another rank holds it."""
         if self.padding_idx is None or not self.start <= self.padding_idx < self.stop:
             return None
         return self.padding_idx - self.start
@@ -143,9 +143,9 @@ class FeatureParallelEmbedding(nn.Module):
         """Split an ordinary embedding.
 
         Args:
-            embedding: the whole one, on every rank alike.
+            embedding: the full one, the same on every rank.
             axis: the ranks.
-            output: `Replicate()`: all features on every rank; `Shard(-1)`: each rank its own.
+            output: `Replicate()`: every rank gets all features. `Shard(-1)`: each keeps its own.
 
         Raises:
             CannotRunError: the embedding has an option that cannot be split, or the output is neither of these.
@@ -163,19 +163,19 @@ class FeatureParallelEmbedding(nn.Module):
         return Traffic(forward=("all_gather",) if self.output == Replicate() else ())
 
     def forward(self, ids: Tensor) -> Tensor:
-        """Look up rows: ids of any shape to [*ids.shape, h], or this rank's part of h."""
+        """Look up rows: ids of any shape to [*ids.shape, h], or this rank's features of it."""
         rows = F.embedding(ids, self.weight, padding_idx=self.padding_idx)
         if self.output == Replicate():
             return gather_shards(rows, self.axis, dim=-1, total=self.embedding_dim)
         return rows
 
     def extra_repr(self) -> str:
-        """What `print(model)` shows."""
+        """What `print` shows of the layer."""
         return f"{self.num_embeddings}, {self.weight.shape[1]} features of {self.embedding_dim}"
 
 
 def split_vocabulary(shape: Sequence[int], axis: Axis, *, multiple: int | None) -> Sharding:
-    """How a tensor of shape [V, ...] is split by its rows, for an embedding and for the head alike.
+    """How a tensor of shape [V, ...] is split by its rows: an embedding's or a head's weight, a head's bias.
 
     Raises:
         CannotRunError: a rank would hold no row of the vocabulary.
@@ -200,10 +200,10 @@ def own_vocabulary(sharding: Sharding) -> tuple[int, int]:
 
 
 def check_options(embedding: nn.Embedding) -> None:
-    """Refuse what a split embedding would do otherwise than a whole one.
+    """Refuse options that a split embedding does not support.
 
     Raises:
-        CannotRunError: it has `max_norm`, `scale_grad_by_freq` or `sparse`.
+        CannotRunError: the embedding has `max_norm`, `scale_grad_by_freq` or `sparse`.
     """
     given = [name for name in ("max_norm", "scale_grad_by_freq", "sparse") if getattr(embedding, name)]
     if given:

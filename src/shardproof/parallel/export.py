@@ -1,4 +1,4 @@
-"""The whole model as one safetensors file, for exchange: what one device would have saved, from any number of ranks."""
+"""The full model as one safetensors file, the same from any number of ranks as from one device."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from torch import Tensor
 
 from shardproof.errors import CannotRunError
 from shardproof.parallel.collectives import all_gather
-from shardproof.parallel.coordination import Together, flush_file, flush_folder
+from shardproof.parallel.coordination import Coordinator, flush_file, flush_folder
 from shardproof.parallel.sharding import assemble, take
-from shardproof.parallel.state import held_by_model
+from shardproof.parallel.state import tensors_of_model
 from shardproof.tensorfiles import open_tensor_file, printable
 from shardproof.worlds.padding import pad
 
@@ -20,70 +20,70 @@ if TYPE_CHECKING:
     from torch import nn
 
     from shardproof.parallel.axis import Axis
-    from shardproof.parallel.state import Held
+    from shardproof.parallel.state import LocalTensor
 
 
 def save_model(path: str | Path, model: nn.Module, *, axis: Axis | None = None) -> None:
-    """Save the whole model, under the names of its `state_dict`: the single-device model loads it as it is.
+    """Save the full model under the names of its `state_dict`; the single-device model can load the file.
 
-    Called on every rank; the first one writes, and holds the whole model in memory for it. Tied weights are written
-    under each of their names.
+    Call it on every rank. The first rank holds the full model in memory and writes it. A tied weight is written under
+    each of its names.
 
     Args:
-        path: of the file; what is there is replaced at once, when the new one is on disk.
-        model: sharded by `parallelize`, or whole.
-        axis: over which it is sharded; None where every rank holds the whole.
+        path: of the file. An existing one is replaced, when the new one is on disk.
+        model: sharded by `parallelize`, or an ordinary one.
+        axis: along which it is sharded; None where every rank holds the full model.
 
     Raises:
-        CannotRunError: a parameter does not say what it is of the full one, the file cannot be written, or a rank
-            failed. The file is as it was.
+        CannotRunError: a parameter carries no sharding, the file cannot be written, or a rank failed. An existing file
+            is then unchanged.
     """
     from safetensors import SafetensorError
     from safetensors.torch import save_file
 
     path = Path(path)
-    together = Together(what="saving", device=next(model.parameters()).device)
-    with together.agreed():
-        held = held_by_model(model, axis)
+    coordinator = Coordinator(task="saving", device=next(model.parameters()).device)
+    with coordinator.fail_together():
+        held = tensors_of_model(model, axis)
     names = _names_of(model, held)
-    whole: dict[str, Tensor] = {}
+    tensors: dict[str, Tensor] = {}
     for name, one in held.items():
         full = full_tensor(one, axis)
-        if together.first:
-            whole |= {alias: full.cpu().clone() for alias in names[name]}
-    beside = path.with_name(f".{path.name}.part")
-    with together.agreed():
-        if together.first:
+        if coordinator.is_first:
+            tensors |= {alias: full.cpu().clone() for alias in names[name]}
+    unfinished = path.with_name(f".{path.name}.part")
+    with coordinator.fail_together():
+        if coordinator.is_first:
             try:
-                save_file(whole, beside, metadata={"format": "pt"})
-                flush_file(beside)
-                beside.replace(path)
+                save_file(tensors, unfinished, metadata={"format": "pt"})
+                flush_file(unfinished)
+                unfinished.replace(path)
                 flush_folder(path.parent)
             except (OSError, SafetensorError) as error:
                 raise CannotRunError(f"{printable(path)} cannot be written: {error}") from error
 
 
 def load_model(path: str | Path, model: nn.Module, *, axis: Axis | None = None) -> None:
-    """Put a whole model's safetensors file into a model, sharded as it is.
+    """Load a full model's safetensors file into a model, sharded in any way.
 
-    Called on every rank; everything is read and checked before anything is changed. A tied weight may be in the file
+    Call it on every rank. Everything is read and checked before anything is changed. The file may hold a tied weight
     under any of its names.
 
     Raises:
-        CannotRunError: the file cannot be read, its tensors are not those of the model by name, shape and dtype, or a
-            rank failed. The model is as it was.
+        CannotRunError: the file cannot be read, its tensors differ from the model's in name, shape or dtype, or a rank
+            failed. The model is then unchanged.
     """
     path = Path(path)
-    together = Together(what="loading", device=next(model.parameters()).device)
-    with together.agreed():
-        held = held_by_model(model, axis)
+    coordinator = Coordinator(task="loading", device=next(model.parameters()).device)
+    with coordinator.fail_together():
+        held = tensors_of_model(model, axis)
         fresh = _read(path, held, _names_of(model, held))
     for name, one in held.items():
         one.local.copy_(fresh[name])
 
 
-def full_tensor(held: Held, axis: Axis | None) -> Tensor:
-    """The full tensor, on every rank: all-gathered along the axis, padding left out."""
+def full_tensor(held: LocalTensor, axis: Axis | None) -> Tensor:
+    """The full tensor on every rank: an all-gather along the axis, without padding."""
     sharding = held.sharding
     if sharding.dim is None:
         return held.local
@@ -96,24 +96,26 @@ def full_tensor(held: Held, axis: Axis | None) -> Tensor:
     return assemble(parts, sharding)
 
 
-def _names_of(model: nn.Module, held: dict[str, Held]) -> dict[str, list[str]]:
-    """Of each tensor all the names that it has in the state dict: a tied one has several."""
-    places: dict[int, list[str]] = {}
+def _names_of(model: nn.Module, held: dict[str, LocalTensor]) -> dict[str, list[str]]:
+    """All names of each tensor in the state dict; a tied one has several."""
+    aliases: dict[int, list[str]] = {}
     own = {name: id(tensor) for name, tensor in model.state_dict(keep_vars=True).items()}
     for name, identity in own.items():
-        places.setdefault(identity, []).append(name)
-    return {name: places[own[name]] for name in held}
+        aliases.setdefault(identity, []).append(name)
+    return {name: aliases[own[name]] for name in held}
 
 
-def _read(path: Path, held: dict[str, Held], names: dict[str, list[str]]) -> dict[str, Tensor]:
-    """This rank's part of every tensor in the file."""
+def _read(path: Path, held: dict[str, LocalTensor], names: dict[str, list[str]]) -> dict[str, Tensor]:
+    """This rank's shard of every tensor in the file."""
     shown = printable(path)
     fresh = {}
     with open_tensor_file(path) as file:
         there = {entry.name for entry in file.entries}
         strange = sorted(there - {alias for aliases in names.values() for alias in aliases})
         if strange:
-            raise CannotRunError(f"{shown} has {len(strange)} tensors that the model has not: {printable(strange[0])}")
+            raise CannotRunError(
+                f"{shown} has {len(strange)} tensors that the model does not have: {printable(strange[0])}"
+            )
         for name, one in held.items():
             found = [alias for alias in names[name] if alias in there]
             if not found:

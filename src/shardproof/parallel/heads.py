@@ -1,8 +1,8 @@
-"""Attention heads on ranks: how many each holds, and the KV heads that several ranks hold alike.
+"""Attention heads on ranks: how many each rank holds, and KV heads that several ranks replicate.
 
-With H query heads, K KV heads and N ranks: N divides H, and either N divides K, so that each rank has K / N of them, or
-K divides N, and N / K neighbouring ranks hold the same one. These use it for different queries, so its gradient is the
-sum of theirs.
+With H query heads, K KV heads and N ranks, N must divide H. Either N divides K, and each rank holds K / N KV heads, or
+K divides N, and N / K neighbouring ranks hold a replica of the same one. Each replica serves other queries, so the KV
+head's gradient is the sum over its replicas.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ if TYPE_CHECKING:
 
 
 def check_heads(heads: int, size: int, *, shared: bool, name: str) -> None:
-    """Whether the ranks can hold the heads evenly.
+    """Check that the ranks can hold the heads evenly.
 
     Args:
-        heads: how many.
-        size: how many ranks.
-        shared: whether several ranks may hold one alike.
-        name: whose heads, for the message.
+        heads: their number.
+        size: the number of ranks.
+        shared: whether several ranks may hold a replica of one head.
+        name: of the module, for the message.
 
     Raises:
-        CannotRunError: the ranks do not divide the heads, nor (if `shared`) the heads the ranks.
+        CannotRunError: `size` does not divide `heads`, nor (if `shared`) `heads` divide `size`.
     """
     if heads % size and not (shared and size % heads == 0):
         needed = "ranks that divide the heads, or that the heads divide" if shared else "ranks that divide the heads"
@@ -37,12 +37,12 @@ def check_heads(heads: int, size: int, *, shared: bool, name: str) -> None:
 
 
 def head_sections(widths: Sequence[int], head_dim: int, size: int, *, name: str) -> tuple[Section, ...]:
-    """The sections of a projection that fuses parts of whole heads: [Q; K; V], or one of them.
+    """The sections of a projection of whole heads: the fused [Q; K; V], or one of the three.
 
     Args:
-        widths: of each part. Parts with fewer heads than the widest are KV, which ranks may share.
-        head_dim: of each head.
-        size: how many ranks.
+        widths: of each part. Parts narrower than the widest are keys and values; ranks may replicate their heads.
+        head_dim: the width of a head.
+        size: the number of ranks.
         name: of the projection, for messages.
 
     Raises:
@@ -55,22 +55,26 @@ def head_sections(widths: Sequence[int], head_dim: int, size: int, *, name: str)
     return tuple(Section(length=width, unit=head_dim, shared=width < max(widths)) for width in widths)
 
 
-def axis_of_sharers(axis: Axis, heads: int) -> Axis | None:
-    """The ranks that hold the same KV head as this one; None where no two do.
+def kv_replica_axis(axis: Axis, heads: int) -> Axis | None:
+    """The ranks that hold a replica of this rank's KV head; None where there are as many KV heads as ranks, or more.
 
-    A new process group: each rank of the axis must call this. Layers share the result.
+    Makes a process group, so every rank of the axis must call it. Layers may share the result.
+
+    Args:
+        axis: the ranks.
+        heads: the number of KV heads.
     """
     if heads >= axis.size:
         return None
-    together = axis.size // heads
-    first = axis.rank // together * together
-    members = dist.get_process_group_ranks(axis.group)[first : first + together]
+    replicas = axis.size // heads
+    first = axis.rank // replicas * replicas
+    members = dist.get_process_group_ranks(axis.group)[first : first + replicas]
     group = dist.new_group(members, use_local_synchronization=True)
     assert isinstance(group, dist.ProcessGroup)
     return Axis(
         group=group,
         name=f"{axis.name} with the same KV head",
         rank=axis.rank - first,
-        size=together,
+        size=replicas,
         by_exchange=axis.by_exchange,
     )

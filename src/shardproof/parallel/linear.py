@@ -1,7 +1,7 @@
 """A linear layer split over ranks, by its output features or by its input features, with the backward by hand.
 
-Each is built from an ordinary `nn.Linear` and holds its shard of the same weights under the same names. What goes in
-and what comes out is said in torch's placements:
+Each is built from an ordinary `nn.Linear` and holds its shard of the same weights under the same names. Input and
+output placements are torch's:
 
     layer          its            is              forward            backward
     ColumnLinear   input          Replicate()     -                  all-reduce
@@ -13,8 +13,8 @@ and what comes out is said in torch's placements:
                    output         Replicate()     all-reduce         -
                                   Shard(dim)      reduce-scatter     all-gather
 
-A backward needs no collective for an input without a gradient. Weight gradients are computed while the collective of
-the input's gradient runs. I and O are the whole layer's input and output features, i and o this rank's share of them.
+An input that requires no gradient needs no collective backward. Weight gradients are computed while the collective of
+the input's gradient runs. I and O are the full layer's input and output features, i and o this rank's share of them.
 Source: Shoeybi et al., "Megatron-LM" (arXiv:1909.08053), section 3, and Korthikanti et al. (arXiv:2205.05198), section
 4.2.2, for shards of the sequence.
 """
@@ -45,13 +45,12 @@ FEATURES = Shard(-1)
 class ColumnLinear(nn.Module):
     """Linear split by output features, z = x W^T + b: each rank has a shard of the rows of W, and of b.
 
-    `from_linear` cuts one out of an ordinary layer and says what the options mean; the table above says what is
-    communicated.
+    `from_linear` makes one from an ordinary layer and documents the options; the table above lists the collectives.
 
     Attributes:
         weight: [o, I], this rank's rows.
         bias: [o], or None.
-        out_features: O, of the whole layer.
+        out_features: O, of the full layer.
     """
 
     def __init__(
@@ -87,16 +86,16 @@ class ColumnLinear(nn.Module):
         length: int | None = None,
         sections: Sequence[Section] | None = None,
     ) -> ColumnLinear:
-        """This rank's share of an ordinary linear layer, in memory of its own.
+        """This rank's shard of an ordinary linear layer, in new memory.
 
         Args:
-            linear: the whole layer, the same on every rank.
-            axis: the ranks that share it.
-            input: `Replicate()`: every rank has the whole x [..., I]. `Shard(-1)`: a shard of its features.
-                `Shard(dim)`: a shard of another dim, the sequence's.
-            output: `Shard(-1)`: each rank gets z [..., o], its shard. `Replicate()`: the whole, [..., O].
-            length: of the whole sequence, where the ranks' shards of it are not equally long.
-            sections: the fused parts of the output features, each cut by itself; for an output `Shard(-1)`.
+            linear: the full layer, the same on every rank.
+            axis: the ranks.
+            input: `Replicate()`: every rank has x [..., I]. `Shard(-1)`: a shard of its features. `Shard(dim)`: a shard
+                along another dim, the sequence.
+            output: `Shard(-1)`: each rank gets its shard z [..., o]. `Replicate()`: every rank gets z [..., O].
+            length: of the full sequence, where the ranks' shards of it are not equally long.
+            sections: the fused parts of the output features, each cut by itself; needs output `Shard(-1)`.
 
         Raises:
             CannotRunError: a placement is none of these, or the sections do not fit.
@@ -121,28 +120,28 @@ class ColumnLinear(nn.Module):
         return entering + Traffic(forward=("all_gather",) if self.output == REPLICATE else ())
 
     def forward(self, x: Tensor) -> Tensor:
-        """From x [..., I], or the shard of it that `input` says, to z [..., o], or [..., O] if `output` is whole.
+        """From x [..., I], or its shard by `input`, to z [..., o], or [..., O] if `output` is `Replicate()`.
 
         Raises:
-            CannotRunError: x has another number of features, or not this rank's part of the sequence.
+            CannotRunError: x has another number of features, or is not this rank's shard of the sequence.
         """
         return multiply_columns(x, self.weight, self.bias, self.split)
 
     def extra_repr(self) -> str:
-        """What `print` says of the layer."""
+        """What `print` shows of the layer."""
         return _describe(self)
 
 
 class RowLinear(nn.Module):
     """Linear split by input features, z = x W^T + b: each rank has a shard of the columns of W, and all of b.
 
-    `from_linear` cuts one out of an ordinary layer and says what the options mean; the table above says what is
-    communicated. The first rank adds the bias to its partial sum, so that it is added once.
+    `from_linear` makes one from an ordinary layer and documents the options; the table above lists the collectives.
+    Only the first rank adds the bias to its partial sum, so it is added once.
 
     Attributes:
         weight: [O, i], this rank's columns.
         bias: [O], the same on every rank, or None.
-        in_features: I, of the whole layer.
+        in_features: I, of the full layer.
     """
 
     def __init__(
@@ -176,15 +175,15 @@ class RowLinear(nn.Module):
         output: Replicate | Shard = REPLICATE,
         sections: Sequence[Section] | None = None,
     ) -> RowLinear:
-        """This rank's share of an ordinary linear layer, in memory of its own.
+        """This rank's shard of an ordinary linear layer, in new memory.
 
         Args:
-            linear: the whole layer, the same on every rank.
-            axis: the ranks that share it.
-            input: `Shard(-1)`: each rank has x [..., i], its shard of the features. `Replicate()`: the whole.
-            output: `Replicate()`: every rank gets z [..., O]. `Shard(dim)`: its shard of it along any dim, the
-                sequence's or the last.
-            sections: the parts of the input features, each cut by itself (heads are); for an input `Shard(-1)`.
+            linear: the full layer, the same on every rank.
+            axis: the ranks.
+            input: `Shard(-1)`: each rank has its shard of the features, x [..., i]. `Replicate()`: x [..., I].
+            output: `Replicate()`: every rank gets z [..., O]. `Shard(dim)`: its shard along any dim, the sequence or
+                the last.
+            sections: the fused parts of the input features, each cut by itself; needs input `Shard(-1)`.
 
         Raises:
             CannotRunError: a placement is none of these, or the sections do not fit.
@@ -192,9 +191,9 @@ class RowLinear(nn.Module):
         if sections is not None and input != FEATURES:
             raise CannotRunError(f"RowLinear with sections and input {input}: sections come cut, so keep Shard(-1)")
         cut = sections or [Section(length=linear.in_features)]
-        place = {"rank": axis.rank, "size": axis.size}
-        weight = cut_parameter(linear.weight, split_sections(linear.weight.shape, 1, cut, **place))
-        bias = None if linear.bias is None else cut_parameter(linear.bias, replicated(linear.bias.shape, **place))
+        position = {"rank": axis.rank, "size": axis.size}
+        weight = cut_parameter(linear.weight, split_sections(linear.weight.shape, 1, cut, **position))
+        bias = None if linear.bias is None else cut_parameter(linear.bias, replicated(linear.bias.shape, **position))
         return cls(weight, bias, axis, in_features=linear.in_features, input=input, output=output)
 
     @property
@@ -206,7 +205,7 @@ class RowLinear(nn.Module):
         return Traffic(backward=("all_gather",) if self.input == REPLICATE else ()) + leaving
 
     def forward(self, x: Tensor) -> Tensor:
-        """From x [..., i], or [..., I] if `input` is whole, to z [..., O], or the shard of it that `output` says.
+        """From x [..., i], or [..., I] if `input` is `Replicate()`, to z [..., O], or its shard by `output`.
 
         Raises:
             CannotRunError: x has another number of features.
@@ -214,7 +213,7 @@ class RowLinear(nn.Module):
         return multiply_rows(x, self.weight, self.bias, self.split)
 
     def extra_repr(self) -> str:
-        """What `print` says of the layer."""
+        """What `print` shows of the layer."""
         return _describe(self)
 
 

@@ -1,4 +1,4 @@
-"""What a checkpoint says of itself, in JSON: its tensors, the optimizer's settings, and the user's own words."""
+"""A checkpoint's manifest, in JSON: its tensors, the optimizer's settings, the program's own values."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-    from shardproof.parallel.state import Held
+    from shardproof.parallel.state import LocalTensor
 
 VERSION = 1
 NAME = "manifest.json"
@@ -23,14 +23,14 @@ NAME = "manifest.json"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Manifest:
-    """What a checkpoint says of itself.
+    """The description of a checkpoint.
 
     Attributes:
-        step: how many were taken.
-        tensors: full shapes and dtypes.
+        step: the number of steps taken.
+        tensors: full shape and dtype of each, by name.
         settings: of the optimizer's parameter groups; None without an optimizer.
-        dropout: which mask is next, by module; see `state.masks_used`.
-        extra: the user's.
+        dropout: the number of calls, by module path; see `state.dropout_calls`.
+        extra: the program's own values.
     """
 
     step: int
@@ -44,11 +44,16 @@ class Manifest:
             raise CannotRunError(f"a checkpoint of step {self.step}: give a number from 0 on")
 
     def to_json(self) -> str:
+        """The manifest file's text.
+
+        Raises:
+            CannotRunError: `extra` cannot be written as JSON.
+        """
         tensors = {
             name: {"shape": shape, "dtype": str(dtype).removeprefix("torch.")}
             for name, (shape, dtype) in self.tensors.items()
         }
-        said = {
+        document = {
             "version": VERSION,
             "step": self.step,
             "settings": self.settings,
@@ -57,28 +62,37 @@ class Manifest:
             "tensors": tensors,
         }
         try:
-            return json.dumps(said, indent=1) + "\n"
+            return json.dumps(document, indent=1) + "\n"
         except (TypeError, ValueError) as error:
             raise CannotRunError(
-                f"extra cannot be written as JSON: {error}; give numbers, words, lists, dicts"
+                f"extra cannot be written as JSON: {error}; give numbers, strings, lists, dicts"
             ) from error
 
     @classmethod
     def read(cls, path: Path) -> Manifest:
+        """Read the manifest of the checkpoint in folder `path`.
+
+        Raises:
+            CannotRunError: the folder is no finished checkpoint, is damaged, or has another version.
+        """
         shown = printable(path)
         try:
-            said = json.loads((path / NAME).read_text(encoding="utf-8"))
-            if not (path / ".metadata").is_file():  # PyTorch would say so by two tracebacks in its log
+            document = json.loads((path / NAME).read_text(encoding="utf-8"))
+            if not (path / ".metadata").is_file():  # PyTorch would log two tracebacks
                 raise CannotRunError(f"{shown} is damaged: its .metadata is lost; take an earlier checkpoint")
-            if said["version"] != VERSION:
-                raise CannotRunError(f"{shown} is a checkpoint of version {said['version']}; this reads {VERSION}")
+            if document["version"] != VERSION:
+                raise CannotRunError(f"{shown} is a checkpoint of version {document['version']}; this reads {VERSION}")
             tensors = {
-                name: (tuple(map(int, one["shape"])), _dtype_of(one["dtype"])) for name, one in said["tensors"].items()
+                name: (tuple(map(int, one["shape"])), _dtype_of(one["dtype"]))
+                for name, one in document["tensors"].items()
             }
-            settings, dropout = said["settings"], {name: int(used) for name, used in said["dropout"].items()}
+            settings = document["settings"]
+            dropout = {name: int(calls) for name, calls in document["dropout"].items()}
             if not all(isinstance(group["params"], list) for group in settings or []):
                 raise ValueError("settings without parameters")
-            return cls(step=said["step"], tensors=tensors, settings=settings, dropout=dropout, extra=said["extra"])
+            return cls(
+                step=document["step"], tensors=tensors, settings=settings, dropout=dropout, extra=document["extra"]
+            )
         except FileNotFoundError as error:
             raise CannotRunError(f"{shown} is no finished checkpoint: it has no {NAME}") from error
         except OSError as error:
@@ -88,10 +102,10 @@ class Manifest:
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise CannotRunError(f"{shown} has a {NAME} that is damaged: {type(error).__name__} {error}") from error
 
-    def check_model(self, model: Mapping[str, Held], path: Path) -> None:
-        """The checkpoint's tensors are the model's, by name, shape and dtype."""
+    def check_model(self, model: Mapping[str, LocalTensor], path: Path) -> None:
+        """Raise unless the checkpoint's tensors are the model's, by name, shape and dtype."""
         saved = {
-            name.removeprefix("model/"): about for name, about in self.tensors.items() if name.startswith("model/")
+            name.removeprefix("model/"): entry for name, entry in self.tensors.items() if name.startswith("model/")
         }
         _check_names(saved.keys() - model.keys(), model.keys() - saved.keys(), path, "tensors")
         for name, held in model.items():
@@ -103,7 +117,7 @@ class Manifest:
                 )
 
     def check_settings(self, settings: list[dict[str, Any]], path: Path) -> None:
-        """The checkpoint has the optimizer's parameter groups."""
+        """Raise unless the checkpoint has the optimizer's parameter groups and settings."""
         if self.settings is None:
             raise CannotRunError(f"{printable(path)} was saved without an optimizer: load it without one")
         saved, given = ([group["params"] for group in groups] for groups in (self.settings, settings))
@@ -120,11 +134,11 @@ class Manifest:
         )
 
 
-def _check_names(strange: set[str], missing: set[str], path: Path, what: str) -> None:
-    for names, said in ((missing, "does not have"), (strange, "has what is not here:")):
+def _check_names(unexpected: set[str], missing: set[str], path: Path, what: str) -> None:
+    for names, verb in ((missing, "does not have"), (unexpected, "has what is not here:")):
         if names:
             some = ", ".join(printable(name) for name in sorted(names)[:3])
-            raise CannotRunError(f"{printable(path)} {said} {len(names)} {what}: {some}{', ...' * (len(names) > 3)}")
+            raise CannotRunError(f"{printable(path)} {verb} {len(names)} {what}: {some}{', ...' * (len(names) > 3)}")
 
 
 def _dtype_of(name: object) -> torch.dtype:

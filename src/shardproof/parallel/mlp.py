@@ -1,6 +1,6 @@
 """MLPs, plain and gated, on one device and split over ranks: up by columns, down by rows.
 
-One collective forward and one backward, whatever is between the two. Source: Shoeybi et al., "Megatron-LM"
+One collective forward and one backward; the activation between needs none. Source: Shoeybi et al., "Megatron-LM"
 (arXiv:1909.08053), section 3; Shazeer, "GLU variants" (arXiv:2002.05202), for the gate.
 """
 
@@ -25,10 +25,10 @@ if TYPE_CHECKING:
 
 
 class MLP(nn.Module):
-    """down(activation(up x)). `from_mlp` splits it; any width will do.
+    """down(activation(up x)). `from_mlp` splits it; the ranks need not divide its width.
 
     Attributes:
-        up: [h to w], or this rank's share of w.
+        up: [h to w], or this rank's shard of w.
         down: [w to h].
     """
 
@@ -38,7 +38,7 @@ class MLP(nn.Module):
 
     @classmethod
     def of_sizes(cls, hidden: int, width: int, *, bias: bool = True, activation: Activation = F.gelu) -> MLP:
-        """One on one device, with weights drawn as `nn.Linear` draws them."""
+        """An MLP on one device, initialised as `nn.Linear` is."""
         return cls(nn.Linear(hidden, width, bias), nn.Linear(width, hidden, bias), activation)
 
     @classmethod
@@ -50,13 +50,13 @@ class MLP(nn.Module):
         placement: Replicate | Shard = Replicate(),  # noqa: B008 - an immutable value
         length: int | None = None,
     ) -> MLP:
-        """This rank's share of an MLP on one device, which stays as it is.
+        """This rank's shard of an MLP on one device, which is left unchanged.
 
         Args:
-            mlp: the whole one, the same on every rank.
+            mlp: the full one, the same on every rank.
             axis: the ranks.
-            placement: of its input and of its output: `Replicate()`, or `Shard(dim)` of the sequence.
-            length: of the whole sequence, where the ranks' shards of it are not equally long.
+            placement: of input and output: `Replicate()`, or `Shard(dim)` along the sequence.
+            length: of the full sequence, where the ranks' shards of it are not equally long.
         """
         assert isinstance(mlp.up, nn.Linear)
         assert isinstance(mlp.down, nn.Linear)
@@ -66,21 +66,21 @@ class MLP(nn.Module):
     @property
     def traffic(self) -> Traffic:
         """The collectives of one forward and backward."""
-        return sum_of_traffic(self.up, self.down)
+        return add_traffic(self.up, self.down)
 
     def forward(self, x: Tensor) -> Tensor:
-        """From x [..., h] to [..., h], each perhaps this rank's shard of the sequence."""
+        """From x [..., h] to [..., h]; both full, or both this rank's shard of the sequence."""
         out: Tensor = self.down(self.activation(self.up(x)))
         return out
 
 
 class GatedMLP(nn.Module):
-    """down(activation(gate x) * up x), with [gate; up] one projection. `from_mlp` splits it; any width will do.
+    """down(activation(gate x) * up x), with [gate; up] one projection; `from_mlp` splits it.
 
-    Each half is cut by itself. Cut as one, the first ranks would have gates alone, and every norm would still be right.
+    Each half is cut by itself. Cut as one, the first ranks would get only gate rows; no gradient norm would show it.
 
     Attributes:
-        gate_up: [h to 2 w], all of gate, then all of up; or this rank's share of each.
+        gate_up: [h to 2 w], all of gate, then all of up; or this rank's shard of each.
         down: [w to h].
     """
 
@@ -90,7 +90,7 @@ class GatedMLP(nn.Module):
 
     @classmethod
     def of_sizes(cls, hidden: int, width: int, *, bias: bool = False, activation: Activation = F.silu) -> GatedMLP:
-        """One on one device, with weights drawn as `nn.Linear` draws them."""
+        """An MLP on one device, initialised as `nn.Linear` is."""
         return cls(nn.Linear(hidden, 2 * width, bias), nn.Linear(width, hidden, bias), activation)
 
     @classmethod
@@ -102,7 +102,7 @@ class GatedMLP(nn.Module):
         placement: Replicate | Shard = Replicate(),  # noqa: B008 - an immutable value
         length: int | None = None,
     ) -> GatedMLP:
-        """This rank's share of an MLP on one device; as `MLP.from_mlp`."""
+        """This rank's shard of an MLP on one device; arguments as for `MLP.from_mlp`."""
         assert isinstance(mlp.gate_up, nn.Linear)
         assert isinstance(mlp.down, nn.Linear)
         halves = [Section(length=mlp.down.in_features)] * 2
@@ -112,17 +112,17 @@ class GatedMLP(nn.Module):
     @property
     def traffic(self) -> Traffic:
         """The collectives of one forward and backward."""
-        return sum_of_traffic(self.gate_up, self.down)
+        return add_traffic(self.gate_up, self.down)
 
     def forward(self, x: Tensor) -> Tensor:
-        """From x [..., h] to [..., h], each perhaps this rank's shard of the sequence."""
+        """From x [..., h] to [..., h]; both full, or both this rank's shard of the sequence."""
         gate, up = self.gate_up(x).chunk(2, dim=-1)
         out: Tensor = self.down(self.activation(gate) * up)
         return out
 
 
-def sum_of_traffic(first: nn.Module, last: nn.Module) -> Traffic:
-    """The collectives of a column-split layer and then a row-split one."""
+def add_traffic(first: nn.Module, last: nn.Module) -> Traffic:
+    """The collectives of a column-split layer followed by a row-split one."""
     assert isinstance(first, ColumnLinear)
     assert isinstance(last, RowLinear)
     return first.traffic + last.traffic

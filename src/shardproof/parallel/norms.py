@@ -1,8 +1,8 @@
 """Replicated parameters that each rank uses on its own part of the data: their gradients are summed over the ranks.
 
-A norm under sequence parallelism sees this rank's tokens, a norm of each head this rank's heads; so does a bias added
-after a reduce-scatter. Forward and input gradient need no other rank. The parameter's gradient is a sum over all tokens
-(heads), of which each rank has a part. Source: Korthikanti et al. (arXiv:2205.05198), section 4.2.2.
+Under sequence parallelism a norm (or a bias after a reduce-scatter) sees this rank's tokens; a norm of each head sees
+this rank's heads. Forward and input gradient need no communication. The parameter's gradient is a sum over all tokens
+(heads); each rank has the terms of its own. Source: Korthikanti et al. (arXiv:2205.05198), section 4.2.2.
 """
 
 from __future__ import annotations
@@ -23,21 +23,20 @@ if TYPE_CHECKING:
     from shardproof.parallel.axis import Axis
 
 
-# Of one forward and backward of such a module.
-REPLICATED_IN_PARTS = Traffic(backward=("all_reduce",))
+# The traffic of one forward and backward of such a module.
+GRADIENT_SUM = Traffic(backward=("all_reduce",))
 
 
 def sum_gradients_of_parameters(module: nn.Module, axis: Axis, *, start: int = 0) -> nn.Module:
-    """Identity forward, all-reduce backward for the parameters of a module: one all-reduce for all of its own.
+    """Identity forward, all-reduce backward for a module's own parameters: one all-reduce for all of them.
 
-    Works for any module that reads its parameters as attributes of itself: LayerNorm, RMSNorm, a framework's own, a
-    linear layer whose last rows are KV heads that several ranks hold. The module is changed in place; a copy of it is
-    changed too.
+    Works for any module that reads its parameters as attributes: LayerNorm, RMSNorm, a framework's own norm, a linear
+    layer whose last rows are replicated KV heads. The module is changed in place; a copy of it behaves the same.
 
     Args:
-        module: its own parameters are the same on all ranks; those of its children are left alone.
-        axis: the ranks, each of which uses them on its own part of the data.
-        start: the first index of each parameter's dim 0 that is the same on all ranks.
+        module: its own parameters are the same on all ranks; its children's are left alone.
+        axis: the ranks, each of which uses the parameters on its own part of the data.
+        start: the parameters are the same on all ranks from this index of dim 0 on.
 
     Returns:
         The module.
@@ -46,16 +45,16 @@ def sum_gradients_of_parameters(module: nn.Module, axis: Axis, *, start: int = 0
         if sharding_of(parameter) is None:
             set_sharding(parameter, replicated(parameter.shape, rank=axis.rank, size=axis.size))
     if axis.size > 1:
-        module.register_forward_pre_hook(_Enter(axis=axis, start=start))
-        module.register_forward_hook(_leave, always_call=True)
+        module.register_forward_pre_hook(_UseSummedParameters(axis=axis, start=start))
+        module.register_forward_hook(_use_own_parameters, always_call=True)
     return module
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Enter:
-    """For the time of one forward, the module's attributes are its parameters behind the collective.
+class _UseSummedParameters:
+    """Before a forward: shadow each parameter by the output of `_SumParameterGradients`.
 
-    Not hooks on the parameters: those would be lost in a copy of the module, without a word.
+    Hooks on the parameters themselves would not do: `copy.deepcopy` drops them silently.
     """
 
     axis: Axis
@@ -64,13 +63,13 @@ class _Enter:
     def __call__(self, module: nn.Module, _inputs: Any) -> None:
         own = {name: p for name, p in module.named_parameters(recurse=False) if p.requires_grad}
         if own and torch.is_grad_enabled():
-            entered = _SumGradients.apply(self.axis, self.start, *own.values())  # type: ignore[no-untyped-call] # torch's
-            # An entry of __dict__ is found before the parameter of that name, which stays where it is.
+            entered = _SumParameterGradients.apply(self.axis, self.start, *own.values())  # type: ignore[no-untyped-call] # torch's
+            # Attribute lookup finds an entry of __dict__ before the parameter of that name, which stays registered.
             module.__dict__.update(zip(own, entered, strict=True))
 
 
-class _SumGradients(torch.autograd.Function):
-    """Identity forward; backward one all-reduce of all gradients, each from index `start` of its dim 0 on."""
+class _SumParameterGradients(torch.autograd.Function):
+    """Identity forward; one all-reduce of all gradients, from index `start` of dim 0 on, backward."""
 
     @staticmethod
     def forward(ctx: Any, axis: Axis, start: int, *parameters: Tensor) -> tuple[Tensor, ...]:
@@ -86,6 +85,7 @@ class _SumGradients(torch.autograd.Function):
         return None, None, *(torch.cat([g[: ctx.start], summed.view(part.shape)]) for g, part, summed in sums)
 
 
-def _leave(module: nn.Module, _inputs: Any, _output: Any) -> None:
+def _use_own_parameters(module: nn.Module, _inputs: Any, _output: Any) -> None:
+    """After a forward, also one that raised: remove the shadowing attributes."""
     for name, _ in module.named_parameters(recurse=False):
         module.__dict__.pop(name, None)

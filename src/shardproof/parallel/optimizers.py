@@ -1,7 +1,7 @@
-"""Which optimizers are right on shards as they are: those that update each element from its own history alone.
+"""Which optimizers are right on shards: the elementwise ones, which update each element from its own history alone.
 
-An optimizer that looks at a whole tensor (Muon's orthogonalisation, Adafactor's row means, LAMB's norms, L-BFGS's inner
-products) takes a rank's shard for the whole, and trains another model without a word.
+An optimizer that uses a tensor as a whole (Muon's orthogonalisation, Adafactor's row means, LAMB's norms, L-BFGS's
+inner products) would treat a rank's shard as the full tensor, and silently train another model.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from shardproof.parallel.sharding import sharding_of
 if TYPE_CHECKING:
     from torch import Tensor
 
-# As they are in PyTorch. A subclass may do anything, so it is not one of them.
+# PyTorch's own classes. A subclass may do anything, so it is not in the set.
 ELEMENTWISE: frozenset[type[optim.Optimizer]] = frozenset(
     {
         optim.ASGD,
@@ -37,17 +37,16 @@ O = TypeVar("O", bound=optim.Optimizer)
 
 
 def check_optimizer(optimizer: O) -> O:
-    """Refuse an optimizer that would take a shard for the whole tensor.
+    """Refuse an optimizer that would treat a shard as the full tensor.
 
-    An optimizer of one's own that knows what it is doing says so by an attribute `shard_aware = True`, of its class or
-    of itself. `save_checkpoint` and `load_checkpoint` check too.
+    An optimizer that handles shards itself declares it with the attribute `shard_aware = True`, of its class or of the
+    object. `save_checkpoint` and `load_checkpoint` make the same check.
 
     Returns:
         The optimizer.
 
     Raises:
-        CannotRunError: a parameter is split, and the optimizer is neither one of `ELEMENTWISE` nor says that it is
-            shard-aware.
+        CannotRunError: a parameter is split, and the optimizer is neither in `ELEMENTWISE` nor `shard_aware`.
     """
     if type(optimizer) in ELEMENTWISE or getattr(optimizer, "shard_aware", False) is True:
         return optimizer
@@ -61,6 +60,6 @@ def check_optimizer(optimizer: O) -> O:
 
 
 def is_split(parameter: Tensor) -> bool:
-    """Whether a rank's tensor is not the whole."""
+    """Whether a rank's tensor is a shard of a larger one."""
     sharding = sharding_of(parameter)
     return sharding is not None and sharding.dim is not None and sharding.size > 1

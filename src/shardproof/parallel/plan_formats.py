@@ -1,4 +1,4 @@
-"""What a plan may say besides our own styles: torch's `ParallelStyle` objects and transformers' strings."""
+"""Entries of a plan other than our own styles: torch's `ParallelStyle` objects and transformers' strings."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from torch.distributed.tensor.parallel import (
 )
 
 from shardproof.errors import CannotRunError
-from shardproof.parallel.boundaries import Boundary, Divided, Experts, Move, RotaryKeys
-from shardproof.parallel.styles import Column, InParts, Row, Whole
+from shardproof.parallel.boundaries import Boundary, DividedInput, Experts, Move, RotaryKeys
+from shardproof.parallel.styles import Column, GradientAllReduce, Replicated, Row
 from shardproof.parallel.vocabulary import EmbeddingFeatures, VocabularyRows
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from shardproof.parallel.styles import Style
 
-# transformers.distributed.tensor_parallel registers these; its expert-parallel styles are not among them.
+# The names that transformers.distributed.tensor_parallel registers, without its expert-parallel styles.
 TRANSFORMERS: Mapping[str, Style] = {
     "colwise": Column(),
     "colwise_gather_output": Column(output=Replicate()),
@@ -37,27 +37,27 @@ TRANSFORMERS: Mapping[str, Style] = {
     "packed_rowwise": Row(parts=2),
     "embedding_rowwise": VocabularyRows(),
     "embedding_colwise": EmbeddingFeatures(),
-    "sequence_parallel": InParts(),
-    "replicated_with_grad_allreduce": InParts(),
+    "sequence_parallel": GradientAllReduce(),
+    "replicated_with_grad_allreduce": GradientAllReduce(),
     "all_reduce": Boundary(outputs={0: Move(source=Partial(), target=Replicate())}),
     "moe_tp_experts": Experts(),
-    "moe_identity_expert": Divided(),
+    "moe_identity_expert": DividedInput(),
     "mla_kv_a_proj": RotaryKeys(),
-    "local_params": Whole(),
-    "replicate": Whole(),
+    "local_params": Replicated(),
+    "replicate": Replicated(),
 }
 
 
 def translate(entry: object, module: nn.Module | None, name: str) -> Style:
-    """One of our styles for what a plan says.
+    """The style of ours for an entry of a plan.
 
     Args:
         entry: a style of ours, a torch `ParallelStyle`, or a transformers string.
-        module: which it is for; None for a bare parameter.
+        module: that the entry is for; None for a bare parameter.
         name: of the module, for messages.
 
     Raises:
-        CannotRunError: nothing of ours does what the entry says.
+        CannotRunError: no style of ours does what the entry asks for.
     """
     if isinstance(entry, str):
         if entry not in TRANSFORMERS:
@@ -77,7 +77,7 @@ def translate(entry: object, module: nn.Module | None, name: str) -> Style:
 
 
 def _translate_torch(entry: Any, module: nn.Module | None, name: str) -> Style | None:
-    """Torch's styles in ours; None for anything else. Outputs are plain tensors, whatever `use_local_output` says."""
+    """Ours for a torch style; None for anything else. Outputs are plain tensors: `use_local_output` has no effect."""
     if isinstance(entry, ColwiseParallel):
         given, wanted = _only(entry.input_layouts, name), _only(entry.output_layouts, name)
         if isinstance(module, nn.Embedding):
@@ -91,7 +91,7 @@ def _translate_torch(entry: Any, module: nn.Module | None, name: str) -> Style |
             return VocabularyRows(output=wanted)
         return Row(input=given, output=wanted)
     if isinstance(entry, SequenceParallel):
-        return InParts()
+        return GradientAllReduce()
     if isinstance(entry, PrepareModuleInputOutput):
         return Boundary(
             inputs=_moves_in(entry.prepare_module_input, name), outputs=_moves_out(entry.prepare_module_output, name)
@@ -105,7 +105,7 @@ def _translate_torch(entry: Any, module: nn.Module | None, name: str) -> Style |
 
 def _moves_in(entry: PrepareModuleInput, name: str) -> dict[int | str, Move]:
     of_positions = _moves(entry.input_layouts or (), entry.desired_input_layouts or (), name)
-    moves: dict[int | str, Move] = {place: move for place, move in of_positions.items()}  # noqa: C416 - wider keys
+    moves: dict[int | str, Move] = {position: move for position, move in of_positions.items()}  # noqa: C416 - wider keys
     sources: Mapping[str, Any] = entry.input_kwarg_layouts or {}
     targets: Mapping[str, Any] = entry.desired_input_kwarg_layouts or {}
     moves.update({key: Move(source=source, target=targets[key]) for key, source in sources.items() if source})
@@ -120,11 +120,11 @@ def _moves(sources: Sequence[Any], targets: Sequence[Any], name: str) -> dict[in
     if len(sources) != len(targets):
         raise CannotRunError(f"{name}: {len(sources)} layouts and {len(targets)} desired ones; give as many of each")
     pairs = enumerate(zip(sources, targets, strict=True))
-    return {place: Move(source=s, target=t) for place, (s, t) in pairs if s is not None and t is not None}
+    return {position: Move(source=s, target=t) for position, (s, t) in pairs if s is not None and t is not None}
 
 
 def _only(layouts: Sequence[Any], name: str) -> Replicate | Shard:
-    """The one placement, of an axis alone."""
+    """The placement along the one axis."""
     if len(layouts) != 1 or not isinstance(layouts[0], Replicate | Shard):
         raise CannotRunError(f"{name}: layouts {tuple(layouts)}; needed is one Replicate() or Shard(dim)")
     return layouts[0]

@@ -1,7 +1,11 @@
 """`parallelize`: an ordinary model made tensor-parallel by a plan, in place and without DTensor.
 
-A plan is data: module paths with wildcards to styles. Everything is worked out before anything is changed: the styles
-build their sharded layers beside the model's, and only when all fit are they put in its place.
+A plan maps module paths, with wildcards, to styles. All checks come first: every style prepares its sharded layer
+before any is installed, so a plan that is refused leaves the model unchanged.
+
+The order: `_match` resolves the wildcards, `translate` (plan_formats.py) turns each entry into a style, the style's
+`prepare` (styles.py, boundaries.py, vocabulary.py) returns a `Change`, `_tie` lets tied parameters share one cut
+tensor, `_install` carries the changes out.
 """
 
 from __future__ import annotations
@@ -15,7 +19,7 @@ from torch.distributed.tensor import DTensor
 
 from shardproof.errors import CannotRunError
 from shardproof.parallel.axis import Axis
-from shardproof.parallel.heads import axis_of_sharers
+from shardproof.parallel.heads import kv_replica_axis
 from shardproof.parallel.plan_formats import translate
 from shardproof.parallel.sharding import cut_parameter, replicated, set_sharding, sharding_of
 from shardproof.parallel.styles import Column, CuttingStyle, LocalAttributes, Row, Site
@@ -29,10 +33,10 @@ if TYPE_CHECKING:
     from shardproof.parallel.styles import Change, Style
     from shardproof.parallel.traffic import Traffic
 
-# Where a module carries the traffic of its style; read it with `traffic_of`.
+# The module attribute that holds its style's traffic; read it with `traffic_of`.
 _TRAFFIC = "shardproof_traffic"
 
-# GPT-2 of transformers has no plan of its own. [Q; K; V] is one projection, which its attention cuts at split_size.
+# transformers has no plan for GPT-2. Its [Q; K; V] is one projection; its attention cuts the output at split_size.
 GPT2_PLAN: Mapping[str, Style | str] = {
     "transformer.wte": "embedding_rowwise",
     "transformer.h.*.attn": LocalAttributes(names=("split_size",)),
@@ -49,34 +53,34 @@ def parallelize(
 ) -> nn.Module:
     """Make a model tensor-parallel, in place, with plain tensors: no DTensor.
 
-    Every rank gives the whole model with the same values, and keeps its part. Parameters keep their names; tied ones
-    stay one tensor; each carries its `Sharding`. Gradients of what is replicated are the same on all ranks.
+    Every rank passes the full model with the same values and keeps its shards. Parameters keep their names, tied ones
+    stay one tensor, and each carries its `Sharding`. The gradient of a replicated parameter is the same on all ranks.
 
     Args:
         model: an ordinary module.
-        mesh: of the ranks.
-        plan: paths of modules (or of bare parameters, for experts' weights) to styles. `*` and `?` stand for characters
-            within one part of the path, as in "layers.*.mlp.up_proj". Styles are those of `shardproof.parallel.styles`
-            and `boundaries`, torch's `ParallelStyle` objects, or transformers' strings. None: the model's own
-            `tp_plan`, as transformers' models have it, of which entries may match nothing.
-        axis: the name of the mesh's axis.
+        mesh: the device mesh.
+        plan: maps paths of modules (or of bare parameters, for experts' weights) to styles. `*` and `?` match
+            characters within one part of the path, as in "layers.*.mlp.up_proj". A style is one of ours, a torch
+            `ParallelStyle` object, or a transformers string. None: the model's own `tp_plan`, as transformers' models
+            have it; its entries may match nothing.
+        axis: the name of the mesh axis.
 
     Returns:
-        The model. `traffic_of` says which collectives the plan asks for.
+        The model. `traffic_of` returns the collectives that the plan needs.
 
     Raises:
-        CannotRunError: there is no plan, an entry of it matches nothing, two match the same, a module is not of the
-            kind that its style fits, a size cannot be split, or a tied parameter would be split in one place only. The
-            model is then as it was.
+        CannotRunError: there is no plan, an entry matches nothing, two entries match the same module, a style does not
+            fit its module, a size cannot be split, or a tied parameter would be split under one of its names only. The
+            model is then unchanged.
     """
     ranks = Axis.of(mesh, axis)
     given = plan is not None
     plan = plan if plan is not None else getattr(model, "tp_plan", None)
     if not plan:
         raise CannotRunError(f"{type(model).__name__} has no tp_plan of its own: give a plan")
-    planned = _prepare(model, ranks, plan, whole=given)
-    for place, parameter in planned.cuts.items():
-        _own_parameters(model, place.module)[place.name] = parameter
+    planned = _prepare(model, ranks, plan, all_must_match=given)
+    for path, parameter in planned.cuts.items():
+        _own_parameters(model, path.module)[path.name] = parameter
     for name, change in planned.changes.items():
         _install(model, name, change)
     for parameter in model.parameters():
@@ -86,14 +90,14 @@ def parallelize(
 
 
 def traffic_of(model: nn.Module) -> dict[str, tuple[tuple[Axis, Traffic], ...]]:
-    """The collectives that the plan asks for, by module path: of one forward and backward, among which ranks."""
+    """By module path, the collectives of one forward and backward, each with the axis along which it runs."""
     found = {name: getattr(module, _TRAFFIC, ()) for name, module in model.named_modules()}
     return {name: traffic for name, traffic in found.items() if traffic}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Place:
-    """Where a parameter is: a module's path, and the parameter's name there."""
+class _ParameterPath:
+    """A module's path, and the name of one of its own parameters."""
 
     module: str
     name: str
@@ -104,55 +108,55 @@ class _Place:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Planned:
-    """All changes of a plan: of modules by path, and of bare parameters by place."""
+    """All changes of a plan: of modules, by path, and the cut tensors of bare parameters."""
 
     changes: Mapping[str, Change]
-    cuts: Mapping[_Place, nn.Parameter]
+    cuts: Mapping[_ParameterPath, nn.Parameter]
 
 
-def _prepare(model: nn.Module, axis: Axis, plan: Mapping[str, Any], *, whole: bool) -> _Planned:
-    """Work out all changes, touching nothing. `whole`: every entry must match something."""
+def _prepare(model: nn.Module, axis: Axis, plan: Mapping[str, Any], *, all_must_match: bool) -> _Planned:
+    """Prepare all changes; the model is unchanged. `all_must_match`: an entry that matches nothing is an error."""
     modules = dict(model.named_modules(remove_duplicate=False))
     parameters = {
-        f"{name}.{own}".removeprefix("."): _Place(module=name, name=own)
+        f"{name}.{own}".removeprefix("."): _ParameterPath(module=name, name=own)
         for name, module in modules.items()
         for own, _ in module.named_parameters(recurse=False)
     }
-    entries = _match(plan, [*modules, *parameters], whole=whole)
-    sharers: dict[int, Axis | None] = {}
+    entries = _match(plan, [*modules, *parameters], all_must_match=all_must_match)
+    kv_replicas: dict[int, Axis | None] = {}
 
-    def sharers_of(heads: int) -> Axis | None:
-        if heads not in sharers:
-            sharers[heads] = axis_of_sharers(axis, heads)
-        return sharers[heads]
+    def kv_replicas_of(heads: int) -> Axis | None:
+        if heads not in kv_replicas:
+            kv_replicas[heads] = kv_replica_axis(axis, heads)
+        return kv_replicas[heads]
 
     for name, parameter in model.named_parameters():
         if isinstance(parameter, DTensor):
             raise CannotRunError(f"{name} is a DTensor already: parallelize takes an ordinary model, before FSDP")
     changes: dict[str, Change] = {}
-    cuts: dict[_Place, nn.Parameter] = {}
+    cuts: dict[_ParameterPath, nn.Parameter] = {}
     for name, entry in entries.items():
         if name in parameters:
-            place = parameters[name]
-            cuts[place] = _cut(modules[place.module].get_parameter(place.name), entry, axis, name)
+            path = parameters[name]
+            cuts[path] = _cut(modules[path.module].get_parameter(path.name), entry, axis, name)
             continue
-        module, told = modules[name], name or type(model).__name__
+        module, shown = modules[name], name or type(model).__name__
         parent = modules[name.rpartition(".")[0]] if name else None
-        site = Site(name=told, module=module, parent=parent, model=model, axis=axis, sharers=sharers_of)
-        changes[name] = translate(entry, module, told).prepare(site)
-        _check_replaceable(told, module, changes[name])
+        site = Site(name=shown, module=module, parent=parent, model=model, axis=axis, kv_replicas=kv_replicas_of)
+        changes[name] = translate(entry, module, shown).prepare(site)
+        _check_replaceable(shown, module, changes[name])
     _tie(modules, changes, cuts)
     return _Planned(changes=changes, cuts=cuts)
 
 
-def _match(plan: Mapping[str, Any], names: Sequence[str], *, whole: bool) -> dict[str, Any]:
-    """The plan with its patterns replaced by the names that they match."""
+def _match(plan: Mapping[str, Any], names: Sequence[str], *, all_must_match: bool) -> dict[str, Any]:
+    """The plan's entries by the names that their patterns match."""
     entries: dict[str, Any] = {}
     origin: dict[str, str] = {}
     for pattern, entry in plan.items():
         parts = pattern.split(".") if pattern else []
         matched = [name for name in names if _fits(name.split(".") if name else [], parts)]
-        if whole and not matched:
+        if all_must_match and not matched:
             close = get_close_matches(pattern, names, n=1, cutoff=0.0)
             raise CannotRunError(f"the plan's {pattern!r} matches no module and no parameter; closest is {close[0]!r}")
         for name in matched:
@@ -176,7 +180,7 @@ def _cut(parameter: Tensor, entry: object, axis: Axis, name: str) -> nn.Paramete
 
 
 def _check_replaceable(name: str, module: nn.Module, change: Change) -> None:
-    """A module that gives way to another must not take along what others have put on it."""
+    """Refuse to replace a module that has hooks: they would be lost with it."""
     if change.module is module:
         return
     hooks = [kind for kind in ("_forward_pre_hooks", "_forward_hooks", "_backward_hooks") if getattr(module, kind)]
@@ -188,37 +192,39 @@ def _check_replaceable(name: str, module: nn.Module, change: Change) -> None:
         raise CannotRunError("the plan's '' is the model itself, which cannot be put in its own place: wrap it")
 
 
-def _tie(modules: Mapping[str, nn.Module], changes: Mapping[str, Change], cuts: dict[_Place, nn.Parameter]) -> None:
-    """Let places that share a parameter share its cut form.
+def _tie(
+    modules: Mapping[str, nn.Module], changes: Mapping[str, Change], cuts: dict[_ParameterPath, nn.Parameter]
+) -> None:
+    """Let paths that share a parameter share its cut tensor.
 
     Raises:
-        CannotRunError: the places of one parameter would have different forms.
+        CannotRunError: the plan would split one parameter in different ways.
     """
     new = dict(cuts)
     for name, change in changes.items():
         if change.module is not modules[name]:
             for own, value in change.module.named_parameters(recurse=False):
-                new[_Place(module=name, name=own)] = value
-    places: dict[int, list[_Place]] = {}
+                new[_ParameterPath(module=name, name=own)] = value
+    paths: dict[int, list[_ParameterPath]] = {}
     for name, module in modules.items():
         for own, value in module.named_parameters(recurse=False, remove_duplicate=False):
-            places.setdefault(id(value), []).append(_Place(module=name, name=own))
-    for tied in places.values():
-        planned = [place for place in tied if place in new]
+            paths.setdefault(id(value), []).append(_ParameterPath(module=name, name=own))
+    for tied in paths.values():
+        planned = [path for path in tied if path in new]
         if not planned:
             continue
         first = planned[0]
-        for place in tied:
-            if place not in new:
+        for path in tied:
+            if path not in new:
                 raise CannotRunError(
-                    f"{first} is the same tensor as {place}, which the plan leaves whole: split both alike"
+                    f"{first} is the same tensor as {path}, which the plan leaves whole: split both alike"
                 )
-            if sharding_of(new[place]) != sharding_of(new[first]):
-                raise CannotRunError(f"{first} is the same tensor as {place}, and the plan splits them in two ways")
-            if place in cuts:
-                cuts[place] = new[first]
+            if sharding_of(new[path]) != sharding_of(new[first]):
+                raise CannotRunError(f"{first} is the same tensor as {path}, and the plan splits them in two ways")
+            if path in cuts:
+                cuts[path] = new[first]
             else:
-                changes[place.module].module.register_parameter(place.name, new[first])
+                changes[path.module].module.register_parameter(path.name, new[first])
 
 
 def _own_parameters(model: nn.Module, name: str) -> dict[str, nn.Parameter | None]:
@@ -226,7 +232,7 @@ def _own_parameters(model: nn.Module, name: str) -> dict[str, nn.Parameter | Non
 
 
 def _install(model: nn.Module, name: str, change: Change) -> None:
-    """Put the change in place."""
+    """Carry out a change in the model."""
     module = model.get_submodule(name)
     parent, _, leaf = name.rpartition(".")
     if change.module is not module:

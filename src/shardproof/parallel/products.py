@@ -1,8 +1,8 @@
 """The products of a split linear layer, each an autograd Function with its backward by hand.
 
-In the shape comments B is every dim of the input but the last, I and O are the whole layer's input and output features,
-i and o this rank's share of them. `dz` is short for dL/dz. A weight's gradient is computed while the collective of the
-input's gradient runs, and nothing is computed or kept for what needs no gradient.
+In the shape comments B is the product of all dims of the input but the last; I and O are the full layer's input and
+output features, i and o this rank's share of them. `dz` is short for dL/dz. A weight's gradient is computed while the
+collective of the input's gradient runs. Nothing is computed or saved for a tensor that requires no gradient.
 """
 
 from __future__ import annotations
@@ -35,13 +35,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Split:
-    """What a product needs to know of its split.
+    """How a product is split. "Input" is a column split's, "output" a row split's, but for `features`.
 
     Attributes:
         axis: the ranks.
-        dim: of a column's input or a row's output, along which ranks hold shards of it; None where it is whole.
-        length: how long a column's input is along `dim` in all, if that is not the features; None: equal shards.
-        features: how many a column's output or a row's input has where every rank has all of them; None for a shard.
+        dim: along which ranks hold shards of the input (column) or output (row); None where it is replicated.
+        length: of the full input along `dim` (column), if that is not the features; None where shards are equal.
+        features: of the full output (column) or input (row) where every rank has all of it; None where it is a shard.
     """
 
     axis: Axis
@@ -57,7 +57,7 @@ def multiply_columns(x: Tensor, W: Tensor, b: Tensor | None, split: Split) -> Te
         x: [..., I], or a shard of it along `split.dim`.
         W: [o, I].
         b: [o], or None.
-        split: what is gathered.
+        split: how x and z are split.
 
     Returns:
         z: [..., o], or [..., O] where `split.features` is O.
@@ -76,7 +76,7 @@ def multiply_rows(x: Tensor, W: Tensor, b: Tensor | None, split: Split) -> Tenso
         x: [..., i], or [..., I] where `split.features` is I.
         W: [O, i].
         b: [O], or None; the first rank adds it to its partial sum.
-        split: what is gathered and scattered.
+        split: how x and z are split.
 
     Returns:
         z: [..., O], or a shard of it along `split.dim`.
@@ -89,7 +89,7 @@ def multiply_rows(x: Tensor, W: Tensor, b: Tensor | None, split: Split) -> Tenso
 
 
 class _Columns(torch.autograd.Function):
-    """z = x W^T + b, gathered as asked, forward; dx = dz W summed over ranks, dW = dz^T x, db = sum dz backward."""
+    """z = x W^T + b forward; dx = dz W summed over the ranks, dW = dz^T x, db = sum dz backward."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, W: Tensor, b: Tensor | None, split: Split) -> Tensor:
@@ -118,13 +118,13 @@ class _Columns(torch.autograd.Function):
 
 
 def _start_input_gradient(dz: Tensor, W: Tensor, shape: torch.Size, split: Split) -> Pending[Tensor]:
-    """Begin to sum dx = dz W over the ranks: [..., I], or this rank's shard of it."""
+    """Start the sum of dx = dz W over the ranks: [..., I], or this rank's shard of it."""
     if split.dim is None:
         return start_all_reduce((dz @ W).view(shape), split.axis)  # [..., I]
     dim = split.dim % len(shape)
     lengths = shard_sizes(shape[dim], split.axis.size)
     if dim == len(shape) - 1:
-        # Column by column, so that what goes to each rank lies together: dz W would have to be cut and copied.
+        # One product a rank, so that each rank's part is contiguous; the parts of one dz W would have to be copied.
         parts = [(dz @ w).view(*shape[:-1], w.shape[1]) for w in W.split(lengths, 1)]  # [..., I / size] each
     else:
         parts = list((dz @ W).view(shape).split(lengths, dim))  # [.., length / size, .., I] each
@@ -132,7 +132,7 @@ def _start_input_gradient(dz: Tensor, W: Tensor, shape: torch.Size, split: Split
 
 
 class _Rows(torch.autograd.Function):
-    """z = sum over ranks of x W^T, + b, forward; dx = dz W, dW = dz^T x, db = sum dz backward, with the whole dz."""
+    """z = sum over ranks of x W^T, + b, forward; dx = dz W, dW = dz^T x, db = sum dz backward, with the full dz."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, W: Tensor, b: Tensor | None, split: Split) -> Tensor:
@@ -165,7 +165,7 @@ class _Rows(torch.autograd.Function):
 
 
 def _cast(x: Tensor, W: Tensor, b: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
-    """To the dtype of autocast, here where autograd sees it: inside a Function forward and backward would differ."""
+    """Cast to autocast's dtype. Outside the Function, so that autograd differentiates the casts."""
     if not torch.is_autocast_enabled(x.device.type):
         return x, W, b
     dtype = torch.get_autocast_dtype(x.device.type)
@@ -173,7 +173,7 @@ def _cast(x: Tensor, W: Tensor, b: Tensor | None) -> tuple[Tensor, Tensor, Tenso
 
 
 def _flatten(x: Tensor) -> Tensor:
-    """[..., F] as [B, F]; a view where it can be."""
+    """[..., F] as [B, F]; a view where possible."""
     return x if x.ndim == 2 else x.reshape(x.shape[:-1].numel(), x.shape[-1])
 
 
@@ -181,5 +181,5 @@ def _check_features(x: Tensor, needed: int, split: Split) -> None:
     if x.shape[-1] != needed:
         raise CannotRunError(
             f"a split linear layer got {x.shape[-1]} features, in shape {list(x.shape)}; rank {split.axis.rank} of "
-            f"{split.axis.size} needs {needed}: say by `input` whether ranks have the whole input or shards"
+            f"{split.axis.size} needs {needed}: say by `input` whether ranks have the full input or shards"
         )

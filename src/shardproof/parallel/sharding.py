@@ -1,12 +1,12 @@
-"""`Sharding`: what each rank's local parameter is of the full one.
+"""`Sharding`: which part of the full parameter each rank holds.
 
-One value says it for all ranks: which contiguous blocks of one dim each of them holds. That describes even and uneven
-splits, fused projections ([Q; K; V], [gate; up]: a block of each section), padded vocabularies (local rows that are no
-row of the full tensor) and KV heads that several ranks hold alike. A block that several ranks hold is counted by the
-first of them, so that gradient norms and checkpoints have every element once.
+One value describes all ranks: which pieces (contiguous intervals of one dim) each of them holds. It covers even and
+uneven splits, fused projections ([Q; K; V], [gate; up]: a piece of each section), padded vocabularies (local rows that
+are no row of the full tensor) and KV heads that several ranks replicate. A piece that several ranks hold is counted by
+the first of them, so that gradient norms and checkpoints have every element once.
 
-Clipping, saving and resharding work from this value alone. It is a claim of whoever cut the parameter; the prover finds
-the layout from the parameter's values and never asks it.
+Clipping, saving and resharding use this value alone. It is set by the code that cut the parameter, and may be wrong;
+the prover does not trust it, and finds layouts from the parameters' values.
 """
 
 from __future__ import annotations
@@ -27,18 +27,18 @@ if TYPE_CHECKING:
 
     from shardproof.parallel.axis import Axis
 
-# Where a parameter carries its sharding; read it with `sharding_of`.
+# The parameter attribute that holds its sharding; read it with `sharding_of`.
 _ATTRIBUTE = "shardproof_sharding"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Piece:
-    """A block along the sharded dim: local indices from `local` on are the full tensor's from `full` on.
+    """An interval of the split dim that a rank holds.
 
     Attributes:
-        local: where it begins in the rank's tensor.
-        full: where it begins in the full tensor.
-        length: how many indices, at least 1.
+        local: its first index in the rank's tensor.
+        full: its first index in the full tensor.
+        length: the number of indices, at least 1.
     """
 
     local: int
@@ -51,9 +51,10 @@ class Section:
     """A part of a fused dim that is split by itself: the queries of [Q; K; V], the gate of [gate; up].
 
     Attributes:
-        length: how many indices of the full dim.
-        unit: what is never cut, a head's width; `length` is a multiple.
-        shared: whether fewer units than ranks are held by several ranks alike (KV heads), rather than by only some.
+        length: the number of indices of the full dim.
+        unit: the number of indices that are never cut apart (a head's width); it divides `length`.
+        shared: where there are fewer units than ranks: True, several ranks replicate a unit (KV heads); False, some
+            ranks hold none.
     """
 
     length: int
@@ -63,15 +64,15 @@ class Section:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sharding:
-    """How a parameter is split over one axis; made by `replicated`, `split`, `split_padded` and `split_sections`.
+    """How a parameter is split along one axis; made by `replicated`, `split`, `split_padded` and `split_sections`.
 
     Attributes:
         shape: of the full tensor.
-        dim: the dim that is split; None where every rank holds the whole.
+        dim: the dim that is split; None where every rank holds the full tensor.
         pieces: of each rank, in local order; empty where `dim` is None.
-        lengths: of each rank's tensor along `dim`; local indices in no piece are padding, zeros.
-        rank: whose description this is. Everything else is the same on all ranks.
-        size: how many ranks.
+        lengths: of each rank's tensor along `dim`; local indices in no piece are padding (zeros).
+        rank: this rank. All other fields are the same on all ranks.
+        size: the number of ranks.
     """
 
     shape: tuple[int, ...]
@@ -91,45 +92,45 @@ class Sharding:
         if len(self.pieces) != self.size or len(self.lengths) != self.size:
             raise CannotRunError(f"pieces of {len(self.pieces)} ranks, needed is one entry for each of {self.size}")
         for held, length in zip(self.pieces, self.lengths, strict=True):
-            _check_apart([(piece.local, piece.length) for piece in held], length, "a rank's tensor", gaps=True)
-        # Two ranks hold a block alike or not at all; apart from that the blocks tile the dim.
-        blocks = {(piece.full, piece.length) for held in self.pieces for piece in held}
-        _check_apart(sorted(blocks), self.shape[self.dim], "the full tensor", gaps=False)
+            _check_intervals([(piece.local, piece.length) for piece in held], length, "a rank's tensor", gaps=True)
+        # Pieces of two ranks are equal or disjoint, and together they cover the dim.
+        intervals = {(piece.full, piece.length) for held in self.pieces for piece in held}
+        _check_intervals(sorted(intervals), self.shape[self.dim], "the full tensor", gaps=False)
 
     @property
     def local_shape(self) -> tuple[int, ...]:
-        """Of this rank's tensor, padding included."""
+        """The shape of this rank's tensor, padding included."""
         if self.dim is None:
             return self.shape
         return (*self.shape[: self.dim], self.lengths[self.rank], *self.shape[self.dim + 1 :])
 
     def on_rank(self, rank: int) -> Sharding:
-        """The same sharding as another rank has it."""
+        """The same sharding for another rank."""
         return Sharding(
             shape=self.shape, dim=self.dim, pieces=self.pieces, lengths=self.lengths, rank=rank, size=self.size
         )
 
     def counted_pieces(self) -> tuple[Piece, ...]:
-        """This rank's pieces that no rank before it holds: over all ranks, every index of the full dim once.
+        """This rank's pieces that no earlier rank holds: over all ranks, every index of the full dim once.
 
-        Empty where `dim` is None: there the first rank counts the whole.
+        Empty where `dim` is None: there the first rank counts the full tensor.
         """
         earlier = {piece.full for held in self.pieces[: self.rank] for piece in held}
         own = self.pieces[self.rank] if self.pieces else ()
         return tuple(piece for piece in own if piece.full not in earlier)
 
     def holders(self, piece: Piece) -> tuple[int, ...]:
-        """The ranks that hold this block of the full tensor, in order."""
+        """The ranks that hold this piece of the full tensor, in order."""
         return tuple(rank for rank, held in enumerate(self.pieces) if any(other.full == piece.full for other in held))
 
 
 def replicated(shape: Sequence[int], *, rank: int, size: int) -> Sharding:
-    """Every rank holds the whole tensor, and the first counts it."""
+    """Every rank holds the full tensor, and the first counts it."""
     return Sharding(shape=tuple(shape), dim=None, pieces=(), lengths=(), rank=rank, size=size)
 
 
 def split(shape: Sequence[int], dim: int, *, rank: int, size: int) -> Sharding:
-    """One block a rank, as even as can be: the first ranks are one longer, as `worlds.communicator.shard_sizes` says.
+    """One piece a rank; lengths differ by at most one, the longer first, as in `worlds.communicator.shard_sizes`.
 
     Raises:
         CannotRunError: there is no such dim.
@@ -139,14 +140,14 @@ def split(shape: Sequence[int], dim: int, *, rank: int, size: int) -> Sharding:
 
 
 def split_padded(shape: Sequence[int], dim: int, *, multiple: int = 1, rank: int, size: int) -> Sharding:
-    """One block a rank, all equally long: the dim is padded with zeros at its end to a multiple of size * multiple.
+    """One piece a rank, all local lengths equal: the dim's end is padded with zeros to a multiple of size * multiple.
 
     Args:
         shape: of the full tensor, without padding.
         dim: the dim that is split.
-        multiple: of which each rank's length is one.
-        rank: this one.
-        size: how many ranks.
+        multiple: that divides each rank's length.
+        rank: this rank.
+        size: the number of ranks.
 
     Raises:
         CannotRunError: there is no such dim, or `multiple` is below 1.
@@ -164,18 +165,18 @@ def split_padded(shape: Sequence[int], dim: int, *, multiple: int = 1, rank: int
 
 
 def split_sections(shape: Sequence[int], dim: int, sections: Sequence[Section], *, rank: int, size: int) -> Sharding:
-    """A block of each section a rank, one after the other.
+    """A piece of each section a rank, in the order of the sections.
 
     Args:
         shape: of the full tensor.
         dim: the dim that is split.
-        sections: the fused parts of that dim in order.
-        rank: this one.
-        size: how many ranks.
+        sections: the fused parts of that dim, in order.
+        rank: this rank.
+        size: the number of ranks.
 
     Raises:
-        CannotRunError: the sections are not as long as the dim, a unit does not divide its section, or the ranks cannot
-            share the units evenly.
+        CannotRunError: the sections' lengths do not add up to the dim, a unit does not divide its section, or shared
+            units cannot be replicated evenly.
     """
     dim = _check_dim(shape, dim)
     if sum(section.length for section in sections) != shape[dim]:
@@ -200,7 +201,7 @@ def own_interval(section: Section, rank: int, size: int) -> tuple[int, int]:
     """The half-open interval of the section that `rank` of `size` holds.
 
     Raises:
-        CannotRunError: a unit does not divide the section, or the ranks cannot share the units evenly.
+        CannotRunError: the unit does not divide the section, or shared units cannot be replicated evenly.
     """
     units, rest = divmod(section.length, section.unit)
     if rest:
@@ -218,11 +219,11 @@ def own_interval(section: Section, rank: int, size: int) -> tuple[int, int]:
 
 
 def take(full: Tensor, sharding: Sharding) -> Tensor:
-    """Cut this rank's tensor out of the full one, in memory of its own; zeros in the padding.
+    """Cut this rank's tensor out of the full one, in new memory; padding is zero.
 
     Args:
         full: of `sharding.shape`, any dtype and device.
-        sharding: this rank's.
+        sharding: of this rank.
 
     Returns:
         A contiguous tensor of `sharding.local_shape`.
@@ -241,17 +242,17 @@ def take(full: Tensor, sharding: Sharding) -> Tensor:
 
 
 def assemble(locals_: Sequence[Tensor], sharding: Sharding) -> Tensor:
-    """Put the full tensor together from every rank's, each element from the rank that counts it.
+    """Assemble the full tensor from every rank's; each element comes from the rank that counts it.
 
     Args:
         locals_: every rank's tensor, in rank order.
-        sharding: any rank's.
+        sharding: of any rank.
 
     Returns:
         A tensor of `sharding.shape`.
 
     Raises:
-        CannotRunError: not one tensor a rank, or one has not the shape that the sharding says.
+        CannotRunError: there is not one tensor a rank, or one has another shape than its sharding says.
     """
     if len(locals_) != sharding.size:
         raise CannotRunError(f"{len(locals_)} local tensors; the sharding is over {sharding.size} ranks")
@@ -273,10 +274,10 @@ def assemble(locals_: Sequence[Tensor], sharding: Sharding) -> Tensor:
 
 
 def counted_parts(local: Tensor, sharding: Sharding) -> tuple[Tensor, ...]:
-    """Views of what this rank counts of its tensor (a parameter, its gradient, an optimizer's state).
+    """Views of the pieces that this rank counts of its tensor (a parameter, a gradient, an optimizer's state).
 
-    Over all ranks every element of the full tensor is in one of them, once; padding is in none. The squares of a
-    gradient, summed over these and then over ranks, make the square of its norm.
+    Over all ranks, every element of the full tensor is in exactly one view, and padding in none. So the sum of squares
+    over these views and all ranks is the square of the norm.
 
     Raises:
         CannotRunError: the tensor has not the shape that the sharding says.
@@ -290,9 +291,9 @@ def counted_parts(local: Tensor, sharding: Sharding) -> tuple[Tensor, ...]:
 
 
 def set_sharding(parameter: Tensor, sharding: Sharding) -> None:
-    """Note on the parameter what it is of the full one, as its attribute `shardproof_sharding`.
+    """Store the sharding on the parameter, as its attribute `shardproof_sharding`.
 
-    `copy.deepcopy` of a parameter does not take the note along.
+    `copy.deepcopy` of a parameter loses it.
 
     Raises:
         CannotRunError: the parameter has not the shape that the sharding says.
@@ -305,10 +306,10 @@ def set_sharding(parameter: Tensor, sharding: Sharding) -> None:
 
 
 def cut_parameter(parameter: Tensor, sharding: Sharding) -> nn.Parameter:
-    """This rank's part of a full parameter: memory of its own, its sharding noted, frozen if the full one was.
+    """This rank's shard of a full parameter: in new memory, with its sharding set, frozen if the full one is.
 
     Raises:
-        CannotRunError: the parameter is not of the sharding's full shape.
+        CannotRunError: the parameter has another shape than the sharding's full one.
     """
     local = nn.Parameter(take(parameter.detach(), sharding), requires_grad=parameter.requires_grad)
     set_sharding(local, sharding)
@@ -316,12 +317,12 @@ def cut_parameter(parameter: Tensor, sharding: Sharding) -> nn.Parameter:
 
 
 def draw(sharding: Sharding, fill: Callable[[Tensor], object], *, like: Tensor) -> Tensor:
-    """Draw the whole tensor and keep this rank's part: the same values whatever the number of ranks.
+    """Draw the full tensor and keep this rank's shard: the same values on any number of ranks.
 
-    Every rank must draw from a generator in the same state. The whole tensor lives only inside this call.
+    Every rank must draw from a generator in the same state. The full tensor exists only during this call.
 
     Args:
-        sharding: what to keep.
+        sharding: of this rank.
         fill: writes random values into a full tensor (`nn.init.xavier_uniform_`, say).
         like: of the dtype and device wanted.
 
@@ -335,17 +336,17 @@ def draw(sharding: Sharding, fill: Callable[[Tensor], object], *, like: Tensor) 
 
 
 def sharding_of(parameter: Tensor) -> Sharding | None:
-    """What the parameter is of the full one; None where nothing was noted: then every rank holds the whole."""
+    """The sharding stored on a parameter; None where none is: an ordinary parameter."""
     found: Sharding | None = getattr(parameter, _ATTRIBUTE, None)
     return found
 
 
-def noted_sharding(parameter: Tensor, axis: Axis | None, *, name: str = "a parameter") -> Sharding:
-    """What the parameter is of the full one along `axis`; of one rank, or without an axis, it is the whole.
+def require_sharding(parameter: Tensor, axis: Axis | None, *, name: str = "a parameter") -> Sharding:
+    """The sharding of a parameter along `axis`; `replicated` where none is stored and there is one rank, or no axis.
 
     Raises:
-        CannotRunError: nothing was noted among several ranks (guessing that each holds the whole would be wrong
-            quietly), it was noted for other ranks, or the parameter is a DTensor, which has its own placements.
+        CannotRunError: none is stored and there are several ranks (to assume a replica could be wrong silently), it is
+            for another rank or number of ranks, or the parameter is a DTensor.
     """
     if isinstance(parameter, DTensor):
         raise CannotRunError(f"{name} is a DTensor: use PyTorch's own functions for it, these take plain tensors")
@@ -355,11 +356,11 @@ def noted_sharding(parameter: Tensor, axis: Axis | None, *, name: str = "a param
         return replicated(parameter.shape, rank=0, size=1)
     if found is None:
         raise CannotRunError(
-            f"{name} of shape {list(parameter.shape)} does not say what it is of the full one: `parallelize` notes it, "
-            "a deepcopy loses it; note it with set_sharding"
+            f"{name} of shape {list(parameter.shape)} carries no sharding: `parallelize` sets it, a deepcopy loses it; "
+            "set it with set_sharding"
         )
     if (found.rank, found.size) != (rank, size):
-        raise CannotRunError(f"{name} is noted as rank {found.rank}'s of {found.size}; this is rank {rank} of {size}")
+        raise CannotRunError(f"{name} is sharded for rank {found.rank} of {found.size}; this is rank {rank} of {size}")
     return found
 
 
@@ -369,10 +370,10 @@ def _check_dim(shape: Sequence[int], dim: int) -> int:
     return dim % len(shape)
 
 
-def _check_apart(blocks: Sequence[tuple[int, int]], total: int, where: str, *, gaps: bool) -> None:
-    """Blocks (start, length) in order lie within `total` and apart; without gaps they fill it."""
+def _check_intervals(intervals: Sequence[tuple[int, int]], total: int, where: str, *, gaps: bool) -> None:
+    """Raise unless intervals (start, length) are ordered and disjoint within `total`; without `gaps` they must fill it."""
     end = 0
-    for start, length in blocks:
+    for start, length in intervals:
         if length < 1 or start < end or (not gaps and start > end):
             raise CannotRunError(f"a piece at {start} of length {length} in {where}: pieces lie side by side, in order")
         end = start + length

@@ -1,7 +1,7 @@
-"""What a training holds at one moment, by name: parameters, buffers, and the optimizer's state of each parameter.
+"""The training state by name: parameters, buffers, the optimizer's state of each parameter, counts of dropout calls.
 
-The names are those of the model, and so the same on any number of ranks. State that has its parameter's shape lies as
-the parameter does; a number (a count of steps) is the same on all ranks.
+Names are the model's, so they are the same on any number of ranks. An optimizer state of its parameter's shape is
+sharded as the parameter is; a scalar (a step count) is replicated.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 
 from shardproof.errors import CannotRunError
-from shardproof.parallel.dropout import PlacedDropout
+from shardproof.parallel.dropout import PositionalDropout
 from shardproof.parallel.optimizers import check_optimizer
-from shardproof.parallel.sharding import noted_sharding, replicated
+from shardproof.parallel.sharding import replicated, require_sharding
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -30,48 +30,49 @@ Settings = dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Held:
-    """One tensor of a rank: the program's own memory, and what it is of the full tensor."""
+class LocalTensor:
+    """A rank's tensor (the program's own memory) and its sharding."""
 
     local: Tensor
     sharding: Sharding
 
 
-def held_by_model(model: nn.Module, axis: Axis | None) -> dict[str, Held]:
-    """Parameters, tied ones under the first of their names, and the buffers that are saved with the model.
+def tensors_of_model(model: nn.Module, axis: Axis | None) -> dict[str, LocalTensor]:
+    """Parameters (a tied one under the first of its names) and persistent buffers.
 
     Raises:
-        CannotRunError: a parameter does not say what it is of the full one.
+        CannotRunError: a parameter carries no sharding.
     """
-    held = {}
+    tensors = {}
     for name, parameter in model.named_parameters():
-        held[name] = Held(local=parameter.detach(), sharding=noted_sharding(parameter, axis, name=name))
+        tensors[name] = LocalTensor(local=parameter.detach(), sharding=require_sharding(parameter, axis, name=name))
     persistent = model.state_dict(keep_vars=True)
     rank, size = (axis.rank, axis.size) if axis else (0, 1)
     for name, buffer in model.named_buffers():
         if name in persistent:
-            held[name] = Held(local=buffer.detach(), sharding=replicated(buffer.shape, rank=rank, size=size))
-    return held
+            tensors[name] = LocalTensor(local=buffer.detach(), sharding=replicated(buffer.shape, rank=rank, size=size))
+    return tensors
 
 
-def held_by_optimizer(model: nn.Module, optimizer: Optimizer, axis: Axis | None) -> dict[str, dict[str, Held]]:
+def states_of_optimizer(model: nn.Module, optimizer: Optimizer, axis: Axis | None) -> dict[str, dict[str, LocalTensor]]:
     """The optimizer's state of each parameter that has some, by the parameter's name.
 
     Raises:
-        CannotRunError: the optimizer is not for shards, has parameters that are not the model's, or state that is
-            neither of its parameter's shape nor a number.
+        CannotRunError: the optimizer is not right on shards, has parameters that are not the model's, or state that
+            has neither its parameter's shape nor one element.
     """
     check_optimizer(optimizer)
     names = names_of_parameters(model, optimizer)
-    held: dict[str, dict[str, Held]] = {}
+    states: dict[str, dict[str, LocalTensor]] = {}
     for parameter, name in names.items():
-        sharding = noted_sharding(parameter, axis, name=name)
+        sharding = require_sharding(parameter, axis, name=name)
         for key, value in optimizer.state.get(parameter, {}).items():
             if value is not None:
-                held.setdefault(name, {})[key] = Held(
-                    local=_tensor_of(value, f"{name}/{key}"), sharding=_lying_as(value, sharding, f"{name}/{key}")
+                states.setdefault(name, {})[key] = LocalTensor(
+                    local=_tensor_of(value, f"{name}/{key}"),
+                    sharding=_sharding_of_state(value, sharding, f"{name}/{key}"),
                 )
-    return held
+    return states
 
 
 def names_of_parameters(model: nn.Module, optimizer: Optimizer) -> dict[Tensor, str]:
@@ -95,7 +96,7 @@ def settings_of(model: nn.Module, optimizer: Optimizer) -> list[Settings]:
     """Each parameter group's settings as plain values, and the names of its parameters under "params".
 
     Raises:
-        CannotRunError: a setting is not a number, a word, or a tuple of such.
+        CannotRunError: a setting is not a number, a string, None, or a tuple of these.
     """
     names = names_of_parameters(model, optimizer)
     settings = []
@@ -106,7 +107,7 @@ def settings_of(model: nn.Module, optimizer: Optimizer) -> list[Settings]:
 
 
 def restore_settings(optimizer: Optimizer, saved: list[Settings]) -> None:
-    """Give each parameter group the settings that were saved; its parameters stay."""
+    """Give each parameter group its saved settings; the parameters in it stay."""
     for group, settings in zip(optimizer.param_groups, saved, strict=True):
         for key, value in settings.items():
             if key == "params":
@@ -117,34 +118,34 @@ def restore_settings(optimizer: Optimizer, saved: list[Settings]) -> None:
                 group[key] = tuple(value) if isinstance(value, list) else value
 
 
-def masks_used(model: nn.Module) -> dict[str, int]:
-    """Of each `PlacedDropout` how many masks it has used, by the module's name."""
-    return {name: module.calls for name, module in model.named_modules() if isinstance(module, PlacedDropout)}
+def dropout_calls(model: nn.Module) -> dict[str, int]:
+    """How often each `PositionalDropout` was called in training, by module path."""
+    return {name: module.calls for name, module in model.named_modules() if isinstance(module, PositionalDropout)}
 
 
-def restore_masks_used(model: nn.Module, used: Mapping[str, int]) -> None:
-    """Go on with the next mask. PyTorch's own dropout draws from a generator, which is the program's."""
+def restore_dropout_calls(model: nn.Module, calls: Mapping[str, int]) -> None:
+    """Set the saved counts, so that each layer goes on with its next mask."""
     for name, module in model.named_modules():
-        if isinstance(module, PlacedDropout):
-            module.calls = used.get(name, module.calls)
+        if isinstance(module, PositionalDropout):
+            module.calls = calls.get(name, module.calls)
 
 
-def empty_state(parameter: Tensor, sharding: Sharding, like: torch.Tensor, *, on: torch.device) -> Held:
-    """Memory for one state of a parameter, to be read into.
+def empty_state(parameter: Tensor, sharding: Sharding, like: torch.Tensor, *, on: torch.device) -> LocalTensor:
+    """Zeros to read one optimizer state of a parameter into.
 
     Args:
-        parameter: whose.
-        sharding: its.
-        like: of the state's full shape and dtype, on the meta device.
-        on: where a number is kept; what has the parameter's shape is kept beside it.
+        parameter: the parameter.
+        sharding: the parameter's.
+        like: a meta tensor of the state's full shape and dtype.
+        on: the device of a scalar state; a state of the parameter's shape is on the parameter's device.
     """
     if tuple(like.shape) == sharding.shape:
-        return Held(local=torch.zeros_like(parameter.detach(), dtype=like.dtype), sharding=sharding)
+        return LocalTensor(local=torch.zeros_like(parameter.detach(), dtype=like.dtype), sharding=sharding)
     whole = replicated(like.shape, rank=sharding.rank, size=sharding.size)
-    return Held(local=torch.zeros(like.shape, dtype=like.dtype, device=on), sharding=whole)
+    return LocalTensor(local=torch.zeros(like.shape, dtype=like.dtype, device=on), sharding=whole)
 
 
-def _lying_as(value: Any, sharding: Sharding, name: str) -> Sharding:
+def _sharding_of_state(value: Any, sharding: Sharding, name: str) -> Sharding:
     shape = tuple(value.shape) if isinstance(value, Tensor) else ()
     if shape == sharding.local_shape:
         return sharding

@@ -1,7 +1,7 @@
-"""Styles: what a plan may say of a module, as values. Each works out a `Change` without touching the model.
+"""Styles: the entries of a plan, as values. Each prepares a `Change` and leaves the model unchanged.
 
-Placements are torch's. What is `Replicate()` is the same on all ranks and so is its gradient; what is `Shard(dim)` is
-this rank's part along that dim, cut by `shard_sizes`.
+Placements are torch's. A `Replicate()` tensor is the same on all ranks, and so is its gradient; of a `Shard(dim)`
+tensor each rank has its shard along that dim, cut by `shard_sizes`.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from torch.distributed.tensor import Replicate, Shard
 
 from shardproof.errors import CannotRunError
 from shardproof.parallel.conv1d import ColumnConv1D, RowConv1D
-from shardproof.parallel.dropout import PlacedDropout
+from shardproof.parallel.dropout import PositionalDropout
 from shardproof.parallel.embedding import split_vocabulary
 from shardproof.parallel.heads import check_heads
 from shardproof.parallel.linear import ColumnLinear, RowLinear
-from shardproof.parallel.norms import REPLICATED_IN_PARTS, sum_gradients_of_parameters
+from shardproof.parallel.norms import GRADIENT_SUM, sum_gradients_of_parameters
 from shardproof.parallel.sharding import Section, Sharding, cut_parameter, split_sections
 
 if TYPE_CHECKING:
@@ -35,15 +35,15 @@ REPLICATE, FEATURES = Replicate(), Shard(-1)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Site:
-    """Where a style is applied.
+    """The module that a style is applied to.
 
     Attributes:
         name: the module's path, for messages.
-        module: as it is.
+        module: unchanged so far.
         parent: the module that holds it; None for the model itself.
-        model: the whole.
+        model: the whole model.
         axis: the ranks.
-        sharers: the ranks that hold the same one of so many KV heads, as `axis_of_sharers`.
+        kv_replicas: from a number of KV heads to the result of `kv_replica_axis`, which all sites share.
     """
 
     name: str
@@ -51,18 +51,18 @@ class Site:
     parent: nn.Module | None
     model: nn.Module
     axis: Axis
-    sharers: Callable[[int], Axis | None]
+    kv_replicas: Callable[[int], Axis | None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Change:
-    """What a style will do to a module, worked out beforehand.
+    """A prepared change of a module; `plans._install` carries it out.
 
     Attributes:
-        module: takes the place of the site's; may be the same.
-        install: what is done to `module` when it is in place (hooks).
-        attributes: of the parent, set to these values.
-        traffic: the collectives of one forward and backward, and the ranks among which they run.
+        module: replaces the site's; may be the same.
+        install: called with `module` when it is in the model (registers hooks).
+        attributes: to be set on the parent.
+        traffic: the collectives of one forward and backward, each with the axis along which it runs.
     """
 
     module: nn.Module
@@ -72,53 +72,53 @@ class Change:
 
 
 class Style(Protocol):
-    """What a plan says of a module."""
+    """An entry of a plan for a module."""
 
     def prepare(self, site: Site) -> Change:
-        """Work out the change, touching nothing.
+        """Prepare the change; the model stays unchanged.
 
         Raises:
-            CannotRunError: the module is not of a kind that the style fits, or cannot be split so.
+            CannotRunError: the style does not fit the module, or the module cannot be split so.
         """
 
 
 @runtime_checkable
 class CuttingStyle(Style, Protocol):
-    """A style that a plan may give a bare parameter (experts' weights) too: it is cut, and its owner does the rest."""
+    """A style that also fits a bare parameter (experts' weights): it cuts the parameter and communicates nothing."""
 
     def cut(self, parameter: Tensor, axis: Axis) -> Sharding:
-        """How the parameter is cut."""
+        """The sharding to cut the parameter by."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Column:
-    """A linear layer or `Conv1D` split by its output features, or an expert's weight [experts, O, I] by O.
+    """A linear layer or `Conv1D` split by its output features, or experts' weights [experts, O, I] split by O.
 
-    In an attention module with a `head_dim` whole heads stay together, and KV heads may be fewer than ranks.
+    In an attention module with a `head_dim`, heads are not cut, and there may be fewer KV heads than ranks.
 
     Attributes:
-        input: what comes in, see `ColumnLinear.from_linear`.
-        output: what goes out.
-        parts: how many equal parts are fused ([gate; up] has 2), or the parts themselves.
-        length: of the sequence, where `input` is an uneven shard of it.
-        entered: the parent has entered the input for all its projections (`Enter`): this layer only multiplies.
-        multiple: pad the outputs with zeros, so that each rank's are a multiple of this; for a head whose vocabulary is
-            padded (`VocabularyRows`, `VocabularyLoss`). None: unpadded.
+        input: placement of the input; see `ColumnLinear.from_linear`.
+        output: placement of the output.
+        parts: the number of equal fused parts ([gate; up] has 2), or the parts themselves.
+        length: of the full sequence, where `input` is an uneven shard of it.
+        input_shared: a `SharedInput` on the parent communicates for all its projections; this layer only multiplies.
+        multiple: pad the outputs with zeros, so that each rank's number is a multiple of this; for a head of a padded
+            vocabulary (`VocabularyRows`, `VocabularyLoss`). None: no padding.
     """
 
     input: Replicate | Shard = REPLICATE
     output: Replicate | Shard = FEATURES
     parts: int | tuple[Section, ...] = 1
     length: int | None = None
-    entered: bool = False
+    input_shared: bool = False
     multiple: int | None = None
 
     def __post_init__(self) -> None:
-        if self.entered and (self.input, self.output) != (REPLICATE, FEATURES):
+        if self.input_shared and (self.input, self.output) != (REPLICATE, FEATURES):
             raise CannotRunError(
-                f"Column(entered=True, {self.input!r}, {self.output!r}): it only multiplies; leave both out"
+                f"Column(input_shared=True, {self.input!r}, {self.output!r}): it only multiplies; leave both out"
             )
-        if self.multiple is not None and (self.output, self.parts, self.entered) != (FEATURES, 1, False):
+        if self.multiple is not None and (self.output, self.parts, self.input_shared) != (FEATURES, 1, False):
             raise CannotRunError("Column(multiple=) is for a head whose output stays split: leave output and parts")
 
     def prepare(self, site: Site) -> Change:
@@ -128,22 +128,22 @@ class Column:
             head = pad_outputs(self._split(site, None), site, self.multiple)
             return Change(module=head, traffic=((axis, head.traffic),))
         if self.output == REPLICATE:
-            module = self._split(site, None)  # gathered in order, whatever the features belong to
+            module = self._split(site, None)  # the output is gathered in order, so heads may be cut
             return Change(module=module, traffic=() if isinstance(module, nn.Linear) else ((axis, module.traffic),))
         unit = head_width(site, features) or 1
         sections = share_heads(even_sections(features, self.parts, unit, site.name), axis.size, site.name)
         module = self._split(site, sections)
         traffic = () if isinstance(module, nn.Linear) else ((axis, module.traffic),)
         few = min((section.length // section.unit for section in sections if section.shared), default=axis.size)
-        sharers = site.sharers(few)
-        if sharers is None:
+        kv_replicas = site.kv_replicas(few)
+        if kv_replicas is None:
             return Change(module=module, traffic=traffic)
         start = sum(section.length // axis.size for section in sections if not section.shared)
         return Change(
             module=module,
-            install=lambda module: sum_gradients_of_parameters(module, sharers, start=start),
+            install=lambda module: sum_gradients_of_parameters(module, kv_replicas, start=start),
             attributes=local_groups(site, few) if len(sections) == 1 else {},
-            traffic=(*traffic, (sharers, REPLICATED_IN_PARTS)),
+            traffic=(*traffic, (kv_replicas, GRADIENT_SUM)),
         )
 
     def cut(self, parameter: Tensor, axis: Axis) -> Sharding:
@@ -155,24 +155,24 @@ class Column:
     def _split(self, site: Site, sections: tuple[Section, ...] | None) -> ColumnLinear | ColumnConv1D | nn.Linear:
         whole, axis = site.module, site.axis
         if is_conv1d(whole):
-            if (self.input, self.output, self.entered) != (REPLICATE, FEATURES, False):
+            if (self.input, self.output, self.input_shared) != (REPLICATE, FEATURES, False):
                 raise CannotRunError(f"{site.name}: a Conv1D is split by columns from Replicate() to Shard(-1) only")
             return ColumnConv1D.from_conv1d(whole, axis, sections=sections)
         assert isinstance(whole, nn.Linear)
         column = ColumnLinear.from_linear(
             whole, axis, input=self.input, output=self.output, length=self.length, sections=sections
         )
-        return local_linear(column) if self.entered else column
+        return local_linear(column) if self.input_shared else column
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Row:
-    """A linear layer or `Conv1D` split by its input features, or an expert's weight [experts, O, I] by I.
+    """A linear layer or `Conv1D` split by its input features, or experts' weights [experts, O, I] split by I.
 
     Attributes:
-        input: what comes in, see `RowLinear.from_linear`.
-        output: what goes out.
-        parts: how many equal parts are fused in the input features.
+        input: placement of the input; see `RowLinear.from_linear`.
+        output: placement of the output.
+        parts: the number of equal fused parts of the input features.
     """
 
     input: Replicate | Shard = FEATURES
@@ -207,8 +207,11 @@ class Row:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class InParts:
-    """A module with replicated parameters that sees this rank's tokens, or heads; see `sum_gradients_of_parameters`."""
+class GradientAllReduce:
+    """A module with replicated parameters that sees only this rank's tokens or heads: its gradients are all-reduced.
+
+    See `sum_gradients_of_parameters`.
+    """
 
     def prepare(self, site: Site) -> Change:
         """See `Style`."""
@@ -217,18 +220,18 @@ class InParts:
         return Change(
             module=site.module,
             install=lambda module: sum_gradients_of_parameters(module, site.axis),
-            traffic=((site.axis, REPLICATED_IN_PARTS),),
+            traffic=((site.axis, GRADIENT_SUM),),
         )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Dropout:
-    """A dropout whose mask does not depend on the split; see `PlacedDropout.from_dropout`.
+    """A dropout whose mask does not depend on the split; see `PositionalDropout.from_dropout`.
 
     Attributes:
-        seed: for an `nn.Dropout`, which has none; layers get masks of their own, by their paths.
-        placement: of what is dropped from.
-        total: its whole length along the split dim, if ranks hold unequal parts.
+        seed: for an `nn.Dropout`, which has none; each layer's own seed is made of it and the layer's path.
+        placement: of the input.
+        total: the full input's length along the split dim, if ranks hold unequal shards.
     """
 
     seed: int | None = None
@@ -238,17 +241,19 @@ class Dropout:
     def prepare(self, site: Site) -> Change:
         """See `Style`."""
         whole = site.module
-        if not isinstance(whole, PlacedDropout) and not is_ordinary(whole, nn.Dropout):
-            raise CannotRunError(f"{site.name} is a {type(whole).__name__}; needed is an nn.Dropout or a PlacedDropout")
-        assert isinstance(whole, PlacedDropout | nn.Dropout)
+        if not isinstance(whole, PositionalDropout) and not is_plain(whole, nn.Dropout):
+            raise CannotRunError(
+                f"{site.name} is a {type(whole).__name__}; needed is an nn.Dropout or a PositionalDropout"
+            )
+        assert isinstance(whole, PositionalDropout | nn.Dropout)
         seed = None if self.seed is None else (self.seed * 2**32 + crc32(site.name.encode())) % 2**63
-        placed = PlacedDropout.from_dropout(whole, site.axis, seed=seed, placement=self.placement, total=self.total)
+        placed = PositionalDropout.from_dropout(whole, site.axis, seed=seed, placement=self.placement, total=self.total)
         return Change(module=placed)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LocalAttributes:
-    """Integer attributes that count what the ranks share (a width, heads): each rank's own share of them."""
+    """Integer attributes that count what is split (a width, heads): each is divided by the number of ranks."""
 
     names: tuple[str, ...]
 
@@ -259,56 +264,56 @@ class LocalAttributes:
             value = getattr(site.module, name, None)
             if not isinstance(value, int) or value % site.axis.size:
                 raise CannotRunError(
-                    f"{site.name}.{name} is {value!r}; needed is a number that {site.axis.size} ranks divide"
+                    f"{site.name}.{name} is {value!r}; needed is a multiple of the number of ranks, {site.axis.size}"
                 )
             local[name] = value // site.axis.size
         return Change(module=site.module, install=lambda module: vars(module).update(local))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Whole:
-    """The module as it is, on every rank alike."""
+class Replicated:
+    """The module unchanged, the same on every rank."""
 
     def prepare(self, site: Site) -> Change:
         """See `Style`."""
         return Change(module=site.module)
 
 
-def is_ordinary(module: nn.Module, kind: type[nn.Module]) -> bool:
-    """Whether it does what torch's own class does: a subclass may scale its result, or make its weight of others."""
+def is_plain(module: nn.Module, kind: type[nn.Module]) -> bool:
+    """Whether a module has the forward of torch's own class and no parametrization; others may compute otherwise."""
     return type(module).forward is kind.forward and not hasattr(module, "parametrizations")
 
 
 def is_conv1d(module: nn.Module) -> bool:
-    """Whether it is transformers' `Conv1D`, a linear layer with its weight transposed."""
+    """Whether a module is transformers' `Conv1D`, a linear layer with its weight transposed."""
     return type(module).__name__ == "Conv1D" and {"nf", "nx"} <= vars(module).keys()
 
 
 def linear_sizes(site: Site, how: str) -> tuple[int, int]:
-    """Input and output features of a module that is split as a linear layer.
+    """The input and output features of a linear layer or `Conv1D`.
 
     Raises:
-        CannotRunError: it is none.
+        CannotRunError: the module is neither.
     """
-    if is_ordinary(site.module, nn.Linear):
+    if is_plain(site.module, nn.Linear):
         return site.module.get_parameter("weight").shape[1], site.module.get_parameter("weight").shape[0]
     if is_conv1d(site.module):
         inputs, outputs = site.module.get_parameter("weight").shape
         return inputs, outputs
     raise CannotRunError(
         f"{site.name} is a {type(site.module).__name__}; split by {how}s are nn.Linear and transformers' Conv1D, not "
-        "what has a forward or weights of another kind"
+        "modules with another forward or parametrized weights"
     )
 
 
 def head_width(site: Site, features: int) -> int | None:
-    """How many features belong together, where the module is a projection of an attention with a `head_dim`."""
+    """The `head_dim` of the module's parent, if it has one that divides the features; else None."""
     width = getattr(site.parent, "head_dim", None)
     return width if isinstance(width, int) and width > 0 and features % width == 0 else None
 
 
 def share_heads(sections: tuple[Section, ...], size: int, name: str) -> tuple[Section, ...]:
-    """The sections with those shared of which there are fewer heads than ranks: KV heads, at the end or by themselves.
+    """The sections, with `shared` set where there are fewer heads than ranks: KV heads, last or alone.
 
     Raises:
         CannotRunError: the ranks cannot hold the heads.
@@ -325,25 +330,25 @@ def share_heads(sections: tuple[Section, ...], size: int, name: str) -> tuple[Se
 
 
 def local_groups(site: Site, heads: int) -> dict[str, int]:
-    """How many query heads share a KV head on a rank, where ranks share the KV heads: fewer than in the whole.
+    """The parent's `num_key_value_groups` for one rank, where ranks replicate KV heads: fewer queries use each replica.
 
     Raises:
-        CannotRunError: the attention does not say how many there are in the whole.
+        CannotRunError: the parent has no such attribute, or the ranks do not divide it evenly.
     """
     groups = getattr(site.parent, "num_key_value_groups", None)
     if not isinstance(groups, int) or groups * heads % site.axis.size:
         raise CannotRunError(
-            f"{site.name}: {heads} heads on {site.axis.size} ranks are shared only in an attention whose "
-            f"num_key_value_groups says how many queries use each; it is {groups!r}"
+            f"{site.name}: {heads} KV heads on {site.axis.size} ranks are replicated only in an attention whose "
+            f"num_key_value_groups counts the queries of each; it is {groups!r}"
         )
     return {"num_key_value_groups": groups * heads // site.axis.size}
 
 
 def even_sections(features: int, parts: int | tuple[Section, ...], unit: int, name: str) -> tuple[Section, ...]:
-    """The fused parts of a dim.
+    """The fused parts of a dim as sections.
 
     Raises:
-        CannotRunError: there are not so many equal parts.
+        CannotRunError: the features do not divide into so many equal parts of whole units.
     """
     if isinstance(parts, tuple):
         return parts
@@ -353,13 +358,13 @@ def even_sections(features: int, parts: int | tuple[Section, ...], unit: int, na
 
 
 def pad_outputs(head: nn.Module, site: Site, multiple: int) -> ColumnLinear:
-    """A column-split layer with the padded cut of the whole layer's parameters in place of the unpadded one.
+    """Replace a column-split layer's parameters by padded shards of the full layer's.
 
     Raises:
-        CannotRunError: it is no nn.Linear, or a rank would have nothing but padding.
+        CannotRunError: the layer is no nn.Linear, or a rank would hold padding only.
     """
     if not isinstance(head, ColumnLinear):
-        raise CannotRunError(f"{site.name} is a {type(site.module).__name__}; padded is only an nn.Linear")
+        raise CannotRunError(f"{site.name} is a {type(site.module).__name__}; only an nn.Linear can be padded")
     for name, parameter in site.module.named_parameters(recurse=False):
         padded = split_vocabulary(parameter.shape, site.axis, multiple=multiple)
         head.register_parameter(name, cut_parameter(parameter, padded))
@@ -367,7 +372,7 @@ def pad_outputs(head: nn.Module, site: Site, multiple: int) -> ColumnLinear:
 
 
 def local_linear(column: ColumnLinear) -> nn.Linear:
-    """An ordinary linear layer with this rank's rows."""
+    """An `nn.Linear` with this rank's rows, which communicates nothing."""
     local = nn.Linear(1, 1, bias=False, device="meta")
     local.in_features, local.out_features = column.weight.shape[1], column.weight.shape[0]
     local.weight, local.bias = column.weight, column.bias  # type: ignore[assignment] # torch's own is None without one

@@ -1,4 +1,4 @@
-"""Which collectives a layer asks for, as data: what its docstring says, and what a test counts."""
+"""The collectives of a layer as data. Tests hold them to the calls that PyTorch counts."""
 
 from __future__ import annotations
 
@@ -11,25 +11,25 @@ if TYPE_CHECKING:
 
     from shardproof.parallel.axis import Axis
 
-Collective = Literal["all_gather", "reduce_scatter", "all_reduce", "all_reduce_max"]
+CollectiveKind = Literal["all_gather", "reduce_scatter", "all_reduce", "all_reduce_max"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Traffic:
-    """The collectives of one forward and one backward, in order, where every input and parameter has a gradient."""
+    """The collectives of one forward and one backward, in order, if every input and parameter requires a gradient."""
 
-    forward: tuple[Collective, ...] = ()
-    backward: tuple[Collective, ...] = ()
+    forward: tuple[CollectiveKind, ...] = ()
+    backward: tuple[CollectiveKind, ...] = ()
 
     def __add__(self, other: Traffic) -> Traffic:
-        """The traffic of this layer and then the other."""
+        """The traffic of this layer followed by the other."""
         return Traffic(forward=self.forward + other.forward, backward=other.backward + self.backward)
 
 
-def count_calls(collectives: Iterable[Collective], axis: Axis) -> Counter[str]:
-    """How many calls of `torch.distributed` carry out these collectives, by the names of its ops.
+def count_calls(collectives: Iterable[CollectiveKind], axis: Axis) -> Counter[str]:
+    """How often each op of `torch.distributed` is called to carry out these collectives, as `CommDebugMode` counts.
 
-    As `CommDebugMode` counts them. An exchange is one all-to-all; an all-reduce of more than two ranks takes two.
+    By exchange each is one all-to-all, but an all-reduce of more than two ranks, which is two.
     """
     if axis.size == 1:
         return Counter()

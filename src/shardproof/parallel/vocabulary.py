@@ -1,4 +1,4 @@
-"""Styles of what is split by the vocabulary: embeddings, and losses of split logits."""
+"""Styles for embeddings, and for losses of logits that are split by the vocabulary."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import nn
 from shardproof.errors import CannotRunError
 from shardproof.parallel.embedding import FeatureParallelEmbedding, VocabularyParallelEmbedding, split_vocabulary
 from shardproof.parallel.loss import VocabularyParallelCrossEntropy
-from shardproof.parallel.styles import REPLICATE, Change, is_ordinary
+from shardproof.parallel.styles import REPLICATE, Change, is_plain
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -50,9 +50,9 @@ class VocabularyLoss:
     """An `nn.CrossEntropyLoss` of logits split by the vocabulary; see `VocabularyParallelCrossEntropy.from_loss`.
 
     Attributes:
-        vocabulary: how many classes there are.
-        multiple: of the head's padding, as `VocabularyRows` has it.
-        z_loss: coefficient.
+        vocabulary: the number of classes, without padding.
+        multiple: of the head's padding, as in `VocabularyRows`.
+        z_loss: the coefficient of the squared log-sum-exp.
     """
 
     vocabulary: int
@@ -61,7 +61,7 @@ class VocabularyLoss:
 
     def prepare(self, site: Site) -> Change:
         """See `Style`."""
-        if not is_ordinary(site.module, nn.CrossEntropyLoss):
+        if not is_plain(site.module, nn.CrossEntropyLoss):
             raise CannotRunError(f"{site.name} is a {type(site.module).__name__}; needed is an nn.CrossEntropyLoss")
         assert isinstance(site.module, nn.CrossEntropyLoss)
         sharding = split_vocabulary((self.vocabulary,), site.axis, multiple=self.multiple)
@@ -71,14 +71,14 @@ class VocabularyLoss:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CausalLoss:
-    """The loss of a transformers causal language model, of split logits: they are never gathered.
+    """The loss of a transformers causal language model on split logits, which are never gathered.
 
-    For the model itself, path "", beside a head that leaves its output split ("colwise"). The model's `loss_function`
-    is replaced; what it returns as logits is each rank's part.
+    For the model itself, path "", together with a head whose output stays split ("colwise"). It replaces the model's
+    `loss_function`; the logits that the model returns are each rank's shard.
 
     Attributes:
-        z_loss: coefficient.
-        multiple: of the head's padding, as `Column` has it.
+        z_loss: the coefficient of the squared log-sum-exp.
+        multiple: of the head's padding, as in `Column`.
     """
 
     z_loss: float = 0.0
@@ -100,17 +100,17 @@ class CausalLoss:
             )
             for reduction in ("mean", "sum")
         )
-        loss = _NextTokens(mean=mean, total=total)
+        loss = _NextTokenLoss(mean=mean, total=total)
 
         def install(module: Any) -> None:
-            module.loss_function = loss  # a property of transformers' models, which keeps what is set
+            module.loss_function = loss  # a property of transformers' models, with a setter
 
         return Change(module=site.module, install=install, traffic=((site.axis, mean.traffic),))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _NextTokens:
-    """transformers' `ForCausalLMLoss`: token t is predicted at t - 1; a mean, or a sum over a count that is given."""
+class _NextTokenLoss:
+    """transformers' `ForCausalLMLoss`: token t is predicted at t - 1; a mean, or a sum divided by a given count."""
 
     mean: VocabularyParallelCrossEntropy
     total: VocabularyParallelCrossEntropy
@@ -125,9 +125,9 @@ class _NextTokens:
         shift_labels: Tensor | None = None,
         **_options: Any,
     ) -> Tensor:
-        del vocab_size  # of the whole, which the split loss knows
-        if ignore_index != self.mean.loss.ignore_index:
-            raise CannotRunError(f"ignore_index is {ignore_index}; a split loss ignores {self.mean.loss.ignore_index}")
+        del vocab_size  # the split loss knows it
+        if ignore_index != self.mean.split.ignore_index:
+            raise CannotRunError(f"ignore_index is {ignore_index}; a split loss ignores {self.mean.split.ignore_index}")
         if shift_labels is None:
             assert labels is not None
             shift_labels = nn.functional.pad(labels, (0, 1), value=ignore_index)[..., 1:]
@@ -140,12 +140,12 @@ class _NextTokens:
 
 
 def check_embedding(site: Site) -> nn.Embedding:
-    """The module, an embedding.
+    """The site's module as an `nn.Embedding`.
 
     Raises:
-        CannotRunError: it is none.
+        CannotRunError: it is no embedding, or has a forward of its own.
     """
-    if not is_ordinary(site.module, nn.Embedding):
+    if not is_plain(site.module, nn.Embedding):
         raise CannotRunError(
             f"{site.name} is a {type(site.module).__name__}; needed is an nn.Embedding without a forward of its own"
         )

@@ -1,9 +1,8 @@
-"""What a rectifier's kink does to a comparison.
+"""Inputs of relu whose sign rounding flips, and how far that moves each gradient.
 
-A relu's derivative jumps at z = 0. Where rounding alone decides on which side z falls, two correct steps take
-different sides, and the gradient of that one element is there or not there: a difference of the size of a term, not of
-an epsilon. It is rare in float32 and usual in bfloat16. How much it changes each gradient can be computed: by going
-backward twice, once on either side.
+relu's derivative jumps at z = 0. Where |z| is within rounding error, two correct steps may see different signs; then
+one of them has the gradient of that element and the other has 0, a difference of a whole term, not of an epsilon. It is
+rare in float32 and common in bfloat16. Two backward passes, one with each sign, give its effect on each gradient.
 """
 
 from __future__ import annotations
@@ -30,27 +29,27 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Kinks:
-    """How many z fell on the other side of zero by rounding, and how far that moves each layer's gradients at most."""
+class SignFlips:
+    """The number of z whose sign rounding flipped, and the largest change of each layer's gradients by that."""
 
     count: int
     gradients: tuple[LayerScale, ...]
 
 
-def find_kinks(
+def find_sign_flips(
     settings: Settings, layers: Sequence[Layer], batch: Batch, *, step: Step, reference: Step, scales: Scales
-) -> Kinks:
-    """Find the z that are within noise of zero and have another sign in `step` than in `reference`.
+) -> SignFlips:
+    """Find the z within rounding error of zero that have another sign in `step` than in `reference`.
 
     Args:
-        settings: with activation relu; another has no kink, and none is found.
+        settings: with activation relu; for other activations nothing is found.
         layers: the reference's parameters before the step.
-        batch: the step's.
+        batch: of the step.
         step: computed by hand.
-        reference: PyTorch's.
+        reference: computed by PyTorch.
         scales: of the step.
     """
-    nothing = Kinks(count=0, gradients=(LayerScale(W=0.0, b=0.0),) * len(layers))
+    nothing = SignFlips(count=0, gradients=(LayerScale(W=0.0, b=0.0),) * len(layers))
     if settings.activation != "relu":
         return nothing
     noise = count_epsilons(settings.dtype) * torch.finfo(settings.dtype).eps
@@ -65,7 +64,7 @@ def find_kinks(
         torch.where(flip, ours, theirs) for flip, ours, theirs in zip(flips, step.z, reference.z, strict=True)
     ]
     here, there = (_go_backward(settings, layers, batch, z, reference.out) for z in (reference.z, other_side))
-    return Kinks(
+    return SignFlips(
         count=count,
         gradients=tuple(
             LayerScale(W=float((one.W - other.W).abs().max()), b=float((one.b - other.b).abs().max()))
@@ -78,5 +77,5 @@ def _go_backward(
     settings: Settings, layers: Sequence[Layer], batch: Batch, z: Sequence[Tensor], out: Tensor
 ) -> tuple[Layer, ...]:
     activation = ACTIVATIONS[settings.activation]
-    passed = Forward(h=(batch.x, *(activation.forward(z_l) for z_l in z)), z=tuple(z), out=out)
-    return backward(layers, passed, LOSSES[settings.loss].backward(out, batch.y), activation)
+    saved = Forward(h=(batch.x, *(activation.forward(z_l) for z_l in z)), z=tuple(z), out=out)
+    return backward(layers, saved, LOSSES[settings.loss].backward(out, batch.y), activation)
