@@ -167,7 +167,7 @@ def made(*pieces, lengths=(2, 2)):
 @pytest.mark.parametrize(
     ("make", "said"),
     [
-        (lambda: split((4,), 1, rank=0, size=2), "there is no such dim"),
+        (lambda: split((4,), 1, rank=0, size=2), "has no dim 1"),
         (lambda: split((4,), 0, rank=2, size=2), "rank 2 of 2"),
         (lambda: split_padded((4,), 0, multiple=0, rank=0, size=2), "a multiple of 0"),
         (lambda: split_sections((4,), 0, [Section(length=3)], rank=0, size=2), "sections of 3 in a dim of 4"),

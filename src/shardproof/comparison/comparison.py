@@ -38,7 +38,7 @@ class Comparison:
         approximate: every element has `|actual - expected| <= atol + rtol * |expected|` or is equal: what
             `torch.isclose` says, in the tensors' dtype.
         rtol, atol: the tolerances that were used.
-        maxdiff: the largest `|actual - expected|`, in the tensors' dtype, as in the notebook (float8 in float32, integers
+        maxdiff: the largest `|actual - expected|`, in their dtype as in the notebook (float8 in float32, integers
             exactly). Equal elements differ by 0, so two equal infinities do. NaN where one side is NaN.
         max_ulp: the largest ULP distance over all elements without a NaN. It stops counting at `ulp_limit`: there two
             numbers are a factor of two apart or have opposite signs, and larger distances in ULP mean nothing. None

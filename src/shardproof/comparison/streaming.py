@@ -4,10 +4,10 @@ Equal bits and a finite sum settle a block in two passes. Otherwise three facts 
 
 - where `actual - expected` is finite, neither side is NaN or infinite;
 - a small difference of the bit patterns is the ULP distance itself (see `FloatFormat`);
-- a difference of few ULP is within any usual `rtol`; between small numbers it is not the largest difference.
+- a difference of few ULP is within any usual `rtol`; between small numbers it is not the largest.
 
-Blocks that these do not settle go to `elementwise.examine`. Once one element is out of tolerance, or the ULP distance has
-reached its limit, that statistic is settled for all further blocks.
+Other blocks go to `elementwise.examine`. Once one element is out of tolerance, or the ULP distance has reached its
+limit, that statistic is settled for all further blocks.
 """
 
 from __future__ import annotations

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from shardproof.parallel.axis import Axis
     from shardproof.parallel.styles import Site
-    from shardproof.parallel.traffic import CollectiveKind
+    from shardproof.parallel.traffic import CollectiveName
 
     Placement = Replicate | Shard | Partial
 
@@ -73,7 +73,7 @@ class Move:
             if isinstance(self.target, Shard):
                 return Traffic(forward=("reduce_scatter",), backward=("all_gather",))
             return Traffic(forward=("all_reduce",))
-        gathers: tuple[CollectiveKind, ...] = ("all_gather",)
+        gathers: tuple[CollectiveName, ...] = ("all_gather",)
         return Traffic(
             forward=gathers if isinstance(self.source, Shard) else (),
             backward=gathers if isinstance(self.target, Shard) else (),

@@ -33,7 +33,7 @@ import torch
 import torch.distributed as dist
 
 from shardproof.errors import CannotRunError
-from shardproof.worlds.communicator import shard_range, shard_sizes
+from shardproof.worlds.communicator import nonnegative_dim, shard_range, shard_sizes
 from shardproof.worlds.padding import pad, stack_padded
 
 if TYPE_CHECKING:
@@ -85,7 +85,7 @@ def reduce_scatter(partial: Tensor, axis: Axis, *, dim: int) -> Tensor:
     Raises:
         CannotRunError: `partial` has no dimension `dim`.
     """
-    dim = _count_from_front(partial, dim)
+    dim = nonnegative_dim(partial.shape, dim)
     return start_reduce_scatter(partial.split(shard_sizes(partial.shape[dim], axis.size), dim), axis, dim=dim).wait()
 
 
@@ -111,7 +111,7 @@ def own_shard(whole: Tensor, axis: Axis, *, dim: int) -> Tensor:
     Raises:
         CannotRunError: `whole` has no dimension `dim`.
     """
-    dim = _count_from_front(whole, dim)
+    dim = nonnegative_dim(whole.shape, dim)
     start, stop = shard_range(whole.shape[dim], axis.rank, axis.size)
     return whole.narrow(dim, start, stop - start)
 
@@ -121,7 +121,7 @@ def start_all_gather(shard: Tensor, axis: Axis, *, dim: int, total: int | None =
 
     This rank's own entry is `shard` itself, so work on it need not wait.
     """
-    dim = _count_from_front(shard, dim)
+    dim = nonnegative_dim(shard.shape, dim)
     lengths = _check_length(shard, axis, dim, total)
     shard = shard.detach()
     if axis.size == 1:
@@ -242,12 +242,6 @@ def _add_up(parts: Sequence[Tensor]) -> Tensor:
     for part in parts[2:]:
         total += part
     return total
-
-
-def _count_from_front(tensor: Tensor, dim: int) -> int:
-    if not -tensor.ndim <= dim < tensor.ndim:
-        raise CannotRunError(f"a tensor of shape {list(tensor.shape)} has no dim {dim}; it has {tensor.ndim}")
-    return dim % tensor.ndim
 
 
 def _check_length(shard: Tensor, axis: Axis, dim: int, total: int | None) -> tuple[int, ...]:

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
 from shardproof.errors import CannotRunError
-from shardproof.worlds.communicator import shard_range
+from shardproof.worlds.communicator import nonnegative_dim, shard_range
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -135,7 +135,7 @@ def split(shape: Sequence[int], dim: int, *, rank: int, size: int) -> Sharding:
     Raises:
         CannotRunError: there is no such dim.
     """
-    dim = _check_dim(shape, dim)
+    dim = nonnegative_dim(shape, dim)
     return split_sections(shape, dim, [Section(length=shape[dim])], rank=rank, size=size)
 
 
@@ -152,7 +152,7 @@ def split_padded(shape: Sequence[int], dim: int, *, multiple: int = 1, rank: int
     Raises:
         CannotRunError: there is no such dim, or `multiple` is below 1.
     """
-    dim = _check_dim(shape, dim)
+    dim = nonnegative_dim(shape, dim)
     if multiple < 1:
         raise CannotRunError(f"a length padded to a multiple of {multiple}: give at least 1")
     total = shape[dim]
@@ -178,7 +178,7 @@ def split_sections(shape: Sequence[int], dim: int, sections: Sequence[Section], 
         CannotRunError: the sections' lengths do not add up to the dim, a unit does not divide its section, or shared
             units cannot be replicated evenly.
     """
-    dim = _check_dim(shape, dim)
+    dim = nonnegative_dim(shape, dim)
     if sum(section.length for section in sections) != shape[dim]:
         told = " + ".join(str(section.length) for section in sections)
         raise CannotRunError(f"sections of {told} in a dim of {shape[dim]}: their sum must be the dim")
@@ -364,14 +364,8 @@ def require_sharding(parameter: Tensor, axis: Axis | None, *, name: str = "a par
     return found
 
 
-def _check_dim(shape: Sequence[int], dim: int) -> int:
-    if not -len(shape) <= dim < len(shape):
-        raise CannotRunError(f"dim {dim} of a tensor of shape {list(shape)}: there is no such dim")
-    return dim % len(shape)
-
-
 def _check_intervals(intervals: Sequence[tuple[int, int]], total: int, where: str, *, gaps: bool) -> None:
-    """Raise unless intervals (start, length) are ordered and disjoint within `total`; without `gaps` they must fill it."""
+    """Raise unless intervals (start, length) are ordered and disjoint in `total`; without `gaps` they must fill it."""
     end = 0
     for start, length in intervals:
         if length < 1 or start < end or (not gaps and start > end):

@@ -11,22 +11,22 @@ if TYPE_CHECKING:
 
     from shardproof.parallel.axis import Axis
 
-CollectiveKind = Literal["all_gather", "reduce_scatter", "all_reduce", "all_reduce_max"]
+CollectiveName = Literal["all_gather", "reduce_scatter", "all_reduce", "all_reduce_max"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Traffic:
     """The collectives of one forward and one backward, in order, if every input and parameter requires a gradient."""
 
-    forward: tuple[CollectiveKind, ...] = ()
-    backward: tuple[CollectiveKind, ...] = ()
+    forward: tuple[CollectiveName, ...] = ()
+    backward: tuple[CollectiveName, ...] = ()
 
     def __add__(self, other: Traffic) -> Traffic:
         """The traffic of this layer followed by the other."""
         return Traffic(forward=self.forward + other.forward, backward=other.backward + self.backward)
 
 
-def count_calls(collectives: Iterable[CollectiveKind], axis: Axis) -> Counter[str]:
+def count_calls(collectives: Iterable[CollectiveName], axis: Axis) -> Counter[str]:
     """How often each op of `torch.distributed` is called to carry out these collectives, as `CommDebugMode` counts.
 
     By exchange each is one all-to-all, but an all-reduce of more than two ranks, which is two.

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from shardproof.worlds.communicator import shard_sizes
+from shardproof.worlds.communicator import nonnegative_dim, shard_sizes
 
 if TYPE_CHECKING:
     from torch import Tensor, dtype
@@ -37,7 +37,7 @@ def call_all_gather(shard: Tensor, *, dim: int, total: int, name: str, rank: int
     Raises:
         ValueError: `shard` is not as long as this rank's part of `total`, or has no dimension `dim`.
     """
-    dim = _to_nonnegative_dim(shard, dim, f"all_gather {name!r}")
+    dim = nonnegative_dim(shard.shape, dim, where=f"all_gather {name!r}: ")
     needed = shard_sizes(total, size)[rank]
     if shard.shape[dim] != needed:
         raise ValueError(
@@ -54,7 +54,7 @@ def call_reduce_scatter(partial: Tensor, *, dim: int, name: str) -> Call:
     Raises:
         ValueError: `partial` has no dimension `dim`.
     """
-    dim = _to_nonnegative_dim(partial, dim, f"reduce_scatter {name!r}")
+    dim = nonnegative_dim(partial.shape, dim, where=f"reduce_scatter {name!r}: ")
     return Call(collective="reduce_scatter", name=name, dim=dim, shape=tuple(partial.shape), dtype=partial.dtype)
 
 
@@ -66,9 +66,3 @@ def call_all_reduce(partial: Tensor, *, name: str) -> Call:
 def copy_for_one_rank(tensor: Tensor) -> Tensor:
     """A contiguous copy: the result of any collective in a world of one rank."""
     return tensor.detach().clone(memory_format=torch.contiguous_format)
-
-
-def _to_nonnegative_dim(tensor: Tensor, dim: int, where: str) -> int:
-    if not -tensor.ndim <= dim < tensor.ndim:
-        raise ValueError(f"{where}: a tensor of shape {list(tensor.shape)} has no dim {dim}; it has {tensor.ndim}")
-    return dim % tensor.ndim

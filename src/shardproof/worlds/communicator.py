@@ -8,7 +8,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal, Protocol
 
+from shardproof.errors import CannotRunError
+
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from torch import Tensor
 
 CollectiveKind = Literal["all_gather", "reduce_scatter", "all_reduce"]
@@ -40,6 +44,22 @@ class Communicator(Protocol):
 
     def all_reduce(self, partial: Tensor, *, name: str) -> Tensor:
         """Sum every rank's `partial`; every rank gets the sum. The argument is not changed."""
+
+
+def nonnegative_dim(shape: Sequence[int], dim: int, *, where: str = "") -> int:
+    """The same dim counted from the front.
+
+    Args:
+        shape: of a tensor.
+        dim: one of its dims; negative ones count from the end.
+        where: begins the error's message.
+
+    Raises:
+        CannotRunError: there is no such dim.
+    """
+    if not -len(shape) <= dim < len(shape):
+        raise CannotRunError(f"{where}a tensor of shape {list(shape)} has no dim {dim}; it has {len(shape)}")
+    return dim % len(shape)
 
 
 def shard_sizes(total: int, size: int) -> tuple[int, ...]:

@@ -17,6 +17,7 @@ import torch.distributed as dist
 from torch.distributed.rendezvous import rendezvous
 
 from shardproof.errors import CannotRunError
+from shardproof.tensorfiles import first_line
 from shardproof.worlds.failure_store import (
     TerminatedError,
     collect_failures,
@@ -107,7 +108,7 @@ class LaunchedWorld:
         except (RuntimeError, ValueError) as error:
             raise CannotRunError(
                 f"rank {self.rank} could not join the other {self.size - 1} within {self.timeout:g} s: "
-                f"{_first_line(error)}"
+                f"{first_line(error)}"
             ) from error
         return store
 
@@ -132,7 +133,3 @@ class LaunchedWorld:
             store_error(store, self.rank, message)
             raise CannotRunError(message) from error
         return [unpack(one) for one in packed] if packed is not None else []
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
