@@ -10,7 +10,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from shardproof.comparison import compare, pair
-from shardproof.comparison.blocks import open_blocks
 
 no_compiler = pytest.mark.skipif(
     not any(map(shutil.which, ["c++", "g++", "clang++"])), reason="no C++ compiler on this machine"
@@ -131,22 +130,6 @@ def test_the_naive_computation_would_notice():
     good = naive(actual, expected, 0.0, 0.0, False)
     bad = naive(torch.tensor([1.0, math.nan]), torch.tensor([3.0, math.inf]), 0.0, 0.0, False)
     assert all(a != b for a, b in zip(good, bad, strict=True))
-
-
-@settings(deadline=None)
-@given(st.lists(st.integers(1, 5), max_size=4), st.integers(1, 40), st.booleans())
-def test_blocks_are_the_elements_in_row_major_order_each_once(shape, size, contiguous):
-    tensor = torch.arange(math.prod(shape), dtype=torch.float32).view(shape)
-    other = tensor if contiguous else torch.stack([tensor, tensor], dim=-1)[..., 0]
-    reader = open_blocks(tensor, other, size)
-    seen = []
-    for block in reader.blocks():
-        left, right = reader.read(block)
-        assert torch.equal(left, right)
-        assert block.start == len(seen)
-        assert left.numel() <= size
-        seen += left.tolist()
-    assert seen == list(range(tensor.numel()))
 
 
 @pytest.mark.parametrize("view", [torch.Tensor.conj, lambda t: t.conj().imag], ids=["conjugate", "negative"])

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
+from tests.parallel.training import Recipe
 from torch import nn
 from torch.distributed.tensor import Partial, Replicate, Shard
 from torch.distributed.tensor.parallel import (
@@ -85,10 +86,6 @@ def make_batch(length=6):
 
 def forward(model, batch):
     return model(*batch)
-
-
-def make_sgd(parameters):
-    return torch.optim.SGD(parameters, lr=0.1)
 
 
 ATTENTION, MLP = "layers.*.attention", "layers.*.feed_forward"
@@ -178,3 +175,8 @@ class ByPlanBesideData(ByPlan):
         for parameter in model.parameters():
             parameter.register_hook(average)
         return model
+
+
+def recipe(plan="strings"):
+    """KV heads are fewer than four ranks; the vocabulary of 11 is uneven; head and embedding are tied."""
+    return Recipe(make=SharedHeads(), parallelize=ByPlan(plan=plan), batch=make_batch(8))

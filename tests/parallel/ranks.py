@@ -19,10 +19,19 @@ def random(*shape, seed=1):
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
+def make_sgd(parameters):
+    """SGD, because Adam would hide a factor in a gradient."""
+    return torch.optim.SGD(parameters, lr=0.1)
+
+
 def make_step(model, batch, **changes):
-    """A step of SGD: the gradient keeps its size, as it would not with Adam."""
-    settings = {"optimizer": lambda parameters: torch.optim.SGD(parameters, lr=0.1), "steps": 1}
-    return Step(model=model, batch=batch, **(settings | changes))
+    """One step of SGD; what it is made of can be sent to another process if `model` and the changes can."""
+    return Step(model=model, batch=batch, **({"optimizer": make_sgd, "steps": 1} | changes))
+
+
+def mesh_of(axis):
+    """A mesh of the axis's ranks, called tp."""
+    return init_device_mesh("cpu", (axis.size,), mesh_dim_names=("tp",))
 
 
 def proof_of(step, change, devices):

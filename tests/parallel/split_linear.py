@@ -1,8 +1,11 @@
 """An MLP whose layers are split in every way, and its training on a rank; where a spawned process finds it."""
 
+from functools import partial
+
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
+from tests.parallel.ranks import make_step
 from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import Replicate, Shard
@@ -10,7 +13,6 @@ from torch.distributed.tensor import Replicate, Shard
 from shardproof.parallel.axis import Axis
 from shardproof.parallel.collectives import gather_shards, take_shard
 from shardproof.parallel.linear import ColumnLinear, RowLinear
-from shardproof.proving.step import Step
 
 S, I, H, O = 5, 6, 7, 4  # the hidden width divides by no number of ranks
 WHOLE, FEATURES, SEQUENCE = Replicate(), Shard(-1), Shard(1)
@@ -66,15 +68,11 @@ SPLITS = {
 }
 
 
-def make_step():
-    """Small, and made of what can be sent to another process."""
+def step_of_mlp(**options):
+    """Two steps of an MLP with these options."""
     generator = torch.Generator().manual_seed(1)
     batch = torch.randn(2, S, I, generator=generator), torch.randn(2, S, O, generator=generator)
-    return Step(model=MLP, batch=batch, loss=F.mse_loss, optimizer=make_sgd, steps=2)
-
-
-def make_sgd(parameters):
-    return torch.optim.SGD(parameters, lr=0.1)
+    return make_step(partial(MLP, **options), batch, loss=F.mse_loss, steps=2)
 
 
 def parallelize(model, mesh):

@@ -11,9 +11,9 @@ from torch.distributed.tensor import Replicate, Shard
 
 from shardproof.errors import CannotRunError
 from shardproof.parallel import attention as attention_file
+from shardproof.parallel import heads as heads_file
 from shardproof.parallel.attention import Attention, Heads
 from shardproof.parallel.collectives import gather_shards, take_shard
-from shardproof.parallel.heads import kv_replica_axis
 from shardproof.parallel.linear import ColumnLinear
 from shardproof.parallel.sharding import sharding_of
 from shardproof.parallel.traffic import count_calls
@@ -133,6 +133,11 @@ def test_a_copy_computes_the_same():
         assert calls_of(lambda: other(x).sum().backward()) == calls_of(lambda: module(x).sum().backward())
 
 
+def test_heads_that_make_no_groups_say_so():
+    with pytest.raises(CannotRunError, match="3 query heads on 2 KV heads"):
+        Heads(queries=3, kv=2, width=2)
+
+
 @pytest.mark.parametrize(
     ("queries", "kv", "size", "said"),
     [
@@ -149,13 +154,8 @@ def test_heads_that_ranks_cannot_share_say_so(queries, kv, size, said):
 def test_layers_share_a_group():
     with alone(4) as axis:
         whole = Attention.of_sizes(H, Heads(queries=4, kv=2, width=2))
-        kv_replicas = kv_replica_axis(axis, 2)
+        kv_replicas = heads_file.kv_replica_axis(axis, 2)
         assert (kv_replicas.rank, kv_replicas.size) == (0, 2)
-        assert kv_replica_axis(axis, 4) is None
+        assert heads_file.kv_replica_axis(axis, 4) is None
         layers = [Attention.from_attention(whole, axis, kv_replicas=kv_replicas) for _ in range(2)]
         assert all(layer.traffics[-1][0] is kv_replicas for layer in layers)
-
-
-def test_heads_that_make_no_groups_say_so():
-    with pytest.raises(CannotRunError, match="3 query heads on 2 KV heads"):
-        Heads(queries=3, kv=2, width=2)

@@ -7,29 +7,18 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
 from tests.parallel import training
-from tests.parallel.models import ByPlan, SharedHeads, make_batch
+from tests.parallel.models import recipe
 from torch import nn
 
 from shardproof.errors import CannotRunError
 from shardproof.exact import ExactArithmetic
 from shardproof.parallel.checkpoint import latest_checkpoint, load_checkpoint, save_checkpoint
 from shardproof.parallel.dropout import PositionalDropout
-from shardproof.parallel.export import load_model, save_model
 from shardproof.parallel.sharding import assemble, cut_parameter, sharding_of, split
 from shardproof.parallel.state import states_of_optimizer, tensors_of_model
 from shardproof.worlds.spawned import SpawnedWorld
 from shardproof.worlds.threaded import ThreadedWorld
-
-
-def recipe(plan="strings"):
-    """KV heads are fewer than four ranks; the vocabulary of 11 is uneven; head and embedding are tied."""
-    return training.Recipe(make=SharedHeads(), parallelize=ByPlan(plan=plan), batch=make_batch(8))
-
-
-def same(one, other):
-    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
 
 
 def run(size, fn, *args):
@@ -45,7 +34,7 @@ def test_every_tensor_comes_back_on_other_ranks_and_the_curve_goes_on(before, af
     resumed = run(after, training.resume, recipe(plan), path, 2)
     uninterrupted = run(after, training.continue_from_values, recipe(plan), state, 2)
     for found, losses, (step, extra, lr) in resumed:
-        assert same(found, state)
+        assert training.same(found, state)
         assert (step, extra, lr) == (2, {"tokens": 32}, 0.02)
         assert torch.equal(losses, uninterrupted[0])
     assert {key.partition("/")[2] for key in state} == {"", "exp_avg", "exp_avg_sq", "step"}
@@ -141,18 +130,18 @@ def test_the_next_step_on_other_ranks_is_the_single_devices_in_exact_arithmetic(
 
     found = whole_of(step_exactly(after, resume, of_digits=True), after)
     alone.pop("seen")
-    assert same(found, alone) == (lose is None)
+    assert training.same(found, alone) == (lose is None)
 
 
 def test_without_a_process_group_an_ordinary_model_resumes_what_two_ranks_saved(tmp_path):
     path, state = run(2, training.save_after, recipe("ours"), tmp_path, 2)[0]
     model, optimizer = training.build(recipe(), None, seed=1)
     load_checkpoint(path, model, optimizer)
-    assert same(training.whole_state(model, optimizer, None), state)
+    assert training.same(training.whole_state(model, optimizer, None), state)
     losses = training.train(recipe(), model, optimizer, None, 1)
     back = save_checkpoint(tmp_path, model, optimizer, step=3)
     again = run(4, training.resume, recipe("ours"), str(back), 1)
-    assert all(same(found, training.whole_state(model, optimizer, None)) for found, _, _ in again)
+    assert all(training.same(found, training.whole_state(model, optimizer, None)) for found, _, _ in again)
     assert torch.isfinite(losses).all()
 
 
@@ -167,7 +156,7 @@ def test_what_several_ranks_hold_is_written_once(save, tmp_path):
     path, state = run(4, getattr(training, save), recipe("ours"), tmp_path, *steps)[0]
     assert len(list(Path(path).glob("*.distcp"))) == 4
     assert numbers_written(path) == sum(value.numel() for value in state.values())
-    assert all(same(found, state) for found, _, _ in run(2, training.resume, recipe("ours"), path, 1))
+    assert all(training.same(found, state) for found, _, _ in run(2, training.resume, recipe("ours"), path, 1))
 
 
 @pytest.mark.slow
@@ -175,7 +164,7 @@ def test_what_several_ranks_hold_is_written_once(save, tmp_path):
 def test_on_gloo_it_is_the_same(tmp_path):
     path, state = SpawnedWorld(size=2).run(training.save_after, recipe(), str(tmp_path), 2)[0]
     resumed = SpawnedWorld(size=4).run(training.resume, recipe(), path, 1)
-    assert all(same(found, state) for found, _, _ in resumed)
+    assert all(training.same(found, state) for found, _, _ in resumed)
 
 
 @pytest.mark.slow
@@ -244,7 +233,7 @@ def test_what_does_not_fit_is_refused_and_changes_nothing(given, said, tmp_path)
     before = {name: value.clone() for name, value in model.state_dict().items()}
     with pytest.raises(CannotRunError, match=said):
         load_checkpoint(path, model, optimizer)
-    assert same(dict(model.state_dict()), before)
+    assert training.same(dict(model.state_dict()), before)
     assert not optimizer.state
     assert optimizer.param_groups[0]["lr"] != 0.1
 
@@ -292,7 +281,7 @@ def test_a_damaged_checkpoint_is_refused_in_one_line_and_changes_nothing(kind, s
     with pytest.raises(CannotRunError, match=said) as caught:
         load_checkpoint(path, model, optimizer)
     assert "\n" not in str(caught.value)
-    assert same(dict(model.state_dict()), before)
+    assert training.same(dict(model.state_dict()), before)
     assert not optimizer.state
 
 
@@ -356,64 +345,3 @@ def test_without_an_optimizer(tmp_path):
     assert load_checkpoint(path, loaded).step == 7
     assert torch.equal(loaded.weight, model.weight)
     assert load_checkpoint(save_checkpoint(tmp_path, model, optimizer, step=8), other()[0]).step == 8
-
-
-# The whole model as safetensors ---------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("size", [1, 2, 4])
-def test_the_exported_model_is_the_single_device_one_and_comes_back(size, tmp_path):
-    path = tmp_path / "model.safetensors"
-    run(size, training.export, recipe(), path)
-    model, _ = training.build(recipe(), None)
-    assert same(load_file(path), dict(model.state_dict()))
-    other_values, _ = training.build(recipe(), None, seed=1)
-    other_values.load_state_dict(load_file(path))
-    assert all(run({1: 2, 2: 4, 4: 1}[size], training.import_and_compare, recipe(), path))
-
-
-def test_a_tied_weight_may_be_there_under_one_name_and_must_not_be_two(tmp_path):
-    model, _ = training.build(recipe(), None)
-    tensors = {name: value.clone() for name, value in model.state_dict().items()}
-    save_file({name: value for name, value in tensors.items() if name != "embedding.weight"}, tmp_path / "one")
-    other_values, _ = training.build(recipe(), None, seed=1)
-    load_model(tmp_path / "one", other_values)
-    assert same(dict(other_values.state_dict()), tensors)
-    tensors["embedding.weight"][0, 0] += 1
-    save_file(tensors, tmp_path / "two")
-    with pytest.raises(CannotRunError, match="differ, and are one tensor in the model"):
-        load_model(tmp_path / "two", other_values)
-
-
-@pytest.mark.parametrize(
-    ("change", "said"),
-    [
-        (lambda tensors: tensors.pop("bias"), "has no tensor bias"),
-        (lambda tensors: tensors.update(more=torch.ones(1)), "has 1 tensors that the model does not have: more"),
-        (lambda tensors: tensors.update(bias=torch.ones(3)), r"bias is torch.float32 \[3\]; the model's is"),
-        (lambda tensors: tensors.update(bias=torch.ones(2).half()), r"bias is torch.float16 \[2\]; the model's is"),
-    ],
-)
-def test_a_file_that_does_not_fit_changes_nothing(change, said, tmp_path):
-    model = nn.Linear(2, 2)
-    tensors = {name: value.clone() + 1 for name, value in model.state_dict().items()}
-    change(tensors)
-    save_file(tensors, tmp_path / "file")
-    before = {name: value.clone() for name, value in model.state_dict().items()}
-    with pytest.raises(CannotRunError, match=said):
-        load_model(tmp_path / "file", model)
-    assert same(dict(model.state_dict()), before)
-
-
-def test_an_export_that_cannot_be_written_leaves_what_was_there(tmp_path, monkeypatch):
-    path = tmp_path / "model.safetensors"
-    save_model(path, nn.Linear(2, 2))
-    before = path.read_bytes()
-
-    def fail(*_):
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr("os.fsync", fail)
-    with pytest.raises(CannotRunError, match=r"cannot be written: .*No space left"):
-        save_model(path, nn.Linear(2, 2))
-    assert path.read_bytes() == before

@@ -5,14 +5,12 @@ Three layers, cheapest first: outputs and gradients against nn.Linear, proofs, g
 
 import copy
 from dataclasses import replace
-from functools import partial
 
 import pytest
 import torch
 from tests.parallel.ranks import alone, calls_of, check_traffic, proof_of, random, run
 from tests.parallel.split_linear import (
     FEATURES,
-    MLP,
     SEQUENCE,
     SPLITS,
     WHOLE,
@@ -22,9 +20,9 @@ from tests.parallel.split_linear import (
     S,
     average_over_dp,
     column,
-    make_step,
     parallelize,
     row,
+    step_of_mlp,
     train_on_rank,
 )
 from torch import nn
@@ -222,33 +220,29 @@ def test_nothing_is_computed_or_kept_for_a_frozen_weight(monkeypatch):
 # Proofs --------------------------------------------------------------------------------------------------------------
 
 
-def step_of(**options):
-    return replace(make_step(), model=partial(MLP, **options))
-
-
 @pytest.mark.parametrize("devices", [2, 3, 4])
 @pytest.mark.parametrize("split", SPLITS)
 def test_every_split_is_proved(split, devices):
-    proof = proof_of(step_of(), SPLITS[split], devices)
+    proof = proof_of(step_of_mlp(), SPLITS[split], devices)
     assert proof.ok, proof.roots
 
 
 @pytest.mark.parametrize("split", SPLITS)
 def test_without_biases_too_and_with_ranks_that_hold_nothing(split):
-    proof = proof_of(step_of(bias=False, hidden=2), SPLITS[split], 3)
+    proof = proof_of(step_of_mlp(bias=False, hidden=2), SPLITS[split], 3)
     assert proof.ok, proof.roots
 
 
 @pytest.mark.parametrize("split", SPLITS)
 def test_by_the_librarys_own_collectives_too(split):
-    proof = proof_of(step_of(), lambda model, axis: SPLITS[split](model, replace(axis, by_exchange=False)), 3)
+    proof = proof_of(step_of_mlp(), lambda model, axis: SPLITS[split](model, replace(axis, by_exchange=False)), 3)
     assert proof.ok, proof.roots
 
 
 def test_beside_data_parallel_ranks_too():
     mesh = {"dp": 2, "tp": 2}
-    assert prove(make_step(), parallelize=average_over_dp, mesh=mesh, trials=1).ok
-    proof = prove(make_step(), parallelize=parallelize, mesh=mesh, trials=1)  # nobody averages over dp
+    assert prove(step_of_mlp(), parallelize=average_over_dp, mesh=mesh, trials=1).ok
+    proof = prove(step_of_mlp(), parallelize=parallelize, mesh=mesh, trials=1)  # nobody averages over dp
     assert {f.key.phase for f in proof.roots} == {Phase.GRADIENT}
 
 
@@ -304,7 +298,7 @@ BUGS = {
 def test_a_planted_bug_is_found_at_its_place(bug, monkeypatch):
     split, name, planted, place, cause = BUGS[bug]
     monkeypatch.setattr(products, name, planted)
-    proof = proof_of(step_of(hidden=8), SPLITS[split], 2)
+    proof = proof_of(step_of_mlp(hidden=8), SPLITS[split], 2)
     assert not proof.ok
     first = proof.roots[0]
     assert (first.key.phase, first.key.name) == place
@@ -317,7 +311,7 @@ def test_a_bias_on_every_rank_is_found():
         SPLITS["column_row"](model, axis)
         model.down.register_forward_hook(lambda layer, _inputs, z: z + layer.bias * (axis.size - 1))
 
-    proof = proof_of(step_of(), change, 2)
+    proof = proof_of(step_of_mlp(), change, 2)
     assert (proof.roots[0].key.phase, proof.roots[0].key.name) == (Phase.OUTPUT, "down")
     assert proof.roots[0].cause == Cause(kind=CauseKind.SAME_VECTOR_OFF)
 
@@ -329,7 +323,7 @@ def test_a_bias_on_every_rank_is_found():
 def test_on_gloo_the_proof_is_the_same():
     """Up to its bounds: gloo ranks whose degrees differ, as unequal shards' do, agree on none."""
     spawned, simulated = (
-        prove(make_step(), parallelize=parallelize, devices=2, trials=1, spawn=spawn) for spawn in (True, False)
+        prove(step_of_mlp(), parallelize=parallelize, devices=2, trials=1, spawn=spawn) for spawn in (True, False)
     )
     assert [(f.key, f.verdict) for f in spawned.findings] == [(f.key, f.verdict) for f in simulated.findings]
     assert spawned.ok

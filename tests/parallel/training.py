@@ -28,6 +28,10 @@ class Recipe:
     batch: Any
 
 
+def same(one, other):
+    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+
+
 def axis_of(comm):
     return Axis.of(init_device_mesh("cpu", (comm.size,), mesh_dim_names=("tp",)), "tp")
 

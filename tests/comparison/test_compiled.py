@@ -7,10 +7,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch.testing._comparison import _DTYPE_PRECISIONS
 
 from shardproof.comparison import compare, compiled, pair
-from shardproof.comparison.formats import COMPARABLE, DEFAULT_TOLERANCES
 
 no_compiler = pytest.mark.skipif(
     not any(map(shutil.which, ["c++", "g++", "clang++"])), reason="no C++ compiler on this machine"
@@ -19,11 +17,6 @@ no_compiler = pytest.mark.skipif(
 
 def run_python(code):
     return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip()
-
-
-def test_default_tolerances_are_those_of_torch_testing():
-    for dtype in COMPARABLE:
-        assert DEFAULT_TOLERANCES.get(dtype, (0.0, 0.0)) == _DTYPE_PRECISIONS.get(dtype, (0.0, 0.0))
 
 
 @no_compiler
