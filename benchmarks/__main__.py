@@ -23,7 +23,7 @@ SCHEMA_VERSION = 1
 
 
 def main() -> int:
-    """Exit code 0 when all has been measured, whatever it came to; 2 when a benchmark is unknown."""
+    """Exit code 0 when everything was measured, whether or not targets are met; 2 when a benchmark is unknown."""
     known = sorted(path.stem.removeprefix("bench_") for path in FOLDER.glob("bench_*.py"))
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"any of: {', '.join(known)} (default: all)")
@@ -54,17 +54,17 @@ def _line(row: Row) -> str:
 
 
 def _save(name: str, rows: list[Row]) -> None:
-    """Replace the rows of one benchmark, and the file as a whole."""
+    """Replace the rows of one benchmark in the file."""
     old = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
     kept = {key: value for key, value in old.get("benchmarks", {}).items() if key != name}
     document = {"schema_version": SCHEMA_VERSION, "benchmarks": dict(sorted({**kept, name: _describe(rows)}.items()))}
-    beside = RESULTS.with_suffix(".part")
-    beside.write_text(json.dumps(document, indent=2) + "\n")
-    beside.replace(RESULTS)
+    unfinished = RESULTS.with_suffix(".part")
+    unfinished.write_text(json.dumps(document, indent=2) + "\n")
+    unfinished.replace(RESULTS)
 
 
 def _describe(rows: list[Row]) -> dict[str, Any]:
-    """The rows, and what they were measured on: benchmarks may run on different days and machines."""
+    """The rows, with date and machine: benchmarks may run on different days and machines."""
     return {
         "date": dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),
         "torch": torch.__version__,

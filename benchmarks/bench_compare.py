@@ -1,8 +1,8 @@
 """`compare` on 1e8 elements, all its statistics, against reading both tensors once.
 
-The floor is `torch.dot` on the very same memory, for bfloat16 viewed as float32: PyTorch's own bfloat16 dot is limited
-by conversions and not by reading. Three pairs: equal; differing by one ULP in half of the elements, as rounding does;
-unrelated.
+The floor is `torch.dot` on the same memory, viewed as float32 for bfloat16: PyTorch's bfloat16 dot is limited by
+conversions, not by reading. Three pairs of tensors: equal; different by one ULP in half of the elements, as after
+rounding; unrelated.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Exact arithmetic, one prime, against the same computation in float32, with two threads.
 
-Matrix products, whole training steps, and what a step's Python overhead comes to where tensors are tiny. Steps are
-those after the first: the tables of the oracles are built and the program's tensors are residues; the first one, with
-both, is a row of its own.
+Matrix products, training steps, and a step on tiny tensors, which is all Python overhead. The first step also builds
+the oracles' tables and converts the program's tensors to residues, so it has a row of its own; the other rows are later
+steps.
 """
 
 from __future__ import annotations
@@ -157,7 +157,7 @@ def _steps(what: str, make: Callable[[], Callable[[], None]], *, target: float) 
             step()
 
     started = interleave({"float32": plain, "exact": first}, rounds=3)
-    # No target was set for the first step; this one says that it costs no more than a few steps of warming up.
+    # No target was set for the first step; this one limits it to the cost of a few steps.
     for name, timings, limit in (("a step", steady, target), ("the first step", started, 10 * target)):
         yield Row(
             what=f"exact: {what}, {name}",

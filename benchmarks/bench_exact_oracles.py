@@ -1,9 +1,8 @@
 """Designs of an oracle, a keyed permutation of the field, against the one chosen: 2**22 residues, two threads.
 
-The chosen one is a float32 table read with int32 indices, block by block. The hash is the cheapest one known to mix
-well, splitmix64's finaliser with one round more; it is no permutation, and its remainder is several passes. The
-power map stands for permutations by arithmetic; a fixed exponent is algebra of a known degree, so it is here for its
-price only.
+The chosen one is a float32 table read with int32 indices, block by block. The hash is splitmix64's finaliser with one
+more round, the cheapest that mixes well; it is no permutation, and its remainder takes several passes. The power map is
+an example of a permutation by arithmetic; with its known degree it cannot be an oracle, and only its time is compared.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ MULTIPLIERS = (0xBF58476D1CE4E5B9 - 2**64, 0x94D049BB133111EB - 2**64, 0x9E3779B
 
 
 def rows() -> Iterable[Row]:
-    """Ours in each row; the ratio says how much of the alternative's time it takes."""
+    """One row for each alternative; the ratio is our time over its time."""
     threads = torch.get_num_threads()
     torch.set_num_threads(2)
     try:
@@ -50,7 +49,7 @@ def rows() -> Iterable[Row]:
 
 
 def designs() -> dict[str, Callable[[torch.Tensor], torch.Tensor]]:
-    """Name to function of residues."""
+    """Functions of residues, by name."""
     oracles = Oracles(field=FIELD, key=0)
     table = oracles.permutation("gelu")
     wide, whole = table.double(), table.int()
@@ -62,8 +61,8 @@ def designs() -> dict[str, Callable[[torch.Tensor], torch.Tensor]]:
     def blockwise(f: Callable[[torch.Tensor], torch.Tensor]) -> Callable[[torch.Tensor], torch.Tensor]:
         def run(x: torch.Tensor) -> torch.Tensor:
             result = torch.empty_like(x)
-            for place, block in blocks(result, x):
-                place.copy_(f(block))
+            for target, block in blocks(result, x):
+                target.copy_(f(block))
             return result
 
         return run

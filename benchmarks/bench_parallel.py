@@ -1,7 +1,7 @@
 """One training step of a split MLP on two gloo ranks of one thread each: ours, DTensor's, Megatron-style, and floors.
 
-All variants run in the same two processes, in turns. The floor is our step with its collectives left out, plus those
-collectives with nothing else. Memory: from before the model is built (whole, then cut) to after two Adam steps.
+All variants run in the same two processes, in turns. The floor is our step without its collectives, plus the
+collectives alone. Memory: the rise from before the model is built (the full one, then cut) to after two Adam steps.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ MEMORY_TARGET = 0.6
 
 
 def rows() -> Iterable[Row]:
-    """Three rows a size and split, and the memory."""
+    """Three rows for each size and split, then the memory."""
     for name, size in SIZES.items():
         for split in SPLITS:
             ranks = SpawnedWorld(size=RANKS, timeout=600).run(time_variants, size, split)

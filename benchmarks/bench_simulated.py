@@ -1,7 +1,7 @@
 """A step of 2048-8192-2048 at batch 512, by hand on 64 simulated devices, against the same step by hand on one.
 
-The matrix work is the same; what 64 devices add is small products, sums of partials and turns. Both run on one thread:
-beside any other process, threads that wait for one another would measure the other process.
+The number of operations is the same; 64 devices add smaller products, sums of partial values and switches of ranks.
+Both run on one thread, because with several threads other processes on the machine would disturb the measurement.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ GELU, MSE = ACTIVATIONS["gelu"], LOSSES["mse"]
 
 
 def rows() -> Iterable[Row]:
-    """One row a split."""
+    """One row for each split."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     layers = initialise_layers(WIDTHS, seed=1)
@@ -71,7 +71,7 @@ def _prepare(layers: Sequence[Layer], splits: tuple[Split, ...], batch: Batch) -
 def take_step(
     comm: Communicator, shards_of_ranks: Sequence[Sequence[Layer]], layer_splits: Sequence[LayerSplit], batch: Batch
 ) -> tuple[Layer, ...]:
-    """One rank's step on shards that it already has."""
+    """One rank's step on shards that are already cut."""
     shards = shards_of_ranks[comm.rank]
     saved = n_devices.forward(comm, shards, layer_splits, batch.x, GELU)
     dout = n_devices.backward_of_loss(comm, layer_splits, MSE.backward, saved.out, batch.y)

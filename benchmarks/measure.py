@@ -1,4 +1,4 @@
-"""Timing that survives a noisy machine, and the row that a benchmark yields."""
+"""Timing for a noisy machine, and the row that a benchmark yields."""
 
 from __future__ import annotations
 
@@ -15,10 +15,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Row:
-    """One line of the table. `ours` and `peer` are in `unit`; `ratio` is ours over the peer's.
+    """One line of the table.
 
-    `target` is the largest ratio that is `met`, unless `at_least`: then it is the smallest. `spread` is the relative
-    distance between the quartiles of `ours`, where there are several measurements.
+    Attributes:
+        what: is measured.
+        ours: our value, in `unit`.
+        peer_name: what ours is compared with: another implementation, or a floor.
+        peer: its value, in `unit`.
+        target: the largest ratio that meets the target; the smallest, if `at_least`.
+        spread: the distance between the quartiles of `ours`, relative to it; None for one measurement.
     """
 
     what: str
@@ -43,7 +48,7 @@ class Row:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Timing:
-    """Of one variant, in milliseconds."""
+    """The times of one variant: the median in milliseconds, and the relative distance between quartiles."""
 
     median: float
     spread: float
@@ -73,9 +78,9 @@ def _summarize(values: list[float]) -> Timing:
 
 
 def peak_extra_mib(prepare: str, run: str) -> float:
-    """How far the peak memory of a fresh Python process rises while it runs `run`, after `prepare`; Linux only.
+    """The rise of a new Python process's peak memory while it runs `run`, after `prepare`; Linux only.
 
-    VmHWM and not ru_maxrss, which a process inherits from the one that started it.
+    It reads VmHWM, because a process inherits ru_maxrss from the one that started it.
     """
     code = f"""
 def read_kib(key):

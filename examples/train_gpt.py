@@ -4,17 +4,18 @@
     torchrun --standalone --nproc-per-node 2 examples/train_gpt.py --save checkpoints
     torchrun --standalone --nproc-per-node 4 examples/train_gpt.py --save checkpoints --resume
 
-Tokens are bytes. Every rank takes the whole batch and has its part of each layer: attention by heads, MLPs by their
-width, embedding, output layer and loss by the vocabulary. What a rank does on its own is ordinary PyTorch; `PLAN` says
-what is split. Losses go to stdout, a progress bar to stderr if that is a terminal.
+Tokens are bytes. Every rank takes the full batch and has a shard of each layer: attention is split by heads, MLPs by
+their width, embedding, output layer and loss by the vocabulary. The model is ordinary PyTorch; `PLAN` splits it. Losses
+go to stdout, a progress bar to stderr if that is a terminal.
 
-Only rounding parts the curves of 1, 2 and 4 ranks. After 200 steps that is 1e-3 in float32, as training amplifies it; a
-bug could be as small. With `--dtype float64` it is 1e-11, and a bug would still be what it was.
+The loss curves of 1, 2 and 4 ranks differ by rounding only. Training amplifies it: after 200 steps the difference is
+1e-3 in float32, and a bug could be as small. With `--dtype float64` it is 1e-11, and a bug would be seen.
 """
 
 import os
 
-os.environ.setdefault("OMP_NUM_THREADS", "1")  # read at import: ranks that fight for cores are slower than one
+# Read when torch is imported; several ranks with several threads each would compete for the cores.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import argparse
 import sys
@@ -57,7 +58,7 @@ PLAN = {
 
 
 class Attention(nn.Module):
-    """Causal attention. A rank's projections give its own heads, so nothing here counts them."""
+    """Causal attention. It does not use the number of heads, because a split projection returns a rank's heads only."""
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
@@ -74,7 +75,7 @@ class Attention(nn.Module):
 
 
 class Block(nn.Module):
-    """Attention and an MLP, each after a norm and beside a residual."""
+    """Attention and an MLP, each with a norm before it and a residual connection."""
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
@@ -89,7 +90,7 @@ class Block(nn.Module):
 
 
 class GPT(nn.Module):
-    """Ids [B, S + 1] to the mean loss of predicting each but the first. The head's weight is the embedding's."""
+    """From ids [B, S + 1] to the mean loss of predicting all but the first. Head and embedding share one weight."""
 
     def __init__(self, layers: int, width: int, heads: int, length: int) -> None:
         super().__init__()
@@ -109,9 +110,9 @@ class GPT(nn.Module):
         return self.loss(self.head(self.norm(x)).flatten(0, 1), ids[:, 1:].flatten())
 
 
-def read_text(places: list[Path], least: int) -> Tensor:
-    """Files, and the Markdown and Python files of folders, in order: their bytes as ids, at least so many."""
-    found = [[place] if place.is_file() else sorted([*place.rglob("*.md"), *place.rglob("*.py")]) for place in places]
+def read_text(paths: list[Path], least: int) -> Tensor:
+    """The bytes of files, and of the Markdown and Python files in folders, as ids; at least `least` of them."""
+    found = [[path] if path.is_file() else sorted([*path.rglob("*.md"), *path.rglob("*.py")]) for path in paths]
     text = b"\n".join(file.read_bytes() for files in found for file in files)
     if len(text) < least:
         raise CannotRunError(f"--text has {len(text)} bytes; give files or folders with at least {least}")
@@ -119,7 +120,7 @@ def read_text(places: list[Path], least: int) -> Tensor:
 
 
 def draw_batch(text: Tensor, settings: argparse.Namespace, step: int) -> Tensor:
-    """Passages of `length + 1` bytes: a function of seed and step, so the same on all ranks and after a resume."""
+    """Passages of `length + 1` bytes, which depend on seed and step only: the same on all ranks and after a resume."""
     generator = torch.Generator().manual_seed(settings.seed * 1_000_003 + step)
     starts = torch.randint(len(text) - settings.length, (settings.batch,), generator=generator)
     return torch.stack([text[start : start + settings.length + 1] for start in starts])
@@ -132,7 +133,7 @@ def train(settings: argparse.Namespace) -> None:
     text = read_text(settings.text, settings.length + 1)
     told = {"seed": settings.seed, "batch": settings.batch, "text": sha256(text.numpy().tobytes()).hexdigest()}
 
-    torch.manual_seed(settings.seed)  # every rank draws the whole model and keeps its part
+    torch.manual_seed(settings.seed)  # every rank draws the full model and keeps its shards
     model = GPT(settings.layers, settings.width, settings.heads, settings.length).to(getattr(torch, settings.dtype))
     parameters = sum(parameter.numel() for parameter in model.parameters())
     parallelize(model, mesh, PLAN)
@@ -144,7 +145,9 @@ def train(settings: argparse.Namespace) -> None:
     if last:
         loaded = load_checkpoint(last, model, optimizer, axis=axis)
         if loaded.extra != told:
-            raise CannotRunError(f"{last} was trained with other text, --seed or --batch: its curve would not go on")
+            raise CannotRunError(
+                f"{last} was trained with other text, --seed or --batch: give the same ones, or another --save"
+            )
         done = loaded.step
 
     console = Console(stderr=True)
@@ -184,7 +187,7 @@ def read_settings() -> argparse.Namespace:
 
 
 def main() -> int:
-    """As a rank of torchrun, or alone."""
+    """Run as a rank of torchrun, or as the only rank."""
     settings = read_settings()
     if "WORLD_SIZE" in os.environ:
         if os.environ["WORLD_SIZE"] == os.environ.get("LOCAL_WORLD_SIZE"):

@@ -1,1 +1,1 @@
-"""The steps that bench_parallel.py times, as one rank runs them."""
+"""The training steps that bench_parallel.py times, on one rank."""

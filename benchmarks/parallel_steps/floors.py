@@ -1,4 +1,4 @@
-"""What a step cannot be faster than: itself with its collectives left out, and those collectives with nothing else."""
+"""Lower bounds of a step's time: the step without its collectives, and the collectives alone."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _SENDS = "shardproof.parallel.collectives.dist.all_to_all_single"
 
 
 class _Nothing:
-    """A collective that is done as soon as it has begun."""
+    """A collective that has finished."""
 
     def wait(self) -> None:
         """Return at once."""
@@ -25,7 +25,7 @@ class _Nothing:
 
 @contextmanager
 def without_collectives() -> Iterator[None]:
-    """Send nothing: two ranks' swap is a copy of what is sent, because arithmetic on whatever lay there is slower."""
+    """Send nothing: two ranks' swap copies the sent tensor; arithmetic on uninitialised memory may be slower."""
 
     def keep(received: Tensor, sent: Tensor, *_args: object, **_kwargs: object) -> _Nothing:
         received.copy_(sent)
@@ -36,7 +36,7 @@ def without_collectives() -> Iterator[None]:
 
 
 def record_collectives(step: Callable[[], object]) -> Callable[[], None]:
-    """Run a step, and return a function that sends and receives as much as the step did, and does nothing else."""
+    """Run a step, and return a function that repeats its collectives and does nothing else."""
     calls: list[tuple[Tensor, Tensor, list[int], list[int], Any]] = []
     send = dist.all_to_all_single
 

@@ -1,4 +1,4 @@
-"""A split MLP in Megatron-LM's style: F.linear, and its mappings as it writes them, over the library's collectives."""
+"""A split MLP in Megatron-LM's style: F.linear, and autograd Functions as Megatron-LM writes them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 class ColumnColumn(nn.Module):
-    """Both layers by columns: the hidden shards are gathered and their gradients reduce-scattered."""
+    """Both layers split by columns: hidden shards are gathered forward, their gradients reduce-scattered backward."""
 
     def __init__(self, whole: nn.Sequential, rank: int, size: int) -> None:
         super().__init__()
@@ -29,7 +29,7 @@ class ColumnColumn(nn.Module):
 
 
 class ColumnRow(nn.Module):
-    """The first layer by columns, the second by rows: one all-reduce forward; the batch needs no gradient."""
+    """The first layer split by columns, the second by rows: one all-reduce forward; the batch needs no gradient."""
 
     def __init__(self, whole: nn.Sequential, rank: int, size: int) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""One training step of a split MLP, in every variant, on one rank; and the memory that training takes there."""
+"""One training step of a split MLP, in every variant, on one rank; and the peak memory of training."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ Split = Literal["column-column", "column-row"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Size:
-    """One MLP and its batch; `steps` are timed together, `rounds` times."""
+    """The sizes of an MLP and its batch; `steps` are timed together, in each of `rounds` rounds."""
 
     widths: tuple[int, int, int]
     batch: int
@@ -41,7 +41,7 @@ class Size:
 
 
 def time_variants(comm: Communicator, size: Size, split: Split) -> dict[str, Timing]:
-    """Milliseconds a step, of each variant, on this rank; one thread."""
+    """The time of a step of each variant on this rank, with one thread."""
     torch.set_num_threads(1)
     mesh = init_device_mesh("cpu", (comm.size,), mesh_dim_names=("tp",))
     torch.manual_seed(0)
@@ -49,11 +49,11 @@ def time_variants(comm: Communicator, size: Size, split: Split) -> dict[str, Tim
     whole = nn.Sequential(nn.Linear(i, h), nn.GELU() if size.gelu else nn.Identity(), nn.Linear(h, o))
     batch = torch.randn(size.batch, i), torch.randn(size.batch, o)
     ours = _make_step(_split_as_we_do(copy.deepcopy(whole), mesh, split), batch)
-    left_out = _make_step(_split_as_we_do(copy.deepcopy(whole), mesh, split), batch)
+    without = _make_step(_split_as_we_do(copy.deepcopy(whole), mesh, split), batch)
 
     def step_without_collectives() -> None:
         with without_collectives():
-            left_out()
+            without()
 
     variants = {
         "DTensor": _make_step(_split_as_dtensor(copy.deepcopy(whole), mesh, split), batch),
@@ -68,7 +68,7 @@ def time_variants(comm: Communicator, size: Size, split: Split) -> dict[str, Tim
 
 
 def peak_of_training(comm: Communicator, widths: tuple[int, int, int], split: Split) -> float:
-    """MiB by which this process's memory rises at most from before the model is built to after two Adam steps."""
+    """The rise of this process's peak memory, in MiB, from before the model is built to after two Adam steps."""
     torch.set_num_threads(1)
     mesh = init_device_mesh("cpu", (comm.size,), mesh_dim_names=("tp",))
     dist.barrier()
@@ -121,7 +121,7 @@ def _make_step(model: nn.Module, batch: tuple[torch.Tensor, torch.Tensor]) -> Ca
 
 
 def _check_alike(variants: dict[str, Callable[[], float]]) -> None:
-    """Each variant's loss after three steps: a variant that computes something else may not be timed."""
+    """Check that all variants have the same loss after three steps, so that they compute the same."""
     losses = {name: [step() for _ in range(3)][-1] for name, step in variants.items()}
     assert max(losses.values()) - min(losses.values()) < 1e-4 * max(losses.values()), losses
 
