@@ -39,7 +39,7 @@ def test_the_model_that_was_saved_fits_and_others_do_not(tmp_path):
         (model(shape=(3, 2)), r"w was saved as torch.bfloat16 \[2, 3\]; the model's is torch.bfloat16 \[3, 2\]"),
         (model(dtype=torch.float32), "the model's is torch.float32"),
         (model(name="v"), "does not have 1 tensors: v"),
-        ({}, "has what is not here: 1 tensors: w"),
+        ({}, "has 1 unexpected tensors: w"),
     ):
         with pytest.raises(CannotRunError, match=said):
             MANIFEST.check_model(other, tmp_path)
@@ -49,7 +49,7 @@ def test_the_optimizer_that_was_saved_fits_and_others_do_not(tmp_path):
     MANIFEST.check_settings([{"params": ["w"], "lr": 0.5}], tmp_path)
     for settings, said in (
         ([{"params": ["v"], "lr": 0.5}], "the same ones, in the same order"),
-        ([{"params": ["w"]}], "has what is not here: 1 settings: lr"),
+        ([{"params": ["w"]}], "has 1 unexpected settings: lr"),
         ([{"params": ["w"], "lr": 0.5, "eps": 1}], "does not have 1 settings: eps"),
     ):
         with pytest.raises(CannotRunError, match=said):

@@ -21,7 +21,8 @@ from shardproof.parallel.collectives import (
     sum_partials_take_shard,
     take_shard,
 )
-from shardproof.parallel.styles import REPLICATE, Change
+from shardproof.parallel.linear import REPLICATE
+from shardproof.parallel.styles import Change
 from shardproof.parallel.traffic import Traffic
 
 if TYPE_CHECKING:

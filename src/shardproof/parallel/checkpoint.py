@@ -2,7 +2,7 @@
 
 A checkpoint is a folder of `torch.distributed.checkpoint`, to which every rank writes the pieces that it counts, and a
 manifest in JSON. It is written under a temporary name and renamed at the end, so a save that is killed leaves the
-earlier checkpoints as they were, and none of its own.
+earlier checkpoints as they were, and no new one.
 
 PyTorch's part of it (`.metadata`) is a pickle, which can run any code when it is loaded: load only your own
 checkpoints. To give a model to others, use `export.save_model`.
@@ -55,7 +55,7 @@ _NAME = re.compile(r"step-(\d+)")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Checkpoint:
-    """What `load_checkpoint` returns beside the tensors that it loads: the arguments of `save_checkpoint`.
+    """What `load_checkpoint` returns: the values that were given to `save_checkpoint`.
 
     Attributes:
         step: the number of steps taken.

@@ -44,11 +44,11 @@ def save_model(path: str | Path, model: nn.Module, *, axis: Axis | None = None) 
     path = Path(path)
     coordinator = Coordinator(task="saving", device=next(model.parameters()).device)
     with coordinator.fail_together():
-        held = tensors_of_model(model, axis)
-    names = _names_of(model, held)
+        local_tensors = tensors_of_model(model, axis)
+    names = _names_of(model, local_tensors)
     tensors: dict[str, Tensor] = {}
-    for name, one in held.items():
-        full = full_tensor(one, axis)
+    for name, local_tensor in local_tensors.items():
+        full = full_tensor(local_tensor, axis)
         if coordinator.is_first:
             tensors |= {alias: full.cpu().clone() for alias in names[name]}
     unfinished = path.with_name(f".{path.name}.part")
@@ -76,36 +76,36 @@ def load_model(path: str | Path, model: nn.Module, *, axis: Axis | None = None) 
     path = Path(path)
     coordinator = Coordinator(task="loading", device=next(model.parameters()).device)
     with coordinator.fail_together():
-        held = tensors_of_model(model, axis)
-        fresh = _read(path, held, _names_of(model, held))
-    for name, one in held.items():
-        one.local.copy_(fresh[name])
+        local_tensors = tensors_of_model(model, axis)
+        fresh = _read(path, local_tensors, _names_of(model, local_tensors))
+    for name, local_tensor in local_tensors.items():
+        local_tensor.local.copy_(fresh[name])
 
 
-def full_tensor(held: LocalTensor, axis: Axis | None) -> Tensor:
+def full_tensor(local_tensor: LocalTensor, axis: Axis | None) -> Tensor:
     """The full tensor on every rank: an all-gather along the axis, without padding."""
-    sharding = held.sharding
+    sharding = local_tensor.sharding
     if sharding.dim is None:
-        return held.local
+        return local_tensor.local
     if axis is None or axis.size == 1:
-        return assemble([held.local], sharding)
+        return assemble([local_tensor.local], sharding)
     longest = max(sharding.lengths)
-    padded = pad(held.local, dim=sharding.dim, length=longest)
+    padded = pad(local_tensor.local, dim=sharding.dim, length=longest)
     gathered = all_gather(padded, axis, dim=sharding.dim).split(longest, sharding.dim)
     parts = [part.narrow(sharding.dim, 0, n) for part, n in zip(gathered, sharding.lengths, strict=True)]
     return assemble(parts, sharding)
 
 
-def _names_of(model: nn.Module, held: dict[str, LocalTensor]) -> dict[str, list[str]]:
+def _names_of(model: nn.Module, local_tensors: dict[str, LocalTensor]) -> dict[str, list[str]]:
     """All names of each tensor in the state dict; a tied one has several."""
     aliases: dict[int, list[str]] = {}
     own = {name: id(tensor) for name, tensor in model.state_dict(keep_vars=True).items()}
     for name, identity in own.items():
         aliases.setdefault(identity, []).append(name)
-    return {name: aliases[own[name]] for name in held}
+    return {name: aliases[own[name]] for name in local_tensors}
 
 
-def _read(path: Path, held: dict[str, LocalTensor], names: dict[str, list[str]]) -> dict[str, Tensor]:
+def _read(path: Path, local_tensors: dict[str, LocalTensor], names: dict[str, list[str]]) -> dict[str, Tensor]:
     """This rank's shard of every tensor in the file."""
     shown = printable(path)
     fresh = {}
@@ -116,17 +116,17 @@ def _read(path: Path, held: dict[str, LocalTensor], names: dict[str, list[str]])
             raise CannotRunError(
                 f"{shown} has {len(strange)} tensors that the model does not have: {printable(strange[0])}"
             )
-        for name, one in held.items():
+        for name, local_tensor in local_tensors.items():
             found = [alias for alias in names[name] if alias in there]
             if not found:
                 raise CannotRunError(f"{shown} has no tensor {name}, which the model has")
             values = [file.read(alias) for alias in found]
-            full, wanted = values[0], (one.sharding.shape, one.local.dtype)
+            full, wanted = values[0], (local_tensor.sharding.shape, local_tensor.local.dtype)
             if (tuple(full.shape), full.dtype) != wanted:
                 raise CannotRunError(
                     f"{shown}: {name} is {full.dtype} {list(full.shape)}; the model's is {wanted[1]} {list(wanted[0])}"
                 )
             if not all(torch.equal(full, other) for other in values[1:]):
                 raise CannotRunError(f"{shown}: {' and '.join(found)} differ, and are one tensor in the model")
-            fresh[name] = take(full, one.sharding)
+            fresh[name] = take(full, local_tensor.sharding)
     return fresh

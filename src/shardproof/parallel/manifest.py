@@ -135,10 +135,11 @@ class Manifest:
 
 
 def _check_names(unexpected: set[str], missing: set[str], path: Path, what: str) -> None:
-    for names, verb in ((missing, "does not have"), (unexpected, "has what is not here:")):
+    for names, text in ((missing, "does not have {} {}"), (unexpected, "has {} unexpected {}")):
         if names:
             some = ", ".join(printable(name) for name in sorted(names)[:3])
-            raise CannotRunError(f"{printable(path)} {verb} {len(names)} {what}: {some}{', ...' * (len(names) > 3)}")
+            more = ", ..." if len(names) > 3 else ""
+            raise CannotRunError(f"{printable(path)} {text.format(len(names), what)}: {some}{more}")
 
 
 def _dtype_of(name: object) -> torch.dtype:

@@ -280,7 +280,7 @@ def counted_parts(local: Tensor, sharding: Sharding) -> tuple[Tensor, ...]:
     over these views and all ranks is the square of the norm.
 
     Raises:
-        CannotRunError: the tensor has not the shape that the sharding says.
+        CannotRunError: the tensor has another shape than the sharding says.
     """
     if tuple(local.shape) != sharding.local_shape:
         raise CannotRunError(f"a tensor of shape {list(local.shape)}; its sharding says {list(sharding.local_shape)}")
@@ -296,7 +296,7 @@ def set_sharding(parameter: Tensor, sharding: Sharding) -> None:
     `copy.deepcopy` of a parameter loses it.
 
     Raises:
-        CannotRunError: the parameter has not the shape that the sharding says.
+        CannotRunError: the parameter has another shape than the sharding says.
     """
     if tuple(parameter.shape) != sharding.local_shape:
         raise CannotRunError(

@@ -11,14 +11,13 @@ from typing import TYPE_CHECKING, Protocol, runtime_checkable
 from zlib import crc32
 
 from torch import nn
-from torch.distributed.tensor import Replicate, Shard
 
 from shardproof.errors import CannotRunError
 from shardproof.parallel.conv1d import ColumnConv1D, RowConv1D
 from shardproof.parallel.dropout import PositionalDropout
 from shardproof.parallel.embedding import split_vocabulary
 from shardproof.parallel.heads import check_heads
-from shardproof.parallel.linear import ColumnLinear, RowLinear
+from shardproof.parallel.linear import FEATURES, REPLICATE, ColumnLinear, RowLinear
 from shardproof.parallel.norms import GRADIENT_SUM, sum_gradients_of_parameters
 from shardproof.parallel.sharding import Section, Sharding, cut_parameter, split_sections
 
@@ -26,11 +25,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from torch import Tensor
+    from torch.distributed.tensor import Replicate, Shard
 
     from shardproof.parallel.axis import Axis
     from shardproof.parallel.traffic import Traffic
-
-REPLICATE, FEATURES = Replicate(), Shard(-1)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

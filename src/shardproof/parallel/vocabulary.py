@@ -9,8 +9,9 @@ from torch import nn
 
 from shardproof.errors import CannotRunError
 from shardproof.parallel.embedding import FeatureParallelEmbedding, VocabularyParallelEmbedding, split_vocabulary
+from shardproof.parallel.linear import REPLICATE
 from shardproof.parallel.loss import VocabularyParallelCrossEntropy
-from shardproof.parallel.styles import REPLICATE, Change, is_plain
+from shardproof.parallel.styles import Change, is_plain
 
 if TYPE_CHECKING:
     from torch import Tensor
