@@ -1,4 +1,4 @@
-"""Plans of all three dialects are proved on one decoder; wrong entries are caught, and bad plans refused whole."""
+"""Plans in all three formats are proved on one decoder; wrong entries are caught, and a bad plan changes nothing."""
 
 from collections import Counter
 from fractions import Fraction
