@@ -170,7 +170,7 @@ def test_a_power_of_the_chance_is_reached_by_its_exponent(prime, count):
     assert found in (count, count + 1)
 
 
-@pytest.mark.parametrize("count", [1, 2, 3])
+@pytest.mark.parametrize("count", [1, 2])
 def test_one_trial_more_is_needed_where_the_logarithms_round_to_one_too_few(count):
     wanted = math.nextafter((1 / PRIME) ** count, 0)
     assert math.ceil(math.log(wanted) / math.log(1 / PRIME)) == count
