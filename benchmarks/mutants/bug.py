@@ -22,6 +22,7 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass, field, fields, replace
 from importlib import import_module
+from itertools import takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -65,7 +66,8 @@ class Bug:
         sizes: of the model.
         training: None for `parallelize`, or which of the trainings in `training.py` carries it.
         plant: instead of a line, the configuration with the bug (True) or without (False).
-        shown_by: a configuration in whose ordinary run the bug shows, where it does not in its own: other inputs, say.
+        shown_by: a configuration in whose ordinary run the bug shows, where it does not in its own (other inputs,
+            say); or in words, what is wrong although no number is.
         shown_in: the dtype of that ordinary run.
         shown_beside_right: it shows beside the ranks of the right configuration, not beside one device: both draw.
 
@@ -86,7 +88,7 @@ class Bug:
     sizes: Sizes = field(default_factory=Sizes)
     training: Literal["tensor parallel", "data parallel", "matrix optimizer"] | None = None
     plant: Callable[[bool], Configuration] | None = None
-    shown_by: Callable[[], Configuration] | None = None
+    shown_by: Callable[[], Configuration | str] | None = None
     shown_in: torch.dtype = torch.float64
     shown_beside_right: bool = False
 
@@ -125,13 +127,19 @@ class Bug:
         return sharded(f"{self.id} {self.name}", make_step(self.sizes), parallelize, self.devices, dropout=dropout)
 
 
+def _in_order(name: str) -> tuple[int, str]:
+    """m9_... before m10_..., m26a_... before m26b_..."""
+    digits = "".join(takewhile(str.isdigit, name[1:]))
+    return int(digits), name
+
+
 def load_bugs() -> list[Bug]:
     """Every `BUG` of the files in bugs/, in the order of the files' names.
 
     Raises:
         ValueError: two have the same id.
     """
-    names = sorted(path.stem for path in BUGS.glob("m*.py"))
+    names = sorted((path.stem for path in BUGS.glob("m*.py")), key=_in_order)
     bugs = [import_module(f"benchmarks.mutants.bugs.{name}").BUG for name in names]
     if twice := sorted(one for one, count in Counter(bug.id for bug in bugs).items() if count > 1):
         raise ValueError(f"bugs need ids of their own; these come twice: {', '.join(twice)}")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
 
@@ -50,7 +50,8 @@ class Row:
 
 
 def run_bug(bug: Bug, *, baselines: bool = True) -> Row:
-    """Prove the mutant, one trial; show it to the baselines; and run it without the prover."""
+    """Prove the mutant, one trial; show it to the baselines; and run it without either."""
+    shown = show_bug(bug)  # before the prover's ranks, which are threads of this process, leave anything behind
     started = time.perf_counter()
     proof, refused = None, ""
     try:
@@ -66,7 +67,7 @@ def run_bug(bug: Bug, *, baselines: bool = True) -> Row:
         roots=[f"{f.key.phase} {f.key.name}" for f in proof.roots] if proof else [],
         causes=[fields for f in proof.roots if (fields := cause_fields(f.cause, proof.mesh))] if proof else [],
         refused=refused,
-        shown=show_bug(bug),
+        shown=shown,
         seconds=seconds,
         # Masks are drawn anew on every run: two right ones differ as much.
         baselines=see_bug(bug) if baselines and not bug.sizes.dropout else {},
@@ -90,7 +91,9 @@ def cause_right(bug: Bug, row: Row) -> bool | None:
 def show_bug(bug: Bug) -> str:
     """What of it differs in ordinary arithmetic on real processes; "" if nothing does."""
     configuration = bug.shown_by() if bug.shown_by else bug.configuration()
-    beside = bug.configuration(planted=False) if bug.shown_beside_right else None
+    if isinstance(configuration, str):
+        return configuration
+    beside = replace(bug.configuration(planted=False), dropout=True) if bug.shown_beside_right else None
     try:
         return "; ".join(find_differences(configuration, dtype=bug.shown_in, beside=beside)[:2])
     except Exception as error:  # noqa: BLE001 - a bug may well stop real ranks

@@ -115,8 +115,9 @@ def _differ(
 
 def _allclose(tolerance: float) -> Callable[[Tensor, Tensor], bool]:
     def close(actual: Tensor, expected: Tensor) -> bool:
+        actual, expected = actual.double(), expected.double()  # counters and flags too
         scale = float(expected.abs().max()) if expected.numel() else 0.0
-        return torch.allclose(actual.double(), expected.double(), rtol=tolerance, atol=tolerance * max(scale, 1e-3))
+        return torch.allclose(actual, expected, rtol=tolerance, atol=tolerance * max(scale, 1e-3))
 
     return close
 

@@ -49,10 +49,39 @@ def adamw(parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
     return torch.optim.AdamW(parameters, lr=0.01)
 
 
+def adam(parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
+    return torch.optim.Adam(parameters, lr=0.01)
+
+
+def adam_fused(parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
+    return torch.optim.Adam(parameters, lr=0.01, fused=True)
+
+
+def adamw_fused(parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
+    return torch.optim.AdamW(parameters, lr=0.01, fused=True)
+
+
+def sgd_fused(parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
+    return torch.optim.SGD(parameters, lr=0.1, momentum=0.9, fused=True)
+
+
+def adamw_foreach(parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
+    return torch.optim.AdamW(parameters, lr=0.01, foreach=True)
+
+
 OPTIMIZERS: dict[str, Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]] = {
     "SGD": sgd,
     "momentum": momentum,
     "AdamW": adamw,
+}
+
+# Beside the three plain ones: Adam, and each of the ways in which PyTorch takes a step.
+MORE_OPTIMIZERS = OPTIMIZERS | {
+    "Adam": adam,
+    "AdamW foreach": adamw_foreach,
+    "Adam fused": adam_fused,
+    "AdamW fused": adamw_fused,
+    "momentum fused": sgd_fused,
 }
 
 

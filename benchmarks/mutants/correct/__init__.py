@@ -6,17 +6,33 @@ from collections import Counter
 from typing import TYPE_CHECKING
 
 from benchmarks.mutants.correct import (
+    asynchronous,
     attention,
     blocks,
+    buffers,
     by_hand,
+    casts,
+    clipping,
+    constants,
     data_parallel,
+    ddp,
+    decoders,
     dropout,
     dtypes,
+    frozen,
+    initial_values,
     layers,
     losses,
+    masks,
     meshes,
+    mixtures,
+    odd_state,
     optimizers,
+    orders,
+    other_models,
     padding,
+    parallel_state,
+    recomputation,
     right_twins,
     trainings,
     transformers_plans,
@@ -27,7 +43,9 @@ if TYPE_CHECKING:
 
 KINDS = (
     *(by_hand, padding, trainings, data_parallel, layers, losses, attention, blocks, optimizers, dtypes),
-    *(dropout, meshes, transformers_plans, right_twins),
+    *(dropout, meshes, transformers_plans, decoders, frozen, clipping, mixtures, ddp, recomputation, orders),
+    *(masks, buffers, constants, parallel_state, asynchronous, initial_values, casts, odd_state, other_models),
+    *(right_twins,),
 )
 
 

@@ -1,0 +1,1 @@
+"""Models on one device, and ways of sharding them, that many configurations and bugs share."""
