@@ -57,7 +57,7 @@ class Bug:
         seen_in: where it was seen for real.
         root: what the report must name as the first wrong tensor: phase and name, as a pattern; "" for a mutant that
             is no bug.
-        cause: the kind of the cause that must be named; None where no known relation explains the difference.
+        cause: the kind of the cause that must be named, or a word of it; None where no relation explains it.
         factor: of a cause that is a scaling.
         line: the field of `Lines` (or of `TrainingLines`, in the user's own training step) that it changes.
         change: what stands in that line instead.
@@ -79,7 +79,7 @@ class Bug:
     phase: str
     seen_in: str
     root: str
-    cause: CauseKind | None = None
+    cause: CauseKind | str | None = None
     factor: Fraction | None = None
     line: str = ""
     change: Callable[..., Any] | None = None

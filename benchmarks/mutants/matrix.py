@@ -85,7 +85,7 @@ def cause_right(bug: Bug, row: Row) -> bool | None:
     if bug.cause is None:
         return None
     factor = None if bug.factor is None else str(bug.factor)
-    return any((cause["kind"], cause.get("factor")) == (bug.cause, factor) for cause in row.causes)
+    return any(str(bug.cause) in str(cause["kind"]) and cause.get("factor") == factor for cause in row.causes)
 
 
 def show_bug(bug: Bug) -> str:

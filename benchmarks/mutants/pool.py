@@ -36,8 +36,11 @@ class _Worker:
 
     def end(self) -> None:
         """End it with the ranks that it has forked: they are a session of their own."""
-        with suppress(ProcessLookupError):
-            os.killpg(self.process.pid or 0, signal.SIGKILL)
+        pid = self.process.pid
+        assert pid
+        with suppress(ProcessLookupError):  # it may have begun no session yet, and then has no ranks
+            os.killpg(pid, signal.SIGKILL)
+        self.process.kill()
         self.process.join()
         self.connection.close()
 
@@ -65,7 +68,7 @@ def run_jobs(jobs: Sequence[Job], *, processes: int, timeout: float) -> Iterator
                 if worker.connection in ready:
                     result = _receive(worker.connection)
                 elif time.monotonic() - worker.started > timeout:
-                    result = {"failed": f"no end after {timeout:.0f} s", "seconds": timeout}
+                    result = {"failed": f"no end after {timeout:g} s", "seconds": timeout}
                 if result is None:
                     continue
                 if "failed" in result:

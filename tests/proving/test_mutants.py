@@ -9,11 +9,13 @@ from benchmarks.mutants.baselines import NAMES
 from benchmarks.mutants.block import Sizes
 from benchmarks.mutants.bug import Bug, load_bugs
 from benchmarks.mutants.configuration import sharded
-from benchmarks.mutants.correct import configurations
+from benchmarks.mutants.correct import by_kind, configurations
+from benchmarks.mutants.correct.decoders import Line, expand
 from benchmarks.mutants.jobs import Job
 from benchmarks.mutants.lines import Lines, unchanged
 from benchmarks.mutants.matrix import cause_right, format_row, root_right, run_bug
 from benchmarks.mutants.ordinary import find_differences
+from benchmarks.mutants.pool import run_jobs
 from benchmarks.mutants.processes import RankFailedError, run_in_processes
 from benchmarks.mutants.progress import Progress
 from benchmarks.mutants.sample import spread
@@ -77,6 +79,11 @@ SOME = [
     "split sequences, RMSNorm, tied, 2 ranks",
     "Adam, amsgrad, DTensor, 4 ranks",
     "dtypes: a normed model of bfloat16, 2 ranks",
+    "an encoder and a decoder, AdamW, tp 2",
+    "strided sequences, Adam, 2 ranks",
+    "an all-reduce, functional, AdamW, 2 ranks",
+    "experts on their ranks, 16 tokens, AdamW, dp 2",
+    "decoder by FSDP2, dp 2, SGD, float16, clipped to 1.0",
 ]
 
 
@@ -171,6 +178,36 @@ def test_the_fast_sample_has_some_of_each_kind_and_is_fixed():
     every = {"many": [str(i) for i in range(240)], "few": ["a", "b"]}
     assert spread(every) == spread(every)
     assert {kind: len(names) for kind, names in spread(every).items()} == {"many": 20, "few": 2}
+
+
+def test_a_bug_with_a_step_of_its_own_has_a_right_twin_among_the_correct_ones():
+    planted = [bug for bug in BUGS.values() if bug.plant is not None]
+    assert len(planted) >= 40
+    assert {f"without {bug.id}" for bug in planted} == {name.partition(":")[0] for name in by_kind()["right_twins"]}
+
+
+def test_a_bug_is_a_line_or_a_step_of_its_own():
+    with pytest.raises(ValueError, match="one of them"):
+        replace(NO_BUG, plant=lambda _planted: None)
+
+
+def test_bugs_come_in_the_order_of_their_numbers():
+    numbers = [int("".join(filter(str.isdigit, bug.id))) for bug in load_bugs()]
+    assert numbers == sorted(numbers)
+
+
+def test_a_line_of_decoders_is_a_product_and_its_settings_are_taken_in_turn():
+    line = Line(plans=("FSDP2", "HSDP"), meshes=("dp 2",), sizes=({}, {"layers": 2}))
+    assert len(list(expand(line))) == 4
+    each = replace(line, in_turn=False, optimizers=("AdamW", "SGD"), clips=(None, 1.0))
+    assert len(list(expand(each))) == 16
+
+
+def test_a_job_that_takes_too_long_is_given_up_and_the_others_are_done():
+    jobs = [Job("bug", "M41"), Job("bug", "M01")]
+    results = dict(run_jobs(jobs, processes=1, timeout=0.5))
+    assert list(results) == jobs
+    assert all(result["failed"] == "no end after 0.5 s" for result in results.values())
 
 
 def test_each_bug_changes_one_known_line():

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from fractions import Fraction
+
 from benchmarks.mutants.bug import Bug
 from benchmarks.mutants.configuration import Configuration, on_mesh
 from benchmarks.mutants.models.expert_parallel import expert_parallel, routed_step
+from shardproof.proving.cause import CauseKind
 
 
 def plant(planted: bool) -> Configuration:
@@ -18,6 +21,7 @@ BUG = Bug(
     phase="B",
     seen_in="pytorch#160285",
     root="gradient moe.weights",
-    cause="2 times too large",
+    cause=CauseKind.SCALED,
+    factor=Fraction(2),
     plant=plant,
 )

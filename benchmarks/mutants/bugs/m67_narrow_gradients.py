@@ -30,6 +30,6 @@ BUG = Bug(
     phase="N",
     seen_in="pytorch#186998",
     root="*",
-    cause="bfloat16",
+    cause="lower dtype",
     plant=plant,
 )

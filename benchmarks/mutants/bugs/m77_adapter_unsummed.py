@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from benchmarks.mutants.bug import Bug
 from benchmarks.mutants.configuration import Configuration, sharded
 from benchmarks.mutants.models.lora import lora_step, split_adapters
+from shardproof.proving.cause import CauseKind
 
 if TYPE_CHECKING:
     from torch import nn
@@ -31,6 +32,6 @@ BUG = Bug(
     phase="B,R",
     seen_in="mcore-bridge#173",
     root="gradient down.B.weight",
-    cause="partial values whose sum is right",
+    cause=CauseKind.MISSING_ALL_REDUCE,
     plant=plant,
 )
