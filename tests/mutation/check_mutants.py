@@ -32,6 +32,8 @@ def test_a_change_that_is_no_other_program_is_not_made():
         changes("from __future__ import annotations\ndef f(a: int | None) -> int | str:\n    b: int | str\n") == set()
     )
     assert changes("if TYPE_CHECKING:\n    import a\n") == set()
+    assert changes("@dataclass(frozen=True, slots=True)\nclass A:\n    pass\n") == set()
+    assert changes("@dataclass(order=True)\nclass A:\n    pass\n") != set()
     assert changes('"""A docstring, 1 + 2."""\n') == set()
 
 

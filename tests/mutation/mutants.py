@@ -47,11 +47,16 @@ def _is_another_program(source, mutated):
 
 
 def _read_program(source):
-    """What is run: without annotations, which nothing evaluates here, and without imports for types only."""
-    return ast.dump(_Unannotated().visit(ast.parse(source)))
+    """What is run: without annotations, which nothing evaluates here, without imports for types only, and without the
+    restrictions of dataclasses, which change no program that keeps to them.
+    """
+    return ast.dump(_Bare().visit(ast.parse(source)))
 
 
-class _Unannotated(ast.NodeTransformer):
+class _Bare(ast.NodeTransformer):
+    def visit_keyword(self, node):
+        return None if node.arg in ("frozen", "slots", "kw_only") else self.generic_visit(node)
+
     def visit_arg(self, node):
         node.annotation = None
         return node

@@ -39,7 +39,7 @@ def main() -> None:
     try:
         sys.exit(app(standalone_mode=False))
     except (CannotRunError, _UsageError) as error:
-        said = error.format_message() if isinstance(error, _UsageError) else str(error)
-        if said:
-            print(f"shardproof: error: {' '.join(said.split())}", file=sys.stderr)
+        message = error.format_message() if isinstance(error, _UsageError) else str(error)
+        if message:
+            print(f"shardproof: error: {' '.join(message.split())}", file=sys.stderr)
         sys.exit(Exit.COULD_NOT_RUN)

@@ -18,12 +18,14 @@ SCHEMA_VERSION = 1
 
 
 def check_command(
-    certificate: Annotated[Path, typer.Argument(metavar="CERTIFICATE", help="Of `shardproof prove --format json`.")],
+    certificate: Annotated[
+        Path, typer.Argument(metavar="CERTIFICATE", help="A file that `shardproof prove --format json` wrote.")
+    ],
     *,
     spawn: Annotated[bool, typer.Option("--spawn", help="A process for each rank, on this machine.")] = False,
     timeout: Annotated[float, typer.Option(help="Seconds without progress after which ranks are given up.")] = 60.0,
-    form: Annotated[Format, typer.Option("--format", help="How the answer is written.")] = Format.text,
-    output: Annotated[Path | None, typer.Option(help="A file for it instead of standard output.")] = None,
+    output_format: Annotated[Format, typer.Option("--format", help="How the answer is written.")] = Format.text,
+    output: Annotated[Path | None, typer.Option(help="Write to this file instead of standard output.")] = None,
 ) -> int:
     """Prove again what a certificate claims.
 
@@ -39,14 +41,14 @@ def check_command(
     if output is not None:
         check_writable(output)
     read = read_certificate(certificate)
-    notes = _changes(read)
+    notes = _list_changes(read)
     load = read.specification.load
-    subject = load()
+    target = load()
     with progress_shown() as tell:
         proof = prove(
-            subject.step,
-            parallelize=subject.parallelize,
-            candidate=subject.candidate,
+            target.step,
+            parallelize=target.parallelize,
+            candidate=target.candidate,
             mesh=read.mesh,
             data_axes=read.data_axes,
             trials=len(read.primes),
@@ -58,7 +60,7 @@ def check_command(
             tell=tell,
         )
     differences = compare_with(read, proof)
-    if form is Format.json:
+    if output_format is Format.json:
         content = {
             "schema_version": SCHEMA_VERSION,
             "holds": not differences,
@@ -77,7 +79,7 @@ def check_command(
     return Exit.of(proof.ok and not differences)
 
 
-def _changes(read: Certificate) -> list[str]:
+def _list_changes(read: Certificate) -> list[str]:
     """List the files and versions that have changed since the proof, which may explain a difference."""
     from shardproof.report.json import installed_versions
 

@@ -16,7 +16,9 @@ def prove_command(
     step: Annotated[str, typer.Argument(metavar="STEP", help="FILE.py:NAME of a Step, or hf:TYPE, or hf:CONFIG.json.")],
     *,
     parallelize: Annotated[str | None, typer.Option(help="FILE.py:NAME of parallelize(model, mesh) -> model.")] = None,
-    candidate: Annotated[str | None, typer.Option(help="FILE.py:NAME of candidate(run), your own training.")] = None,
+    candidate: Annotated[
+        str | None, typer.Option(help="FILE.py:NAME of candidate(run), your own training step.")
+    ] = None,
     devices: Annotated[int | None, typer.Option(help="Number of ranks, on one axis tp; 2 if not given.")] = None,
     mesh: Annotated[str | None, typer.Option(help="Instead, the mesh's axes in order: dp=2,tp=2.")] = None,
     data_axes: Annotated[
@@ -26,7 +28,7 @@ def prove_command(
     spawn: Annotated[bool, typer.Option("--spawn", help="A process for each rank, on this machine.")] = False,
     timeout: Annotated[float, typer.Option(help="Seconds without progress after which ranks are given up.")] = 60.0,
     trials: Annotated[int, typer.Option(help="Number of random points.")] = 3,
-    steps: Annotated[int | None, typer.Option(help="Training steps; the Step's own unless given.")] = None,
+    steps: Annotated[int | None, typer.Option(help="Number of training steps; by default that of the Step.")] = None,
     max_false_accept: Annotated[
         float | None, typer.Option(help="More trials, until every derived bound is at most this.")
     ] = None,
@@ -36,12 +38,16 @@ def prove_command(
     numeric: Annotated[
         bool, typer.Option("--numeric", help="Only compare numbers, against the reference's rounding; proves nothing.")
     ] = False,
-    seed: Annotated[int, typer.Option(help="Of primes, oracles and probes.")] = 0,
-    settings: Annotated[list[str] | None, typer.Option("--set", help="KEY=VALUE of the hf: configuration.")] = None,
-    plan_set: Annotated[list[str] | None, typer.Option(help="PATTERN=STYLE put into the hf: plan.")] = None,
-    plan_drop: Annotated[list[str] | None, typer.Option(help="PATTERN taken out of the hf: plan.")] = None,
-    form: Annotated[Format, typer.Option("--format", help="As text, or as a certificate in JSON.")] = Format.text,
-    output: Annotated[Path | None, typer.Option(help="A file for it instead of standard output.")] = None,
+    seed: Annotated[int, typer.Option(help="Seed of primes, oracles and random inputs.")] = 0,
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", help="KEY=VALUE: change the hf: configuration.")
+    ] = None,
+    plan_set: Annotated[list[str] | None, typer.Option(help="PATTERN=STYLE: put an entry into the hf: plan.")] = None,
+    plan_drop: Annotated[list[str] | None, typer.Option(help="PATTERN: take entries out of the hf: plan.")] = None,
+    output_format: Annotated[
+        Format, typer.Option("--format", help="As text, or as a certificate in JSON.")
+    ] = Format.text,
+    output: Annotated[Path | None, typer.Option(help="Write to this file instead of standard output.")] = None,
 ) -> int:
     """Prove a sharded training step in exact arithmetic; exit 0 proved, 1 not, 2 could not run."""
     from shardproof.cli.progress import progress_shown
@@ -56,20 +62,20 @@ def prove_command(
         step=step,
         parallelize=parallelize,
         candidate=candidate,
-        settings={key: _value(value) for key, value in map(_split, settings or [])},
-        plan_set=dict(map(_split, plan_set or [])),
+        settings={key: _read_value(value) for key, value in map(_split_at_equals, settings or [])},
+        plan_set=dict(map(_split_at_equals, plan_set or [])),
         plan_drop=tuple(plan_drop or []),
         steps=steps,
         seed=seed,
     )
-    subject = specification.load()
+    target = specification.load()
     with progress_shown() as tell:
         proof = prove(
-            subject.step,
-            parallelize=subject.parallelize,
-            candidate=subject.candidate,
+            target.step,
+            parallelize=target.parallelize,
+            candidate=target.candidate,
             devices=2 if devices is None and mesh is None else devices,
-            mesh=None if mesh is None else _mesh(mesh),
+            mesh=None if mesh is None else _read_mesh(mesh),
             data_axes=None if data_axes is None else [name for name in data_axes.split(",") if name],
             trials=trials,
             max_false_accept=max_false_accept,
@@ -81,28 +87,29 @@ def prove_command(
             numeric=numeric,
             tell=tell,
         )
-    text = render_json(proof, specification) if form is Format.json else render_text(proof)
+    text = render_json(proof, specification) if output_format is Format.json else render_text(proof)
     write_result(text, output)
     return Exit.of(proof.ok)
 
 
-def _split(entry: str) -> tuple[str, str]:
+def _split_at_equals(entry: str) -> tuple[str, str]:
     key, equals, value = entry.partition("=")
     if not (key and equals and value):
         raise CannotRunError(f"{entry!r}: give KEY=VALUE")
     return key, value
 
 
-def _mesh(text: str) -> dict[str, int]:
+def _read_mesh(text: str) -> dict[str, int]:
     sizes: dict[str, int] = {}
-    for name, size in map(_split, text.split(",")):
+    for name, size in map(_split_at_equals, text.split(",")):
         if name in sizes or not size.isdecimal():
             raise CannotRunError(f"--mesh {text}: give each axis once, with its size: dp=2,tp=2")
         sizes[name] = int(size)
     return sizes
 
 
-def _value(text: str) -> Any:
+def _read_value(text: str) -> Any:
+    """Read a JSON value; text that is no JSON is a string."""
     try:
         return json.loads(text)
     except ValueError:

@@ -23,24 +23,28 @@ if TYPE_CHECKING:
 
 def walkthrough_command(
     *,
-    widths: Annotated[str, typer.Option(help="Features between the layers, input first; two or more.")] = "6,4,2",
-    samples: Annotated[int, typer.Option(help="Samples in the data set.")] = 32,
-    batch_size: Annotated[int | None, typer.Option(help="Samples in a batch (32, or all where fewer).")] = None,
+    widths: Annotated[
+        str, typer.Option(help="Number of features between the layers, input first; two or more.")
+    ] = "6,4,2",
+    samples: Annotated[int, typer.Option(help="Number of samples in the data set.")] = 32,
+    batch_size: Annotated[
+        int | None, typer.Option(help="Number of samples in a batch (32, or all if there are fewer).")
+    ] = None,
     activation: Annotated[str, typer.Option(help="Between the layers: none, relu or gelu.")] = "none",
     loss: Annotated[str, typer.Option(help="mse or cross-entropy.")] = "mse",
     lr: Annotated[float, typer.Option(help="Learning rate.")] = 0.01,
-    steps: Annotated[int | None, typer.Option(help="Updates, one a batch (one epoch).")] = None,
-    seed: Annotated[int, typer.Option(help="Of the data and of the model.")] = 12345,
+    steps: Annotated[int | None, typer.Option(help="Number of updates, one for each batch (one epoch).")] = None,
+    seed: Annotated[int, typer.Option(help="Seed of the data and of the model.")] = 12345,
     dtype: Annotated[str, typer.Option(help="float32, float64, bfloat16 or float16.")] = "float32",
     devices: Annotated[int | None, typer.Option(help="1 to 64 (2; under torchrun, its processes).")] = None,
     split: Annotated[
-        str, typer.Option(help="column, row, column-row in turns, or one a layer: column,row,row.")
+        str, typer.Option(help="column, row, column-row (alternating), or one for each layer: column,row,row.")
     ] = "column",
     spawn: Annotated[
         bool, typer.Option("--spawn", help="Run a gloo process for each device, on this machine.")
     ] = False,
     timeout: Annotated[float, typer.Option(help="Seconds without progress after which processes give up.")] = 60.0,
-    output: Annotated[str, typer.Option("--format", help="text or json.")] = "text",
+    output_format: Annotated[str, typer.Option("--format", help="text or json.")] = "text",
 ) -> None:
     """Take training steps by hand, on one device and split over several, and compare every tensor with PyTorch's.
 
@@ -61,14 +65,14 @@ def walkthrough_command(
             devices=devices if devices is not None else launched or 2,
             split=split,
         )
-        if output not in list(Format):
-            raise CannotRunError(f"--format {output!r}: give text or json")
+        if output_format not in list(Format):
+            raise CannotRunError(f"--format {output_format!r}: give text or json")
         world, kind = _open_world(settings, launched=launched, spawn=spawn, timeout=timeout)
     except CannotRunError:
         if launched is not None:
             _exit_unless_rank_zero()
         raise
-    sys.exit(_walk(settings, world, kind, output))
+    sys.exit(_walk(settings, world, kind, output_format))
 
 
 def _read_settings(
@@ -92,7 +96,7 @@ def _read_settings(
     return settings
 
 
-def _walk(settings: Settings, world: World, kind: WorldKind, output: str) -> int:
+def _walk(settings: Settings, world: World, kind: WorldKind, output_format: str) -> int:
     """Take the steps and write them; return the exit code."""
     from shardproof.byhand.walkthrough import take_steps
     from shardproof.cli.walkthrough_json import write_json
@@ -101,7 +105,7 @@ def _walk(settings: Settings, world: World, kind: WorldKind, output: str) -> int
     reports = take_steps(settings, world)
     if not world.speaks:
         return int(any(True for _ in reports))  # this rank runs its part, and gets no reports
-    write = write_text if output == Format.text else write_json
+    write = write_text if output_format == Format.text else write_json
     return Exit.of(write(settings, kind, _show_progress(reports, settings.steps), sys.stdout))
 
 

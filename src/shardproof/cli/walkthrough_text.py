@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from shardproof.worlds.make import WorldKind
 
 FEW = 4
-"""Up to so many devices are all shown; of more, the first two and the last."""
+"""Up to this number of devices, all are shown; of more, the first two and the last."""
 
 
 @dataclass(slots=True, kw_only=True)
