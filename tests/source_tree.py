@@ -2,6 +2,7 @@
 
 import ast
 import re
+from functools import cache
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
@@ -9,6 +10,7 @@ PACKAGE = ROOT / "src" / "shardproof"
 ARCHITECTURE = ROOT / "docs" / "architecture.md"
 
 
+@cache
 def read_sources():
     """The source of every file of the package, by its path in it: `exact/algebra/bound.py`."""
     return {str(path.relative_to(PACKAGE)): path.read_text() for path in sorted(PACKAGE.rglob("*.py"))}

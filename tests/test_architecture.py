@@ -1,7 +1,14 @@
 """Imports go one way: from a room to those above it in docs/architecture.md, and never in a circle."""
 
+from functools import cache
+
 import pytest
 from tests.source_tree import find_imports, read_quoted, read_sources, read_table
+
+
+@cache
+def read_imports():
+    return find_imports(read_sources())
 
 
 def read_rooms():
@@ -46,12 +53,12 @@ def _reach(start, imports):
 
 
 def test_imports_go_up_the_table_only():
-    found = find_upward(find_imports(read_sources()), read_rooms())
+    found = find_upward(read_imports(), read_rooms())
     assert sorted(found) == [], "the order is that of the table Rooms in docs/architecture.md; a new room needs a line"
 
 
 def test_no_circle_of_imports():
-    assert find_circles(find_imports(read_sources())) == []
+    assert find_circles(read_imports()) == []
 
 
 def test_every_file_has_a_room_and_every_room_a_file():
@@ -69,7 +76,7 @@ def find_modes(path, source, imports):
 
 def test_rules_see_no_modes_tags_or_storages():
     sources = read_sources()
-    imports = find_imports(sources)
+    imports = read_imports()
     rules = [path for path in sources if path.startswith("exact/rules/")]
     assert len(rules) > 20
     assert set().union(*(find_modes(path, sources[path], imports[path]) for path in rules)) == set()
