@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import signal
 import sys
 import time
 
@@ -26,6 +27,7 @@ def main():
             parser.error(f"src/shardproof/{file} is not there")
         if not find_test(file).is_file():
             parser.error(f"{file} has no test of its own; write {find_test(file)}")
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that what runs is ended too
     share = 1.0
     for file in files:
         result = run_file(file, jobs=arguments.jobs, sample=arguments.sample)

@@ -108,6 +108,7 @@ def _start(tests, source, log, modules=None):
 
 def _run_here(tests, source, log, modules):
     os.setsid()
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
     out = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     os.dup2(out, 1)
     os.dup2(out, 2)
