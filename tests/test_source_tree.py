@@ -39,7 +39,6 @@ TESTED_ELSEWHERE = {
 NOT_YET = {
     "proving/judging/alignment.py",
     "proving/judging/conclude.py",
-    "proving/judging/drawn.py",
     "proving/judging/initial.py",
     "proving/judging/layout.py",
     "proving/judging/masks.py",

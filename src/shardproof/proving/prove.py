@@ -3,41 +3,33 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from functools import partial
 from typing import TYPE_CHECKING
 
 from shardproof.errors import CannotRunError
 from shardproof.exact.algebra.field import choose_prime
-from shardproof.proving.axes import Axes, make_axes
+from shardproof.proving.axes import make_axes
 from shardproof.proving.findings import Native, Proof
-from shardproof.proving.judging.alignment import Alignment
-from shardproof.proving.judging.collectives import conclude_divergence, find_divergence
-from shardproof.proving.judging.conclude import conclude
-from shardproof.proving.judging.drawn import find_shards_drawn_alike, judge_drawn
-from shardproof.proving.judging.layout import find_layout
+from shardproof.proving.judging.judge import (
+    find_candidate_layout,
+    judge_drawn,
+    judge_exactly,
+    judge_numerically,
+    judge_without_layout,
+)
 from shardproof.proving.judging.marks import mark_allowed, mark_source_lines
-from shardproof.proving.judging.noise import lay_side_by_side, measure_rounding
-from shardproof.proving.judging.numeric import add_numbers, conclude_numerically
-from shardproof.proving.judging.outcomes import find_blind
-from shardproof.proving.records import Precision
 from shardproof.proving.running.batch import describe_probes, digest_batch
 from shardproof.proving.running.both_sides import Runner
 from shardproof.proving.running.determinism import require_deterministic
 from shardproof.proving.running.request import RunRequest
 from shardproof.proving.running.target import ProofTarget
-from shardproof.proving.trials import find_candidate_layout, take_trials
+from shardproof.proving.trials import take_trials
 from shardproof.worlds.randomness import randomness_kept
 from shardproof.worlds.world import DEFAULT_TIMEOUT
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from shardproof.proving.cause import Part
-    from shardproof.proving.findings import Finding, Rounding
-    from shardproof.proving.judging.layout import Layout
-    from shardproof.proving.judging.noise import OwnRuns
-    from shardproof.proving.judging.outcomes import Outcome
-    from shardproof.proving.records import BothSides, Key
+    from shardproof.proving.records import BothSides
     from shardproof.proving.running.candidate import Candidate
     from shardproof.proving.running.models import Parallelize
     from shardproof.proving.running.target import Reload
@@ -76,7 +68,7 @@ def prove(
         data_axes: of the mesh, by default those with `dp` or `data` in their name.
         trials: how many times, each with another prime, other inputs and other oracles.
         max_false_accept: take more trials until every derived bound is at most this, like 1e-12.
-        allow: patterns of findings to let be, for '<verdict> <phase> <name>': 'VACUOUS gradient *.bias'.
+        allow: patterns of findings to accept, for '<verdict> <phase> <name>': 'VACUOUS gradient *.bias'.
         seed: of all of them.
         spawn: run each rank in a process of its own, instead of simulating them in this one.
         timeout: seconds after which ranks that get nowhere are given up.
@@ -84,7 +76,7 @@ def prove(
             module, or an object of such a class.
         numeric: only compare the numbers in the model's own dtypes with the reference's rounding noise. Nothing is
             proved; for a step that exact arithmetic cannot run.
-        tell: is told in a few words what is being run.
+        tell: is called with a few words on what is run next.
 
     Raises:
         CannotRunError: a side cannot be built or run; the step is not the same twice.
@@ -112,16 +104,18 @@ def prove(
     try:
         layout = find_candidate_layout(first)
     except CannotRunError:
-        findings = find_shards_drawn_alike(first.reference, first.ranks)
+        findings = judge_without_layout(first)
         if not findings:
             raise
     else:
-        if not numeric:
-            request, outcomes = take_trials(runner, request, first, layout, max_false_accept, tell)
-        findings = conclude_numerically(_own_runs_of(first, layout)) if numeric else _judge_all(first, layout, outcomes)
         initial, masks = judge_drawn(first, layout)
-        if numeric:  # right initial values are proved, and yet nothing of the step is
+        if numeric:
+            findings = judge_numerically(first, layout)
+            # Right initial values are PROVED, but a report of numbers must not say that anything is proved.
             initial = tuple(finding for finding in initial if not finding.verdict.ok)
+        else:
+            request, outcomes = take_trials(runner, request, first, layout, max_false_accept, tell)
+            findings = judge_exactly(first, layout, outcomes)
         findings = (*initial, *findings, *masks)
     return Proof(
         findings=mark_source_lines(mark_allowed(findings, allow), first.source_lines),
@@ -137,7 +131,7 @@ def prove(
 
 
 def _say_nothing(_told: str) -> None:
-    """Nobody looks on."""
+    """Progress that nobody asked for."""
 
 
 def _describe_native(both: BothSides) -> Native:
@@ -145,66 +139,3 @@ def _describe_native(both: BothSides) -> Native:
     failed = both.reference.failed
     calls = [] if failed else both.ranks[0].native[both.own_precision].collectives
     return Native(dtype=both.dtype, failed=failed, collectives=len(calls))
-
-
-def _judge_all(first: BothSides, layout: Layout, outcomes: Sequence[Mapping[Key, Outcome]]) -> tuple[Finding, ...]:
-    """The findings of all trials, in their order of a step."""
-    in_float64 = _in_float64(first, layout)
-    findings = conclude(
-        outcomes, _rounding(first, in_float64), partial(_blind, in_float64), own_training=first.own_training
-    )
-    return _beside_numbers(findings, first, layout, outcomes[0])
-
-
-def _own_runs_of(both: BothSides, layout: Layout) -> OwnRuns:
-    if both.reference.failed:
-        raise CannotRunError(f"the step does not run in {both.dtype} on one device: {both.reference.failed}")
-    own = lay_side_by_side(both.reference, both.ranks, layout, both.axes, own_training=both.own_training)
-    assert own is not None
-    return own
-
-
-def _beside_numbers(
-    findings: tuple[Finding, ...], both: BothSides, layout: Layout, outcomes: Mapping[Key, Outcome]
-) -> tuple[Finding, ...]:
-    if both.reference.failed:
-        return findings
-    dtype = both.dtype
-    divergence = find_divergence(
-        [side.trials[0] for side in both.ranks], [side.native[both.own_precision] for side in both.ranks]
-    )
-    return add_numbers(
-        findings,
-        _own_runs_of(both, layout),
-        agreed={key for key, outcome in outcomes.items() if outcome.equal and not outcome.partial},
-        divergence=None if divergence is None else conclude_divergence(divergence, dtype),
-        dtype=dtype,
-    )
-
-
-def _in_float64(both: BothSides, layout: Layout) -> Alignment:
-    """The float64 runs, side by side."""
-    return Alignment(
-        reference=both.reference.native[Precision.FLOAT64],
-        ranks=[side.native[Precision.FLOAT64] for side in both.ranks],
-        layout=layout,
-        axes=both.axes,
-    )
-
-
-def _blind(in_float64: Alignment, key: Key) -> frozenset[Part]:
-    """The parts of a tensor that are zero in the reference's float64 run."""
-    aligned = in_float64.of(key)
-    return frozenset() if aligned is None else find_blind(aligned.held)
-
-
-def _rounding(both: BothSides, in_float64: Alignment) -> Callable[[Key], Rounding | None]:
-    """Measures a tensor's difference in float64 against the reference's noise."""
-    own = {name: {0: values} for name, values in both.reference.parameters.items()}
-    float32 = Alignment(
-        reference=in_float64.reference,
-        ranks=[both.reference.native[Precision.FLOAT32]],
-        axes=Axes(),
-        layout=find_layout(both.reference.parameters, own),
-    )
-    return partial(measure_rounding, candidate=in_float64, float32=float32)

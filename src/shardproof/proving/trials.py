@@ -7,10 +7,8 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from shardproof.errors import CannotRunError
-from shardproof.proving.judging.alignment import Alignment
-from shardproof.proving.judging.bounds import choose_cuts, count_missing_trials, over_segments
-from shardproof.proving.judging.layout import find_layout
-from shardproof.proving.judging.outcomes import compare_exactly
+from shardproof.proving.judging.bounds import choose_cuts, count_missing_trials
+from shardproof.proving.judging.judge import compare_trials
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -22,35 +20,6 @@ if TYPE_CHECKING:
     from shardproof.proving.running.request import RunRequest
 
 
-def find_candidate_layout(both: BothSides) -> Layout:
-    """Where each rank's elements lie in the full state.
-
-    Raises:
-        CannotRunError: the candidate did not start from the full state.
-    """
-    names = list(both.ranks[0].parameters)
-    held = {name: {rank: side.parameters[name] for rank, side in enumerate(both.ranks)} for name in names}
-    return find_layout(both.reference.parameters, held)
-
-
-def judge_trials(both: BothSides, layout: Layout) -> list[dict[Key, Outcome]]:
-    """The outcomes of each exact run."""
-    trials = [
-        Alignment(
-            reference=both.reference.trials[trial],
-            ranks=[side.trials[trial] for side in both.ranks],
-            layout=layout,
-            axes=both.axes,
-            own_training=both.own_training,
-        )
-        for trial in range(len(both.primes))
-    ]
-    return [
-        over_segments(compare_exactly(alignment, prime), both.cuts, fresh=both.fresh)
-        for alignment, prime in zip(trials, both.primes, strict=True)
-    ]
-
-
 def take_trials(
     runner: Runner,
     request: RunRequest,
@@ -60,7 +29,7 @@ def take_trials(
     tell: Callable[[str], None],
 ) -> tuple[RunRequest, list[dict[Key, Outcome]]]:
     """The outcomes of all trials, the first of which has been run; and the request with all of their seeds."""
-    outcomes = judge_trials(first, layout)
+    outcomes = compare_trials(first, layout)
     if len(request.seeds) > 1:
         tell(_more(len(request.seeds) - 1))
         outcomes += _judge_again(runner, replace(request, seeds=request.seeds[1:]), first, outcomes[0], layout)
@@ -81,15 +50,15 @@ def _more(count: int) -> str:
 def _judge_again(
     runner: Runner, request: RunRequest, first: BothSides, outcomes: Mapping[Key, Outcome], layout: Layout
 ) -> list[dict[Key, Outcome]]:
-    """The outcomes of further trials: in segments, if all was well in the first.
+    """The outcomes of further trials: in segments, if the first one was equal everywhere.
 
-    Where two ways of writing a function meet only over a cut, segments part although the whole does not; and what is
-    not a number but a sign (a mask of zeros and ones) cannot be cut. Then the trials are taken without.
+    Two ways of writing a function may differ at a cut although the whole does not, and what is no residue but a sign
+    (a mask of zeros and ones) cannot be cut. Then the trials are taken without cuts.
     """
     if request.fresh and all(outcome.equal for outcome in outcomes.values()):
         cuts = choose_cuts(first.reference.trials[0], outcomes)
         with suppress(CannotRunError):
-            found = judge_trials(runner.run(replace(request, cuts=cuts)), layout)
+            found = compare_trials(runner.run(replace(request, cuts=cuts)), layout)
             if not cuts or all(outcome.equal or outcome.void for trial in found for outcome in trial.values()):
                 return found
-    return judge_trials(runner.run(request), layout)
+    return compare_trials(runner.run(request), layout)

@@ -94,6 +94,15 @@ class Alignment:
             involved=involved,
         )
 
+    def lacks(self, key: Key) -> bool:
+        """Whether a gradient is missing on a rank that holds elements of its parameter."""
+        name = key.name.partition("/")[0]
+        element_index = self.layout.element_index.get(name, {})
+        return any(
+            key in records.missing and (rank not in element_index or bool((element_index[rank] != PADDING).any()))
+            for rank, records in enumerate(self.ranks)
+        )
+
     def covers(self, key: Key) -> bool:
         """Whether the ranks together hold every element of one of the reference's tensors of parameters.
 

@@ -24,13 +24,13 @@ from shardproof.proving.judging.layout import find_layout
 from shardproof.proving.records import OF_PARAMETERS, SAMPLES, Precision
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Mapping
 
     from torch import Tensor
 
     from shardproof.proving.judging.alignment import ActualExpected, Aligned
     from shardproof.proving.judging.layout import Layout
-    from shardproof.proving.records import Key, Records, SideRecord
+    from shardproof.proving.records import BothSides, Key, Records
 
 # A tensor of few elements can be right by luck: its noise is at least this many epsilons of its largest element.
 _FLOOR_EPSILONS = 2.0
@@ -71,24 +71,22 @@ class OwnRuns:
         return _measure(measured, beside, own, self.scale)
 
 
-def lay_side_by_side(
-    reference: SideRecord, ranks: Sequence[SideRecord], layout: Layout, axes: Axes, *, own_training: bool = False
-) -> OwnRuns | None:
-    """The runs in the user's own dtypes, or None where the reference has none.
+def align_own_runs(both: BothSides, layout: Layout) -> OwnRuns:
+    """The runs in the user's own dtypes, which the reference must have.
 
     In float64, where nothing more precise is at hand, the noise is that of float32, scaled.
     """
-    in_float64 = Precision.ROUNDED not in reference.native
-    if not in_float64 and Precision.OWN not in reference.native:
-        return None
-    own = Precision.FLOAT64 if in_float64 else Precision.OWN
+    reference, own = both.reference, both.own_precision
+    in_float64 = own is Precision.FLOAT64
     rounded = reference.native[Precision.FLOAT64 if in_float64 else Precision.ROUNDED]
-    candidate = [side.native[own] for side in ranks]
+    candidate = [side.native[own] for side in both.ranks]
     noisy = [reference.native[one] for one in ((Precision.FLOAT32,) if in_float64 else SAMPLES)]
     whole = {name: dict.fromkeys(range(len(noisy)), values) for name, values in reference.parameters.items()}
 
     def beside(records: Records) -> Alignment:
-        return Alignment(reference=records, ranks=candidate, layout=layout, axes=axes, own_training=own_training)
+        return Alignment(
+            reference=records, ranks=candidate, layout=layout, axes=both.axes, own_training=both.own_training
+        )
 
     return OwnRuns(
         measured=beside(rounded),

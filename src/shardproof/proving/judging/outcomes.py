@@ -82,9 +82,11 @@ def walk(
     unreported = _unreported(alignment)
     found: dict[Key, T] = {}
     for key in dict.fromkeys(key for records in ranks for key in records.missing):
-        if key not in reference.missing:
+        if key not in reference.missing and alignment.lacks(key):
             found[key] = faulty(key, Cause(kind=CauseKind.MISSING_GRADIENT))
     for key in dict.fromkeys(key for records in ranks for key in records.tensors):
+        if key in found:
+            continue  # missing on another rank, whatever this one holds
         aligned = alignment.of(key)
         if aligned is not None:
             found[key] = faulty(key, aligned.fault) if aligned.fault else compared(key, aligned)
@@ -93,7 +95,7 @@ def walk(
             found[key] = faulty(key, Cause(kind=CauseKind.NOT_COMPUTED))
         elif key.phase in unreported:
             continue
-        elif key.phase in OF_PARAMETERS and not alignment.covers(key) and key not in found:
+        elif key.phase in OF_PARAMETERS and not alignment.covers(key):  # even if what some rank holds is right
             found[key] = faulty(key, Cause(kind=CauseKind.NOT_COVERED))
     return found
 

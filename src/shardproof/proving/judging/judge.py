@@ -1,0 +1,151 @@
+"""The judge: from the records of both sides to findings. The one door of `judging/`; it runs nothing.
+
+layout = find_candidate_layout(both)      where each rank's elements are in the full state
+outcomes = compare_trials(both, layout)   what each run in exact arithmetic shows of each tensor
+judge_exactly(both, layout, outcomes)     findings of a proof; `outcomes` may be of further runs too
+judge_numerically(both, layout)           findings of `--numeric`, from numbers alone
+judge_drawn(both, layout)                 findings of initial values and dropout masks
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING
+
+from shardproof.errors import CannotRunError
+from shardproof.proving.axes import Axes
+from shardproof.proving.judging.alignment import Alignment
+from shardproof.proving.judging.bounds import over_segments
+from shardproof.proving.judging.collectives import conclude_divergence, find_divergence
+from shardproof.proving.judging.conclude import conclude
+from shardproof.proving.judging.initial import find_repeated, judge_initial
+from shardproof.proving.judging.layout import find_layout
+from shardproof.proving.judging.masks import judge_masks
+from shardproof.proving.judging.noise import align_own_runs, measure_rounding
+from shardproof.proving.judging.numeric import add_numbers, conclude_numerically
+from shardproof.proving.judging.outcomes import compare_exactly, find_blind
+from shardproof.proving.records import Precision
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from shardproof.proving.cause import Part
+    from shardproof.proving.findings import Finding, Rounding
+    from shardproof.proving.judging.layout import Layout
+    from shardproof.proving.judging.outcomes import Outcome
+    from shardproof.proving.records import BothSides, Key
+
+
+def find_candidate_layout(both: BothSides) -> Layout:
+    """Where each rank's elements are in the full state.
+
+    Raises:
+        CannotRunError: the candidate did not start from the full state.
+    """
+    names = list(both.ranks[0].parameters)
+    held = {name: {rank: side.parameters[name] for rank, side in enumerate(both.ranks)} for name in names}
+    return find_layout(both.reference.parameters, held)
+
+
+def compare_trials(both: BothSides, layout: Layout) -> list[dict[Key, Outcome]]:
+    """The outcomes of each run in exact arithmetic, with the chance of all segments up to each tensor."""
+    trials = [
+        Alignment(
+            reference=both.reference.trials[trial],
+            ranks=[side.trials[trial] for side in both.ranks],
+            layout=layout,
+            axes=both.axes,
+            own_training=both.own_training,
+        )
+        for trial in range(len(both.primes))
+    ]
+    return [
+        over_segments(compare_exactly(alignment, prime), both.cuts, fresh=both.fresh)
+        for alignment, prime in zip(trials, both.primes, strict=True)
+    ]
+
+
+def judge_exactly(both: BothSides, layout: Layout, outcomes: Sequence[Mapping[Key, Outcome]]) -> tuple[Finding, ...]:
+    """The findings of all trials, in execution order, with the numbers of the user's own dtypes where these ran.
+
+    Args:
+        both: the first runs, those in ordinary arithmetic among them.
+        layout: of the candidate.
+        outcomes: of all trials, the first one first.
+
+    Raises:
+        CannotRunError: nothing was compared.
+    """
+    in_float64 = _align_float64(both, layout)
+    findings = conclude(
+        outcomes, _rounding(both, in_float64), partial(_blind, in_float64), own_training=both.own_training
+    )
+    if both.reference.failed:
+        return findings
+    divergence = find_divergence(
+        [side.trials[0] for side in both.ranks], [side.native[both.own_precision] for side in both.ranks]
+    )
+    return add_numbers(
+        findings,
+        align_own_runs(both, layout),
+        agreed={key for key, outcome in outcomes[0].items() if outcome.equal and not outcome.partial},
+        divergence=None if divergence is None else conclude_divergence(divergence, both.dtype),
+        dtype=both.dtype,
+    )
+
+
+def judge_numerically(both: BothSides, layout: Layout) -> tuple[Finding, ...]:
+    """The findings of the numbers in the user's own dtypes alone.
+
+    Raises:
+        CannotRunError: one device cannot run the step in these dtypes, or nothing was compared.
+    """
+    if both.reference.failed:
+        raise CannotRunError(f"the step does not run in {both.dtype} on one device: {both.reference.failed}")
+    return conclude_numerically(align_own_runs(both, layout))
+
+
+def judge_drawn(both: BothSides, layout: Layout) -> tuple[tuple[Finding, ...], tuple[Finding, ...]]:
+    """The findings of the initial values, which belong first, and of the dropout masks, which belong last.
+
+    There are none of the initial values where the training is the user's own, which is given its values.
+    """
+    initial: tuple[Finding, ...] = ()
+    if all(side.initial for side in both.ranks):
+        initial = judge_initial(both.reference.initial, [side.initial for side in both.ranks], layout)
+    return initial, judge_masks(both.reference.masks, [side.masks for side in both.ranks], both.axes)
+
+
+def judge_without_layout(both: BothSides) -> tuple[Finding, ...]:
+    """The findings of a sharding that draws its own values: shards that start alike. Nothing else can be told of it."""
+    if not all(side.initial for side in both.ranks):
+        return ()
+    return find_repeated(both.reference.initial, [side.initial for side in both.ranks])
+
+
+def _align_float64(both: BothSides, layout: Layout) -> Alignment:
+    """The runs in ordinary float64."""
+    return Alignment(
+        reference=both.reference.native[Precision.FLOAT64],
+        ranks=[side.native[Precision.FLOAT64] for side in both.ranks],
+        layout=layout,
+        axes=both.axes,
+    )
+
+
+def _blind(in_float64: Alignment, key: Key) -> frozenset[Part]:
+    """The parts of a tensor that are zero in the reference's float64 run."""
+    aligned = in_float64.of(key)
+    return frozenset() if aligned is None else find_blind(aligned.held)
+
+
+def _rounding(both: BothSides, in_float64: Alignment) -> Callable[[Key], Rounding | None]:
+    """Measures a tensor's difference in float64 against the reference's noise."""
+    own = {name: {0: values} for name, values in both.reference.parameters.items()}
+    float32 = Alignment(
+        reference=in_float64.reference,
+        ranks=[both.reference.native[Precision.FLOAT32]],
+        axes=Axes(),
+        layout=find_layout(both.reference.parameters, own),
+    )
+    return partial(measure_rounding, candidate=in_float64, float32=float32)

@@ -1,0 +1,142 @@
+"""Cases of relations between what ranks hold and what they should, and of what one side lacks."""
+
+from fractions import Fraction
+
+import torch
+from tests.proving.judging.cases.case import (
+    NOTHING,
+    Case,
+    assign,
+    both,
+    change,
+    nothing,
+    of,
+    off_by_one_element,
+    wrong_loss,
+)
+from tests.proving.judging.made_up import (
+    BIAS,
+    DOWN,
+    DP,
+    LOSS,
+    NEW_BIAS,
+    NEW_WEIGHT,
+    NORM,
+    WEIGHT,
+    key,
+)
+
+from shardproof.proving.cause import CauseKind, Mend
+from shardproof.proving.findings import Verdict
+from shardproof.proving.records import Phase
+
+EXTRA, EXTRA_OUTPUT = key(Phase.BUFFER, "extra"), key(Phase.OUTPUT, "extra")
+
+
+def own_values_along_dp(draft):
+    """Each rank's own gradient, whose mean is right."""
+    draft.change(
+        BIAS, lambda v, run, rank: run.noise(v.shape, seed=5) if rank == 0 else 2 * v - run.noise(v.shape, seed=5)
+    )
+
+
+def add_vector(draft):
+    draft.change(DOWN, lambda values, run, _rank: values + run.noise((3,), seed=6))
+
+
+def add_vector_at_one_position(draft):
+    def how(values, run, _rank):
+        moved = values.clone()
+        moved[0, 0] += run.noise((3,), seed=6).to(moved.dtype)
+        return moved
+
+    draft.change(DOWN, how)
+
+
+def swap_shards(draft):
+    for run in draft.ranks[0]:
+        first, second = (draft.ranks[rank][run] for rank in (0, 1))
+        first[WEIGHT], second[WEIGHT] = second[WEIGHT], first[WEIGHT]
+
+
+MISSING_SUM = {"axes": ("tp",), "mend": Mend.ALL_REDUCE_GRADIENT}
+
+CAUSES = {
+    "missing all-reduce": Case(
+        change=change("part", BIAS), key=BIAS, verdict=Verdict.WRONG,
+        cause=of(CauseKind.MISSING_ALL_REDUCE, **MISSING_SUM),
+        twin=both(change("part", BIAS), off_by_one_element(BIAS)), twin_verdict=Verdict.WRONG,
+    ),
+    "missing average": Case(
+        change=own_values_along_dp, key=BIAS, verdict=Verdict.WRONG, axes=DP,
+        cause=of(CauseKind.MISSING_AVERAGE, axes=("dp",), mend=Mend.AVERAGE_GRADIENT),
+        twin=change("part", BIAS), twin_verdict=Verdict.WRONG,
+        twin_cause=of(CauseKind.MISSING_ALL_REDUCE, axes=("dp",), mend=Mend.ALL_REDUCE_GRADIENT),
+    ),
+    "partial values used unreduced": Case(
+        change=both(change("part", DOWN), wrong_loss), key=DOWN, verdict=Verdict.WRONG,
+        cause=of(CauseKind.UNREDUCED, axes=("tp",), mend=Mend.ALL_REDUCE_IN_FORWARD),
+        twin=change("part", DOWN), twin_verdict=NOTHING,
+    ),
+    "replicas differ": Case(
+        change=change("spoil", BIAS, ranks=(1,)), key=BIAS, verdict=Verdict.WRONG,
+        cause=of(CauseKind.REPLICAS_DIFFER, ranks=(1,)),
+        twin=change("spoil", BIAS), twin_verdict=Verdict.WRONG,
+    ),
+    "scaled": Case(
+        change=change("scale", WEIGHT, Fraction(3, 2)), key=WEIGHT, verdict=Verdict.WRONG,
+        cause=of(CauseKind.SCALED, factor=Fraction(3, 2)),
+        twin=both(change("scale", WEIGHT, 2, ranks=(0,)), change("scale", WEIGHT, 3, ranks=(1,))),
+        twin_verdict=Verdict.WRONG,
+    ),
+    "zero everywhere": Case(
+        change=change("scale", WEIGHT, 0), key=WEIGHT, verdict=Verdict.WRONG, cause=of(CauseKind.ZERO_EVERYWHERE),
+        twin=both(change("scale", WEIGHT, 0), off_by_one_element(WEIGHT)), twin_verdict=Verdict.WRONG,
+    ),
+    "same vector off everywhere": Case(
+        change=both(add_vector, wrong_loss), key=DOWN, verdict=Verdict.WRONG, cause=of(CauseKind.SAME_VECTOR_OFF),
+        twin=both(add_vector_at_one_position, wrong_loss), twin_verdict=Verdict.WRONG,
+    ),
+    "shards in another order": Case(
+        change=swap_shards, key=WEIGHT, verdict=Verdict.WRONG, cause=of(CauseKind.SHARD_ORDER, ranks=(1, 0)),
+        twin=both(swap_shards, off_by_one_element(WEIGHT)), twin_verdict=Verdict.WRONG,
+    ),
+    "misshapen": Case(
+        change=lambda draft: draft.change(NORM, lambda values, _run, _rank: values.reshape(1)), key=NORM,
+        verdict=Verdict.WRONG, cause=of(CauseKind.MISSHAPEN, shapes=((1,), ())),
+        twin=lambda draft: draft.change(NORM, lambda values, _run, _rank: values.reshape(())),
+    ),
+    "missing gradient": Case(
+        change=assign(missing={0: {BIAS}, 1: {BIAS}}), key=BIAS, verdict=Verdict.WRONG,
+        cause=of(CauseKind.MISSING_GRADIENT),
+        twin=assign(missing={0: {BIAS}, 1: {BIAS}, None: {BIAS}}), twin_verdict=NOTHING,
+    ),
+    "missing gradient on one rank alone, where the others have it right": Case(
+        change=assign(missing={1: {BIAS}}), key=BIAS, verdict=Verdict.WRONG, cause=of(CauseKind.MISSING_GRADIENT),
+        twin=change("drop", BIAS, ranks=(1,)),  # not recorded, and yet all of it is on rank 0
+    ),
+    "extra gradient": Case(
+        change=assign(missing={None: {BIAS}}), key=BIAS, verdict=Verdict.WRONG, cause=of(CauseKind.EXTRA_GRADIENT),
+        twin=assign(missing={None: {BIAS}, 0: {BIAS}, 1: {BIAS}}), twin_verdict=NOTHING,
+    ),
+    "not computed": Case(
+        change=change("drop", LOSS), key=LOSS, verdict=Verdict.WRONG, cause=of(CauseKind.NOT_COMPUTED),
+        twin=change("drop", LOSS, ranks=(1,)),
+    ),
+    "not covered": Case(
+        change=change("drop", NEW_WEIGHT), key=NEW_WEIGHT, verdict=Verdict.WRONG, cause=of(CauseKind.NOT_COVERED),
+        twin=change("drop", NEW_BIAS, ranks=(0,)), twin_key=NEW_BIAS,
+    ),
+    "covered in part, where that part is right": Case(
+        change=change("drop", WEIGHT, ranks=(1,)), key=WEIGHT, verdict=Verdict.WRONG, cause=of(CauseKind.NOT_COVERED),
+        twin=nothing,
+    ),
+    "not in the reference": Case(
+        change=lambda draft: [held.update({EXTRA: torch.ones(2)}) for rank in draft.ranks for held in rank.values()],
+        key=EXTRA, verdict=Verdict.WRONG, cause=of(CauseKind.NOT_IN_REFERENCE),
+        twin=lambda draft: [
+            held.update({EXTRA_OUTPUT: torch.ones(2)}) for rank in draft.ranks for held in rank.values()
+        ],
+        twin_key=EXTRA_OUTPUT, twin_verdict=NOTHING,
+    ),
+}  # fmt: skip

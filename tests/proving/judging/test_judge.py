@@ -1,0 +1,92 @@
+"""From made-up records to verdicts, causes and first causes: a row for each, and nearly the same input beside it."""
+
+import pytest
+from tests.proving.judging.cases import causes, draws, native, roots, verdicts
+from tests.proving.judging.cases.case import (
+    NOTHING,
+    change,
+    of,
+)
+from tests.proving.judging.cases.draws import drawn, start
+from tests.proving.judging.made_up import (
+    WEIGHT,
+    judged,
+    make_sides,
+)
+
+from shardproof.errors import CannotRunError
+from shardproof.proving.cause import CauseKind, Mend
+from shardproof.proving.findings import Verdict
+from shardproof.proving.judging.judge import find_candidate_layout, judge_numerically, judge_without_layout
+from shardproof.proving.records import Precision
+
+TABLE = verdicts.VERDICTS | causes.CAUSES | native.NATIVE | draws.DRAWN | roots.ROOTS
+
+
+def said(findings, tensor):
+    """The verdict and the cause of a tensor."""
+    finding = findings.get(tensor)
+    return (NOTHING, None) if finding is None else (finding.verdict, finding.cause)
+
+
+@pytest.mark.parametrize("name", TABLE)
+def test_a_change_has_its_verdict_its_cause_and_its_first_causes(name):
+    case = TABLE[name]
+    findings = case.judge(case.change, axes=case.axes)
+    assert said(findings, case.key) == (case.verdict, case.cause)
+    ok = case.verdict == NOTHING or case.verdict.ok
+    roots = ({case.key} if not ok else set()) if case.roots is None else case.roots
+    assert {tensor for tensor, finding in findings.items() if finding.root} == roots
+
+
+@pytest.mark.parametrize("name", TABLE)
+def test_nearly_the_same_change_has_not(name):
+    case = TABLE[name]
+    tensor = case.twin_key or case.key
+    findings = case.judge(case.twin, axes=case.axes)
+    assert said(findings, tensor) == (case.twin_verdict, case.twin_cause)
+    assert said(findings, tensor) != (case.verdict, case.cause) or tensor != case.key
+
+
+def test_every_verdict_and_every_kind_of_cause_has_a_row():
+    assert {case.verdict for case in TABLE.values()} - {NOTHING} == set(Verdict)
+    assert {case.cause.kind for case in TABLE.values() if case.cause} == set(CauseKind)
+    assert {case.cause.mend for case in TABLE.values() if case.cause} >= set(Mend) - {Mend.ALL_REDUCE_IN_BACKWARD}
+
+
+# The door itself -----------------------------------------------------------------------------------------------------
+
+
+def test_a_right_sharding_is_proved_with_the_chance_of_both_trials():
+    findings = judged()
+    assert {finding.verdict for finding in findings.values()} == {Verdict.PROVED}
+    assert findings[WEIGHT].false_accept == pytest.approx(1e-10)
+    assert findings[WEIGHT].elements == findings[WEIGHT].probed == 12
+
+
+def test_a_difference_has_its_ranks_and_its_count():
+    finding = judged(change("spoil", WEIGHT, ranks=(1,)))[WEIGHT]
+    assert (finding.ranks, finding.differing, finding.elements) == ((1,), 6, 12)
+    assert finding.rounding is not None
+    assert not finding.rounding.agrees
+
+
+def test_without_a_run_in_the_users_dtypes_there_are_no_numbers_and_no_numeric_report():
+    def fails(draft):
+        draft.failed = "NotImplementedError: no kernel"
+
+    findings = judged(fails)
+    assert all(finding.numbers is None for finding in findings.values())
+    sides = make_sides(fails)
+    with pytest.raises(CannotRunError, match="does not run in float32 on one device: NotImplementedError: no kernel"):
+        judge_numerically(sides, find_candidate_layout(sides))
+
+
+def test_a_sharding_that_draws_its_own_values_is_only_told_of_shards_that_start_alike():
+    alike = start("up.weight", drawn(2, 3, seed=1), drawn(2, 3, seed=1))
+    assert [finding.cause for finding in judge_without_layout(make_sides(alike))] == [of(CauseKind.INITIAL_REPEATED)]
+    assert judge_without_layout(make_sides(start("up.weight", drawn(2, 3, seed=1), drawn(2, 3, seed=2)))) == ()
+
+
+def test_precisions_of_the_made_up_runs_are_those_of_a_proof():
+    assert set(make_sides().reference.native) == set(Precision)
