@@ -1,0 +1,122 @@
+"""Beside each rank's elements stand those that it should hold; what cannot be compared says why."""
+
+import pytest
+import torch
+
+from shardproof.proving.axes import Axes
+from shardproof.proving.cause import CauseKind
+from shardproof.proving.judging.alignment import ActualExpected, Aligned, Alignment
+from shardproof.proving.judging.layout import PADDING, find_layout
+from shardproof.proving.records import Key, Phase, Recorded, Records
+
+W = torch.arange(1.0, 7.0, dtype=torch.float64).view(3, 2)
+FULL = {"w": W, "b": torch.tensor([9.0, 8.0], dtype=torch.float64)}
+HELD = {  # the second rank's rows of w are padded to as many as the first one's
+    "w": {0: W[:2], 1: torch.cat([W[2:], torch.zeros(1, 2, dtype=torch.float64)])},
+    "b": {0: FULL["b"], 1: FULL["b"]},
+}
+GRADIENT, OUTPUT, LOSS = Key(0, Phase.GRADIENT, "w"), Key(0, Phase.OUTPUT, "m"), Key(0, Phase.LOSS, "loss")
+
+
+def recorded(values):
+    return Recorded(values=torch.as_tensor(values))
+
+
+def make_alignment(reference, *ranks, axes=None, missing=(), own_training=False):
+    sides = [Records(tensors={key: recorded(one) for key, one in held.items()}) for held in (reference, *ranks)]
+    for rank in missing:
+        sides[1 + rank].missing.append(GRADIENT)
+    return Alignment(
+        reference=sides[0],
+        ranks=sides[1:],
+        layout=find_layout(FULL, HELD),
+        axes=axes or Axes(sizes={"tp": 2}),
+        own_training=own_training,
+    )
+
+
+WHOLE = torch.tensor([[10, 11], [12, 13], [14, 15]])
+UPPER, LOWER = WHOLE[:2], torch.cat([WHOLE[2:], torch.tensor([[7, 7]])])
+
+
+def test_a_gradient_lies_as_its_parameter_and_padding_counts_as_zero():
+    aligned = make_alignment({GRADIENT: WHOLE}, {GRADIENT: UPPER}, {GRADIENT: LOWER}).of(GRADIENT)
+    assert aligned.held[0].expected.tolist() == UPPER.tolist()
+    assert aligned.held[1].actual.tolist() == aligned.held[1].expected.tolist() == [[14, 15], [0, 0]]
+    assert aligned.held[1].element_index.tolist() == [[4, 5], [PADDING, PADDING]]
+    assert len(aligned.involved) == 3
+
+
+def test_optimizer_state_lies_as_its_parameter_too():
+    key = Key(1, Phase.STATE, "w/exp_avg")
+    aligned = make_alignment({key: WHOLE}, {key: UPPER}, {}).of(key)
+    assert list(aligned.held) == [0]
+    assert aligned.held[0].expected.tolist() == UPPER.tolist()
+
+
+def test_a_gradient_that_one_device_has_not_is_a_fault():
+    aligned = make_alignment({}, {GRADIENT: UPPER}, {GRADIENT: LOWER}).of(GRADIENT)
+    assert (aligned.held, aligned.fault.kind) == ({}, CauseKind.EXTRA_GRADIENT)
+
+
+@pytest.mark.parametrize(("key", "kind"), [(LOSS, CauseKind.NOT_IN_REFERENCE), (OUTPUT, None)])
+def test_what_the_reference_has_not_is_a_fault_unless_it_is_an_activation(key, kind):
+    aligned = make_alignment({}, {key: 1.0}, {key: 1.0}).of(key)
+    assert (aligned and aligned.fault.kind) == kind
+
+
+def test_an_activation_is_cut_as_the_ranks_hold_it_and_one_that_fits_nothing_is_left_out():
+    whole = torch.arange(4)
+    aligned = make_alignment({OUTPUT: whole}, {OUTPUT: whole[:2]}, {OUTPUT: whole[2:]}).of(OUTPUT)
+    assert [one.expected.tolist() for one in aligned.held.values()] == [[0, 1], [2, 3]]
+    assert make_alignment({OUTPUT: whole}, {OUTPUT: whole[:3]}, {OUTPUT: whole[2:]}).of(OUTPUT) is None
+
+
+@pytest.mark.parametrize(
+    ("settings", "compared"),
+    [
+        ({}, True),
+        ({"own_training": True}, False),
+        ({"axes": Axes(sizes={"dp": 2}, data=("dp",))}, False),
+    ],
+)
+def test_a_number_that_a_module_returns_may_be_a_share(settings, compared):
+    alignment = make_alignment({OUTPUT: 1.0, LOSS: 1.0}, {OUTPUT: 1.0, LOSS: 1.0}, {OUTPUT: 1.0, LOSS: 1.0}, **settings)
+    assert (alignment.of(OUTPUT) is not None) is compared
+    assert alignment.of(LOSS) is not None
+
+
+def test_a_loss_is_held_by_every_rank_whole():
+    aligned = make_alignment({LOSS: 1.0}, {LOSS: 2.0}, {LOSS: 1.0}).of(LOSS)
+    assert [(float(one.actual), float(one.expected)) for one in aligned.held.values()] == [(2.0, 1.0), (1.0, 1.0)]
+
+
+@pytest.mark.parametrize(
+    ("ranks", "missing", "covered"),
+    [
+        (({GRADIENT: UPPER}, {GRADIENT: LOWER}), (), True),
+        (({GRADIENT: UPPER}, {}), (), False),
+        (({}, {GRADIENT: LOWER}), (), False),
+        (({GRADIENT: UPPER}, {}), (1,), True),  # a finding of its own
+        (({}, {}), (), False),
+    ],
+)
+def test_a_tensor_is_covered_if_every_element_is_held_or_said_to_be_missing(ranks, missing, covered):
+    alignment = make_alignment({GRADIENT: WHOLE}, *ranks, missing=missing)
+    assert alignment.covers(GRADIENT) is covered
+    assert alignment.covers(Key(0, Phase.GRADIENT, "of the candidate alone"))
+
+
+def test_a_gradient_is_lacking_where_a_rank_with_elements_of_it_says_so():
+    assert make_alignment({GRADIENT: WHOLE}, {}, {GRADIENT: LOWER}, missing=(0,)).lacks(GRADIENT)
+    assert not make_alignment({GRADIENT: WHOLE}, {GRADIENT: UPPER}, {GRADIENT: LOWER}).lacks(GRADIENT)
+    alignment = make_alignment({GRADIENT: WHOLE}, {GRADIENT: UPPER}, {}, missing=(1,))
+    alignment.layout.element_index["w"][1].fill_(PADDING)
+    assert not alignment.lacks(GRADIENT)
+
+
+def test_the_first_rank_of_another_shape_is_the_misshapen_one():
+    right = ActualExpected(actual=torch.zeros(2), expected=torch.zeros(2))
+    wrong = ActualExpected(actual=torch.zeros(2, 1), expected=torch.zeros(2))
+    assert Aligned(held={0: right, 1: wrong}, involved=[]).misshapen is wrong
+    assert Aligned(held={0: right}, involved=[]).misshapen is None

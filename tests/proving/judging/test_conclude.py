@@ -1,0 +1,185 @@
+"""Outcomes of all trials to one finding each: verdicts, bounds, weak probes, and activations that do work otherwise."""
+
+import pytest
+
+from shardproof.errors import CannotRunError
+from shardproof.proving.cause import Cause, CauseKind, Mend, Part
+from shardproof.proving.findings import Finding, Rounding, Verdict
+from shardproof.proving.judging.conclude import (
+    conclude,
+    drop_other_ways,
+    find_weakness,
+    first_cause,
+    judge_trials,
+)
+from shardproof.proving.judging.outcomes import Outcome
+from shardproof.proving.records import Key, Phase
+
+GRADIENT, LOSS, OUTPUT = Key(0, Phase.GRADIENT, "w"), Key(0, Phase.LOSS, "loss"), Key(0, Phase.OUTPUT, "m")
+EQUAL, DIFFERS = Outcome(equal=True, chance=2.0**-20), Outcome(equal=False)
+VOID, EQUAL_VOID = Outcome(equal=False, void=True), Outcome(equal=True, void=True)
+SCALED = Cause(kind=CauseKind.SCALED)
+FAR, NEAR = (Rounding(maxdiff=1.0, noise=1e-9, agrees=agrees) for agrees in (False, True))
+
+
+def concluded(*trials, rounding=None, blind=frozenset(), **settings):
+    found = conclude(trials, lambda _key: rounding, lambda _key: blind, **settings)
+    return {finding.key: finding for finding in found}
+
+
+@pytest.mark.parametrize(
+    ("outcomes", "verdict"),
+    [
+        ([EQUAL, EQUAL], Verdict.PROVED),
+        ([EQUAL, DIFFERS], Verdict.WRONG),
+        ([DIFFERS, EQUAL], Verdict.WRONG),
+        ([VOID, VOID], Verdict.UNSUPPORTED),
+        ([VOID, EQUAL], Verdict.PROVED),
+        ([VOID, DIFFERS], Verdict.WRONG),
+        ([EQUAL_VOID, VOID], Verdict.PROVED),
+        ([EQUAL_VOID], Verdict.PROVED),
+    ],
+)
+def test_a_void_trial_that_differs_says_nothing(outcomes, verdict):
+    assert judge_trials(outcomes) is verdict
+
+
+@pytest.mark.parametrize(
+    ("rounding", "cause", "verdict"),
+    [
+        (FAR, None, Verdict.WRONG),
+        (NEAR, None, Verdict.UNDECIDED),
+        (None, None, Verdict.WRONG),
+        (NEAR, SCALED, Verdict.WRONG),
+    ],
+)
+def test_what_agrees_in_float64_is_undecided_unless_a_relation_explains_it(rounding, cause, verdict):
+    finding = concluded({GRADIENT: Outcome(equal=False, cause=cause)}, rounding=rounding)[GRADIENT]
+    assert (finding.verdict, finding.cause, finding.rounding) == (verdict, cause, rounding)
+
+
+def test_the_bound_is_the_product_of_all_trials_and_none_if_nothing_is_derived():
+    assert concluded({GRADIENT: EQUAL}, {GRADIENT: EQUAL})[GRADIENT].false_accept == 2.0**-40
+    assert concluded({GRADIENT: EQUAL}, {GRADIENT: Outcome(equal=True)})[GRADIENT].false_accept == 2.0**-20
+    assert concluded({GRADIENT: Outcome(equal=True)})[GRADIENT].false_accept is None
+    assert concluded({GRADIENT: Outcome(equal=False, chance=0.5)})[GRADIENT].false_accept is None
+
+
+def test_the_first_trial_that_differs_is_told():
+    second = Outcome(equal=False, ranks=(1,), differing=3, elements=8, informative=8, cause=SCALED)
+    first = Outcome(equal=True, elements=8, informative=7)
+    finding = concluded({GRADIENT: first}, {GRADIENT: second})[GRADIENT]
+    assert (finding.ranks, finding.differing, finding.elements, finding.probed) == ((1,), 3, 8, 8)
+    assert first_cause([DIFFERS, second]) == SCALED
+    assert first_cause([DIFFERS]) is None
+
+
+# Weak probes ----------------------------------------------------------------------------------------------------------
+
+ONE, TWO = frozenset({Part(rank=0)}), frozenset({Part(rank=0), Part(rank=1, index=2)})
+
+
+@pytest.mark.parametrize(
+    ("blind", "trials", "parts"),
+    [
+        (ONE, [ONE], (Part(rank=0),)),
+        (ONE, [TWO, ONE], (Part(rank=0),)),
+        (frozenset(), [ONE], None),
+        (ONE, [frozenset()], None),
+        (ONE, [ONE, frozenset()], None),
+        (TWO, [TWO], (Part(rank=0), Part(rank=1, index=2))),
+    ],
+)
+def test_a_part_is_unreached_if_it_is_zero_in_every_run(blind, trials, parts):
+    found = find_weakness([Outcome(equal=True, blind=one) for one in trials], blind)
+    assert found == (None if parts is None else Cause(kind=CauseKind.NEVER_REACHED, parts=parts))
+
+
+def test_constants_are_vacuous_whatever_is_reached():
+    assert find_weakness([Outcome(equal=True, constant=True)], frozenset()) == Cause(kind=CauseKind.CONSTANT)
+
+
+def test_whole_ranks_come_before_slices():
+    parts = frozenset({Part(rank=0, index=1), Part(rank=2), Part(rank=0, index=0), Part(rank=1)})
+    found = find_weakness([Outcome(equal=True, blind=parts)], parts)
+    assert found.parts == (Part(rank=1), Part(rank=2), Part(rank=0, index=0), Part(rank=0, index=1))
+
+
+@pytest.mark.parametrize(("phase", "verdict"), [(Phase.GRADIENT, Verdict.VACUOUS), (Phase.BUFFER, Verdict.PROVED)])
+def test_a_buffer_may_be_a_table_of_constants(phase, verdict):
+    key = Key(0, phase, "w")
+    assert concluded({key: Outcome(equal=True, constant=True)})[key].verdict is verdict
+
+
+def test_a_wrong_tensor_is_wrong_before_it_is_weak():
+    assert concluded({GRADIENT: Outcome(equal=False, constant=True)})[GRADIENT].verdict is Verdict.WRONG
+
+
+# Activations ----------------------------------------------------------------------------------------------------------
+
+PARTIAL = Outcome(equal=True, partial_over=("tp",), elements=6)
+
+
+def finding(key, verdict):
+    return Finding(key=key, verdict=verdict)
+
+
+@pytest.mark.parametrize(
+    ("verdict_of_result", "kept"),
+    [(Verdict.PROVED, set()), (Verdict.UNDECIDED, {"undecided"}), (Verdict.WRONG, {"wrong", "undecided"})],
+)
+def test_activations_are_kept_where_a_result_is_wrong(verdict_of_result, kept):
+    wrong, undecided = Key(0, Phase.OUTPUT, "wrong"), Key(0, Phase.OUTPUT, "undecided")
+    findings = [
+        finding(wrong, Verdict.WRONG),
+        finding(undecided, Verdict.UNDECIDED),
+        finding(GRADIENT, verdict_of_result),
+    ]
+    left = drop_other_ways(findings)
+    assert {one.key.name for one in left if one.key.phase is Phase.OUTPUT} == kept
+    assert left[-1].key == GRADIENT
+
+
+def test_a_partial_activation_before_the_first_wrong_one_is_the_cause():
+    found = concluded({OUTPUT: PARTIAL, LOSS: DIFFERS})
+    assert found[OUTPUT] == Finding(
+        key=OUTPUT,
+        verdict=Verdict.WRONG,
+        cause=Cause(kind=CauseKind.UNREDUCED, axes=("tp",), mend=Mend.ALL_REDUCE_IN_FORWARD),
+        elements=6,
+        root=True,
+    )
+    assert not found[LOSS].root
+
+
+def test_the_first_of_several_partial_activations_is_named():
+    again = Key(0, Phase.OUTPUT, "after it")
+    found = concluded({OUTPUT: PARTIAL, again: PARTIAL, LOSS: DIFFERS})
+    assert OUTPUT in found
+    assert again not in found
+
+
+def test_one_that_something_right_was_computed_from_is_not():
+    right = Key(0, Phase.OUTPUT, "after it")
+    assert OUTPUT not in concluded({OUTPUT: PARTIAL, right: EQUAL, LOSS: DIFFERS})
+
+
+def test_one_that_is_partial_in_one_trial_alone_is_not():
+    assert OUTPUT not in concluded({OUTPUT: PARTIAL, LOSS: DIFFERS}, {OUTPUT: EQUAL, LOSS: DIFFERS})
+
+
+def test_a_wrong_gradient_does_not_make_it_one():
+    assert OUTPUT not in concluded({OUTPUT: PARTIAL, GRADIENT: DIFFERS})
+
+
+@pytest.mark.parametrize(("own_training", "kept"), [(True, False), (False, True)])
+def test_a_scaled_activation_of_the_users_own_training_is_its_own_scale(own_training, kept):
+    trial = {OUTPUT: Outcome(equal=False, cause=SCALED), LOSS: DIFFERS}
+    assert (OUTPUT in concluded(trial, own_training=own_training)) is kept
+    zero = {OUTPUT: Outcome(equal=False, cause=Cause(kind=CauseKind.ZERO_EVERYWHERE)), LOSS: DIFFERS}
+    assert OUTPUT in concluded(zero, own_training=own_training)
+
+
+def test_nothing_compared_is_an_error():
+    with pytest.raises(CannotRunError, match="nothing was compared"):
+        concluded({})

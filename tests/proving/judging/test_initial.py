@@ -1,0 +1,66 @@
+"""Initial values: those of one device are proved, the ranks' own are said, repeated and diverging ones are wrong."""
+
+import pytest
+import torch
+from tests.proving.judging.cases.draws import drawn
+
+from shardproof.proving.cause import Cause, CauseKind
+from shardproof.proving.findings import Verdict
+from shardproof.proving.judging.initial import find_repeated, judge_initial
+from shardproof.proving.judging.layout import find_layout
+
+ADDRESSES = torch.arange(1.0, 9.0, dtype=torch.float64).view(4, 2)
+WHOLE = drawn(4, 2, seed=0)
+HALVES, REPLICAS = {0: ADDRESSES[:2], 1: ADDRESSES[2:]}, {0: ADDRESSES, 1: ADDRESSES}
+PADDED = {0: ADDRESSES[:3], 1: torch.cat([ADDRESSES[3:], torch.zeros(2, 2, dtype=torch.float64)])}
+
+
+def judge(*ranks, places=HALVES, whole=WHOLE):
+    layout = find_layout({"w": ADDRESSES}, {"w": places})
+    (finding,) = judge_initial({"w": whole}, [{"w": one} for one in ranks], layout)
+    return finding
+
+
+def test_the_values_of_one_device_are_proved_for_all_parameters_together():
+    finding = judge(WHOLE[:2], WHOLE[2:])
+    assert (finding.key.name, finding.verdict, finding.elements) == ("all parameters", Verdict.PROVED, 8)
+    assert (finding.false_accept, finding.cause, finding.root) == (0.0, None, False)
+
+
+def test_what_padding_holds_is_of_no_interest():
+    finding = judge(WHOLE[:3], torch.cat([WHOLE[3:], torch.full((2, 2), 7.0)]), places=PADDED)
+    assert finding.verdict is Verdict.PROVED
+
+
+@pytest.mark.parametrize(
+    ("ranks", "places", "verdict", "kind", "wrong"),
+    [
+        ((WHOLE[:2], drawn(2, 2, seed=1)), HALVES, Verdict.DRAWN, CauseKind.INITIAL_OWN, (1,)),
+        ((drawn(2, 2, seed=1), drawn(2, 2, seed=1)), HALVES, Verdict.WRONG, CauseKind.INITIAL_REPEATED, (0, 1)),
+        ((torch.ones(2, 2), torch.ones(2, 2)), HALVES, Verdict.DRAWN, CauseKind.INITIAL_OWN, (0, 1)),
+        ((WHOLE[:2], WHOLE[:2]), HALVES, Verdict.DRAWN, CauseKind.INITIAL_OWN, (1,)),  # cut from it, and not drawn
+        ((WHOLE, drawn(4, 2, seed=1)), REPLICAS, Verdict.WRONG, CauseKind.INITIAL_REPLICAS_DIFFER, (1,)),
+        ((drawn(4, 2, seed=1),) * 2, REPLICAS, Verdict.DRAWN, CauseKind.INITIAL_OWN, (0, 1)),
+        ((WHOLE[:2].T[:1], WHOLE[2:]), HALVES, Verdict.WRONG, CauseKind.INITIAL_MISSHAPEN, ()),
+    ],
+)  # fmt: skip
+def test_others_are_said_with_their_ranks(ranks, places, verdict, kind, wrong):
+    finding = judge(*[one.double() for one in ranks], places=places)
+    assert (finding.key.name, finding.verdict, finding.cause) == ("w", verdict, Cause(kind=kind))
+    assert (finding.ranks, finding.root) == (wrong, verdict is Verdict.WRONG)
+
+
+def test_only_parameters_that_differ_are_named():
+    layout = find_layout(
+        {"w": ADDRESSES, "b": -ADDRESSES[0]}, {"w": HALVES, "b": dict.fromkeys(range(2), -ADDRESSES[0])}
+    )
+    bias = drawn(2, seed=3)
+    ranks = [{"w": one, "b": bias} for one in (WHOLE[:2], WHOLE[2:])]
+    assert [one.key.name for one in judge_initial({"w": WHOLE, "b": drawn(2, seed=4)}, ranks, layout)] == ["b"]
+
+
+def test_without_a_layout_repeated_shards_are_all_that_can_be_told():
+    alike, apart = drawn(2, 2, seed=1), drawn(2, 2, seed=2)
+    (finding,) = find_repeated({"w": WHOLE}, [{"w": alike, "x": alike}, {"w": alike, "x": alike}])
+    assert (finding.key.name, finding.verdict, finding.cause.kind) == ("w", Verdict.WRONG, CauseKind.INITIAL_REPEATED)
+    assert find_repeated({"w": WHOLE}, [{"w": alike}, {"w": apart}]) == ()

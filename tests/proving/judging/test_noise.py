@@ -1,0 +1,178 @@
+"""Noise is what rounding does to the reference; differences are measured in it."""
+
+import math
+
+import pytest
+import torch
+from tests.proving.judging.made_up import BIAS, make_sides, native_runs, own_run
+
+from shardproof.proving.axes import Axes
+from shardproof.proving.findings import FAR_RATIO, ROUNDING_RATIO, Numbers, Verdict
+from shardproof.proving.judging.alignment import Alignment
+from shardproof.proving.judging.judge import find_candidate_layout
+from shardproof.proving.judging.layout import find_layout
+from shardproof.proving.judging.noise import FLOAT64_ROUNDING_RATIO, align_own_runs, largest, measure_rounding
+from shardproof.proving.records import Key, Phase, Precision, Recorded, Records
+
+KEY = Key(0, Phase.LOSS, "loss")
+EPSILON = torch.finfo(torch.float64).eps
+
+
+def own_runs(change=None):
+    both = make_sides(change)
+    return align_own_runs(both, find_candidate_layout(both))
+
+
+def set_values(side, precisions, values):
+    """Put values of the bias' gradient in place, on one side, in some precisions."""
+
+    def change(draft):
+        for run in native_runs(draft):
+            if run.precision in precisions:
+                for held in draft.ranks if side == "ranks" else [draft.reference]:
+                    if run in held:
+                        held[run][BIAS] = torch.as_tensor(values, dtype=held[run][BIAS].dtype)
+
+    return change
+
+
+def changes(*ones):
+    def change(draft):
+        for one in ones:
+            one(draft)
+
+    return change
+
+
+ROUNDED = set_values("reference", [Precision.ROUNDED], [1.0, 2.0, 4.0])
+SAMPLES = (Precision.OWN, Precision.SHAKEN, Precision.SHAKEN_AGAIN)
+
+
+def test_the_noise_is_the_largest_of_three_samples():
+    measured = own_runs(
+        changes(
+            ROUNDED,
+            set_values("reference", SAMPLES, [1.0, 2.0, 4.0]),
+            set_values("reference", [Precision.SHAKEN], [1.0, 2.0, 4.5]),
+            set_values("ranks", [Precision.OWN], [1.0, 2.25, 4.0]),
+        )
+    ).of(BIAS)
+    assert (measured.noise, measured.error, measured.scale, measured.ratio) == (0.5, 0.25, 4.0, 0.5)
+
+
+def test_it_is_at_least_two_epsilons_of_the_largest_element():
+    measured = own_runs(
+        changes(
+            ROUNDED,
+            set_values("reference", SAMPLES, [1.0, 2.0, 4.0]),
+            set_values("ranks", [Precision.OWN], [1.0, 2.0, 4.0]),
+        )
+    ).of(BIAS)
+    assert measured.noise == 2 * 2.0**-23 * 4.0
+    assert (measured.exact, measured.approximate, measured.maxdiff, measured.ratio) == (True, True, 0.0, 0.0)
+
+
+def test_nan_on_a_rank_is_an_error_that_no_noise_covers():
+    measured = own_runs(set_values("ranks", [Precision.OWN], [1.0, math.nan, 4.0])).of(BIAS)
+    assert math.isnan(measured.error)
+    assert (measured.ratio, measured.far, measured.verdict) == (math.inf, True, Verdict.WRONG)
+
+
+def test_nan_in_the_reference_is_a_noise_that_says_nothing():
+    measured = own_runs(set_values("reference", [Precision.SHAKEN], [1.0, math.nan, 4.0])).of(BIAS)
+    assert math.isnan(measured.noise)
+    assert not measured.far
+
+
+def test_exact_is_said_of_the_users_own_dtypes():
+    measured = own_runs(lambda draft: draft.spoil(BIAS, runs=own_run(draft), size=1e-6)).of(BIAS)
+    assert not measured.exact
+    assert measured.approximate
+    assert 0 < measured.maxdiff < 1e-5
+
+
+def test_what_one_side_has_not_has_no_numbers():
+    assert own_runs(lambda draft: draft.drop(BIAS, ranks=(), reference=True)).of(BIAS) is None
+    assert own_runs().of(Key(0, Phase.GRADIENT, "of the candidate alone")) is None
+    assert own_runs(lambda draft: draft.drop(KEY, ranks=(), reference=True)).of(KEY) is None
+
+
+def test_in_float64_the_noise_is_that_of_float32_scaled():
+    def only_float64(draft):
+        for run in list(native_runs(draft)):
+            if run.precision not in (Precision.FLOAT64, Precision.FLOAT32):
+                draft.runs.remove(run)
+        set_values("reference", [Precision.FLOAT64], [1.0, 2.0, 4.0])(draft)
+        set_values("ranks", [Precision.FLOAT64], [1.0, 2.0, 4.0])(draft)
+        set_values("reference", [Precision.FLOAT32], [1.0, 2.0, 4.5])(draft)
+
+    both = make_sides(only_float64)
+    assert both.own_precision is Precision.FLOAT64
+    assert align_own_runs(both, find_candidate_layout(both)).of(BIAS).noise == 0.5 * 2.0**-29
+
+
+# In float64, beside a proof -------------------------------------------------------------------------------------------
+
+
+def rounding(actual, expected, float32):
+    layout = find_layout({"w": torch.ones(1)}, {"w": {0: torch.ones(1)}})
+
+    def alignment(rank):
+        reference = Records(tensors={KEY: Recorded(values=torch.tensor(expected, dtype=torch.float64))})
+        ranks = [Records(tensors={KEY: Recorded(values=rank)})]
+        return Alignment(reference=reference, ranks=ranks, layout=layout, axes=Axes())
+
+    return measure_rounding(KEY, alignment(torch.tensor(actual, dtype=torch.float64)), alignment(torch.tensor(float32)))
+
+
+@pytest.mark.parametrize(("times", "agrees"), [(1.0, True), (FLOAT64_ROUNDING_RATIO, True), (64.5, False)])
+def test_a_difference_agrees_up_to_64_times_the_noise(times, agrees):
+    noise = 0.5 * 2.0**-29
+    found = rounding([1.0 + times * noise], [1.0], [1.5])
+    assert found.noise == noise
+    assert found.maxdiff == pytest.approx(times * noise, rel=1e-6)
+    assert found.agrees is agrees
+
+
+@pytest.mark.parametrize(("epsilons", "agrees"), [(64, True), (66, False)])
+def test_where_float32_does_not_round_64_epsilons_are_allowed(epsilons, agrees):
+    assert rounding([1.0 + epsilons * EPSILON], [1.0], [1.0]).agrees is agrees
+
+
+def test_nan_agrees_with_nothing():
+    assert not rounding([math.nan], [1.0], [1.0]).agrees
+    assert rounding([], [], []).agrees
+
+
+@pytest.mark.parametrize("actual", [[1.0, 1.0], 1.0])
+def test_another_shape_is_not_measured(actual):
+    assert rounding(actual, [1.0], [1.0]) is None
+
+
+def test_the_largest_magnitude_of_nothing_is_zero():
+    assert largest(torch.zeros(0)) == 0.0
+    assert largest(torch.tensor([1.0, -3.0])) == 3.0
+    assert math.isnan(largest(torch.tensor([1.0, math.nan])))
+
+
+# Ratios ---------------------------------------------------------------------------------------------------------------
+
+
+def numbers(**settings):
+    given = {"exact": False, "approximate": False, "maxdiff": 1.0, "error": 1.0, "noise": 1.0, "scale": 1.0}
+    return Numbers(**(given | settings))
+
+
+@pytest.mark.parametrize(
+    ("settings", "within", "far"),
+    [
+        ({"error": ROUNDING_RATIO}, True, False),
+        ({"error": ROUNDING_RATIO * 1.01}, False, False),
+        ({"error": FAR_RATIO}, False, False),
+        ({"error": FAR_RATIO * 1.01}, False, True),
+        ({"error": 0.0, "noise": 0.0}, True, False),
+        ({"noise": 0.0}, False, False),
+    ],
+)
+def test_between_8_and_16_times_the_noise_nothing_is_said(settings, within, far):
+    assert (numbers(**settings).within, numbers(**settings).far) == (within, far)

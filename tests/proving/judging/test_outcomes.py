@@ -1,0 +1,164 @@
+"""One trial: each tensor on either side has an outcome, with counts, chance, void, and what its zeros cannot show."""
+
+import pytest
+import torch
+from tests.proving.judging.made_up import (
+    BIAS,
+    DOWN,
+    EXPERTS,
+    LOSS,
+    NEW_WEIGHT,
+    NORM,
+    TENSORS,
+    UP,
+    WEIGHT,
+    key,
+    make_sides,
+)
+
+from shardproof.proving.cause import CauseKind, Part
+from shardproof.proving.judging.alignment import ActualExpected, Alignment
+from shardproof.proving.judging.judge import find_candidate_layout
+from shardproof.proving.judging.layout import PADDING
+from shardproof.proving.judging.outcomes import compare_exactly, find_blind
+from shardproof.proving.records import Phase
+
+
+def outcomes(change=None, *, own_training=False):
+    both = make_sides(change)
+    alignment = Alignment(
+        reference=both.reference.trials[0],
+        ranks=[side.trials[0] for side in both.ranks],
+        layout=find_candidate_layout(both),
+        axes=both.axes,
+        own_training=own_training,
+    )
+    return compare_exactly(alignment, both.primes[0])
+
+
+def test_every_tensor_has_one_in_execution_order():
+    found = outcomes()
+    assert list(found) == list(TENSORS)
+    assert all(one.equal and not one.void and one.cause is None for one in found.values())
+    assert {one.chance for one in found.values()} == {1e-5}
+
+
+def test_a_difference_is_counted_over_all_ranks():
+    def off(draft):
+        draft.change(BIAS, lambda values, _run, _rank: values + torch.tensor([1, 0, 1]), ranks=(1,))
+
+    found = outcomes(off)[BIAS]
+    assert (found.equal, found.ranks, found.differing, found.elements) == (False, (1,), 2, 6)
+    assert found.cause.kind is CauseKind.REPLICAS_DIFFER
+    assert outcomes(off)[WEIGHT].equal
+
+
+def test_a_zero_of_the_reference_is_not_informative():
+    def zero(draft):
+        draft.change_both(BIAS, lambda values, _run: values * torch.tensor([0, 1, 1]))
+
+    found = outcomes(zero)[BIAS]
+    assert (found.informative, found.elements, found.equal) == (4, 6, True)
+
+
+@pytest.mark.parametrize(("chance", "constant"), [(0.0, True), (1e-300, False)])
+def test_chance_zero_is_a_constant(chance, constant):
+    def certain(draft):
+        draft.chance = chance
+
+    assert outcomes(certain)[BIAS].constant is constant
+
+
+def test_void_is_of_a_tensor():
+    def void(draft):
+        draft.void = {BIAS}
+
+    found = outcomes(void)
+    assert [tensor for tensor, one in found.items() if one.void] == [BIAS]
+
+
+def test_an_activation_may_be_partial_and_a_gradient_may_not():
+    def part(draft):
+        draft.part(DOWN)
+        draft.part(BIAS)
+
+    found = outcomes(part)
+    assert (found[DOWN].equal, found[DOWN].partial_over, found[DOWN].differing) == (True, ("tp",), 0)
+    assert (found[BIAS].equal, found[BIAS].partial_over) == (False, ())
+
+
+def test_activations_are_not_looked_through_for_zeros():
+    def zero(draft):
+        for tensor in (DOWN, EXPERTS):
+            draft.change_both(tensor, lambda values, _run: values * 0)
+
+    found = outcomes(zero)
+    assert found[DOWN].blind == frozenset()
+    assert found[EXPERTS].blind == {Part(rank=0), Part(rank=1)}
+
+
+@pytest.mark.parametrize(
+    ("own_training", "dropped", "kind"),
+    [
+        (False, key(Phase.CLIPPED, "down.bias"), CauseKind.NOT_COVERED),
+        (True, key(Phase.CLIPPED, "down.bias"), None),
+        (False, key(Phase.STATE, "down.bias/exp_avg"), CauseKind.NOT_COVERED),
+        (True, key(Phase.STATE, "down.bias/exp_avg"), None),
+        (False, NEW_WEIGHT, CauseKind.NOT_COVERED),
+        (True, NEW_WEIGHT, CauseKind.NOT_COVERED),
+        (True, LOSS, CauseKind.NOT_COMPUTED),
+        (False, NORM, CauseKind.NOT_COMPUTED),
+        (False, UP, None),
+    ],
+)
+def test_what_a_training_of_the_users_own_need_not_report(own_training, dropped, kind):
+    def drop(draft):
+        for run in draft.runs:
+            draft.reference[run].setdefault(dropped, torch.ones(3, dtype=torch.int64))
+        draft.drop(dropped)
+
+    found = outcomes(drop, own_training=own_training)
+    assert (dropped in found) is (kind is not None)
+    assert kind is None or found[dropped].cause.kind is kind
+
+
+def test_state_is_asked_for_if_any_is_reported():
+    first, second = (key(Phase.STATE, f"{name}/exp_avg") for name in ("down.bias", "experts"))
+
+    def report_one(draft):
+        for run in draft.runs:
+            draft.reference[run] |= {first: torch.ones(3), second: torch.ones(3, 2, 2)}
+        for rank in draft.ranks:
+            for held in rank.values():
+                held[first] = torch.ones(3)
+
+    found = outcomes(report_one, own_training=True)
+    assert found[first].equal
+    assert found[second].cause.kind is CauseKind.NOT_COVERED
+
+
+# Parts that nothing reached -------------------------------------------------------------------------------------------
+
+
+def blind(expected, index=None):
+    expected = torch.tensor(expected)
+    index = None if index is None else torch.tensor(index)
+    return find_blind({0: ActualExpected(actual=expected, expected=expected, element_index=index)})
+
+
+@pytest.mark.parametrize(
+    ("expected", "index", "parts"),
+    [
+        ([0, 0], None, {Part(rank=0)}),
+        ([0, 1], None, set()),
+        ([0, 1], [0, PADDING], {Part(rank=0)}),
+        ([0, 0], [PADDING, PADDING], set()),
+        ([[0, 0], [1, 1]], None, set()),  # rows of a table that no token hits are said of the whole
+        ([[[0], [0]], [[1], [0]]], None, {Part(rank=0, index=0)}),
+        ([[[0], [0]], [[0], [0]]], None, {Part(rank=0)}),
+        ([[[0], [0]], [[1], [0]]], [[[PADDING], [PADDING]], [[0], [1]]], set()),
+        ([[[0], [1]], [[1], [0]]], [[[0], [PADDING]], [[2], [3]]], {Part(rank=0, index=0)}),
+    ],
+)
+def test_ranks_and_slices_of_zeros_are_found_and_padding_is_none(expected, index, parts):
+    assert blind(expected, index) == parts
