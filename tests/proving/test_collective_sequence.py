@@ -6,17 +6,18 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from tests.proving import steps
 
-from shardproof.proving.cause import Cause, CauseKind, CollectiveDescription
+from shardproof.proving.cause import Cause, CauseKind
 from shardproof.proving.findings import Verdict
 from shardproof.proving.judging.collectives import find_divergence
 from shardproof.proving.prove import prove
-from shardproof.proving.records import Phase, Precision, Records
+from shardproof.proving.records import CollectiveCall, Phase, Precision, Records
 from shardproof.proving.running.batch import digest_batch
 from shardproof.proving.running.both_sides import run_in_processes, run_in_threads
 from shardproof.proving.running.models import build_model
 from shardproof.proving.running.request import RunRequest
 from shardproof.proving.running.target import ProofTarget
 from shardproof.report.text import render_text
+from shardproof.report.words import describe_collective
 from shardproof.worlds.spawned import SpawnedWorld
 from shardproof.worlds.threaded import ThreadedWorld
 
@@ -43,7 +44,9 @@ def dtensor():
 def test_a_dtensors_collective_is_recorded_with_its_module_group_shape_and_placement():
     for exact, native in run_ranks(dtensor()):
         assert exact == native
-        assert [str(one) for one in native] == ["AllReduce SUM of [5, 4] over ranks 0, 1, P(sum) to R, in down"]
+        assert [describe_collective(one) for one in native] == [
+            "AllReduce SUM of [5, 4] over ranks 0, 1, P(sum) to R, in down"
+        ]
 
 
 @pytest.mark.processes
@@ -51,14 +54,16 @@ def test_a_dtensors_collective_is_recorded_with_its_module_group_shape_and_place
 def test_processes_record_the_same_under_their_own_names():
     for exact, native in run_ranks(dtensor(), spawn=True):
         assert exact == native
-        assert [str(one) for one in native] == ["all_reduce SUM of [5, 4] over ranks 0, 1, P(sum) to R, in down"]
+        assert [describe_collective(one) for one in native] == [
+            "all_reduce SUM of [5, 4] over ranks 0, 1, P(sum) to R, in down"
+        ]
 
 
 def test_in_the_backward_the_gradient_before_it_says_where():
     target = ProofTarget(step=steps.make_step(), parallelize=input_with_a_gradient)
     for exact, native in run_ranks(target):
         assert exact == native
-        assert [str(one) for one in native] == [
+        assert [describe_collective(one) for one in native] == [
             "AllReduce SUM of [5, 4] over ranks 0, 1, in model",
             "AllReduce SUM of [5, 6] over ranks 0, 1, after output gradient model",
         ]
@@ -114,7 +119,7 @@ def test_a_sum_taken_in_float64_alone_is_found_in_the_sequence_and_in_the_number
     assert not proof.ok
     (finding,) = parted(proof)
     assert (finding.verdict, finding.root, finding.ranks) == (Verdict.WRONG, True, (0, 1))
-    collective = CollectiveDescription(kind="AllReduce SUM", ranks=(0, 1), shapes=((5, 4),), location="in model")
+    collective = CollectiveCall(step=0, kind="AllReduce SUM", ranks=(0, 1), shapes=((5, 4),), location="in model")
     assert finding.cause == Cause(kind=CauseKind.COLLECTIVES_DIVERGE, exact_collective=collective, dtype="float32")
     assert {one.verdict for one in proof.findings if one.key.phase is Phase.LOSS} == {Verdict.WRONG}
     assert [one.key.phase for one in proof.roots] == [Phase.COLLECTIVES]
@@ -137,7 +142,7 @@ def test_a_collective_more_is_found_although_every_number_is_right(dtype):
     (finding,) = parted(proof)
     assert not proof.ok
     assert [one for one in proof.findings if not one.verdict.ok] == [finding]
-    collective = CollectiveDescription(kind="AllReduce SUM", ranks=(0, 1), shapes=((3,),), location="in up")
+    collective = CollectiveCall(step=0, kind="AllReduce SUM", ranks=(0, 1), shapes=((3,),), location="in up")
     exact, native = finding.cause.exact_collective, finding.cause.native_collective
     with_it, without = (native, exact) if dtype == torch.float32 else (exact, native)
     assert with_it == collective

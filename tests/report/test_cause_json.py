@@ -7,10 +7,11 @@ from fractions import Fraction
 import pytest
 
 from shardproof.errors import CannotRunError
-from shardproof.proving.cause import Cause, CauseKind, CollectiveDescription, Mend, Part
+from shardproof.proving.cause import Cause, CauseKind, Mend, Part
+from shardproof.proving.records import CollectiveCall
 from shardproof.report.cause_json import cause_fields, read_cause
 
-COLLECTIVE = CollectiveDescription(kind="Gather", ranks=(0, 1), shapes=((2, 3), ()), location="in up")
+COLLECTIVE = CollectiveCall(step=1, kind="Gather", ranks=(0, 1), shapes=((2, 3), ()), location="in up")
 FULL = Cause(
     kind=CauseKind.SCALED,
     mend=Mend.AVERAGE_GRADIENT,
@@ -75,7 +76,7 @@ def test_the_words_are_not_read_back():
         ({"parts": [{"rank": 0, "index": "0"}]}, "str where int is needed"),
         ({"parts": [{}]}, "NoneType where int is needed"),
         ({"elements": 1.5}, "float where int is needed"),
-        ({"exact_collective": {}}, "NoneType where str is needed"),
+        ({"exact_collective": {}}, "NoneType where int is needed"),
     ],
 )
 def test_what_no_cause_writes_is_refused(changes, said):

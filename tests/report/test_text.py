@@ -6,9 +6,9 @@ from fractions import Fraction
 import pytest
 from tests.report.proofs import FLOAT32, NEAR, ROUNDED, finding, proof
 
-from shardproof.proving.cause import Cause, CauseKind, CollectiveDescription, Mend
+from shardproof.proving.cause import Cause, CauseKind, Mend
 from shardproof.proving.findings import Native, Verdict
-from shardproof.proving.records import Phase
+from shardproof.proving.records import CollectiveCall, Phase
 from shardproof.report.text import render_text
 
 MISSING = Cause(kind=CauseKind.MISSING_ALL_REDUCE, axes=("tp",), mend=Mend.ALL_REDUCE_GRADIENT)
@@ -150,7 +150,7 @@ def test_a_dtype_that_cannot_be_run_is_said_with_the_first_line_of_why():
 
 def test_no_name_reaches_the_terminal_as_it_is():
     evil = "a\x1b[31m\nb"
-    collective = CollectiveDescription(kind=evil, ranks=(0,), shapes=(), location=evil, placement=evil)
+    collective = CollectiveCall(step=0, kind=evil, ranks=(0,), shapes=(), location=evil, placement=evil)
     cause = Cause(kind=CauseKind.COLLECTIVES_DIVERGE, exact_collective=collective, dtype="float32")
     text = render_text(
         proof(

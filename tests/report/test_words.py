@@ -4,13 +4,13 @@ from fractions import Fraction
 
 import pytest
 
-from shardproof.proving.cause import Cause, CauseKind, CollectiveDescription, Mend, Part
+from shardproof.proving.cause import Cause, CauseKind, Mend, Part
 from shardproof.proving.findings import Finding, Verdict
-from shardproof.proving.records import Key, Phase
+from shardproof.proving.records import CollectiveCall, Key, Phase
 from shardproof.report.words import describe, describe_cause, describe_mend
 
-GATHER = CollectiveDescription(
-    kind="Gather", ranks=(0, 2), shapes=((2, 3), (4,), (5,)), location="in up", placement="S(0) to R"
+GATHER = CollectiveCall(
+    step=0, kind="Gather", ranks=(0, 2), shapes=((2, 3), (4,), (5,)), location="in up", placement="S(0) to R"
 )
 
 

@@ -19,6 +19,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from fractions import Fraction
 
+    from shardproof.proving.records import CollectiveCall
+
 
 class CauseKind(StrEnum):
     """What is the matter; the values are written into certificates."""
@@ -81,25 +83,6 @@ class Part:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class CollectiveDescription:
-    """One collective of one rank.
-
-    Attributes:
-        kind: such as 'AllReduce SUM'.
-        ranks: that take part.
-        shapes: of its tensors.
-        location: the running module, or the tensor recorded last.
-        placement: of a DTensor that is redistributed, from what to what; else empty.
-    """
-
-    kind: str
-    ranks: tuple[int, ...]
-    shapes: tuple[tuple[int, ...], ...]
-    location: str
-    placement: str = ""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Cause:
     """Why a tensor is not what it should be. Fields that its kind does not need are empty.
 
@@ -128,5 +111,5 @@ class Cause:
     parts: tuple[Part, ...] = ()
     elements: int | None = None
     dtype: str = ""
-    exact_collective: CollectiveDescription | None = None
-    native_collective: CollectiveDescription | None = None
+    exact_collective: CollectiveCall | None = None
+    native_collective: CollectiveCall | None = None

@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from shardproof.proving.axes import Axes
-    from shardproof.worlds.collective_trace import TracedCollective
 
 
 class Phase(StrEnum):
@@ -81,21 +80,19 @@ class CollectiveCall:
 
     Attributes:
         step: of which training step.
-        place: in which module's forward, or after what else that was recorded, in words.
-        heard: which collective, over which ranks, of what shapes.
-        placement: of a DTensor, from what to what; empty where no DTensor is redistributed.
+        location: in which module's forward, or after which other recorded tensor: 'in up', 'after loss loss'.
+        kind: which collective, and its reduction: 'AllReduce SUM'.
+        ranks: that take part.
+        shapes: of the rank's tensors.
+        placement: of a DTensor that is redistributed, from what to what; else empty.
     """
 
     step: int
-    place: str
-    heard: TracedCollective
+    location: str
+    kind: str
+    ranks: tuple[int, ...]
+    shapes: tuple[tuple[int, ...], ...]
     placement: str = ""
-
-    def __str__(self) -> str:
-        shapes = " and ".join(str(list(shape)) for shape in self.heard.shapes[:2])
-        ranks = ", ".join(map(str, self.heard.ranks))
-        placement = f", {self.placement}" if self.placement else ""
-        return f"{self.heard.kind} of {shapes} over ranks {ranks}{placement}, {self.place}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -10,7 +10,8 @@ from fractions import Fraction
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from shardproof.errors import CannotRunError
-from shardproof.proving.cause import Cause, CauseKind, CollectiveDescription, Mend, Part
+from shardproof.proving.cause import Cause, CauseKind, Mend, Part
+from shardproof.proving.records import CollectiveCall
 from shardproof.report.words import describe_cause
 
 if TYPE_CHECKING:
@@ -52,7 +53,7 @@ def read_cause(content: object) -> Cause | None:
 def _plain(value: object) -> object:
     if isinstance(value, Fraction):
         return str(value)
-    if isinstance(value, CollectiveDescription):
+    if isinstance(value, CollectiveCall):
         return asdict(value)
     if isinstance(value, tuple):
         return [asdict(one) if isinstance(one, Part) else one for one in value]
@@ -118,9 +119,10 @@ def _read_part(value: object) -> Part:
     return Part(rank=_integer(content.get("rank")), index=None if index is None else _integer(index))
 
 
-def _read_collective(value: object) -> CollectiveDescription:
+def _read_collective(value: object) -> CollectiveCall:
     content = _object(value)
-    return CollectiveDescription(
+    return CollectiveCall(
+        step=_integer(content.get("step")),
         kind=_text(content.get("kind")),
         ranks=_integers(content.get("ranks")),
         shapes=_read_many(content.get("shapes"), _integers),

@@ -13,8 +13,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
     from fractions import Fraction
 
-    from shardproof.proving.cause import Cause, CollectiveDescription, Part
+    from shardproof.proving.cause import Cause, Part
     from shardproof.proving.findings import Finding
+    from shardproof.proving.records import CollectiveCall
 
 _SENTENCES: Mapping[CauseKind, str] = {
     CauseKind.MISSING_ALL_REDUCE: (
@@ -94,6 +95,15 @@ def describe_mend(cause: Cause) -> str:
     return "" if cause.mend is None else _MENDS[cause.mend].format(axes=" and ".join(cause.axes))
 
 
+def describe_collective(collective: CollectiveCall | None) -> str:
+    """A collective in words: 'AllReduce SUM of [2, 3] over ranks 0, 1, in up'; 'none' where there is none."""
+    if collective is None:
+        return "none"
+    shapes = " and ".join(str(list(shape)) for shape in collective.shapes[:2])
+    placement = f", {collective.placement}" if collective.placement else ""
+    return f"{collective.kind} of {shapes} over ranks {_listed(collective.ranks)}{placement}, {collective.location}"
+
+
 def _parameters(cause: Cause, *, name_axes: bool) -> Mapping[str, str]:
     """What a sentence can name of a cause."""
     actual, expected = cause.shapes if len(cause.shapes) == 2 else ((), ())
@@ -110,8 +120,8 @@ def _parameters(cause: Cause, *, name_axes: bool) -> Mapping[str, str]:
         "parts": _parts(cause.parts),
         "elements": str(cause.elements),
         "dtype": cause.dtype,
-        "exact": _collective(cause.exact_collective),
-        "native": _collective(cause.native_collective),
+        "exact": describe_collective(cause.exact_collective),
+        "native": describe_collective(cause.native_collective),
     }
 
 
@@ -125,14 +135,6 @@ def _parts(parts: Sequence[Part]) -> str:
     named = [f"rank {part.rank}" if part.index is None else f"slice {part.index} of rank {part.rank}" for part in parts]
     more = f" and {len(named) - _MOST_PARTS} more" if len(named) > _MOST_PARTS else ""
     return ", ".join(named[:_MOST_PARTS]) + more
-
-
-def _collective(collective: CollectiveDescription | None) -> str:
-    if collective is None:
-        return "none"
-    shapes = " and ".join(str(list(shape)) for shape in collective.shapes[:2])
-    placement = f", {collective.placement}" if collective.placement else ""
-    return f"{collective.kind} of {shapes} over ranks {_listed(collective.ranks)}{placement}, {collective.location}"
 
 
 def _listed(numbers: Iterable[int]) -> str:

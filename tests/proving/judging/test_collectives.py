@@ -2,16 +2,14 @@
 
 import pytest
 
-from shardproof.proving.cause import Cause, CauseKind, CollectiveDescription
+from shardproof.proving.cause import Cause, CauseKind
 from shardproof.proving.findings import Verdict
 from shardproof.proving.judging.collectives import conclude_divergence, find_divergence
 from shardproof.proving.records import CollectiveCall, Key, Phase, Records
-from shardproof.worlds.collective_trace import TracedCollective
 
 
-def collective(*, kind="AllReduce SUM", shapes=((2, 3),), ranks=(0, 1), place="in up", step=0, placement=""):
-    heard = TracedCollective(kind=kind, ranks=ranks, shapes=shapes)
-    return CollectiveCall(step=step, place=place, heard=heard, placement=placement)
+def collective(*, kind="AllReduce SUM", shapes=((2, 3),), ranks=(0, 1), location="in up", step=0, placement=""):
+    return CollectiveCall(step=step, location=location, kind=kind, ranks=ranks, shapes=shapes, placement=placement)
 
 
 def divergence_of(exact, native):
@@ -23,7 +21,7 @@ def divergence_of(exact, native):
     [
         ({"kind": "AllReduce MAX"}, False),
         ({"ranks": (0, 2)}, False),
-        ({"place": "in down"}, False),
+        ({"location": "in down"}, False),
         ({"step": 1}, False),
         ({"placement": "P(sum) to R"}, False),
         ({"shapes": ((2, 4),)}, True),
@@ -50,12 +48,13 @@ def test_an_average_by_a_sum_and_a_division_is_the_same(kind):
 
 
 def test_a_sequence_that_ends_early_diverges_at_its_end():
-    divergence = divergence_of([collective()], [collective(), collective(place="in down", step=1)])
+    divergence = divergence_of([collective()], [collective(), collective(location="in down", step=1)])
     assert (divergence.exact, divergence.only_shapes) == (None, False)
     finding = conclude_divergence(divergence, "bfloat16")
     assert (finding.key, finding.verdict, finding.ranks) == (Key(1, Phase.COLLECTIVES, "in down"), Verdict.WRONG, (0,))
-    description = CollectiveDescription(kind="AllReduce SUM", ranks=(0, 1), shapes=((2, 3),), location="in down")
-    assert finding.cause == Cause(kind=CauseKind.COLLECTIVES_DIVERGE, native_collective=description, dtype="bfloat16")
+    assert finding.cause == Cause(
+        kind=CauseKind.COLLECTIVES_DIVERGE, native_collective=divergence.native, dtype="bfloat16"
+    )
 
 
 def test_shapes_alone_are_undecided():

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from itertools import zip_longest
 from typing import TYPE_CHECKING
 
-from shardproof.proving.cause import Cause, CauseKind, CollectiveDescription
+from shardproof.proving.cause import Cause, CauseKind
 from shardproof.proving.findings import Finding, Verdict
 from shardproof.proving.records import Key, Phase
 
@@ -41,8 +41,7 @@ class Divergence:
         if self.exact is None or self.native is None:
             return False
         exact, native = self.exact, self.native
-        same = (exact.step, exact.place, exact.placement) == (native.step, native.place, native.placement)
-        return same and (exact.heard.kind, exact.heard.ranks) == (native.heard.kind, native.heard.ranks)
+        return exact != native and exact == replace(native, shapes=exact.shapes)
 
 
 def find_divergence(exact: Sequence[Records], native: Sequence[Records]) -> Divergence | None:
@@ -74,27 +73,15 @@ def conclude_divergence(divergence: Divergence, dtype: str) -> Finding:
     """
     cause = Cause(
         kind=CauseKind.COLLECTIVES_DIVERGE,
-        exact_collective=_describe(divergence.exact),
-        native_collective=_describe(divergence.native),
+        exact_collective=divergence.exact,
+        native_collective=divergence.native,
         dtype=dtype,
     )
     return Finding(
-        key=Key(divergence.first.step, Phase.COLLECTIVES, divergence.first.place),
+        key=Key(divergence.first.step, Phase.COLLECTIVES, divergence.first.location),
         verdict=Verdict.UNDECIDED if divergence.only_shapes else Verdict.WRONG,
         cause=cause,
         ranks=divergence.ranks,
-    )
-
-
-def _describe(collective: CollectiveCall | None) -> CollectiveDescription | None:
-    if collective is None:
-        return None
-    return CollectiveDescription(
-        kind=collective.heard.kind,
-        ranks=collective.heard.ranks,
-        shapes=collective.heard.shapes,
-        location=collective.place,
-        placement=collective.placement,
     )
 
 
@@ -109,6 +96,4 @@ def _alike(exact: CollectiveCall | None, native: CollectiveCall | None) -> bool:
 
 
 def _by_sum(collective: CollectiveCall) -> CollectiveCall:
-    heard = collective.heard
-    kind = heard.kind.replace(" AVG", " SUM").replace(" PREMUL_SUM", " SUM")
-    return replace(collective, heard=replace(heard, kind=kind))
+    return replace(collective, kind=collective.kind.replace(" AVG", " SUM").replace(" PREMUL_SUM", " SUM"))

@@ -37,13 +37,19 @@ class _Log:
     recorder: Recorder
     placements: list[str] = field(default_factory=list)
 
-    def add(self, heard: TracedCollective) -> None:
-        placement = self.placements[-1] if self.placements else ""
+    def add(self, traced: TracedCollective) -> None:
         self.recorder.records.collectives.append(
-            CollectiveCall(step=self.recorder.step, place=self._place(), heard=heard, placement=placement)
+            CollectiveCall(
+                step=self.recorder.step,
+                location=self._location(),
+                kind=traced.kind,
+                ranks=traced.ranks,
+                shapes=traced.shapes,
+                placement=self.placements[-1] if self.placements else "",
+            )
         )
 
-    def _place(self) -> str:
+    def _location(self) -> str:
         if self.recorder.running:
             return f"in {self.recorder.running[-1]}"
         last = next(reversed(self.recorder.records.tensors), None)

@@ -15,10 +15,9 @@ from tests.proving.judging.cases.case import (
 )
 from tests.proving.judging.made_up import BIAS, COUNT, DOWN, LOSS, WEIGHT, exact_runs, judged_numerically, key, own_run
 
-from shardproof.proving.cause import CauseKind, CollectiveDescription, Mend
+from shardproof.proving.cause import CauseKind, Mend
 from shardproof.proving.findings import Verdict
 from shardproof.proving.records import SAMPLES, CollectiveCall, Phase
-from shardproof.worlds.collective_trace import TracedCollective
 
 COLLECTIVES = key(Phase.COLLECTIVES, "in up")
 MISSING_SUM = {"axes": ("tp",), "mend": Mend.ALL_REDUCE_GRADIENT}
@@ -26,7 +25,7 @@ MISSING_SUM = {"axes": ("tp",), "mend": Mend.ALL_REDUCE_GRADIENT}
 
 def call(**changes):
     settings = {"kind": "AllReduce SUM", "ranks": (0, 1), "shapes": ((2, 3),)} | changes
-    return CollectiveCall(step=0, place="in up", heard=TracedCollective(**settings))
+    return CollectiveCall(step=0, location="in up", **settings)
 
 
 def sequences(exact, native):
@@ -45,8 +44,6 @@ def lacks_noise(draft):
             draft.reference[run].pop(COUNT)
 
 
-DESCRIBED = CollectiveDescription(kind="AllReduce SUM", ranks=(0, 1), shapes=((2, 3),), location="in up")
-
 NATIVE = {
     "wrong only in the native dtype": Case(
         change=in_runs(own_run, "spoil", WEIGHT), key=WEIGHT, verdict=Verdict.WRONG,
@@ -60,16 +57,14 @@ NATIVE = {
     ),
     "collectives diverge": Case(
         change=sequences([call()], []), key=COLLECTIVES, verdict=Verdict.WRONG,
-        cause=of(CauseKind.COLLECTIVES_DIVERGE, exact_collective=DESCRIBED, dtype="float32"),
+        cause=of(CauseKind.COLLECTIVES_DIVERGE, exact_collective=call(), dtype="float32"),
         twin=sequences([call()], [call(kind="AllReduce AVG")]), twin_verdict=NOTHING,
     ),
     "collectives diverge in shape alone": Case(
         change=sequences([call()], [call(shapes=((3, 2),))]), key=COLLECTIVES, verdict=Verdict.UNDECIDED,
         cause=of(
-            CauseKind.COLLECTIVES_DIVERGE, exact_collective=DESCRIBED, dtype="float32",
-            native_collective=CollectiveDescription(
-                kind="AllReduce SUM", ranks=(0, 1), shapes=((3, 2),), location="in up"
-            ),
+            CauseKind.COLLECTIVES_DIVERGE, exact_collective=call(), dtype="float32",
+            native_collective=call(shapes=((3, 2),)),
         ),
         twin=sequences([call()], [call()]), twin_verdict=NOTHING,
     ),
