@@ -5,6 +5,7 @@ import dataclasses
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
+from tests.proving.steps import make_sgd, make_step
 from torch import nn
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor, Partial, Shard
@@ -12,7 +13,6 @@ from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, 
 
 from shardproof.frameworks.transformers import OwnPlan, PlanChange, tiny_step
 from shardproof.proving.running.target import ProofTarget
-from shardproof.proving.step import Step
 
 DP = {"dp": 2}
 DP_TP = {"dp": 2, "tp": 2}
@@ -36,21 +36,15 @@ def make_net_in_bfloat16():
     return Net().bfloat16()
 
 
-def make_sgd(parameters):
-    return torch.optim.SGD(parameters, lr=0.1)
-
-
 def make_adam(parameters):
     return torch.optim.AdamW(parameters, lr=0.1)
 
 
-def make_step(*, rows=4, **changes):
-    generator = torch.Generator().manual_seed(0)
-    batch = torch.randn(rows, 6, generator=generator), torch.randn(rows, 3, generator=generator)
-    return Step(**({"model": Net, "batch": batch, "loss": F.mse_loss, "optimizer": make_sgd, "steps": 1} | changes))
+def make_net_step(**changes):
+    return make_step(**({"model": Net, "rows": 4, "outputs": 3} | changes))
 
 
-step = make_step()
+step = make_net_step()
 
 # Right ---------------------------------------------------------------------------------------------------------------
 
@@ -198,7 +192,7 @@ def make_step_of_tokens(**changes):
     generator = torch.Generator().manual_seed(0)
     labels = torch.tensor([0, -100, 1, -100, 2, 0, 1, 2])
     batch = torch.randn(8, 6, generator=generator), labels
-    return make_step(batch=batch, loss=F.cross_entropy, **changes)
+    return make_net_step(batch=batch, loss=F.cross_entropy, **changes)
 
 
 def train_on_tokens(bug):

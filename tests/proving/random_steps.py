@@ -5,10 +5,9 @@ from contextlib import contextmanager
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
+from tests.proving.steps import make_step
 from torch import nn
 from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
-
-from shardproof.proving.step import Step
 
 
 class Dropping(nn.Module):
@@ -23,15 +22,8 @@ class Dropping(nn.Module):
         return self.behind(self.down(self.inside(F.gelu(self.up(x)))))
 
 
-def make_step(**changes):
-    generator = torch.Generator().manual_seed(0)
-    batch = torch.randn(8, 6, generator=generator), torch.randn(8, 4, generator=generator)
-    settings = {"model": Dropping, "batch": batch, "loss": F.mse_loss, "optimizer": make_sgd, "steps": 1}
-    return Step(**(settings | changes))
-
-
-def make_sgd(parameters):
-    return torch.optim.SGD(parameters, lr=0.1)
+def make_dropping_step(**changes):
+    return make_step(**({"model": Dropping, "rows": 8} | changes))
 
 
 class Tracker:

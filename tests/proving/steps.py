@@ -24,17 +24,21 @@ class MLP(nn.Module):
         return self.down(F.gelu(self.up(x)))
 
 
-def make_batch():
+def make_batch(*, rows=5, outputs=4):
     generator = torch.Generator().manual_seed(0)
-    return torch.randn(5, 6, generator=generator), torch.randn(5, 4, generator=generator)
+    return torch.randn(rows, 6, generator=generator), torch.randn(rows, outputs, generator=generator)
 
 
-def make_step(**changes):
+def make_sgd(parameters):
+    return torch.optim.SGD(parameters, lr=0.1)
+
+
+def make_step(*, rows=5, outputs=4, **changes):
     settings = {
         "model": MLP,
-        "batch": make_batch(),
+        "batch": make_batch(rows=rows, outputs=outputs),
         "loss": F.mse_loss,
-        "optimizer": lambda parameters: torch.optim.SGD(parameters, lr=0.1),
+        "optimizer": make_sgd,
         "steps": 1,
     }
     return Step(**(settings | changes))
@@ -100,14 +104,6 @@ def megatron(bug):
         return MegatronMLP(model, mesh.get_local_rank(), mesh.size(), bug)
 
     return shard
-
-
-def make_sgd(parameters):
-    return torch.optim.SGD(parameters, lr=0.1)
-
-
-def make_step_to_send():
-    return make_step(optimizer=make_sgd)
 
 
 def scaled_gradient(model, mesh):
@@ -185,9 +181,7 @@ def make_training(*, forget=(), late=False, steps_taken=None, clip=None):
 
 
 def make_step_of_four_rows(**changes):
-    generator = torch.Generator().manual_seed(0)
-    batch = torch.randn(4, 6, generator=generator), torch.randn(4, 4, generator=generator)
-    return make_step(batch=batch, **({"steps": 2} | changes))
+    return make_step(rows=4, **({"steps": 2} | changes))
 
 
 def load_training():

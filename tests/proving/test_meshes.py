@@ -38,7 +38,7 @@ pytestmark = [
     ],
 )
 def test_data_parallel_steps_are_proved(parallelize, mesh):
-    proof = prove(meshes.make_step(rows=12, steps=2, clip_norm=1.0), parallelize=parallelize, mesh=mesh, trials=1)
+    proof = prove(meshes.make_net_step(rows=12, steps=2, clip_norm=1.0), parallelize=parallelize, mesh=mesh, trials=1)
     assert proof.ok, render_text(proof)
     assert proof.mesh == mesh
     assert {finding.key.phase for finding in proof.findings} >= {Phase.LOSS, Phase.GRADIENT, Phase.NORM, Phase.UPDATE}
@@ -46,14 +46,14 @@ def test_data_parallel_steps_are_proved(parallelize, mesh):
 
 
 def test_mixed_precision_is_proved():
-    batch = tuple(tensor.bfloat16() for tensor in meshes.make_step().batch)
-    step = meshes.make_step(model=meshes.make_net_in_bfloat16, batch=batch, steps=2)
+    batch = tuple(tensor.bfloat16() for tensor in meshes.make_net_step().batch)
+    step = meshes.make_net_step(model=meshes.make_net_in_bfloat16, batch=batch, steps=2)
     proof = prove(step, parallelize=meshes.in_mixed_precision, mesh=meshes.DP, trials=1)
     assert proof.ok, render_text(proof)
 
 
 def test_segments_between_fsdp2_s_modules_have_bounds():
-    proof = prove(meshes.make_step(), parallelize=meshes.shard_both, mesh=meshes.DP_TP, trials=2)
+    proof = prove(meshes.make_net_step(), parallelize=meshes.shard_both, mesh=meshes.DP_TP, trials=2)
     assert proof.ok, render_text(proof)
     gradients = [finding for finding in proof.findings if finding.key.phase is Phase.GRADIENT]
     assert len(gradients) == len(list(meshes.Net().parameters()))
@@ -61,7 +61,7 @@ def test_segments_between_fsdp2_s_modules_have_bounds():
 
 
 def roots_of(parallelize, mesh=meshes.DP_TP, **changes):
-    proof = prove(meshes.make_step(**changes), parallelize=parallelize, mesh=mesh, trials=1)
+    proof = prove(meshes.make_net_step(**changes), parallelize=parallelize, mesh=mesh, trials=1)
     assert not proof.ok
     return {(root.key.phase, root.key.name): root for root in proof.roots}
 
@@ -89,7 +89,7 @@ def test_gradients_divided_too_often_or_never_are_found(parallelize, factor):
 
 
 def test_a_partial_sum_over_tp_is_found_and_named_beside_dp():
-    proof = prove(meshes.make_step(), parallelize=meshes.leave_partial_over_tp, mesh=meshes.DP_TP, trials=1)
+    proof = prove(meshes.make_net_step(), parallelize=meshes.leave_partial_over_tp, mesh=meshes.DP_TP, trials=1)
     first = proof.roots[0]
     assert (first.key.phase, first.key.name, first.verdict) == (Phase.OUTPUT, "down", Verdict.WRONG)
     assert (first.cause.kind, first.cause.axes) == (CauseKind.UNREDUCED, ("tp",))
@@ -112,7 +112,7 @@ def test_replicas_over_tp_that_disagree_are_found_although_dp_shards_them():
     [("", set()), ("replicas counted", {Phase.NORM}), ("shards missed", {Phase.NORM})],
 )
 def test_a_norm_that_counts_replicas_or_misses_shards_is_found(bug, phases):
-    step = meshes.make_step(clip_norm=1.0)
+    step = meshes.make_net_step(clip_norm=1.0)
     proof = prove(step, candidate=meshes.Training(bug), mesh=meshes.DP_TP, trials=1)
     assert proof.ok == (not phases), render_text(proof)
     assert {root.key.phase for root in proof.roots} == phases
@@ -189,12 +189,12 @@ def test_a_plan_cannot_be_changed_where_there_is_no_tp():
 )
 def test_what_is_no_mesh_is_one_clear_line(arguments, said):
     with pytest.raises(CannotRunError, match=said) as caught:
-        prove(meshes.make_step(), parallelize=meshes.shard_dp, trials=1, **arguments)
+        prove(meshes.make_net_step(), parallelize=meshes.shard_dp, trials=1, **arguments)
     assert "\n" not in str(caught.value)
 
 
 def test_a_batch_without_rows_is_refused_and_not_proved_unsplit():
-    step = meshes.make_step(batch=[object()], loss=None, forward=lambda model, batch: model.head.weight.sum())
+    step = meshes.make_net_step(batch=[object()], loss=None, forward=lambda model, batch: model.head.weight.sum())
     with pytest.raises(CannotRunError, match="holds no tensor with rows to split"):
         prove(step, parallelize=meshes.shard_dp, mesh=meshes.DP, trials=1)
 
@@ -203,7 +203,7 @@ def test_data_axes_may_have_any_name():
     def shard(model, mesh):
         return meshes.fully_shard(model, mesh=mesh["replicas"])
 
-    step = meshes.make_step()
+    step = meshes.make_net_step()
     assert prove(step, parallelize=shard, mesh={"replicas": 2}, data_axes=["replicas"], trials=1).ok
     # Every rank takes the whole batch, and the average of equal gradients is right too.
     assert prove(step, parallelize=shard, mesh={"replicas": 2}, trials=1).ok
@@ -269,7 +269,7 @@ def said(proof):
     [(meshes.shard_both, True), (meshes.average_nothing, False), (meshes.disagree_over_tp, False)],
 )
 def test_spawned_ranks_find_what_simulated_ones_do(parallelize, right):
-    step = meshes.make_step(steps=2, clip_norm=1.0, optimizer=meshes.make_adam)
+    step = meshes.make_net_step(steps=2, clip_norm=1.0, optimizer=meshes.make_adam)
     simulated, spawned = (
         prove(step, parallelize=parallelize, mesh=meshes.DP_TP, trials=1, spawn=spawn) for spawn in (False, True)
     )

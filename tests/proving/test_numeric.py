@@ -17,8 +17,7 @@ from shardproof.errors import CannotRunError
 from shardproof.proving.cause import Cause, CauseKind
 from shardproof.proving.findings import FAR_RATIO, ROUNDING_RATIO, Numbers, Verdict
 from shardproof.proving.prove import prove
-from shardproof.proving.records import Phase, Precision
-from shardproof.proving.running.models import load_model, own_dtypes
+from shardproof.proving.records import Phase
 from shardproof.report.text import render_text
 
 
@@ -234,22 +233,6 @@ def test_each_parameter_of_a_mixed_model_has_its_own_dtype():
     assert proof.native.collectives == 0
 
 
-def test_own_and_rounded_start_from_the_same_values_and_a_shaken_one_beside_them():
-    step = steps.make_step(model=Mixed)
-    state = {name: torch.randn(p.shape, dtype=torch.float64) for name, p in Mixed().state_dict().items()}
-    own, rounded, shaken = (
-        dict(load_model(step, 0, state, precision).named_parameters())
-        for precision in (Precision.OWN, Precision.ROUNDED, Precision.SHAKEN)
-    )
-    assert own_dtypes(Mixed())["low.weight"] is torch.bfloat16
-    for name, values in own.items():
-        assert rounded[name].dtype is torch.float64
-        assert torch.equal(values.double(), rounded[name])
-        assert values.dtype is shaken[name].dtype
-        moved = (shaken[name].double() - values.double()).abs() / values.double().abs()
-        assert 0 < moved.max() <= 2 * torch.finfo(values.dtype).eps
-
-
 # Reports --------------------------------------------------------------------------------------------------------------
 
 
@@ -293,7 +276,7 @@ def test_a_wrong_sharding_is_exit_code_1_in_numbers_too(run):
 @pytest.mark.processes
 @pytest.mark.slow
 def test_spawned_ranks_have_the_numbers_of_simulated_ones():
-    step = steps.make_step_to_send()
+    step = steps.make_step()
     simulated, spawned = (
         prove(step, parallelize=steps.parallelize, devices=2, numeric=True, spawn=spawn) for spawn in (False, True)
     )

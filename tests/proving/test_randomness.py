@@ -61,7 +61,7 @@ def draws_shards(alike):
 
 
 def run(parallelize, *, devices=2, **changes):
-    return prove(random_steps.make_step(**changes), parallelize=parallelize, devices=devices, trials=1)
+    return prove(random_steps.make_dropping_step(**changes), parallelize=parallelize, devices=devices, trials=1)
 
 
 def found(proof, phase):
@@ -200,7 +200,7 @@ def test_ranks_along_a_data_axis_may_share_a_mask_which_is_said():
             parameter.register_hook(lambda gradient: steps.average(gradient))
         return model
 
-    proof = prove(random_steps.make_step(), parallelize=average, mesh={"dp": 2}, trials=1)
+    proof = prove(random_steps.make_dropping_step(), parallelize=average, mesh={"dp": 2}, trials=1)
     assert proof.ok, render_text(proof)
     assert found(proof, Phase.MASK)["inside"] == (
         Verdict.DRAWN,
@@ -246,7 +246,7 @@ def train_with_dropout(tracked):
 
 @pytest.mark.parametrize("tracked", [True, False])
 def test_masks_in_a_training_of_ones_own(tracked):
-    proof = prove(random_steps.make_step(steps=2), candidate=train_with_dropout(tracked), devices=2, trials=1)
+    proof = prove(random_steps.make_dropping_step(steps=2), candidate=train_with_dropout(tracked), devices=2, trials=1)
     assert proof.ok is tracked, render_text(proof)
     assert [(root.key.name, root.key.phase) for root in proof.roots] == ([] if tracked else [("inside", Phase.MASK)])
 
@@ -255,7 +255,7 @@ def test_masks_in_a_training_of_ones_own(tracked):
 @pytest.mark.parametrize("parallelize", [random_steps.tracked, random_steps.naive])
 def test_ranks_in_processes_draw_as_ranks_in_threads_do(parallelize):
     simulated = run(parallelize)
-    spawned = prove(random_steps.make_step(), parallelize=parallelize, devices=2, trials=1, spawn=True)
+    spawned = prove(random_steps.make_dropping_step(), parallelize=parallelize, devices=2, trials=1, spawn=True)
     assert spawned == simulated
     assert {one.key.phase for one in spawned.findings} >= {Phase.MASK, Phase.INITIAL}
 

@@ -23,7 +23,7 @@ def test_a_wrong_gradient_names_the_line_that_uses_the_parameter():
 
 @pytest.mark.processes
 def test_spawned_ranks_name_the_same_line():
-    step = steps.make_step_to_send()
+    step = steps.make_step()
     simulated, spawned = (
         prove(step, parallelize=steps.scaled_gradient, devices=2, trials=1, spawn=spawn) for spawn in (False, True)
     )

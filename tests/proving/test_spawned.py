@@ -15,8 +15,8 @@ pytestmark = pytest.mark.processes
 
 @pytest.mark.parametrize(("parallelize", "right"), [(steps.parallelize, True), (steps.scaled_gradient, False)])
 def test_simulated_and_spawned_ranks_agree_on_every_finding(parallelize, right):
-    simulated = prove(steps.make_step_to_send(), parallelize=parallelize, devices=2, trials=2)
-    spawned = prove(steps.make_step_to_send(), parallelize=parallelize, devices=2, trials=2, spawn=True)
+    simulated = prove(steps.make_step(), parallelize=parallelize, devices=2, trials=2)
+    spawned = prove(steps.make_step(), parallelize=parallelize, devices=2, trials=2, spawn=True)
     assert spawned == simulated
     assert spawned.ok is right
     if not right:
@@ -44,14 +44,14 @@ def test_a_step_of_closures_that_nobody_can_load_says_so():
 )
 def test_a_rank_that_ends_is_named(parallelize, said):
     with pytest.raises(CannotRunError, match=said):
-        prove(steps.make_step_to_send(), parallelize=parallelize, devices=2, trials=1, spawn=True)
+        prove(steps.make_step(), parallelize=parallelize, devices=2, trials=1, spawn=True)
 
 
 @pytest.mark.slow
 def test_ranks_that_get_nowhere_are_given_up():
     begun = time.monotonic()
     with pytest.raises(CannotRunError, match="ranks 0, 1 made no progress for 8 s") as caught:
-        prove(steps.make_step_to_send(), parallelize=steps.hangs, devices=2, trials=1, spawn=True, timeout=8)
+        prove(steps.make_step(), parallelize=steps.hangs, devices=2, trials=1, spawn=True, timeout=8)
     assert time.monotonic() - begun < 50
     # The rank that hangs is in the user's own line, the other where it waits for it.
     assert re.search(r"; rank 0 is in barrier; rank 1 is in <lambda> at steps.py:\d+$", str(caught.value))
@@ -61,6 +61,6 @@ def test_ranks_that_get_nowhere_are_given_up():
 def test_a_step_slower_than_the_timeout_is_alive_while_it_records():
     # The control of the test above: 9.6 s of collectives that the world does not see, of which none takes 8 s.
     begun = time.monotonic()
-    proof = prove(steps.make_step_to_send(), parallelize=steps.slow, devices=2, trials=3, spawn=True, timeout=8)
+    proof = prove(steps.make_step(), parallelize=steps.slow, devices=2, trials=3, spawn=True, timeout=8)
     assert proof.ok
     assert time.monotonic() - begun > 8

@@ -20,8 +20,9 @@ class Step:
     """A training step on one device.
 
     Attributes:
-        model: builds the model; called once for the reference and once for the candidate. Its values do not matter: the
-            prover draws its own, non-zero everywhere.
+        model: builds the model; called several times, in every rank's process too, each time with the same PyTorch
+            seed. The runs replace its parameters' values by drawn ones, none of them zero; how it initialises them is
+            checked apart from the step.
         batch: `(inputs, targets)` with `loss`, anything with `forward`.
         loss: `loss(model(inputs), targets)`, a scalar.
         forward: instead of `loss`: `forward(model, batch)`, a scalar.

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def copy_batch(batch: Any, dtype: torch.dtype | None = torch.float64) -> Any:
-    """The batch, its floating tensors in one dtype or each in its own: neither side may change the other's."""
+    """A copy of the batch, so that no run changes another's; floating tensors in `dtype`, or for None as they are."""
     return tree_map(
         lambda x: x.detach().to(dtype if x.is_floating_point() else None, copy=True) if isinstance(x, Tensor) else x,
         copy.deepcopy(batch),
@@ -27,7 +27,7 @@ def copy_batch(batch: Any, dtype: torch.dtype | None = torch.float64) -> Any:
 
 
 def draw_batch(exact: ExactArithmetic, batch: Any) -> Any:
-    """The batch with residues drawn for its numbers, the same for the same number: the theorem is of drawn inputs.
+    """The batch with a residue drawn for each number, equal for equal numbers: the theorem is about drawn inputs.
 
     Integers (token ids), numbers without a dim, and masks stay as they are.
     """
@@ -47,10 +47,10 @@ def digest_batch(step: Step) -> str:
 
 
 def require_same_batch(step: Step, digest: str) -> None:
-    """Of a step that a rank has loaded for itself.
+    """Compare the batch of a step that a rank's process has loaded.
 
     Raises:
-        CannotRunError: its batch is not the one with this digest.
+        CannotRunError: it has another digest.
     """
     if digest_batch(step) != digest:
         raise CannotRunError(
@@ -72,7 +72,7 @@ def describe_probes(batch: Any) -> str:
 
 
 def _is_drawn(x: object) -> bool:
-    """Numbers, and not a mask of zeros and ones, or of -inf and the lowest number."""
+    """A floating tensor with a dim that is no mask: of zeros and ones, or of zeros and -inf or the lowest number."""
     if not isinstance(x, Tensor) or not x.is_floating_point() or not x.ndim:
         return False
     least = torch.finfo(x.dtype).min

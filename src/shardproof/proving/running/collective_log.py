@@ -1,6 +1,6 @@
 """The sequence of collectives of a run: which, where, over which ranks, of what shape, and for which placement.
 
-In exact arithmetic the user's code goes the same ways as in their own dtypes, or the proof is not of what they run.
+In exact arithmetic the user's code must call the same ones as in their own dtypes, or the proof is of another program.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ class _Log:
 
     @contextmanager
     def record_redistribute_calls(self, _tensor: Any, source: Any, target: Any, *_: Any, **__: Any) -> Iterator[None]:
-        """What PyTorch calls of its debug mode around the redistribution of a DTensor."""
+        """The method of its debug mode that PyTorch calls around the redistribution of a DTensor."""
         self.placements.append(f"{_listed(source)} to {_listed(target)}")
         try:
             yield
@@ -70,7 +70,7 @@ _logs: dict[int, _Log] = {}  # by thread: ranks may be threads
 
 @contextmanager
 def _redistributions_seen(log: _Log) -> Iterator[None]:
-    """Be what this thread finds where PyTorch looks for its debug mode, as long as it redistributes a DTensor."""
+    """Inside, PyTorch finds `log` as this thread's debug mode when it redistributes a DTensor."""
     from torch.distributed.tensor import _redistribute
 
     def find() -> Any:

@@ -1,4 +1,4 @@
-"""The determinism gate: on one device a step gives the same numbers twice, or a comparison would mean nothing."""
+"""The determinism gate: a step that differs between two runs on one device cannot be compared with anything."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def require_deterministic(step: Step, seed: int) -> None:
 
 
 def _take(step: Step, model: nn.Module, seed: int) -> tuple[Records, list[str]]:
-    """What one run records, and which generators it moved."""
+    """What one run records, and the random generators that it draws from, by name."""
     model.double()
     draw_parameters(model, seed)
     recorder = Recorder()
@@ -88,7 +88,7 @@ def _find_first_difference(first: Mapping[str, Tensor], second: Mapping[str, Ten
 
 
 def _same(first: Tensor, second: Tensor) -> bool:
-    """Bit for bit, but that one NaN is another."""
+    """Bit for bit, but any two NaNs are the same."""
     if first.shape != second.shape or first.dtype != second.dtype:
         return False
     return bool(torch.equal(first, second) or ((first == second) | (first.isnan() & second.isnan())).all())

@@ -1,10 +1,11 @@
-"""Dropout in ordinary runs: a stand-in that is the same on both sides, and beside it the masks that a side would draw.
+"""Dropout in ordinary runs: a deterministic stand-in for its masks; and the masks that the generators would draw.
 
-In exact arithmetic a mask is an oracle of the element. In float64 it is 1 + p cos(x): a function of the element too, so
-that replicas and shards see the same and a sum does not commute with it; smooth, so that rounding stays rounding.
+In exact arithmetic a mask is an oracle of the element. In ordinary arithmetic the stand-in is 1 + p cos(x). It depends
+on the element alone, so replicas and shards get the same; it does not commute with a sum, so a dropout before an
+all-reduce instead of after it shows; it is smooth, so rounding stays rounding.
 
-The masks drawn are those of PyTorch's generators as the user's code has them at that call, with p = 1/2, which tells
-most of two masks whether they are one.
+The masks drawn are those of PyTorch's generators, in the state in which the user's code calls dropout. They are drawn
+with p = 1/2, at which two different masks differ in the most elements.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
 
 
 class _Masking(TorchFunctionMode):
-    """Gives every dropout a mask; in the backward too, where a checkpoint may compute it again."""
+    """Gives every dropout a mask; in the backward too, where a checkpoint may run it again."""
 
     def __init__(self, mask_of: Callable[[Dropout], Tensor]) -> None:
         super().__init__()
@@ -58,11 +59,11 @@ def dropout_standing_in() -> Iterator[None]:
 
 @contextmanager
 def masks_drawn(recorder: Recorder, found: Masks) -> Iterator[None]:
-    """Inside, each dropout of the model draws a mask, put into `found`, and goes on with the stand-in's.
+    """Inside, each dropout draws a mask, which is put into `found`, and applies the stand-in's.
 
     Args:
-        recorder: of the same run, for the number of the step and the module that is running.
-        found: filled in the order of execution.
+        recorder: of the same run; has the number of the step and the module that is running.
+        found: filled in execution order.
     """
     running = recorder.running
 

@@ -48,7 +48,7 @@ def modules_recorded(model: Module, recorder: Recorder, segments: Segments | Non
 
 
 class _SoftmaxRecorded(TorchFunctionMode):
-    """What goes into and comes out of a softmax is recorded as if it were a module's: attention has it inside."""
+    """Inputs and outputs of softmax are recorded as a module's are: attention calls it as a function."""
 
     def __init__(self, hooks: _Hooks) -> None:
         super().__init__()
@@ -71,10 +71,12 @@ _SOFTMAX = frozenset({F.softmax, torch.softmax, Tensor.softmax})
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Hooks:
-    """Of one run on one device.
+    """The hooks of one run on one device or rank.
 
     Attributes:
-        seen: what has been handed on under a name already: another module's input needs none of its own.
+        recorder: of the run.
+        segments: its cuts; None without any.
+        seen: tensors that are recorded already: as another module's input they are not recorded again.
     """
 
     recorder: Recorder
@@ -86,41 +88,41 @@ class _Hooks:
         self.recorder.running.append(name)
 
     def end(self, *_: Any) -> None:
-        """It no longer is, by an error or not."""
+        """The module's forward has ended, also by an error."""
         self.recorder.running.pop()
 
     def enter(self, name: str, _module: Module, inputs: Any, named: Any) -> Any:
-        """Inputs that are computed between modules; those without a gradient (masks, positions, the batch) are left."""
+        """Record inputs that no module computed; not those without a gradient (masks, positions, the batch)."""
         if name not in self.recorder.records.source_lines:
             self.recorder.records.source_lines[name] = calling_line()
         new = [x for x in _floats((inputs, named)) if x.requires_grad and x not in self.seen]
         return self._replaced((inputs, named), new, Phase.INPUT, name)
 
     def leave(self, name: str, _module: Module, _inputs: Any, outputs: Any) -> Any:
-        """Every output of floating numbers."""
+        """Record every floating output."""
         return self._replaced(outputs, _floats(outputs), Phase.OUTPUT, name)
 
     def _replaced(self, tree: Any, tensors: list[Tensor], phase: Phase, name: str) -> Any:
-        """What the program is to go on with; None for what it has."""
+        """The tree with which the program continues; None if it is unchanged."""
         cut = {}
         for i, tensor in enumerate(tensors):
-            handed_on = self.pass_on(tensor, phase, name if len(tensors) == 1 else f"{name}[{i}]")
-            if handed_on is not tensor:
-                cut[id(tensor)] = handed_on
+            passed_on = self.pass_on(tensor, phase, name if len(tensors) == 1 else f"{name}[{i}]")
+            if passed_on is not tensor:
+                cut[id(tensor)] = passed_on
         return tree_map(lambda x: cut.get(id(x), x), tree) if cut else None
 
     def pass_on(self, tensor: Tensor, phase: Phase, name: str) -> Tensor:
-        """The tensor recorded, and what the program is to go on with in its place."""
+        """Record the tensor; return the one with which the program continues."""
         key = self.recorder.add(phase, name, tensor.detach())
-        handed_on = tensor if self.segments is None else self.segments.cut(key, tensor)
-        if handed_on is tensor and phase is Phase.INPUT:
-            # An alias, whose gradient is of this use alone: others may use the tensor too, on one side as it is and on
-            # the other moved before.
-            handed_on = tensor.view_as(tensor)
-        self.seen[handed_on] = True
-        if handed_on.requires_grad:
-            handed_on.register_hook(partial(self._record_gradient, key))
-        return handed_on
+        passed_on = tensor if self.segments is None else self.segments.cut(key, tensor)
+        if passed_on is tensor and phase is Phase.INPUT:
+            # An alias has the gradient of this use alone. The tensor itself may have other uses too, and a sharding may
+            # redistribute it for one of them.
+            passed_on = tensor.view_as(tensor)
+        self.seen[passed_on] = True
+        if passed_on.requires_grad:
+            passed_on.register_hook(partial(self._record_gradient, key))
+        return passed_on
 
     def _record_gradient(self, of: Key, gradient: Tensor) -> None:
         self.recorder.add(GRADIENT_OF[of.phase], of.name, gradient.detach(), call=of.call)

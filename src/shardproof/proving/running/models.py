@@ -27,7 +27,7 @@ _VALUE_SEEDS = 0x5A4D_0000
 
 
 def build_model(step: Step, seed: int) -> nn.Module:
-    """The user's model, in the dtypes that they build it in.
+    """The user's model as they build it, with PyTorch seeded.
 
     Raises:
         CannotRunError: it cannot be built, or is no module, or has no parameters.

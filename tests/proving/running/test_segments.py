@@ -7,10 +7,12 @@ import torch
 from tests.proving import steps
 from torch import nn
 
+from shardproof import ExactArithmetic
 from shardproof.frameworks.transformers import OwnPlan, PlanChange, tiny_step
 from shardproof.proving.findings import Verdict
 from shardproof.proving.prove import prove
-from shardproof.proving.records import Phase
+from shardproof.proving.records import Key, Phase
+from shardproof.proving.running.segments import Segments
 
 OWN = OwnPlan(change=PlanChange())
 
@@ -118,3 +120,28 @@ def test_a_step_that_cannot_be_cut_is_proved_without():
     proof = prove(steps.make_step(model=Masked), parallelize=lambda model, _mesh: model, devices=2, trials=2)
     assert proof.ok
     assert "loss" in unbounded(proof)
+
+
+# One cut --------------------------------------------------------------------------------------------------------------
+
+
+def test_only_what_is_cut_gets_fresh_residues_and_equal_residues_get_equal_ones():
+    x = torch.tensor([0.5, 2.0, 0.5], dtype=torch.float64)
+    with ExactArithmetic(seed=1, random="oracle") as exact:
+        segments = Segments(exact=exact, cuts=frozenset({(Phase.OUTPUT, "up", 0)}))
+        here = x * 3
+        assert segments.cut(Key(0, Phase.OUTPUT, "up", 1), here) is here
+        assert segments.cut(Key(0, Phase.INPUT, "up"), here) is here
+        before, fresh = exact.digits(here), exact.digits(segments.cut(Key(2, Phase.OUTPUT, "up"), here))
+    assert fresh[0] == fresh[2]
+    assert not (fresh == before).any()
+
+
+@pytest.mark.parametrize("cuts", [frozenset(), frozenset({(Phase.OUTPUT, "up", 0)})])
+def test_gradients_are_renewed_where_activations_are_cut_too(cuts):
+    with ExactArithmetic(seed=1, random="oracle") as exact:
+        gradient = torch.tensor([0.5, 2.0], dtype=torch.float64) * 3
+        before = exact.digits(gradient)
+        Segments(exact=exact, cuts=cuts).renew_gradient(gradient)
+        after = exact.digits(gradient)
+    assert torch.equal(before, after) is not bool(cuts)

@@ -35,7 +35,7 @@ def run_ranks(target, *, spawn=False):
 
 
 def dtensor():
-    return ProofTarget(step=steps.make_step_to_send(), parallelize=steps.parallelize)
+    return ProofTarget(step=steps.make_step(), parallelize=steps.parallelize)
 
 
 # What is recorded -----------------------------------------------------------------------------------------------------
@@ -152,7 +152,7 @@ def test_a_collective_more_is_found_although_every_number_is_right(dtype):
 @pytest.mark.processes
 @pytest.mark.slow
 def test_processes_find_it_too():
-    target = ProofTarget(step=steps.make_step_to_send(), parallelize=steps.idle_collective_in_float32)
+    target = ProofTarget(step=steps.make_step(), parallelize=steps.idle_collective_in_float32)
     (first, second) = (
         [Records(collectives=one) for one in run] for run in zip(*run_ranks(target, spawn=True), strict=True)
     )

@@ -1,0 +1,79 @@
+"""What is recorded is a clone of the rank's own tensor, under the next call of its name, with a heartbeat each."""
+
+import pytest
+import torch
+from torch import nn
+
+from shardproof import ExactArithmetic
+from shardproof.proving.records import Key, Phase
+from shardproof.proving.running.batch import draw_batch
+from shardproof.proving.running.capture import Recorder, clone_parameters
+
+
+def test_a_record_stays_when_the_tensor_is_written_to():
+    recorder, tensor = Recorder(), torch.ones(3)
+    key = recorder.add(Phase.OUTPUT, "up", tensor)
+    tensor.add_(1)
+    assert recorder.records.tensors[key].values.tolist() == [1, 1, 1]
+
+
+def test_the_same_name_again_is_the_next_call():
+    recorder = Recorder(step=2)
+    keys = [recorder.add(Phase.OUTPUT, "up", torch.ones(1)) for _ in range(2)]
+    keys.append(recorder.add(Phase.OUTPUT, "up", torch.ones(1), call=1))
+    assert keys == [Key(2, Phase.OUTPUT, "up", call) for call in range(3)]
+    assert list(recorder.records.tensors) == keys
+
+
+def test_what_is_not_there_is_missing_and_beats_nothing():
+    beats = []
+    recorder = Recorder(heartbeat=lambda: beats.append(1))
+    missing = recorder.add(Phase.GRADIENT, "bias", None)
+    there = recorder.add(Phase.GRADIENT, "weight", torch.ones(1))
+    assert (recorder.records.missing, list(recorder.records.tensors)) == ([missing], [there])
+    assert beats == [1]
+
+
+def test_two_recorders_share_nothing():
+    first, second = Recorder(), Recorder()
+    first.add(Phase.LOSS, "loss", torch.ones(()))
+    assert not second.records.tensors
+
+
+def test_in_exact_arithmetic_residues_and_their_bound_are_recorded():
+    x = torch.randn(4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    exact = ExactArithmetic(seed=1)
+    recorder = Recorder(exact=exact)
+    with exact:
+        drawn = draw_batch(exact, x)
+        product, power = drawn * drawn, drawn * drawn * drawn
+        recorder.add(Phase.OUTPUT, "product", product)
+        recorder.add(Phase.OUTPUT, "power", power)
+        expected = exact.digits(product)
+    square, cube = recorder.records.tensors.values()
+    assert square.values.dtype == torch.int64
+    assert torch.equal(square.values, expected)
+    assert 0 < square.chance < cube.chance < 1
+    assert not square.void
+
+
+def test_a_division_by_zero_is_recorded_as_void():
+    exact = ExactArithmetic(seed=1)
+    recorder = Recorder(exact=exact)
+    x = torch.randn(4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    with exact:
+        recorder.add(Phase.OUTPUT, "whole", 1 / x)
+        recorder.add(Phase.OUTPUT, "void", 1 / (x - x.clone()))
+    whole, void = recorder.records.tensors.values()
+    assert (whole.void, void.void) == (False, True)
+
+
+@pytest.mark.parametrize("write", [False, True])
+def test_parameters_are_cloned(write):
+    model = nn.Linear(2, 3)
+    before = clone_parameters(model)
+    with torch.no_grad():
+        model.bias.add_(int(write))
+    assert list(before) == ["weight", "bias"]
+    assert torch.equal(before["bias"], model.bias) is not write
+    assert not before["bias"].requires_grad

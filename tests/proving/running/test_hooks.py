@@ -1,0 +1,120 @@
+"""What goes into and comes out of modules is recorded, with its gradient; the hooks are gone afterwards."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from tests.proving import steps
+from torch import nn
+
+from shardproof import ExactArithmetic
+from shardproof.proving.records import Key, Phase
+from shardproof.proving.running.capture import Recorder
+from shardproof.proving.running.hooks import modules_recorded
+from shardproof.proving.running.segments import Segments
+
+
+def record(model, x, **options):
+    recorder = Recorder()
+    with modules_recorded(model, recorder, **options):
+        model(x).sum().backward()
+    return recorder
+
+
+def test_outputs_computed_inputs_and_their_gradients_in_execution_order():
+    records = record(steps.MLP(), torch.randn(5, 6)).records
+    assert [(key.phase, key.name) for key in records.tensors] == [
+        (Phase.OUTPUT, "up"),
+        (Phase.INPUT, "down"),  # after gelu, which is no module
+        (Phase.OUTPUT, "down"),
+        (Phase.OUTPUT, "model"),
+        (Phase.OUTPUT_GRADIENT, "down"),  # the same tensor as the model's output
+        (Phase.OUTPUT_GRADIENT, "model"),
+        (Phase.INPUT_GRADIENT, "down"),
+        (Phase.OUTPUT_GRADIENT, "up"),
+    ]
+
+
+def test_the_numbers_are_those_of_the_program():
+    model, x = steps.MLP(), torch.randn(5, 6)
+    tensors = record(model, x).records.tensors
+    hidden = F.gelu(model.up(x)).detach().requires_grad_()
+    model.down(hidden).sum().backward()
+    assert torch.equal(tensors[Key(0, Phase.INPUT, "down")].values, hidden.detach())
+    torch.testing.assert_close(tensors[Key(0, Phase.INPUT_GRADIENT, "down")].values, hidden.grad)
+
+
+def test_a_module_called_twice_has_two_calls():
+    layer = nn.Linear(3, 3)
+    records = record(nn.Sequential(layer, nn.Tanh(), layer), torch.randn(2, 3)).records
+    assert [key.call for key in records.tensors if key.phase is Phase.OUTPUT and key.name == "0"] == [0, 1]
+
+
+def test_no_hook_stays():
+    model = steps.MLP()
+    recorder = record(model, torch.randn(5, 6))
+    count = len(recorder.records.tensors)
+    model(torch.randn(5, 6)).sum().backward()
+    assert len(recorder.records.tensors) == count
+    assert recorder.running == []
+
+
+def test_the_softmax_of_an_attention_is_recorded_like_a_module():
+    class Attention(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.linear = nn.Linear(4, 4)
+
+        def forward(self, x):
+            return torch.softmax(self.linear(x), -1)
+
+    names = {(key.phase, key.name) for key in record(Attention(), torch.randn(2, 4)).records.tensors}
+    assert {(Phase.INPUT, "model/softmax"), (Phase.OUTPUT, "model/softmax")} <= names
+
+
+def test_several_outputs_are_numbered_and_integers_are_left_out():
+    class Two(nn.Module):
+        def forward(self, x):
+            return x * 2, torch.arange(2), x * 3
+
+    class Sum(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.two = Two()
+
+        def forward(self, x):
+            first, _, second = self.two(x)
+            return first + second
+
+    names = [key.name for key in record(Sum(), torch.randn(2, requires_grad=True)).records.tensors]
+    assert [name for name in names if name.startswith("two[")][:2] == ["two[0]", "two[1]"]
+
+
+def test_a_module_that_raises_is_no_longer_running():
+    class Failing(nn.Module):
+        def forward(self, x):
+            raise OverflowError
+
+    model, recorder = nn.Sequential(Failing()), Recorder()
+    with pytest.raises(OverflowError), modules_recorded(model, recorder):
+        model(torch.ones(1))
+    assert recorder.running == []
+
+
+def test_where_a_module_was_called_is_the_users_line():
+    recorder = record(steps.MLP(), torch.randn(5, 6))
+    assert recorder.records.source_lines["up"].endswith(" in forward")
+    assert "steps.py:" in recorder.records.source_lines["up"]
+
+
+@pytest.mark.parametrize("cut", [False, True])
+def test_at_a_cut_the_program_goes_on_with_fresh_residues(cut):
+    model, x = steps.MLP().double(), torch.randn(5, 6, dtype=torch.float64)
+    exact = ExactArithmetic(seed=1, random="oracle")
+    with exact:
+        recorder = Recorder(exact=exact)
+        cuts = frozenset({(Phase.OUTPUT, "up", 0)}) if cut else frozenset()
+        with modules_recorded(model, recorder, Segments(exact=exact, cuts=cuts)):
+            model(x)
+        after = exact.digits(F.gelu(model.up(x)))
+    # What is recorded at the cut is what the module computed; what follows is computed from other residues.
+    assert torch.equal(recorder.records.tensors[Key(0, Phase.INPUT, "down")].values, after) is not cut

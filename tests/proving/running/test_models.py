@@ -1,0 +1,122 @@
+"""Models: built alike from one seed, filled with values that are addresses, converted, and sharded with a check."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from tests.proving import steps
+from torch import nn
+
+from shardproof.errors import CannotRunError
+from shardproof.proving.records import SAMPLES, Precision
+from shardproof.proving.running.models import (
+    build_model,
+    draw_parameters,
+    dtype_of,
+    initial_values,
+    load_model,
+    name_dtypes,
+    own_dtypes,
+    precisions_of,
+    shard_model,
+)
+
+
+class Mixed(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.low = nn.Linear(6, 8, dtype=torch.bfloat16)
+        self.high = nn.Linear(8, 4)
+
+    def forward(self, x):
+        return self.high(F.gelu(self.low(x.to(self.low.weight.dtype))).to(self.high.weight.dtype))
+
+
+def fail():
+    raise OverflowError("too wide")
+
+
+@pytest.mark.parametrize(
+    ("model", "said"),
+    [
+        (fail, "the model cannot be built: OverflowError: too wide"),
+        (lambda: 3, r"model\(\) gave int; needed is a torch.nn.Module with parameters"),
+        (nn.ReLU, r"model\(\) gave ReLU; needed"),
+    ],
+)
+def test_what_is_no_model_is_refused(model, said):
+    with pytest.raises(CannotRunError, match=said):
+        build_model(steps.make_step(model=model), 0)
+
+
+def test_a_model_is_built_in_its_own_dtypes_from_the_seed():
+    step = steps.make_step(model=Mixed)
+    first, again, other = (initial_values(build_model(step, seed)) for seed in (0, 0, 1))
+    assert all(torch.equal(first[name], again[name]) for name in first)
+    assert not torch.equal(first["low.weight"], other["low.weight"])
+    assert {values.dtype for values in first.values()} == {torch.float64}
+    assert own_dtypes(build_model(step, 0))["low.weight"] is torch.bfloat16
+
+
+def test_drawn_values_differ_from_each_other_from_zero_and_from_what_the_seed_gives_a_user():
+    model = steps.MLP().double()
+    draw_parameters(model, 7)
+    values = torch.cat([p.detach().reshape(-1) for p in model.parameters()])
+    assert len(values.unique()) == len(values)
+    assert bool((values != 0).all())
+    torch.manual_seed(7)
+    assert not torch.isin(values, torch.randn(len(values), dtype=torch.float64)).any()
+
+
+def test_own_and_rounded_start_from_the_same_values_and_a_shaken_one_beside_them():
+    step = steps.make_step(model=Mixed)
+    state = {name: torch.randn(p.shape, dtype=torch.float64) for name, p in Mixed().state_dict().items()}
+    own, rounded, shaken = (
+        dict(load_model(step, 0, state, precision).named_parameters())
+        for precision in (Precision.OWN, Precision.ROUNDED, Precision.SHAKEN)
+    )
+    for name, values in own.items():
+        assert rounded[name].dtype is torch.float64
+        assert torch.equal(values.double(), rounded[name])
+        assert values.dtype is shaken[name].dtype
+        moved = (shaken[name].double() - values.double()).abs() / values.double().abs()
+        assert 0 < moved.max() <= 2 * torch.finfo(values.dtype).eps
+
+
+def test_in_float64_a_state_goes_in_unrounded():
+    step = steps.make_step(model=Mixed)
+    state = {name: torch.randn(p.shape, dtype=torch.float64) for name, p in Mixed().state_dict().items()}
+    exact = load_model(step, 0, state, Precision.FLOAT64).state_dict()
+    assert all(torch.equal(exact[name], state[name]) for name in state)
+
+
+def test_precisions_and_their_names():
+    assert [dtype_of(one) for one in (Precision.FLOAT32, Precision.FLOAT64, Precision.ROUNDED)] == [
+        torch.float32,
+        torch.float64,
+        torch.float64,
+    ]
+    assert {dtype_of(one) for one in SAMPLES} == {None}
+    in_float64 = {"weight": torch.float64, "count": torch.int64}
+    assert precisions_of(in_float64) == (Precision.FLOAT64, Precision.FLOAT32)
+    assert set(precisions_of(in_float64 | {"bias": torch.float32})) == set(Precision)
+    assert name_dtypes(own_dtypes(Mixed()) | {"count": torch.int64}) == "bfloat16 and float32"
+
+
+def rename(model, _mesh):
+    model.above = model.up
+    del model.up
+    return model
+
+
+@pytest.mark.parametrize(
+    ("parallelize", "said"),
+    [
+        (lambda model, mesh: None, r"parallelize\(model, mesh\) returned NoneType; it must return the sharded model"),
+        (rename, r"changed the parameters' names \(above.bias, above.weight, up.bias, up.weight\)"),
+    ],
+)
+def test_a_sharding_that_gives_no_model_or_other_names_is_refused(parallelize, said):
+    with pytest.raises(CannotRunError, match=said):
+        shard_model(steps.MLP(), parallelize, None)
+    model = steps.MLP()
+    assert shard_model(model, lambda model, mesh: model, None) is model

@@ -1,0 +1,92 @@
+"""The prover's training step: what it records, in which order; one norm for the whole model."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from tests.proving import steps
+from torch import nn
+
+from shardproof.proving.records import ACTIVATIONS, Phase
+from shardproof.proving.running.capture import Recorder
+from shardproof.proving.running.training import clip_gradients, match_placements, states_of, train
+
+
+def record(step, model=None):
+    recorder = Recorder()
+    torch.manual_seed(0)
+    train(model or steps.MLP(), step, step.batch, recorder)
+    return recorder.records
+
+
+def phases(records):
+    found = [(key.step, key.phase) for key in records.tensors if key.phase not in ACTIVATIONS]
+    return list(dict.fromkeys(found))
+
+
+def test_a_step_records_loss_gradients_norm_clipped_gradients_updates_and_state():
+    step = steps.make_step(
+        steps=2, clip_norm=0.1, optimizer=lambda parameters: torch.optim.SGD(parameters, lr=0.1, momentum=0.9)
+    )
+    one = [Phase.LOSS, Phase.GRADIENT, Phase.NORM, Phase.CLIPPED, Phase.UPDATE, Phase.STATE]
+    assert phases(record(step)) == [(0, phase) for phase in one] + [(1, phase) for phase in one]
+
+
+def test_without_an_optimizer_there_is_one_step_of_gradients():
+    assert phases(record(steps.make_step(steps=3, optimizer=None))) == [(0, Phase.LOSS), (0, Phase.GRADIENT)]
+
+
+def test_the_numbers_are_those_of_a_plain_loop():
+    step = steps.make_step(steps=3, clip_norm=0.1)
+    torch.manual_seed(0)
+    model = steps.MLP()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    norms = []
+    for _ in range(3):
+        optimizer.zero_grad()
+        F.mse_loss(model(step.batch[0]), step.batch[1]).backward()
+        norms.append(torch.nn.utils.clip_grad_norm_(model.parameters(), 0.1))
+        optimizer.step()
+    records = record(step)
+    found = {(key.step, key.phase, key.name): one.values for key, one in records.tensors.items()}
+    for name, parameter in model.named_parameters():
+        assert torch.equal(found[2, Phase.UPDATE, name], parameter.detach())
+    assert [found[number, Phase.NORM, "gradient norm"] for number in range(3)] == norms
+
+
+def test_a_parameter_that_nothing_uses_is_missing_and_its_buffer_recorded():
+    class Spare(steps.MLP):
+        def __init__(self):
+            super().__init__()
+            self.spare = nn.Parameter(torch.ones(2))
+            self.register_buffer("scale", torch.ones(3))
+            self.register_buffer("count", torch.ones(3, dtype=torch.int64))
+
+    records = record(steps.make_step(), Spare())
+    assert [(key.phase, key.name) for key in records.missing] == [(Phase.GRADIENT, "spare")]
+    assert [key.name for key in records.tensors if key.phase is Phase.BUFFER] == ["scale"]
+
+
+@pytest.mark.parametrize("largest", [0.1, 100.0])
+def test_clipping_is_that_of_pytorch(largest):
+    model, other = steps.MLP(), steps.MLP()
+    other.load_state_dict(model.state_dict())
+    for one in (model, other):
+        one(torch.ones(2, 6)).square().sum().backward()
+    assert torch.equal(clip_gradients(model, largest), torch.nn.utils.clip_grad_norm_(other.parameters(), largest))
+    for one, two in zip(model.parameters(), other.parameters(), strict=True):
+        assert torch.equal(one.grad, two.grad)
+
+
+def test_states_are_moments_and_no_counters():
+    parameter = nn.Parameter(torch.ones(3))
+    optimizer = torch.optim.AdamW([parameter], amsgrad=True)
+    parameter.sum().backward()
+    optimizer.step()
+    assert list(states_of(optimizer, parameter)) == ["exp_avg", "exp_avg_sq", "max_exp_avg_sq"]
+
+
+def test_a_plain_gradient_needs_no_placements():
+    parameter = nn.Parameter(torch.ones(3))
+    gradient = torch.ones(3)
+    assert match_placements(gradient, parameter) is gradient
+    assert match_placements(None, parameter) is None
