@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 
 # The primes, and how many draws of the inputs under each key: more where agreements are rarer.
 PRIMES = {101: 100, 1009: 250, 10007: 1000}
+# Of programs in segments, and into how many they are cut.
+SEGMENTED_PRIMES = {503: 400, 2003: 1500}
+CUTS = (1, 4, 16)
 # Standard errors that a mean over keys may lie above its bound. With 20 keys, Student's t with 19 degrees of freedom is
 # beyond 5 with probability 4e-5.
 LENIENCY = 5.0
@@ -36,6 +39,7 @@ class Inputs:
 
     rows: int
     generator: torch.Generator
+    exact: ExactArithmetic
     drawn: dict[str, Tensor] = field(default_factory=dict)
     denominators: list[Tensor] = field(default_factory=list)
 
@@ -46,6 +50,10 @@ class Inputs:
                 values = torch.randn(self.rows, *shape, generator=self.generator, dtype=torch.float64)
                 self.drawn[name] = values.requires_grad_()
         return self.drawn[name]
+
+    def cut(self, tensor: Tensor, name: str) -> Tensor:
+        """A cut of the program; a row agrees only where the operands of every cut do."""
+        return self.exact.cut(tensor, name)
 
     def divide(self, by: Tensor) -> Tensor:
         """The same tensor, noted as a denominator: a row in which one is zero is void."""
@@ -195,6 +203,56 @@ PROGRAMS: tuple[Callable[[Inputs, bool], Tensor], ...] = (
 )
 
 
+# In segments: the bug is in the last one, and what came before has agreed.
+
+
+def products(d: Inputs, bug: bool, cuts: int) -> Tensor:
+    """A product that grows by a factor in each segment; three times too large in the last."""
+    t = d("x")
+    for i in range(cuts):
+        t = d.cut(t * d(f"factor {i}"), f"cut {i}")
+    return t * d("last") * (3 if bug else 1)
+
+
+def scaled_alike(d: Inputs, bug: bool, cuts: int) -> Tensor:
+    """Three elements times one number in each segment; the last takes another of them."""
+    t = d("x", 3)
+    for i in range(cuts):
+        t = d.cut(t * d(f"number {i}", 1), f"cut {i}")
+    return t[:, 1 if bug else 0] * d("last")
+
+
+def neurons(d: Inputs, bug: bool, cuts: int) -> Tensor:
+    """A layer of gelus in each segment; the last adds up one fewer."""
+    t = d("x", 1, 3)
+    for i in range(cuts):
+        t = d.cut(F.gelu(t @ d(f"weight {i}", 3, 3)), f"cut {i}")
+    return (t[:, 0, : 2 if bug else 3]).sum(1)
+
+
+def slopes(d: Inputs, bug: bool, cuts: int) -> Tensor:
+    """The gradient through products, cut on its way back; wrong at the first segment, where it arrives last."""
+    x = d("x")
+    t = x * d("first") * (2 if bug else 1) - (x.detach() * d("first") if bug else 0)
+    for i in range(cuts):
+        t = d.cut(t * d(f"factor {i}"), f"cut {i}")
+    (slope,) = torch.autograd.grad(t, x, d("g"))
+    return slope
+
+
+def in_segments(program: Callable[[Inputs, bool, int], Tensor], cuts: int) -> Callable[[Inputs, bool], Tensor]:
+    """The program with so many cuts, under a name that says how many."""
+
+    def segmented(d: Inputs, bug: bool) -> Tensor:
+        return program(d, bug, cuts)
+
+    segmented.__name__ = f"{program.__name__}, {cuts} cut{'s' * (cuts != 1)}"
+    return segmented
+
+
+SEGMENTED = tuple(in_segments(one, cuts) for one in (products, scaled_alike, neurons, slopes) for cuts in CUTS)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rate:
     """How often one program's wrong form agreed.
@@ -244,15 +302,20 @@ def measure(
     """
     agreed, voided, bound = [], 0.0, 0.0
     for key in range(keys):
-        inputs = Inputs(rows=rows, generator=torch.Generator().manual_seed(1_000_003 * key + prime))
+        generator = torch.Generator().manual_seed(1_000_003 * key + prime)
         with ExactArithmetic(seed=key, prime=prime, record_selections=True) as exact:
+            inputs = Inputs(rows=rows, generator=generator, exact=exact)
             with exact.paused():
                 prepare(exact)
-            right, wrong = program(inputs, False).detach(), program(inputs, True).detach()
+            right = program(inputs, False).detach()
+            before = len(exact.cuts)
+            wrong = program(inputs, True).detach()
             degree = _degree(exact, right) | _degree(exact, wrong)
             bound = max(bound, degree.chance(prime))
             with exact.paused():
                 same = (right == wrong).reshape(rows, -1).all(1)
+                for a, b in zip(exact.cuts[:before], exact.cuts[before:], strict=True):
+                    same &= (a.residues == b.residues).reshape(rows, -1).all(1)
                 void = torch.zeros(rows, dtype=torch.bool)
                 for denominator in inputs.denominators:
                     void |= (denominator == 0).any(1)
@@ -295,6 +358,11 @@ def main() -> int:
         measure(program, prime, keys=options.keys, rows=rows * options.times)
         for program in PROGRAMS
         for prime, rows in PRIMES.items()
+    ]
+    rates += [
+        measure(program, prime, keys=options.keys, rows=rows * options.times)
+        for program in SEGMENTED
+        for prime, rows in SEGMENTED_PRIMES.items()
     ]
     print(table(rates))
     print(f"\n{sum(r.pairs for r in rates):,} pairs")

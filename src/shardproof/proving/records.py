@@ -6,14 +6,15 @@ A `Recorded` tensor belongs to the `Records` of one run; the records of all runs
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+from torch import Tensor
 
-    from torch import Tensor
+if TYPE_CHECKING:
+    from collections.abc import Collection
 
     from shardproof.proving.axes import Axes
 
@@ -146,6 +147,8 @@ class DrawnMask:
 Masks = dict[Key, DrawnMask]  # in execution order
 
 Cut = tuple[Phase, str, int]  # an activation, in every step: what it is, its name, and which call
+# Where a run is cut, and of each rank's part of that activation each element's number in the full one, int64.
+Cuts = Mapping[Cut, Mapping[int, Tensor]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -189,7 +192,7 @@ class BothSides:
     ranks: Sequence[SideRecord]
     axes: Axes
     primes: tuple[int, ...] = ()
-    cuts: frozenset[Cut] = frozenset()
+    cuts: Collection[Cut] = ()
     fresh: bool = True
     own_training: bool = False
     dtype: str = ""

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from shardproof.errors import CannotRunError
 from shardproof.proving.judging.bounds import choose_cuts, count_missing_trials
-from shardproof.proving.judging.judge import compare_trials
+from shardproof.proving.judging.judge import align_trial, compare_trials
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -56,7 +56,7 @@ def _judge_again(
     (a mask of zeros and ones) cannot be cut. Then the trials are taken without cuts.
     """
     if request.fresh and all(outcome.equal for outcome in outcomes.values()):
-        cuts = choose_cuts(first.reference.trials[0], outcomes)
+        cuts = choose_cuts(align_trial(first, layout, 0), outcomes)
         with suppress(CannotRunError):
             found = compare_trials(runner.run(replace(request, cuts=cuts)), layout)
             if not cuts or all(outcome.equal or outcome.void for trial in found for outcome in trial.values()):

@@ -1,4 +1,4 @@
-"""Cuts: fresh residues that give each segment a bound of its own."""
+"""Cuts: each segment has a bound of its own, and what an element was before a cut does not reach what comes after."""
 
 import pytest
 import torch
@@ -64,24 +64,58 @@ def test_the_same_program_meets_itself_at_every_cut_and_another_seed_does_not():
     assert not torch.equal(first[0][0].residues, other[0][0].residues)
 
 
-def test_a_cut_gives_the_same_value_the_same_residue_however_the_tensor_is_split():
+def test_a_shard_with_its_numbers_is_cut_as_the_full_tensor_is():
     w = torch.randn(6, 4, requires_grad=True)
+    numbers = torch.arange(24).view(6, 4)
     with ExactArithmetic(seed=1) as exact:
-        whole = exact.digits(exact.cut(w, "here"))
-        parts = torch.cat([exact.cut(part, "here") for part in w.split(2)])
-        assert torch.equal(whole, exact.digits(parts))
-        assert not torch.equal(whole, exact.digits(exact.cut(w, "there")))
-        assert not torch.equal(whole, exact.digits(w))
+        full = exact.digits(exact.cut(w, "here"))
+        columns = [exact.cut(w[:, part], "here", numbers[:, part]) for part in (slice(0, 1), slice(1, 4))]
+        assert torch.equal(full, torch.cat([exact.digits(one) for one in columns], 1))
+        unnumbered = exact.digits(exact.cut(w[3:], "here"))
+        assert not torch.equal(full[3:], unnumbered)
+        assert not torch.equal(full, exact.digits(exact.cut(w, "there")))
+        assert not torch.equal(full, exact.digits(w))
 
 
-def test_a_cut_leaves_zeros_and_masks_what_they_are():
+def test_equal_elements_are_independent_after_a_cut():
+    with ExactArithmetic(seed=1) as exact:
+        x = torch.full((50,), 0.3, requires_grad=True) * 1
+        assert len(set(exact.digits(exact.cut(x, "here")).tolist())) == 50
+
+
+@pytest.mark.parametrize("prime", [101, 1009])
+def test_what_a_cut_hands_on_is_uniform_whatever_was_cut(prime):
+    counts = torch.zeros(prime)
+    for seed in range(20):
+        with ExactArithmetic(seed=seed, prime=prime) as exact:
+            found = exact.digits(exact.cut(torch.zeros(5000, requires_grad=True) * 1, "here"))
+        counts += torch.bincount(found + prime // 2, minlength=prime)
+    expected = 100_000 / prime
+    statistic = float(((counts - expected) ** 2 / expected).sum())
+    assert abs(statistic - (prime - 1)) < 5 * (2 * (prime - 1)) ** 0.5  # chi-squared, mean p - 1, variance 2 (p - 1)
+
+
+def test_a_cut_leaves_masks_and_padding_what_they_are():
     w = torch.randn(3, requires_grad=True)
     with ExactArithmetic(seed=1) as exact:
-        kept = exact.cut(w * torch.tensor([1.0, 0.0, 1.0]), "kept")
-        assert exact.digits(kept)[1] == 0
-        assert exact.digits(kept)[0] != 0
+        padded = exact.cut(w * torch.tensor([1.0, 0.0, 1.0]), "padded", torch.tensor([0, -1, 1]))
+        assert exact.digits(padded)[1] == 0
+        assert exact.digits(padded)[0] != 0
+        zero = exact.cut(w * torch.tensor([1.0, 0.0, 1.0]), "a zero that is no padding")
+        assert exact.digits(zero)[1] != 0
         masked = exact.cut(w.masked_fill(torch.tensor([True, False, False]), float("-inf")), "masked")
         assert exact.digits(masked.softmax(0))[0] == 0
+
+
+def test_a_redrawn_tensor_keeps_equal_numbers_equal_and_zeros_zero():
+    x = torch.tensor([0.3, 0.0, 0.7, 0.3])
+    with ExactArithmetic(seed=1) as exact:
+        first, _, third, fourth = found = exact.digits(exact.redraw(x, "batch")).tolist()
+        assert found[1] == 0
+        assert first == fourth != third
+        assert found != exact.digits(exact.redraw(x, "another name")).tolist()
+    with ExactArithmetic(seed=2) as exact:
+        assert found != exact.digits(exact.redraw(x, "batch")).tolist()
 
 
 def test_a_cut_has_the_bound_of_its_segment_and_says_when_it_is_void():
@@ -100,8 +134,7 @@ def test_a_cut_cuts_the_gradient_too():
     with ExactArithmetic(seed=1) as exact:
         exact.cut(w, "w").sum().backward()
         assert exact.cuts[-1].residues.tolist() == [1, 1, 1]
-        assert len(set(exact.digits(w.grad).tolist())) == 1
-        assert exact.digits(w.grad)[0] != 1
+        assert len({1, *exact.digits(w.grad).tolist()}) == 4
 
 
 def test_a_cut_gives_ranks_and_one_process_the_same_residues():
@@ -112,11 +145,12 @@ def test_a_cut_gives_ranks_and_one_process_the_same_residues():
         cut = exact.cut(whole * 2, "here")
         expected = exact.digits(cut)
     with ExactArithmetic(seed=1) as exact, LocalTensorMode(2):
-        local = exact.cut(parts * 2, "here")
+        numbers = LocalTensor({0: torch.arange(12).view(2, 6), 1: torch.arange(12, 24).view(2, 6)})
+        local = exact.cut(parts * 2, "here", numbers)
         with exact.paused():
             found = [local._local_tensors[rank].detach().long() for rank in range(2)]
     assert torch.equal(torch.cat(found), expected)
-    assert [cut.name for cut in exact.cuts] == ["here", "here"]
+    assert {cut.name for cut in exact.cuts} == {"here"}
 
 
 def test_a_cut_through_a_partial_sum_is_refused():
@@ -124,4 +158,4 @@ def test_a_cut_through_a_partial_sum_is_refused():
         placements = (Partial(),)
 
     with pytest.raises(ValueError, match="partial sum"):
-        CutBothWays.forward(type("Context", (), {})(), Part(), "here")
+        CutBothWays.forward(type("Context", (), {})(), Part(), torch.arange(1), "here")

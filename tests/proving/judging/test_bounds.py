@@ -3,7 +3,10 @@
 import pytest
 import torch
 
+from shardproof.proving.axes import Axes
+from shardproof.proving.judging.alignment import Alignment
 from shardproof.proving.judging.bounds import choose_cuts, count_missing_trials, over_segments
+from shardproof.proving.judging.layout import find_layout
 from shardproof.proving.judging.outcomes import Outcome
 from shardproof.proving.records import Key, Phase, Recorded, Records
 
@@ -60,14 +63,40 @@ def test_a_later_worse_segment_counts_and_a_better_one_does_not_help():
 # Cuts -----------------------------------------------------------------------------------------------------------------
 
 
-def reference(*keys, shape=(2,)):
-    return Records(tensors={key: Recorded(values=torch.ones(shape)) for key in keys})
+def uncut(*keys, shape=(2, 2), ranks=2, parts=None):
+    """Both sides of a run: on each rank the full tensor, or its own part of it."""
+    full = torch.arange(torch.Size(shape).numel()).view(shape)
+    here = [(parts or {}).get(rank, lambda whole: whole) for rank in range(ranks)]
+    return Alignment(
+        reference=Records(tensors={key: Recorded(values=full) for key in keys}),
+        ranks=[Records(tensors={key: Recorded(values=part(full)) for key in keys}) for part in here],
+        layout=find_layout({"w": torch.ones(1, dtype=torch.float64)}, {}),
+        axes=Axes(sizes={"tp": ranks}),
+    )
 
 
 def test_right_activations_with_right_gradients_are_cut():
     outcomes = {UP: outcome(), UP_GRADIENT: outcome(), DOWN: outcome()}
-    cuts = choose_cuts(reference(UP, UP_GRADIENT, DOWN, GRADIENT), outcomes)
-    assert cuts == {(Phase.OUTPUT, "up", 0), (Phase.OUTPUT, "down", 0)}
+    cuts = choose_cuts(uncut(UP, UP_GRADIENT, DOWN, GRADIENT), outcomes)
+    assert cuts.keys() == {(Phase.OUTPUT, "up", 0), (Phase.OUTPUT, "down", 0)}
+
+
+def test_a_cut_numbers_each_ranks_elements_as_in_the_full_tensor():
+    columns = {rank: lambda whole, at=rank: whole[:, at : at + 1] for rank in range(2)}
+    (numbers,) = choose_cuts(uncut(UP, parts=columns), {UP: outcome()}).values()
+    assert [numbers[rank].tolist() for rank in range(2)] == [[[0], [2]], [[1], [3]]]
+    (numbers,) = choose_cuts(uncut(UP), {UP: outcome()}).values()
+    assert numbers[0] is numbers[1]  # one tensor for replicas
+    assert numbers[0].tolist() == [[0, 1], [2, 3]]
+
+
+def test_an_activation_that_lies_otherwise_in_another_step_is_not_cut():
+    both = uncut(UP, NEXT)
+    for rank, records in enumerate(both.ranks):
+        full = records.tensors[UP].values
+        records.tensors[UP] = Recorded(values=full[:, rank : rank + 1])
+        records.tensors[NEXT] = Recorded(values=full[rank : rank + 1])
+    assert choose_cuts(both, {UP: outcome(), NEXT: outcome()}) == {}
 
 
 @pytest.mark.parametrize("key", [UP, UP_GRADIENT, NEXT])
@@ -78,16 +107,17 @@ def test_one_that_is_wrong_or_partial_or_not_compared_in_any_step_is_not_cut(key
         del outcomes[key]
     else:
         outcomes[key] = outcome(**change)
-    assert choose_cuts(reference(UP, UP_GRADIENT, NEXT, DOWN), outcomes) == {(Phase.OUTPUT, "down", 0)}
+    assert choose_cuts(uncut(UP, UP_GRADIENT, NEXT, DOWN), outcomes).keys() == {(Phase.OUTPUT, "down", 0)}
 
 
 def test_another_call_of_the_module_is_a_cut_of_its_own():
     again = Key(0, Phase.OUTPUT, "up", 1)
-    assert choose_cuts(reference(UP, again), {UP: outcome(), again: outcome(equal=False)}) == {(Phase.OUTPUT, "up", 0)}
+    cuts = choose_cuts(uncut(UP, again), {UP: outcome(), again: outcome(equal=False)})
+    assert cuts.keys() == {(Phase.OUTPUT, "up", 0)}
 
 
-def test_a_number_is_no_boundary():
-    assert choose_cuts(reference(UP, shape=()), {UP: outcome()}) == frozenset()
+def test_a_scalar_is_no_boundary():
+    assert choose_cuts(uncut(UP, shape=()), {UP: outcome()}) == {}
 
 
 # Trials ---------------------------------------------------------------------------------------------------------------

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from shardproof.proving.axes import Axes, make_axes
-from shardproof.proving.judging.placement import place_activation
+from shardproof.proving.judging.placement import find_placement, place_activation
 
 AXES = Axes(sizes={"dp": 2, "tp": 3}, data=("dp",))
 
@@ -95,3 +95,12 @@ def test_features_follow_the_rows_of_a_fused_weight():
 @pytest.mark.parametrize("shape", [(3, 6), (4, 6, 1), (4, 4), (2, 5)])
 def test_shapes_that_fit_no_layout_are_not_placed(shape):
     assert place_activation(dict.fromkeys(range(6), torch.zeros(shape)), numbered(4, 6), AXES) is None
+
+
+def test_a_placement_gives_the_parts_of_any_tensor_of_the_shape():
+    whole = numbered(6, 6)
+    parts = shard(whole, {"dp": 0, "tp": 1})
+    placed = find_placement(parts, whole, AXES)
+    assert placed is not None
+    assert placed.parts_of(-whole)[4].tolist() == (-parts[4]).tolist()
+    assert placed.parts_of(numbered(6, 9)) is None

@@ -12,7 +12,7 @@ from shardproof.frameworks.transformers import OwnPlan, PlanChange, tiny_step
 from shardproof.proving.findings import Verdict
 from shardproof.proving.prove import prove
 from shardproof.proving.records import Key, Phase
-from shardproof.proving.running.segments import Segments
+from shardproof.proving.running.segments import Segments, number_parameters
 
 OWN = OwnPlan(change=PlanChange())
 
@@ -125,23 +125,63 @@ def test_a_step_that_cannot_be_cut_is_proved_without():
 # One cut --------------------------------------------------------------------------------------------------------------
 
 
-def test_only_what_is_cut_gets_fresh_residues_and_equal_residues_get_equal_ones():
-    x = torch.tensor([0.5, 2.0, 0.5], dtype=torch.float64)
-    with ExactArithmetic(seed=1, random="oracle") as exact:
-        segments = Segments(exact=exact, cuts=frozenset({(Phase.OUTPUT, "up", 0)}))
-        here = x * 3
-        assert segments.cut(Key(0, Phase.OUTPUT, "up", 1), here) is here
-        assert segments.cut(Key(0, Phase.INPUT, "up"), here) is here
-        before, fresh = exact.digits(here), exact.digits(segments.cut(Key(2, Phase.OUTPUT, "up"), here))
-    assert fresh[0] == fresh[2]
-    assert not (fresh == before).any()
+FULL = torch.randn(6, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+KEY = Key(0, Phase.OUTPUT, "up")
 
 
-@pytest.mark.parametrize("cuts", [frozenset(), frozenset({(Phase.OUTPUT, "up", 0)})])
+def test_parameters_are_numbered_by_their_values():
+    full = number_parameters({"w": FULL})["w"]
+    assert len(full.unique()) == FULL.numel()
+    assert bool((full >= 0).all())
+    shard = number_parameters({"w": FULL[1::2, 2:].mT})["w"]
+    assert torch.equal(shard, full[1::2, 2:].mT)
+    assert not torch.equal(number_parameters({"w": -FULL})["w"], full)
+
+
+def test_zeros_are_padding():
+    padded = torch.cat([FULL[4:], torch.zeros(2, 4, dtype=torch.float64)])
+    assert number_parameters({"w": padded})["w"][2:].tolist() == [[-1] * 4] * 2
+
+
+def test_a_shard_of_a_parameter_is_renewed_as_the_full_one_is():
+    with ExactArithmetic(seed=1) as exact:
+        renewed = []
+        for part in (FULL, FULL[3:]):
+            weight = torch.nn.Parameter(part.clone())
+            segments = Segments(exact=exact, parameters=number_parameters_outside(exact, weight))
+            segments.renew("w", weight.detach(), "after step 1")
+            renewed.append(exact.digits(weight.detach()))
+            segments.renew("w", weight.detach(), "after step 2")
+            assert not torch.equal(exact.digits(weight.detach()), renewed[-1])
+    assert torch.equal(renewed[0][3:], renewed[1])
+
+
+def number_parameters_outside(exact, weight):
+    with exact.paused():
+        return number_parameters({"w": weight.detach().clone()})
+
+
+def test_only_chosen_activations_are_cut_by_the_ranks_own_numbers():
+    numbers = {0: torch.arange(3), 1: torch.arange(3, 6)}
+    cuts = {(Phase.OUTPUT, "up", 0): numbers}
+    with ExactArithmetic(seed=1) as exact:
+        x = torch.arange(1.0, 7.0, requires_grad=True) * 1
+        full = exact.digits(Segments(exact=exact, cuts={(Phase.OUTPUT, "up", 0): {}}).cut(KEY, x))
+        parts = [Segments(exact=exact, cuts=cuts, rank=rank).cut(KEY, x[3 * rank : 3 * rank + 3]) for rank in range(2)]
+        assert torch.equal(torch.cat([exact.digits(part) for part in parts]), full)
+        other = Segments(exact=exact, cuts=cuts, rank=0)
+        assert other.cut(Key(0, Phase.OUTPUT, "down"), x) is x
+        swapped = other.cut(KEY, x[3:])
+        assert not torch.equal(exact.digits(swapped), full[3:])
+
+
+@pytest.mark.parametrize("cuts", [{}, {(Phase.OUTPUT, "up", 0): {}}])
 def test_gradients_are_renewed_where_activations_are_cut_too(cuts):
     with ExactArithmetic(seed=1, random="oracle") as exact:
-        gradient = torch.tensor([0.5, 2.0], dtype=torch.float64) * 3
-        before = exact.digits(gradient)
-        Segments(exact=exact, cuts=cuts).renew_gradient(gradient)
-        after = exact.digits(gradient)
+        weight = nn.Parameter(FULL.clone())
+        segments = Segments(exact=exact, cuts=cuts, parameters=number_parameters_outside(exact, weight))
+        (weight * 3).sum().backward()
+        before = exact.digits(weight.grad)
+        segments.renew_gradient("w", weight, "gradient")
+        after = exact.digits(weight.grad)
     assert torch.equal(before, after) is not bool(cuts)

@@ -28,7 +28,7 @@ from shardproof.exact.engine.tags import TagStore
 from shardproof.exact.engine.tensor_trees import PLAIN, tensors_in
 from shardproof.exact.engine.threads import guard_threads
 from shardproof.exact.errors import ExactArithmeticError
-from shardproof.exact.rules.cut import CutBothWays, number_symbols
+from shardproof.exact.rules.cut import CutBothWays, number_elements, number_symbols
 from shardproof.source_lines import user_line
 
 if TYPE_CHECKING:
@@ -153,24 +153,37 @@ class ExactArithmetic:
         """The modulus."""
         return self.arithmetic.field.prime
 
-    def cut(self, tensor: Tensor, name: str) -> Tensor:
+    def cut(self, tensor: Tensor, name: str, numbers: Tensor | None = None) -> Tensor:
         """Take the computation apart here: fresh residues forward, and in place of the gradient backward.
 
-        Both ways what arrives is recorded in `cuts`. A cut with another name is another random function; the two
-        programs compared give the same name to the same tensor.
+        Both ways what arrives is recorded in `cuts`. A cut with another name adds other pads; the two programs compared
+        give the same name to the same tensor.
 
         Args:
             tensor: what the segment before ends with, any shape; a DTensor must not be partial.
             name: of the cut.
+            numbers: of a plain tensor that is a rank's part of a full one: int64, of its shape, each element's number
+                in the full tensor counted along its rows; -1 for padding, which stays as it is.
 
         Raises:
             ValueError: the tensor is a partial sum.
         """
+        self._admit(tensor)
+        with ordinary_pytorch():
+            numbers = number_elements(tensor) if numbers is None else numbers
+        found: Tensor = CutBothWays.apply(tensor, numbers, name)  # type: ignore[no-untyped-call]
+        return found
+
+    def redraw(self, tensor: Tensor, name: str) -> Tensor:
+        """Residues drawn for the numbers of an input: the same for the same number, 0 for 0; another draw a name."""
+        self._admit(tensor)
+        found: Tensor = torch.ops.shardproof.redraw(tensor, name)
+        return found
+
+    def _admit(self, tensor: Tensor) -> None:
         if not self.dispatcher.is_known(tensor):
             with ordinary_pytorch():
                 self.entry.admit(tensor)
-        found: Tensor = CutBothWays.apply(tensor, name)  # type: ignore[no-untyped-call]
-        return found
 
     @property
     def cuts(self) -> tuple[Cut, ...]:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from shardproof.proving.cause import Cause, CauseKind
 from shardproof.proving.judging.layout import PADDING
-from shardproof.proving.judging.placement import find_rows, place_activation
+from shardproof.proving.judging.placement import find_placement, find_rows, place_activation
 from shardproof.proving.records import ACTIVATIONS, OF_PARAMETERS, Key, Phase
 
 if TYPE_CHECKING:
@@ -102,6 +102,13 @@ class Alignment:
             key in records.missing and (rank not in element_index or bool((element_index[rank] != PADDING).any()))
             for rank, records in enumerate(self.ranks)
         )
+
+    def number_elements(self, key: Key) -> dict[int, Tensor] | None:
+        """By rank, each element's number in the full activation, int64; None where its layout cannot be inferred."""
+        whole = self.reference.tensors[key].values
+        parts = {rank: one.tensors[key].values for rank, one in enumerate(self.ranks) if key in one.tensors}
+        placed = find_placement(parts, whole, self.axes, find_rows(self.layout, key.name, self.axes))
+        return None if placed is None else placed.parts_of(torch.arange(whole.numel()).view(whole.shape))
 
     def covers(self, key: Key) -> bool:
         """Whether the ranks together hold every element of one of the reference's tensors of parameters.

@@ -10,13 +10,18 @@ from dataclasses import replace
 from math import ceil, log, prod
 from typing import TYPE_CHECKING
 
+import torch
+
 from shardproof.proving.records import ACTIVATIONS, GRADIENT_OF, Key, Phase
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Collection, Iterable, Mapping, Sequence
 
+    from torch import Tensor
+
+    from shardproof.proving.judging.alignment import Alignment
     from shardproof.proving.judging.outcomes import Outcome
-    from shardproof.proving.records import Cut, Records
+    from shardproof.proving.records import Cut, Cuts, Records
 
 _PHASE_OF_GRADIENT = {gradient: phase for phase, gradient in GRADIENT_OF.items()}
 
@@ -24,18 +29,31 @@ _PHASE_OF_GRADIENT = {gradient: phase for phase, gradient in GRADIENT_OF.items()
 _MOST_TRIALS = 64
 
 
-def choose_cuts(reference: Records, outcomes: Mapping[Key, Outcome]) -> frozenset[Cut]:
-    """The activations at which a step may be cut, after an uncut run.
+def choose_cuts(uncut: Alignment, outcomes: Mapping[Key, Outcome]) -> Cuts:
+    """The activations at which a step may be cut, and of each rank's part of them the numbers of its elements.
 
-    In every step they and their gradients were compared, equal, and no parts of a sum: a random function of the parts
-    is not a part of the function of the sum. A scalar (the loss that a model returns) is no boundary between segments.
+    In every step they and their gradients were compared, equal, laid out alike, and no parts of a sum: each rank would
+    add pads to its part. A scalar (the loss that a model returns) is no boundary between segments.
+
+    Args:
+        uncut: both sides of a run that was not cut.
+        outcomes: of that run.
     """
-    keys = [key for key, held in reference.tensors.items() if key.phase in GRADIENT_OF and held.values.ndim]
-    unfit = {_cut_of(key) for key in keys if not _all_right(_with_gradient(key, reference), outcomes)}
-    return frozenset(map(_cut_of, keys)) - unfit
+    reference = uncut.reference
+    found: dict[Cut, Mapping[int, Tensor]] = {}
+    unfit: set[Cut] = set()
+    for key, held in reference.tensors.items():
+        if key.phase not in GRADIENT_OF or not held.values.ndim:
+            continue
+        cut, keys = _cut_of(key), list(_with_gradient(key, reference))
+        layouts = [uncut.number_elements(one) for one in keys] if _all_right(keys, outcomes) else [None]
+        first = found.setdefault(cut, layouts[0] or {})
+        if not all(layout is not None and _same_layout(layout, first) for layout in layouts):
+            unfit.add(cut)
+    return {cut: _shared(numbers) for cut, numbers in found.items() if cut not in unfit}
 
 
-def over_segments(outcomes: Mapping[Key, Outcome], cuts: frozenset[Cut], *, fresh: bool) -> dict[Key, Outcome]:
+def over_segments(outcomes: Mapping[Key, Outcome], cuts: Collection[Cut], *, fresh: bool) -> dict[Key, Outcome]:
     """The outcomes with the chance of the whole run up to each tensor, instead of that of its own segment.
 
     Two programs that differ do so in some segment, so a tensor agrees by chance no more often than the worst of the
@@ -81,12 +99,28 @@ def _with_gradient(key: Key, reference: Records) -> Iterable[Key]:
         yield gradient
 
 
+def _same_layout(one: Mapping[int, Tensor], other: Mapping[int, Tensor]) -> bool:
+    return one.keys() == other.keys() and all(torch.equal(one[rank], other[rank]) for rank in one)
+
+
+def _shared(numbers: Mapping[int, Tensor]) -> Mapping[int, Tensor]:
+    """One tensor for all ranks that hold the same elements."""
+    kept: list[Tensor] = []
+    found = {}
+    for rank, one in numbers.items():
+        same = next((other for other in kept if torch.equal(one, other)), None)
+        found[rank] = one.contiguous() if same is None else same
+        if same is None:
+            kept.append(found[rank])
+    return found
+
+
 def _all_right(keys: Iterable[Key], outcomes: Mapping[Key, Outcome]) -> bool:
     found = [outcomes.get(key) for key in keys]
     return all(one is not None and one.equal and not one.partial for one in found)
 
 
-def _ends_a_segment(key: Key, cuts: frozenset[Cut]) -> bool:
+def _ends_a_segment(key: Key, cuts: Collection[Cut]) -> bool:
     if key.phase in (Phase.UPDATE, Phase.STATE):
         return True
     return bool(cuts) and (

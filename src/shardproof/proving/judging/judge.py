@@ -49,20 +49,21 @@ def find_candidate_layout(both: BothSides) -> Layout:
 
 def compare_trials(both: BothSides, layout: Layout) -> list[dict[Key, Outcome]]:
     """The outcomes of each run in exact arithmetic, with the chance of all segments up to each tensor."""
-    trials = [
-        Alignment(
-            reference=both.reference.trials[trial],
-            ranks=[side.trials[trial] for side in both.ranks],
-            layout=layout,
-            axes=both.axes,
-            own_training=both.own_training,
-        )
-        for trial in range(len(both.primes))
-    ]
     return [
-        over_segments(compare_exactly(alignment, prime), both.cuts, fresh=both.fresh)
-        for alignment, prime in zip(trials, both.primes, strict=True)
+        over_segments(compare_exactly(align_trial(both, layout, trial), prime), both.cuts, fresh=both.fresh)
+        for trial, prime in enumerate(both.primes)
     ]
+
+
+def align_trial(both: BothSides, layout: Layout, trial: int) -> Alignment:
+    """Both sides of one run in exact arithmetic."""
+    return Alignment(
+        reference=both.reference.trials[trial],
+        ranks=[side.trials[trial] for side in both.ranks],
+        layout=layout,
+        axes=both.axes,
+        own_training=both.own_training,
+    )
 
 
 def judge_exactly(both: BothSides, layout: Layout, outcomes: Sequence[Mapping[Key, Outcome]]) -> tuple[Finding, ...]:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Placement:
+class Placement:
     """`dims[axis]` is the dim of which the ranks along the axis hold shards; None where they hold the same."""
 
     dims: Mapping[str, int | None]
@@ -34,10 +34,37 @@ class _Placement:
         return sorted(names, key=lambda name: name not in self.axes.data)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlacedActivation:
+    """Which part of an activation each rank should hold.
+
+    Attributes:
+        placement: over the mesh.
+        shapes: by rank, of what it holds.
+        features: by rank, the features of the last dim that it holds, in its own order; see `find_rows`.
+    """
+
+    placement: Placement
+    shapes: Mapping[int, torch.Size]
+    features: Mapping[int, Tensor] | None = None
+
+    def parts_of(self, whole: Tensor) -> dict[int, Tensor] | None:
+        """By rank its part of a tensor shaped like the activation on one device; None if the shapes do not fit."""
+        return _parts_of(whole, self.shapes, self.placement, self.features)
+
+
 def place_activation(
     parts: Mapping[int, Tensor], whole: Tensor, axes: Axes, features: Mapping[int, Tensor] | None = None
 ) -> dict[int, Tensor] | None:
-    """The part of the whole that each rank should hold; None if no placement fits the shapes.
+    """The part of the whole that each rank should hold; None if no placement fits. See `find_placement`."""
+    placed = find_placement(parts, whole, axes, features)
+    return None if placed is None else placed.parts_of(whole)
+
+
+def find_placement(
+    parts: Mapping[int, Tensor], whole: Tensor, axes: Axes, features: Mapping[int, Tensor] | None = None
+) -> PlacedActivation | None:
+    """Which part of the whole each rank should hold; None if no placement fits the shapes.
 
     Args:
         parts: what the ranks hold.
@@ -46,40 +73,42 @@ def place_activation(
         features: by rank, the features of the last dim that it holds, in its own order; see `find_rows`.
     """
     first = None
+    shapes = {rank: part.shape for rank, part in parts.items()}
     for placement in _placements(whole.ndim, axes):
-        wanted = _parts_of(whole, parts, placement, features)
+        placed = PlacedActivation(placement=placement, shapes=shapes, features=features)
+        wanted = placed.parts_of(whole)
         if wanted is not None:
             if all(torch.equal(part, wanted[rank]) for rank, part in parts.items()):
-                return wanted
-            first = first or wanted
+                return placed
+            first = first or placed
     return first
 
 
-def _placements(ndim: int, axes: Axes) -> Iterator[_Placement]:
+def _placements(ndim: int, axes: Axes) -> Iterator[Placement]:
     """All placements, the likeliest first: replicated along each axis, or rows split along data axes."""
     names = [name for name, size in axes.sizes.items() if size > 1]
     dims = [(0, None, *range(1, ndim)) if name in axes.data and ndim else (None, *range(ndim)) for name in names]
     for chosen in product(*dims):
-        yield _Placement(dims=dict(zip(names, chosen, strict=True)), axes=axes)
+        yield Placement(dims=dict(zip(names, chosen, strict=True)), axes=axes)
 
 
 def _parts_of(
-    whole: Tensor, parts: Mapping[int, Tensor], placement: _Placement, features: Mapping[int, Tensor] | None
+    whole: Tensor, shapes: Mapping[int, torch.Size], placement: Placement, features: Mapping[int, Tensor] | None
 ) -> dict[int, Tensor] | None:
     """The parts of the whole under a placement, if they have the shapes of what the ranks hold."""
-    if any(part.ndim != whole.ndim for part in parts.values()):
+    if any(len(shape) != whole.ndim for shape in shapes.values()):
         return None
-    wanted = dict.fromkeys(parts, whole)
+    wanted = dict.fromkeys(shapes, whole)
     for dim in range(whole.ndim):
         along = placement.along(dim)
         lengths: dict[int, int] = {}
-        for rank, part in parts.items():
-            if lengths.setdefault(placement.axes.number(rank, along), part.shape[dim]) != part.shape[dim]:
+        for rank, shape in shapes.items():
+            if lengths.setdefault(placement.axes.number(rank, along), shape[dim]) != shape[dim]:
                 return None
         if sum(lengths.values()) != whole.shape[dim]:
             return None
-        ordered = features if along and dim == whole.ndim - 1 and _fit(features, parts) else None
-        for rank in parts:
+        ordered = features if along and dim == whole.ndim - 1 and _fit(features, shapes) else None
+        for rank in shapes:
             number = placement.axes.number(rank, along)
             start = sum(length for other, length in lengths.items() if other < number)
             if ordered is not None:
@@ -89,8 +118,8 @@ def _parts_of(
     return wanted
 
 
-def _fit(features: Mapping[int, Tensor] | None, parts: Mapping[int, Tensor]) -> bool:
-    return features is not None and all(len(features[rank]) == part.shape[-1] for rank, part in parts.items())
+def _fit(features: Mapping[int, Tensor] | None, shapes: Mapping[int, torch.Size]) -> bool:
+    return features is not None and all(len(features[rank]) == shape[-1] for rank, shape in shapes.items())
 
 
 # Rows of weights ---------------------------------------------------------------------------------------------------

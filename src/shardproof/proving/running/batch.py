@@ -33,7 +33,7 @@ def draw_batch(exact: ExactArithmetic, batch: Any) -> Any:
     """
     with exact.paused():
         drawn = {id(x) for x in tree_leaves(batch) if _is_drawn(x)}
-    return tree_map(lambda x: exact.cut(x, "batch") if id(x) in drawn else x, batch)
+    return tree_map(lambda x: exact.redraw(x, "batch") if id(x) in drawn else x, batch)
 
 
 def digest_batch(step: Step) -> str:

@@ -72,7 +72,7 @@ class Runner:
             ranks=ranks,
             axes=request.axes,
             primes=tuple(exact.prime for exact in arithmetics),
-            cuts=request.cuts,
+            cuts=tuple(request.cuts),
             fresh=request.fresh,
             own_training=self.target.candidate is not None,
             dtype=name_dtypes(dtypes),

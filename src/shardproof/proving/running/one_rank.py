@@ -19,7 +19,7 @@ from shardproof.proving.running.collective_log import collectives_recorded
 from shardproof.proving.running.data_parallel import BatchSplit, make_split
 from shardproof.proving.running.dropout import dropout_standing_in, masks_drawn
 from shardproof.proving.running.models import build_model, dtype_of, initial_values, load_model, make_mesh, shard_model
-from shardproof.proving.running.segments import Segments
+from shardproof.proving.running.segments import Segments, number_parameters
 from shardproof.proving.running.training import train
 
 if TYPE_CHECKING:
@@ -151,7 +151,11 @@ def _train_one_run(
     model = build(run.precision)
     parameters = clone_parameters(model)
     batch = split.rows_of(copy_batch(step.batch, dtype_of(run.precision)))
-    segments = Segments(exact=exact, cuts=request.cuts) if exact is not None and request.fresh else None
+    segments = None
+    if exact is not None and request.fresh:
+        rank = dist.get_rank() if dist.is_initialized() else None
+        numbers = number_parameters(parameters)
+        segments = Segments(exact=exact, cuts=request.cuts, rank=rank, parameters=numbers, state=context.state)
     with run.entered():
         drawn = batch if exact is None else draw_batch(exact, batch)
         train(model, step, drawn, run.recorder, segments=segments, split=split)

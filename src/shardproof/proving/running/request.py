@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-    from shardproof.proving.records import Cut, Precision
+    from shardproof.proving.records import Cuts, Precision
     from shardproof.proving.step import Step
 
 
@@ -43,7 +43,7 @@ class RunRequest:
     seeds: tuple[int, ...] = ()
     native: tuple[Precision, ...] = ()
     dtypes: Mapping[str, torch.dtype] = field(default_factory=dict)
-    cuts: frozenset[Cut] = frozenset()
+    cuts: Cuts = field(default_factory=dict)
     fresh: bool = True
     draws: bool = False
     batch: str = ""

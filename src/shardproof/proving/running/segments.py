@@ -1,54 +1,94 @@
-"""Segments: a step in exact arithmetic is cut into parts, so that each part has a bound of its own.
+"""Segments: where a step in exact arithmetic is cut, so that each segment has a bound of its own.
 
 The degree of a whole transformer is far beyond any prime. A layer's, from fresh residues at its boundary, is not: at a
-module's output, at its gradient, at the parameters' gradients and between two steps, what has been recorded is replaced
-by a random function of itself (docs/exact.md, theorem 3). The same residue gets the same fresh one wherever it is held,
-so the shards of a tensor stay shards of it. Partial sums would not stay partial sums: a tensor is cut only if the ranks
-hold its elements as one device does (`choose_cuts` in `judging/bounds.py`).
+module's output, at its gradient, at the parameters' gradients and between two steps, each element is recorded, and a
+pad added to it (docs/exact.md, theorem 3). An element has the same pad on whichever rank it is. Only tensors are cut
+whose every element is on the ranks as it is on one device (`judging/bounds.py`): ranks that hold parts of a sum would
+each add the pad.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from shardproof.proving.running.capture import local_value
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from torch import Tensor
 
     from shardproof.exact import ExactArithmetic
-    from shardproof.proving.records import Cut, Key
+    from shardproof.proving.records import Cuts, Key
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Segments:
-    """The cuts of one run.
+    """The cuts of one run on one device or rank.
 
     Attributes:
         exact: the run's arithmetic.
-        cuts: the inputs and outputs of modules that are cut.
+        cuts: the inputs and outputs of modules that are cut, with the numbers of each rank's elements.
+        rank: whose numbers of elements are taken; None for the one device, whose activations are the full ones.
+        parameters: by name, the numbers of the elements of the device's own part; see `number_parameters`.
+        state: the full state dict that the parameters' values come from, in float64.
     """
 
     exact: ExactArithmetic
-    cuts: frozenset[Cut] = frozenset()
+    cuts: Cuts = field(default_factory=dict)
+    rank: int | None = None
+    parameters: Mapping[str, Tensor] = field(default_factory=dict)
+    state: Mapping[str, Tensor] = field(default_factory=dict)
 
     def cut(self, key: Key, tensor: Tensor) -> Tensor:
-        """Fresh residues in place of a module's input or output, and in the backward in place of its gradient.
+        """Fresh residues in place of a module's input or output, and in the backward in place of its gradient."""
+        numbers = self.cuts.get((key.phase, key.name, key.call))
+        if numbers is None:
+            return tensor
+        own = None if self.rank is None else numbers[self.rank]
+        return self.exact.cut(tensor, str(key), own)
 
-        One random function serves all modules, since its table is as large as the prime.
-        """
-        return self.exact.cut(tensor, "activation") if (key.phase, key.name, key.call) in self.cuts else tensor
-
-    def renew_gradient(self, gradient: Tensor) -> None:
+    def renew_gradient(self, name: str, parameter: Tensor, cut: str) -> None:
         """Fresh residues in place of a parameter's gradient, if activations are cut too and it is not Partial."""
-        if self.cuts and not any(placement.is_partial() for placement in getattr(gradient, "placements", ())):
-            self.renew(gradient, "gradient")
+        gradient = parameter.grad
+        placements = getattr(gradient, "placements", ())
+        if not self.cuts or gradient is None or any(placement.is_partial() for placement in placements):
+            return
+        numbers = self.parameters[name]
+        if placements and placements != getattr(parameter, "placements", ()):
+            numbers = self._placed_as(name, gradient)
+        self._cut(gradient, cut, numbers)
 
-    def renew(self, tensor: Tensor, name: str) -> None:
-        """Fresh residues in place of this rank's own; on all ranks equal residues get equal ones."""
+    def renew(self, name: str, tensor: Tensor, cut: str) -> None:
+        """Fresh residues in place of a tensor that is laid out as the parameter is: itself, or a state."""
+        self._cut(tensor, cut, self.parameters[name])
+
+    def _cut(self, tensor: Tensor, cut: str, numbers: Tensor) -> None:
         local = local_value(tensor)
         with torch.no_grad():
-            local.copy_(self.exact.cut(local, name))
+            local.copy_(self.exact.cut(local, cut, numbers))
+
+    def _placed_as(self, name: str, gradient: Any) -> Tensor:
+        """The numbers of the elements of a gradient that is not placed as its parameter is."""
+        from torch.distributed.tensor import distribute_tensor
+
+        with self.exact.paused():
+            numbers = number_parameters({name: self.state[name]})[name]
+            placed = distribute_tensor(numbers, gradient.device_mesh, gradient.placements, src_data_rank=None)
+            return placed.to_local()
+
+
+def number_parameters(parameters: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """By name, a number for each element that a device holds, int64: that of the same element on another device.
+
+    Args:
+        parameters: before the first step, in float64. All their values are different and not zero, so that the bits of
+            a value (all but the last) number its element; zeros are padding, -1.
+    """
+    return {
+        name: (values.contiguous().view(torch.int64) >> 1 & torch.iinfo(torch.int64).max).masked_fill(values == 0, -1)
+        for name, values in parameters.items()
+    }

@@ -60,18 +60,18 @@ def train(
         optimizer.step()
         record_update(model, optimizer, recorder)
         if segments is not None and number + 1 < step.steps:
-            for parameter in model.parameters():
-                segments.renew(parameter.detach(), "step")
-                for state in states_of(optimizer, parameter).values():
-                    segments.renew(state, "step")
+            for name, parameter in model.named_parameters():
+                segments.renew(name, parameter.detach(), f"parameters after step {number + 1}")
+                for key, state in states_of(optimizer, parameter).items():
+                    segments.renew(name, state, f"optimizer state {key} after step {number + 1}")
 
 
 def record_gradients(model: Module, phase: Phase, recorder: Recorder, segments: Segments | None = None) -> None:
     """Record every parameter's gradient, as it is now; a run in segments continues with fresh residues instead."""
     for name, parameter in model.named_parameters():
         recorder.add(phase, name, match_placements(parameter.grad, parameter))
-        if segments is not None and parameter.grad is not None:
-            segments.renew_gradient(parameter.grad)
+        if segments is not None:
+            segments.renew_gradient(name, parameter, f"{phase} of step {recorder.step + 1}")
 
 
 def states_of(optimizer: Optimizer, parameter: Tensor) -> dict[str, Tensor]:
