@@ -26,7 +26,7 @@ class Mutant:
 
 def make_mutants(source):
     """Every mutant of a file, in the order of its lines; no two alike."""
-    tree = get_ast(source)
+    tree, program = get_ast(source), _read_program(source)
     found = {}
     for operator in make_operators().values():
         nodes = [node for node in ast_nodes(tree) for _ in operator.mutation_positions(node)]
@@ -34,14 +34,14 @@ def make_mutants(source):
             if node.parent is not None and node.parent.type == "parameters":  # `*` between parameters is no product
                 continue
             mutated = mutate_code(source, operator, occurrence)
-            if mutated is not None and mutated not in found and _is_another_program(source, mutated):
+            if mutated is not None and mutated not in found and _is_another_program(program, mutated):
                 found[mutated] = Mutant(**_describe(source, mutated), source=mutated)
     return sorted(found.values(), key=lambda mutant: (mutant.line, mutant.change))
 
 
-def _is_another_program(source, mutated):
+def _is_another_program(program, mutated):
     try:
-        return _read_program(source) != _read_program(mutated)
+        return _read_program(mutated) != program
     except SyntaxError:
         return False
 
