@@ -43,6 +43,22 @@ def test_the_numbers_are_those_of_the_program():
     torch.testing.assert_close(tensors[Key(0, Phase.INPUT_GRADIENT, "down")].values, hidden.grad)
 
 
+def test_the_gradient_of_an_input_is_of_that_use_alone():
+    class Residual(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.linear = nn.Linear(3, 3, bias=False)
+
+        def forward(self, x):
+            hidden = x * 2
+            return hidden + self.linear(hidden)
+
+    model = Residual()
+    tensors = record(model, torch.ones(1, 3, requires_grad=True)).records.tensors
+    through_the_layer = model.linear.weight.detach().sum(0, keepdim=True)
+    torch.testing.assert_close(tensors[Key(0, Phase.INPUT_GRADIENT, "linear")].values, through_the_layer)
+
+
 def test_a_module_called_twice_has_two_calls():
     layer = nn.Linear(3, 3)
     records = record(nn.Sequential(layer, nn.Tanh(), layer), torch.randn(2, 3)).records
