@@ -65,14 +65,13 @@ class Recorded:
     """One tensor of a run on one device or rank.
 
     Attributes:
-        values: the rank's own plain tensor, cloned: residues in int64.
+        values: the rank's own plain tensor, cloned: residues in int64, `VOID` where an element comes of a division by
+            zero modulo the prime, so that the trial says nothing of it.
         chance: in exact arithmetic, bounds the probability that a different formula agrees; 1 where none is derived.
-        void: a division by zero modulo the prime happened on the way.
     """
 
     values: Tensor
     chance: float = 1.0
-    void: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

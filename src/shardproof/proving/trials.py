@@ -59,6 +59,6 @@ def _judge_again(
         cuts = choose_cuts(align_trial(first, layout, 0), outcomes)
         with suppress(CannotRunError):
             found = compare_trials(runner.run(replace(request, cuts=cuts)), layout)
-            if not cuts or all(outcome.equal or outcome.void for trial in found for outcome in trial.values()):
+            if not cuts or all(outcome.equal for trial in found for outcome in trial.values()):
                 return found
     return compare_trials(runner.run(request), layout)

@@ -38,6 +38,11 @@ _SENTENCES: Mapping[CauseKind, str] = {
     CauseKind.NOT_COMPUTED: "the candidate does not compute it",
     CauseKind.NOT_COVERED: "no rank of the candidate computes all of it",
     CauseKind.NOT_IN_REFERENCE: "the reference has no such tensor",
+    CauseKind.NO_NUMBER_HERE: "NaN or infinity on {rank_list}, and a number on one device",
+    CauseKind.NO_NUMBER_IN_REFERENCE: "NaN or infinity on one device, and a number on {rank_list}",
+    CauseKind.DIVIDES_BY_ZERO: (
+        "both sides divide by zero in every trial: replace the divisor before the division, not the quotient after it"
+    ),
     CauseKind.NEVER_REACHED: "zero in every run on {parts}: nothing in the batch reaches it",
     CauseKind.CONSTANT: "the same numbers whatever the parameters and inputs are: a wrong way to them would not show",
     CauseKind.NO_NOISE: "the reference has no rounding noise to measure",
@@ -115,6 +120,7 @@ def _parameters(cause: Cause, *, name_axes: bool) -> Mapping[str, str]:
         "ranks_are": f"rank {_listed(cause.ranks)} is"
         if len(cause.ranks) == 1
         else f"ranks {_listed(cause.ranks)} are",
+        "rank_list": f"rank {_listed(cause.ranks)}" if len(cause.ranks) == 1 else f"ranks {_listed(cause.ranks)}",
         "actual": str(actual),
         "expected": str(expected),
         "parts": _parts(cause.parts),

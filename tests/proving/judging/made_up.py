@@ -11,6 +11,7 @@ from fractions import Fraction
 
 import torch
 
+from shardproof.exact import VOID
 from shardproof.proving.axes import Axes
 from shardproof.proving.judging.judge import (
     compare_trials,
@@ -97,7 +98,6 @@ class Draft:
         reference: by run, the tensors by key.
         ranks: of each rank, the same.
         chance: of every tensor, in exact arithmetic.
-        void: the tensors on whose way a division by zero happened.
         collectives: by run, the same on all ranks.
         initial: values of parameters that the ranks start with instead, by rank.
         missing: the gradients that are None, by rank; of the one device under None.
@@ -109,7 +109,6 @@ class Draft:
     reference: dict[Run, dict[Key, torch.Tensor]]
     ranks: list[dict[Run, dict[Key, torch.Tensor]]]
     chance: float = CHANCE
-    void: set[Key] = field(default_factory=set)
     own_training: bool = False
     failed: str = ""
     collectives: dict[Run, list] = field(default_factory=dict)
@@ -132,6 +131,13 @@ class Draft:
             self.reference[run][key] = run.residues(how(self.reference[run][key], run)).to(
                 self.reference[run][key].dtype
             )
+
+    def divide_by_zero(self, key, at, *, ranks=(0, 1), reference=True, runs=None):
+        """Make an element void in exact arithmetic, on the ranks and on one device."""
+        for run in runs or exact_runs(self):
+            for held in [self.ranks[rank] for rank in ranks] + [self.reference] * reference:
+                held[run][key] = held[run][key].clone()
+                held[run][key].view(-1)[at] = VOID
 
     def scale(self, key, factor, **which):
         """A multiple of what is right."""
@@ -222,10 +228,7 @@ def make_sides(change: Callable[[Draft], None] | None = None, *, axes=TP) -> Bot
         change(draft)
 
     def records(held, run, rank=None):
-        tensors = {
-            key: Recorded(values=values, chance=draft.chance, void=key in draft.void)
-            for key, values in held[run].items()
-        }
+        tensors = {key: Recorded(values=values, chance=draft.chance) for key, values in held[run].items()}
         missing = list(draft.missing.get(rank, ()))
         for key in missing:
             tensors.pop(key, None)

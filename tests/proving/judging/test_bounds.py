@@ -5,9 +5,9 @@ import torch
 
 from shardproof.proving.axes import Axes
 from shardproof.proving.judging.alignment import Alignment
-from shardproof.proving.judging.bounds import choose_cuts, count_missing_trials, over_segments
+from shardproof.proving.judging.bounds import bound_of_trials, choose_cuts, count_missing_trials, over_segments
 from shardproof.proving.judging.layout import find_layout
-from shardproof.proving.judging.outcomes import Outcome
+from shardproof.proving.judging.outcomes import Outcome, VoidHeld
 from shardproof.proving.records import Key, Phase, Recorded, Records
 
 UP, DOWN = (Key(0, Phase.OUTPUT, name) for name in ("up", "down"))
@@ -19,6 +19,9 @@ def outcome(chance=1e-6, **changes):
     return (
         Outcome(equal=True, chance=chance, **changes) if "equal" not in changes else Outcome(chance=chance, **changes)
     )
+
+
+VOID = {0: VoidHeld(actual=torch.tensor([True, False]), expected=torch.tensor([False, False]))}
 
 
 def chances(outcomes, cuts=frozenset(), *, fresh=True):
@@ -100,8 +103,8 @@ def test_an_activation_that_lies_otherwise_in_another_step_is_not_cut():
 
 
 @pytest.mark.parametrize("key", [UP, UP_GRADIENT, NEXT])
-@pytest.mark.parametrize("change", [None, {"equal": False}, {"partial_over": ("tp",)}])
-def test_one_that_is_wrong_or_partial_or_not_compared_in_any_step_is_not_cut(key, change):
+@pytest.mark.parametrize("change", [None, {"equal": False}, {"partial_over": ("tp",)}, {"void": VOID}])
+def test_one_that_is_wrong_or_partial_or_void_or_not_compared_in_any_step_is_not_cut(key, change):
     outcomes = {UP: outcome(), UP_GRADIENT: outcome(), NEXT: outcome(), DOWN: outcome()}
     if change is None:
         del outcomes[key]
@@ -149,3 +152,18 @@ def test_the_worst_tensor_decides_and_a_difference_ends_it():
 
 def test_trials_before_count_with_their_own_chance():
     assert count_missing_trials([{GRADIENT: outcome(1.0)}, {GRADIENT: outcome(2.0**-10)}], 2.0**-20) == 1
+
+
+@pytest.mark.parametrize(
+    ("void", "bound"),
+    [(0, 1e-18), (1, 3e-12), (2, 3e-6), (3, 1.0)],
+)
+def test_a_trial_with_a_void_element_counts_for_nothing_and_which_ones_have_one_is_a_choice(void, bound):
+    trials = [outcome(1e-6)] * (3 - void) + [outcome(1.0, void=VOID)] * void
+    assert bound_of_trials(trials) == pytest.approx(bound)
+
+
+def test_trials_with_void_elements_are_made_up_for():
+    trials = [{GRADIENT: outcome(1e-6)}, {GRADIENT: outcome(1.0, void=VOID)}]
+    assert count_missing_trials(trials, 1e-5) == 0
+    assert count_missing_trials(trials, 1e-11) == 1

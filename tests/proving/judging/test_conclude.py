@@ -1,6 +1,7 @@
 """Outcomes of all trials to one finding each: verdicts, bounds, weak probes, and activations that do work otherwise."""
 
 import pytest
+import torch
 
 from shardproof.errors import CannotRunError
 from shardproof.proving.cause import Cause, CauseKind, Mend, Part
@@ -12,12 +13,21 @@ from shardproof.proving.judging.conclude import (
     first_cause,
     judge_trials,
 )
-from shardproof.proving.judging.outcomes import Outcome
+from shardproof.proving.judging.outcomes import Outcome, VoidHeld
 from shardproof.proving.records import Key, Phase
 
 GRADIENT, LOSS, OUTPUT = Key(0, Phase.GRADIENT, "w"), Key(0, Phase.LOSS, "loss"), Key(0, Phase.OUTPUT, "m")
 EQUAL, DIFFERS = Outcome(equal=True, chance=2.0**-20), Outcome(equal=False)
-VOID, EQUAL_VOID = Outcome(equal=False, void=True), Outcome(equal=True, void=True)
+
+
+def void(actual, expected, **fields):
+    """An outcome of which these elements on rank 0 are void."""
+    masks = (torch.tensor(mask, dtype=torch.bool) for mask in (actual, expected))
+    return Outcome(equal=True, void={0: VoidHeld(**dict(zip(("actual", "expected"), masks, strict=True)))}, **fields)
+
+
+BOTH, OTHERS = void([1, 0], [1, 0]), void([0, 1], [0, 1])
+HERE, THERE = void([1, 0], [0, 0]), void([0, 0], [1, 0])
 SCALED = Cause(kind=CauseKind.SCALED)
 FAR, NEAR = (Rounding(maxdiff=1.0, noise=1e-9, agrees=agrees) for agrees in (False, True))
 
@@ -33,15 +43,29 @@ def concluded(*trials, rounding=None, blind=frozenset(), **settings):
         ([EQUAL, EQUAL], Verdict.PROVED),
         ([EQUAL, DIFFERS], Verdict.WRONG),
         ([DIFFERS, EQUAL], Verdict.WRONG),
-        ([VOID, VOID], Verdict.UNSUPPORTED),
-        ([VOID, EQUAL], Verdict.PROVED),
-        ([VOID, DIFFERS], Verdict.WRONG),
-        ([EQUAL_VOID, VOID], Verdict.PROVED),
-        ([EQUAL_VOID], Verdict.PROVED),
+        ([BOTH, BOTH], Verdict.UNSUPPORTED),
+        ([BOTH], Verdict.UNSUPPORTED),
+        ([BOTH, EQUAL], Verdict.PROVED),
+        ([BOTH, DIFFERS], Verdict.WRONG),
+        ([BOTH, OTHERS], Verdict.PROVED),
+        ([HERE, HERE], Verdict.WRONG),
+        ([THERE, THERE], Verdict.WRONG),
+        ([HERE], Verdict.UNSUPPORTED),
+        ([HERE, THERE], Verdict.UNSUPPORTED),
+        ([HERE, BOTH], Verdict.UNSUPPORTED),
+        ([HERE, EQUAL], Verdict.PROVED),
+        ([HERE, HERE, EQUAL], Verdict.PROVED),
     ],
 )
-def test_a_void_trial_that_differs_says_nothing(outcomes, verdict):
-    assert judge_trials(outcomes) is verdict
+def test_every_element_is_judged_by_the_trials_in_which_it_is_not_void(outcomes, verdict):
+    assert judge_trials(outcomes)[0] is verdict
+
+
+def test_a_void_element_is_no_number_on_one_side_or_divides_by_zero_on_both():
+    assert judge_trials([HERE, HERE])[1] == Cause(kind=CauseKind.NO_NUMBER_HERE, ranks=(0,))
+    assert judge_trials([THERE, THERE])[1] == Cause(kind=CauseKind.NO_NUMBER_IN_REFERENCE, ranks=(0,))
+    assert judge_trials([BOTH, BOTH])[1] == Cause(kind=CauseKind.DIVIDES_BY_ZERO)
+    assert concluded({GRADIENT: HERE}, {GRADIENT: HERE}, rounding=NEAR)[GRADIENT].verdict is Verdict.WRONG
 
 
 @pytest.mark.parametrize(

@@ -69,12 +69,25 @@ def test_chance_zero_is_a_constant(chance, constant):
     assert outcomes(certain)[BIAS].constant is constant
 
 
-def test_void_is_of_a_tensor():
+def test_a_void_element_counts_neither_for_nor_against():
     def void(draft):
-        draft.void = {BIAS}
+        draft.spoil(BIAS)
+        draft.divide_by_zero(BIAS, 1, ranks=(1,), reference=False)
 
     found = outcomes(void)
     assert [tensor for tensor, one in found.items() if one.void] == [BIAS]
+    assert {rank: one.actual.tolist() for rank, one in found[BIAS].void.items()} == {1: [False, True, False]}
+    assert not found[BIAS].void[1].expected.any()
+    assert (found[BIAS].differing, found[BIAS].elements, found[BIAS].chance) == (5, 6, 1.0)
+
+
+def test_elements_beside_a_void_one_may_be_equal():
+    def void(draft):
+        draft.divide_by_zero(BIAS, 1)
+
+    found = outcomes(void)[BIAS]
+    assert (found.equal, found.differing, found.informative) == (True, 0, 4)
+    assert found.void[0].either.tolist() == [False, True, False]
 
 
 def test_an_activation_may_be_partial_and_a_gradient_may_not():

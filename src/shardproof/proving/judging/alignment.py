@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
+from shardproof.exact import VOID
 from shardproof.proving.cause import Cause, CauseKind
 from shardproof.proving.judging.layout import PADDING
 from shardproof.proving.judging.placement import find_placement, find_rows, place_activation
@@ -34,6 +35,14 @@ class ActualExpected:
     actual: Tensor
     expected: Tensor
     element_index: Tensor | None = None
+
+    @property
+    def judged(self) -> ActualExpected:
+        """Less the elements that are void on either side: 0 on both."""
+        void = (self.actual == VOID) | (self.expected == VOID)
+        if not bool(void.any()):
+            return self
+        return replace(self, actual=self.actual.masked_fill(void, 0), expected=self.expected.masked_fill(void, 0))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,7 +7,7 @@ where it may be cut, what a tensor's bound is then, and how many more trials a w
 from __future__ import annotations
 
 from dataclasses import replace
-from math import ceil, log, prod
+from math import ceil, comb, log, prod
 from typing import TYPE_CHECKING
 
 import torch
@@ -32,8 +32,8 @@ _MOST_TRIALS = 64
 def choose_cuts(uncut: Alignment, outcomes: Mapping[Key, Outcome]) -> Cuts:
     """The activations at which a step may be cut, and of each rank's part of them the numbers of its elements.
 
-    In every step they and their gradients were compared, equal, laid out alike, and no parts of a sum: each rank would
-    add pads to its part. A scalar (the loss that a model returns) is no boundary between segments.
+    In every step they and their gradients were compared, equal, not void, laid out alike, and no parts of a sum: each
+    rank would add pads to its part. A scalar (the loss that a model returns) is no boundary between segments.
 
     Args:
         uncut: both sides of a run that was not cut.
@@ -73,8 +73,18 @@ def over_segments(outcomes: Mapping[Key, Outcome], cuts: Collection[Cut], *, fre
     return found
 
 
+def bound_of_trials(outcomes: Sequence[Outcome]) -> float:
+    """The probability that a wrong tensor agrees by chance in all trials, at most; 1 where none is derived.
+
+    A trial with a void element counts for nothing. Which trials have one may depend on the values: the bound holds for
+    each way to choose as many trials among all (docs/exact.md, theorem 2).
+    """
+    telling = [outcome for outcome in outcomes if not outcome.void]
+    return min(1.0, comb(len(outcomes), len(telling)) * prod(outcome.chance for outcome in telling))
+
+
 def count_missing_trials(trials: Sequence[Mapping[Key, Outcome]], wanted: float) -> int:
-    """How many more trials bring every derived bound to `wanted`, if each has the chance that the last one had.
+    """How many more trials bring every derived bound to `wanted`, if each has the chance of the last that counts.
 
     0 where something differs: no bound is of use then.
     """
@@ -82,9 +92,11 @@ def count_missing_trials(trials: Sequence[Mapping[Key, Outcome]], wanted: float)
     for key, last in trials[-1].items():
         if not last.equal:
             return 0
-        bound = prod(trial[key].chance for trial in trials if key in trial)
-        if bound > wanted and 0 < last.chance < 1:
-            missing = max(missing, ceil(log(wanted / bound) / log(last.chance)))
+        outcomes = [trial[key] for trial in trials if key in trial]
+        bound = bound_of_trials(outcomes)
+        chance = next((outcome.chance for outcome in reversed(outcomes) if not outcome.void), 1.0)
+        if bound > wanted and 0 < chance < 1:
+            missing = max(missing, ceil(log(wanted / bound) / log(chance)))
     return min(missing, _MOST_TRIALS - len(trials))
 
 
@@ -117,7 +129,7 @@ def _shared(numbers: Mapping[int, Tensor]) -> Mapping[int, Tensor]:
 
 def _all_right(keys: Iterable[Key], outcomes: Mapping[Key, Outcome]) -> bool:
     found = [outcomes.get(key) for key in keys]
-    return all(one is not None and one.equal and not one.partial for one in found)
+    return all(one is not None and one.equal and not one.partial and not one.void for one in found)
 
 
 def _ends_a_segment(key: Key, cuts: Collection[Cut]) -> bool:

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from math import prod
 from typing import TYPE_CHECKING
+
+import torch
 
 from shardproof.errors import CannotRunError
 from shardproof.proving.cause import Cause, CauseKind
 from shardproof.proving.findings import Finding, Verdict
+from shardproof.proving.judging.bounds import bound_of_trials
 from shardproof.proving.judging.causes import mend_of_sum
 from shardproof.proving.judging.marks import mark_roots
 from shardproof.proving.records import ACTIVATIONS, Phase
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
+
+    from torch import Tensor
 
     from shardproof.proving.cause import Part
     from shardproof.proving.findings import Rounding
@@ -70,19 +74,19 @@ def _conclude_one(
     rounding: Callable[[Key], Rounding | None],
     blind: Callable[[Key], frozenset[Part]],
 ) -> Finding:
-    verdict = judge_trials(outcomes)
+    verdict, unjudged = judge_trials(outcomes)
     weakness = find_weakness(outcomes, blind(key)) if verdict.ok and key.phase not in _NEVER_VACUOUS else None
     if weakness:
         verdict = Verdict.VACUOUS
     native = None if verdict.ok or weakness else rounding(key)
-    if verdict is Verdict.WRONG and native is not None and native.agrees and not first_cause(outcomes):
+    if verdict is Verdict.WRONG and native is not None and native.agrees and not (unjudged or first_cause(outcomes)):
         verdict = Verdict.UNDECIDED
     worst = next((outcome for outcome in outcomes if not outcome.equal), outcomes[0])
-    bound = prod(outcome.chance for outcome in outcomes)
+    bound = bound_of_trials(outcomes)
     return Finding(
         key=key,
         verdict=verdict,
-        cause=weakness or worst.cause,
+        cause=unjudged or weakness or worst.cause,
         ranks=worst.ranks,
         differing=worst.differing,
         elements=worst.elements,
@@ -92,12 +96,29 @@ def _conclude_one(
     )
 
 
-def judge_trials(outcomes: Sequence[Outcome]) -> Verdict:
-    """What all trials of one tensor show together. A void trial that differs says nothing; one that agrees counts."""
-    telling = [outcome for outcome in outcomes if outcome.equal or not outcome.void]
-    if not telling:
-        return Verdict.UNSUPPORTED
-    return Verdict.PROVED if all(outcome.equal for outcome in telling) else Verdict.WRONG
+def judge_trials(outcomes: Sequence[Outcome]) -> tuple[Verdict, Cause | None]:
+    """What all trials of one tensor show together, and the cause if it is that no trial has judged some element.
+
+    Only elements that are not void count, for or against. An element that is void by chance is judged in another trial.
+    One that is void in every trial, two or more, on one side alone is NaN or infinite on that side alone.
+    """
+    if not all(outcome.equal for outcome in outcomes):
+        return Verdict.WRONG, None
+    void = [outcome.void for outcome in outcomes]
+    always = {rank: [trial[rank] for trial in void] for rank in void[0] if all(rank in trial for trial in void)}
+    here = [rank for rank, trials in always.items() if _in_all([one.actual & ~one.expected for one in trials])]
+    there = [rank for rank, trials in always.items() if _in_all([one.expected & ~one.actual for one in trials])]
+    if len(outcomes) > 1 and (here or there):
+        kind = CauseKind.NO_NUMBER_HERE if here else CauseKind.NO_NUMBER_IN_REFERENCE
+        return Verdict.WRONG, Cause(kind=kind, ranks=tuple(here or there))
+    if any(_in_all([one.either for one in trials]) for trials in always.values()):
+        return Verdict.UNSUPPORTED, Cause(kind=CauseKind.DIVIDES_BY_ZERO)
+    return Verdict.PROVED, None
+
+
+def _in_all(masks: Sequence[Tensor]) -> bool:
+    """Whether some element is in all of the masks."""
+    return bool(torch.stack(list(masks)).all(0).any())
 
 
 def find_weakness(outcomes: Sequence[Outcome], blind: frozenset[Part]) -> Cause | None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TypeVar
 
 import torch
+from torch import Tensor
 
+from shardproof.exact import VOID
 from shardproof.proving.cause import Cause, CauseKind, Part
 from shardproof.proving.judging.causes import Difference, axes_of_sum, explain
 from shardproof.proving.judging.closeness import Exact
@@ -23,13 +25,31 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class VoidHeld:
+    """Which elements of what a rank holds come of a division by zero, so that a trial says nothing of them.
+
+    Attributes:
+        actual: on the rank: booleans of its shape.
+        expected: in the reference.
+    """
+
+    actual: Tensor
+    expected: Tensor
+
+    @property
+    def either(self) -> Tensor:
+        """On either side."""
+        return self.actual | self.expected
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
     """What one trial shows of one tensor.
 
     Attributes:
-        equal: every element that any rank holds is the reference's.
-        void: a division by zero modulo the prime on either side: if they differ, the trial says nothing.
-        chance: a bound on the probability that different formulas agree; 1 where none is derived.
+        equal: every element that any rank holds, and that is not void on either side, is the reference's.
+        void: by rank, the elements that the trial says nothing of; ranks without any are left out.
+        chance: a bound on the probability that different formulas agree; 1 where none is derived or some are void.
         cause: a relation that explains the difference; None if there is no difference or no known relation.
         ranks: where it differs.
         differing: how many elements differ, over all ranks, of `elements`.
@@ -42,7 +62,7 @@ class Outcome:
     """
 
     equal: bool
-    void: bool = False
+    void: Mapping[int, VoidHeld] = field(default_factory=dict)
     chance: float = 1.0
     cause: Cause | None = None
     ranks: tuple[int, ...] = ()
@@ -134,13 +154,18 @@ def find_blind(held: Mapping[int, ActualExpected]) -> frozenset[Part]:
     return frozenset(found)
 
 
+def _find_void(held: Mapping[int, ActualExpected]) -> dict[int, VoidHeld]:
+    found = {rank: VoidHeld(actual=one.actual == VOID, expected=one.expected == VOID) for rank, one in held.items()}
+    return {rank: one for rank, one in found.items() if bool(one.either.any())}
+
+
 def _outcome(phase: Phase, aligned: Aligned, prime: int, axes: Axes) -> Outcome:
-    void = any(one.void for one in aligned.involved)
     chance = max(one.chance for one in aligned.involved)
-    held = aligned.held
     misshapen = cause_of_shape(aligned)
     if misshapen:
-        return Outcome(equal=False, void=void, chance=chance, cause=misshapen, ranks=tuple(held))
+        return Outcome(equal=False, chance=chance, cause=misshapen, ranks=tuple(aligned.held))
+    void = _find_void(aligned.held)
+    held = {rank: one.judged for rank, one in aligned.held.items()} if void else aligned.held
     difference = Difference(phase=phase, held=held, axes=axes, closeness=Exact(prime))
     differing = {rank: int((one.actual != one.expected).sum()) for rank, one in held.items()}
     activation = phase in ACTIVATIONS
@@ -151,7 +176,7 @@ def _outcome(phase: Phase, aligned: Aligned, prime: int, axes: Axes) -> Outcome:
     return Outcome(
         equal=not wrong,
         void=void,
-        chance=chance,
+        chance=1.0 if void else chance,
         cause=explain(difference) if wrong else None,
         ranks=wrong,
         differing=sum(differing.values()),

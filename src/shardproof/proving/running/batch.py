@@ -29,7 +29,7 @@ def copy_batch(batch: Any, dtype: torch.dtype | None = torch.float64) -> Any:
 def draw_batch(exact: ExactArithmetic, batch: Any) -> Any:
     """The batch with a residue drawn for each number, equal for equal numbers: the theorem is about drawn inputs.
 
-    Integers (token ids), numbers without a dim, and masks stay as they are.
+    Integers (token ids), numbers without a dim, counts and masks stay as they are.
     """
     with exact.paused():
         drawn = {id(x) for x in tree_leaves(batch) if _is_drawn(x)}
@@ -72,8 +72,8 @@ def describe_probes(batch: Any) -> str:
 
 
 def _is_drawn(x: object) -> bool:
-    """A floating tensor with a dim that is no mask: of zeros and ones, or of zeros and -inf or the lowest number."""
+    """A floating tensor with a dim that holds more than whole numbers and the symbols of masks: no counts, no mask."""
     if not isinstance(x, Tensor) or not x.is_floating_point() or not x.ndim:
         return False
     least = torch.finfo(x.dtype).min
-    return not bool(((x == 0) | (x == 1) | (x <= least)).all())
+    return not bool(((x == x.round()) | (x <= least)).all())

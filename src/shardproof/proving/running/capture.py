@@ -61,7 +61,6 @@ def _capture(tensor: Tensor, exact: ExactArithmetic | None) -> Recorded:
     return Recorded(
         values=exact.digits(local, symbols=True),
         chance=1.0 if bound.per_trial is None else bound.per_trial,
-        void=exact.void_mask(local) is not None,
     )
 
 

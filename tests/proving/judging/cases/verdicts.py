@@ -23,6 +23,14 @@ from shardproof.proving.findings import Verdict
 from shardproof.proving.records import Phase
 
 
+def first_trial(draft):
+    return exact_runs(draft)[:1]
+
+
+def second_trial(draft):
+    return exact_runs(draft)[1:2]
+
+
 def zero_where(tensor_key, chosen, runs=None, tiny=0.0):
     """Zero on both sides, or in ordinary arithmetic as good as."""
 
@@ -95,13 +103,38 @@ VERDICTS = {
         change=assign(chance=0.0), key=COUNT, verdict=Verdict.PROVED, roots={LOSS},
         twin=both(assign(chance=0.0), change("spoil", COUNT)), twin_verdict=Verdict.WRONG,
     ),
-    "unsupported: it differs where every trial is void": Case(
-        change=both(change("spoil", BIAS), assign(void={BIAS})), key=BIAS, verdict=Verdict.UNSUPPORTED,
-        twin=assign(void={BIAS}),
+    "unsupported: an element that no trial judges": Case(
+        change=change("divide_by_zero", BIAS, 1), key=BIAS, verdict=Verdict.UNSUPPORTED,
+        cause=of(CauseKind.DIVIDES_BY_ZERO),
+        twin=in_runs(first_trial, "divide_by_zero", BIAS, 1),
     ),
-    "a void trial does not excuse a difference elsewhere": Case(
-        change=both(change("spoil", BIAS), assign(void={WEIGHT})), key=BIAS, verdict=Verdict.WRONG,
-        twin=both(change("spoil", BIAS), assign(void={BIAS})), twin_verdict=Verdict.UNSUPPORTED,
+    "an element that is void in turn on each side is judged by no trial": Case(
+        change=both(
+            in_runs(first_trial, "divide_by_zero", BIAS, 1, reference=False),
+            in_runs(second_trial, "divide_by_zero", BIAS, 1, ranks=()),
+        ),
+        key=BIAS, verdict=Verdict.UNSUPPORTED, cause=of(CauseKind.DIVIDES_BY_ZERO),
+        twin=in_runs(second_trial, "divide_by_zero", BIAS, 1, ranks=()),
+    ),
+    "a void element is no excuse for another": Case(
+        change=both(change("spoil", BIAS), change("divide_by_zero", BIAS, 1)), key=BIAS, verdict=Verdict.WRONG,
+        twin=both(in_runs(first_trial, "divide_by_zero", BIAS, 1), change("divide_by_zero", BIAS, 2, runs=None)),
+        twin_verdict=Verdict.UNSUPPORTED, twin_cause=of(CauseKind.DIVIDES_BY_ZERO),
+    ),
+    "a relation is one of the elements that are not void": Case(
+        change=both(change("scale", BIAS, 2), change("divide_by_zero", BIAS, 1)), key=BIAS, verdict=Verdict.WRONG,
+        cause=of(CauseKind.SCALED, factor=Fraction(2)),
+        twin=both(change("scale", BIAS, 2), change("spoil", BIAS)),  twin_verdict=Verdict.WRONG,
+    ),
+    "no number on a rank": Case(
+        change=change("divide_by_zero", BIAS, 1, ranks=(1,), reference=False), key=BIAS, verdict=Verdict.WRONG,
+        cause=of(CauseKind.NO_NUMBER_HERE, ranks=(1,)),
+        twin=in_runs(first_trial, "divide_by_zero", BIAS, 1, ranks=(1,), reference=False),
+    ),
+    "no number on one device": Case(
+        change=change("divide_by_zero", BIAS, 1, ranks=()), key=BIAS, verdict=Verdict.WRONG,
+        cause=of(CauseKind.NO_NUMBER_IN_REFERENCE, ranks=(0, 1)),
+        twin=in_runs(first_trial, "divide_by_zero", BIAS, 1, ranks=()),
     ),
     "rounding": Case(
         change=nothing, key=BIAS, verdict=Verdict.ROUNDING, roots=set(), judge=judged_numerically,
