@@ -87,7 +87,7 @@ def test_it_imports_nothing_heavy_until_a_test_uses_it(run):
     result = run(LIGHT, "-s", "-q")
     assert "2 passed" in result.stdout, result.stdout + result.stderr
     assert "heavy: []" in result.stdout
-    assert "ours: ['shardproof', 'shardproof.pytest_plugin']" in result.stdout
+    assert "ours: ['shardproof', 'shardproof.pytest_plugin', 'shardproof.version']" in result.stdout
     assert "still light: True" in result.stdout
 
 

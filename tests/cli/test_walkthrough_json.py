@@ -32,7 +32,7 @@ def test_one_line_that_is_not_approximate_in_any_step_is_enough():
 
 def test_a_section_has_its_lines_its_traffic_and_its_kinks():
     entries = {"3.1.2": [make_entry("3.1.2", 64)]}
-    section = write(make_report(entries=entries, kinks=3))[1]["steps"][0]["sections"][1]
+    section = write(make_report(entries=entries, sign_flips=3))[1]["steps"][0]["sections"][1]
     assert section["communicated"] == [
         {"section": "3.1.2", "collective": "all_gather", "tensor": "h1", "bytes_per_rank": 64}
     ]

@@ -60,9 +60,9 @@ def test_the_running_total_goes_on_from_the_forward_to_the_backward():
     ]
 
 
-@pytest.mark.parametrize(("kinks", "said"), [(1, "1 input of relu lies so near zero"), (2, "2 inputs of relu lie so")])
-def test_inputs_near_a_kink_are_told(kinks, said):
-    assert said in write(make_report(kinks=kinks))[1]
+@pytest.mark.parametrize(("flips", "said"), [(1, "1 input of relu lies so near zero"), (2, "2 inputs of relu lie so")])
+def test_inputs_near_a_kink_are_told(flips, said):
+    assert said in write(make_report(sign_flips=flips))[1]
     assert "inputs of relu" not in write(make_report())[1]
 
 

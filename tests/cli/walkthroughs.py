@@ -13,14 +13,14 @@ def make_line(name, difference=0.0):
     return compare(torch.tensor([1.0 + difference]), torch.tensor([1.0]), name=name)
 
 
-def make_report(step=1, *, loss=0.5, differences=None, entries=None, kinks=0):
+def make_report(step=1, *, loss=0.5, differences=None, entries=None, sign_flips=0):
     """A report with a line `x<section>` in each section, off by `differences[section]`, and what was communicated."""
     sections = tuple(
         Section(
             number=number,
             comparisons=(make_line(f"x{number}", (differences or {}).get(number, 0.0)),),
             entries=tuple((entries or {}).get(number, ())),
-            kinks=kinks,
+            sign_flips=sign_flips,
         )
         for number in NUMBERS
     )
