@@ -13,7 +13,7 @@ from benchmarks.mutants.correct.layers import MLP, GatedMLP
 from benchmarks.mutants.models.training import load_unwatched
 from benchmarks.mutants.models.two_layers import TwoLayersByModules, split_two_layers, two_layer_step
 from benchmarks.mutants.steps import MORE_OPTIMIZERS
-from shardproof.parallel import Axis, Column, Enter, Row, clip_gradients, parallelize
+from shardproof.parallel import Axis, Column, Row, SharedInput, clip_gradients, parallelize
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -26,7 +26,7 @@ MODELS: dict[str, tuple[Callable[[], nn.Module], dict[str, Any]]] = {
     "uneven MLP": (partial(MLP, 11), {"up": Column(), "down": Row()}),
     "gated MLP": (
         partial(GatedMLP, 12),
-        {"": Enter(), "gate": Column(entered=True), "up": Column(entered=True), "down": Row()},
+        {"": SharedInput(), "gate": Column(input_shared=True), "up": Column(input_shared=True), "down": Row()},
     ),
 }
 

@@ -16,7 +16,16 @@ from torch.distributed.tensor.parallel import (
 )
 
 from benchmarks.mutants.models.megatron import megatron, megatron_sequence
-from shardproof.parallel import Column, Dropout, Enter, InParts, Row, VocabularyLoss, VocabularyRows, parallelize
+from shardproof.parallel import (
+    Column,
+    Dropout,
+    GradientAllReduce,
+    Row,
+    SharedInput,
+    VocabularyLoss,
+    VocabularyRows,
+    parallelize,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -28,8 +37,8 @@ def plain_shards(model: nn.Module, mesh: DeviceMesh) -> nn.Module:
     """This project's own plan: plain tensors, vocabulary and loss split."""
     plan: dict[str, Any] = {
         "embedding": VocabularyRows(),
-        "blocks.*.attention": Enter(),
-        **{f"blocks.*.attention.{name}": Column(entered=True) for name in ("wq", "wk", "wv")},
+        "blocks.*.attention": SharedInput(),
+        **{f"blocks.*.attention.{name}": Column(input_shared=True) for name in ("wq", "wk", "wv")},
         "blocks.*.attention.wo": Row(),
         "blocks.*.up": Column(),
         "blocks.*.down": Row(),
@@ -39,7 +48,7 @@ def plain_shards(model: nn.Module, mesh: DeviceMesh) -> nn.Module:
     if model.sizes.mlp == "gated":
         plan["blocks.*.gate"] = Column()
     if model.sizes.head_norms:
-        plan |= {"blocks.*.attention.q_norm": InParts(), "blocks.*.attention.k_norm": InParts()}
+        plan |= {"blocks.*.attention.q_norm": GradientAllReduce(), "blocks.*.attention.k_norm": GradientAllReduce()}
     if model.sizes.dropout:
         plan["blocks.*.drop"] = Dropout(placement=Replicate())
     own = mesh["tp"]
