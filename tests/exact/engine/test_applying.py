@@ -141,3 +141,56 @@ def test_symbols_do_not_pass_where_a_rule_knows_none(exact):
     with pytest.raises(SymbolError, match=r"test_applying\.py"):
         x.cumsum(0)
     assert same(exact, x[::2].cumsum(0)[:1], x[:1])  # the elements given hold none
+
+
+# Products added to nothing --------------------------------------------------------------------------------------------
+
+# name: (the product added to a tensor, the shape of that tensor, the product alone)
+ADDED = {
+    "addmm": (torch.addmm, (3, 3), lambda a, b: a @ b),
+    "addmm, broadcast": (torch.addmm, (3,), lambda a, b: a @ b),
+    "baddbmm": (
+        lambda c, a, b, **how: torch.baddbmm(c, a[None], b[None], **how),
+        (1, 3, 3),
+        lambda a, b: (a @ b)[None],
+    ),
+    "addbmm": (lambda c, a, b, **how: torch.addbmm(c, a[None], b[None], **how), (3, 3), lambda a, b: a @ b),
+    "addmv": (lambda c, a, b, **how: torch.addmv(c, a, b[:, 0], **how), (3,), lambda a, b: a @ b[:, 0]),
+    "addr": (
+        lambda c, a, b, **how: torch.addr(c, a[0], b[:, 0], **how),
+        (4, 4),
+        lambda a, b: torch.outer(a[0], b[:, 0]),
+    ),
+    "in place": (lambda c, a, b, **how: c.addmm_(a, b, **how), (3, 3), lambda a, b: a @ b),
+    "out=": (
+        lambda c, a, b, **how: torch.addmm(c, a.detach(), b.detach(), out=torch.empty(3, 3), **how),
+        (3, 3),
+        lambda a, b: a @ b,
+    ),
+}
+IGNORED = {
+    "never written": torch.empty,
+    "minus infinity": lambda *shape: torch.full(shape, float("-inf")),
+    "void": lambda *shape: torch.ones(shape) / torch.zeros(shape),
+}
+
+
+@pytest.mark.parametrize("ignored", IGNORED)
+@pytest.mark.parametrize("name", ADDED)
+def test_what_beta_multiplies_by_zero_is_not_looked_at(name, ignored):
+    function, shape, product = ADDED[name]
+    a, b = drawn(3, 4), drawn(4, 3, seed=1)
+    with ExactArithmetic(seed=1) as exact:
+        found = function(IGNORED[ignored](*shape), a, b, beta=0.0, alpha=0.5)
+        assert same(exact, found, product(a, b) / 2)
+        assert exact.void_mask(found) is None
+        assert not same(exact, found, product(a, b))
+        assert not same(exact, function(torch.ones(shape), a, b, beta=1, alpha=0.5), found)
+
+
+def test_a_parameter_that_beta_multiplies_by_zero_has_no_gradient():
+    a, b, c = drawn(3, 4), drawn(4, 3, seed=1), drawn(3, seed=2)
+    with ExactArithmetic(seed=1) as exact:
+        torch.addmm(c, a, b, beta=0).sum().backward()
+        assert exact.digits(c.grad).tolist() == [0, 0, 0]
+        assert same(exact, a.grad, torch.ones(3, 3) @ b.t())

@@ -4,7 +4,7 @@ import pytest
 import torch
 from tests.exact.engine.probes import drawn, same
 
-from shardproof.exact.engine.variants import functional_of, is_written, without_out, written_arguments
+from shardproof.exact.engine.variants import functional_of, is_written, puts_elements, without_out, written_arguments
 
 
 def test_lists_of_tensors(exact):
@@ -50,3 +50,14 @@ def test_what_an_op_writes_into_and_what_is_left_without_it():
     assert written_arguments(aten.add.out, (x, x), {"out": out})[0] is out
     assert written_arguments(aten.add.Tensor, (x, x), {}) == []
     assert without_out(aten.add.out, {"alpha": 2, "out": out}) == {"alpha": 2}
+
+
+def test_an_index_put_puts_elements_unless_it_adds_them_up():
+    put, x = torch.ops.aten.index_put.default, torch.ones(3)
+    at = [torch.tensor([0])]
+    assert puts_elements(put, (x, at, x), {})
+    assert puts_elements(put, (x, at, x, False), {})
+    assert not puts_elements(put, (x, at, x, True), {})
+    assert not puts_elements(put, (x, at, x), {"accumulate": True})
+    assert puts_elements(torch.ops.aten.put.default, (x, at[0], x), {"accumulate": False})
+    assert not puts_elements(torch.ops.aten.add.Tensor, (x, x), {})

@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from tests.exact.engine.probes import drawn, same
 from torch import nn
 
-from shardproof.exact import ExactArithmetic, LeavingFieldError
+from shardproof.exact import ExactArithmetic, ExactArithmeticError, LeavingFieldError
 from shardproof.exact.algebra import blocks
 from shardproof.exact.engine import writing
 
@@ -146,3 +146,81 @@ def test_out_variants_write_where_they_are_told(exact):
     low, place = torch.empty(()), torch.empty((), dtype=torch.int64)
     torch.max(x, 0, out=(low, place))
     assert same(exact, low, x[place])
+
+
+# Memory that is written by index --------------------------------------------------------------------------------------
+
+ROWS = (torch.tensor([3, 0]), torch.tensor([1, 2]))
+
+
+def put(out, x):
+    out[ROWS[0]], out[ROWS[1]] = x[:2], x[2:]
+    return out
+
+
+def put_by_masks(out, x):
+    even = torch.arange(4) % 2 == 0
+    out[even], out[~even] = x[:2], x[2:]
+    return out
+
+
+def scatter(out, x):
+    columns = (torch.arange(4)[:, None] + torch.arange(3)) % 4
+    return out.scatter_(0, columns, x)
+
+
+def put_constants(out, x):
+    out[torch.tensor([2, 3])] = 1.5
+    out[torch.tensor([0, 1])] = x[:2]
+    return out
+
+
+def put_elements(out, x):
+    return torch.Tensor.put_(out, torch.arange(12).flip(0), x)
+
+
+WRITES = {
+    "rows by index": put,
+    "rows by masks": put_by_masks,
+    "scatter": scatter,
+    "constants, then residues": put_constants,
+    "put": put_elements,
+    "index_copy": lambda out, x: out.index_copy(0, ROWS[0], x[:2]).index_copy(0, ROWS[1], x[2:]),
+    "slices": lambda out, x: out.slice_scatter(x[:2], 0, 0, 2).slice_scatter(x[2:], 0, 2, 4),
+    "masked_scatter": lambda out, x: out.masked_scatter(torch.ones(4, 3).bool(), x),
+}
+
+
+def written(name, make):
+    x = torch.randn(4, 3, generator=torch.Generator().manual_seed(0), requires_grad=True)
+    with ExactArithmetic(seed=1) as exact:
+        out = WRITES[name](make(4, 3), x)
+        (out * torch.arange(12.0).view(4, 3)).sum().backward()
+        return exact.digits(out), exact.digits(x.grad)
+
+
+@pytest.mark.parametrize("name", WRITES)
+def test_memory_never_written_may_be_written_by_index(name):
+    for a, b in zip(written(name, torch.zeros), written(name, torch.empty), strict=True):
+        assert torch.equal(a, b)
+
+
+def test_an_element_that_no_index_writes_is_refused():
+    x = drawn(4, 3)
+    for use in (lambda out, exact: exact.digits(out), lambda out, exact: torch.relu(out)):
+        with ExactArithmetic(seed=1) as exact:
+            out = torch.empty(4, 3)
+            out[torch.tensor([0, 3, 1])] = x[:3]
+            with pytest.raises(ExactArithmeticError, match=r"never written|no residue"):
+                use(out, exact)
+
+
+def test_constants_put_into_memory_are_compared_as_the_reals_that_they_are():
+    with ExactArithmetic(seed=1) as exact:
+        table = torch.empty(3)
+        table[torch.tensor([2, 0])] = torch.tensor([1.5, -2.0])
+        with pytest.raises(ExactArithmeticError, match="never written"):
+            table + 1
+        table[torch.tensor([1])] = 0.25
+        assert (table > 0).tolist() == [False, True, True]
+        assert exact.digits(table * 4).tolist() == [-8, 1, 6]

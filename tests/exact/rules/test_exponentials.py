@@ -14,7 +14,7 @@ from tests.exact.rules.formulas import (
     tanh,
 )
 from tests.exact.rules.integers import ORACLES as O
-from tests.exact.rules.integers import Z
+from tests.exact.rules.integers import Z, check, mode, sixteenths
 
 
 def mish_slope(x):
@@ -77,3 +77,56 @@ FORWARD = {
 @pytest.mark.parametrize("name", FORWARD)
 def test_a_function_of_a_matrix(name):
     check_matrix(*FORWARD[name])
+
+
+# name: (torch function, its limit at minus infinity, its values, its derivatives)
+LIMITS = {
+    "exp": (torch.exp, 0, O.exp, O.exp),
+    "exp2": (torch.exp2, 0, lambda x: O.exp(x * lift(math.log(2))), None),
+    "expm1": (torch.expm1, -1, lambda x: O.exp(x) - 1, O.exp),
+    "sigmoid": (torch.sigmoid, 0, O.sigmoid, lambda x: O.sigmoid(x) * (1 - O.sigmoid(x))),
+    "tanh": (torch.tanh, -1, tanh, lambda x: 1 - tanh(x) * tanh(x)),
+}
+
+
+@pytest.mark.parametrize("symbol", [-math.inf, torch.finfo(torch.float32).min, torch.finfo(torch.bfloat16).min])
+@pytest.mark.parametrize("name", LIMITS)
+def test_a_function_of_a_mask_is_its_limit_and_has_no_slope_there(name, symbol):
+    function, limit, value, slope = LIMITS[name]
+    numbers = sixteenths(6)
+    x = torch.tensor([float(n) for n in numbers], requires_grad=True)
+    masked = torch.tensor([True, False, False, True, False, False])
+    with mode() as exact:
+        y = function(x.masked_fill(masked, symbol))
+        check(exact.digits(y), [Z(limit) if hidden else value(Z(a)) for a, hidden in zip(numbers, masked, strict=True)])
+        y.sum().backward()
+        if slope is not None:
+            slopes = [Z(0) if hidden else slope(Z(a)) for a, hidden in zip(numbers, masked, strict=True)]
+            check(exact.digits(x.grad), slopes)
+
+
+def segment_sums(x, low, below=0):
+    """The decays of a state space model: exp of the sums over (j, i], 0 where i < j (Dao and Gu 2024, listing 1)."""
+    sums = x.cumsum(-1)
+    kept = torch.ones(x.shape[-1], x.shape[-1]).tril(below).bool()
+    return (sums[..., :, None] - sums[..., None, :]).masked_fill(~kept, low).exp()
+
+
+def test_the_exponential_of_masked_sums_is_the_masked_exponential():
+    x = torch.randn(2, 5, generator=torch.Generator().manual_seed(0), requires_grad=True)
+    found = []
+    for function in (
+        lambda: segment_sums(x, -math.inf),
+        lambda: segment_sums(x, torch.finfo(torch.float32).min),
+        lambda: segment_sums(x, 0.0).tril(),
+        lambda: segment_sums(x, -math.inf, below=-1),  # wrong: the diagonal is lost
+        lambda: segment_sums(x, 0.0),  # wrong: exp(0) = 1 where nothing is seen
+    ):
+        with mode() as exact:
+            x.grad = None
+            y = function()
+            (y * torch.arange(1.0, 51).view(2, 5, 5)).sum().backward()
+            found.append((exact.digits(y), exact.digits(x.grad)))
+    right, *others = found
+    assert all(torch.equal(a, b) for other in others[:2] for a, b in zip(right, other, strict=True))
+    assert all(not torch.equal(right[0], other[0]) for other in others[2:])

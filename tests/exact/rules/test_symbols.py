@@ -7,7 +7,13 @@ from tests.exact.algebra.residues import FIELD, M
 from shardproof.exact import NotANumberError, SymbolError
 from shardproof.exact.algebra.degree import VARIABLE
 from shardproof.exact.algebra.lift import LOWEST, NEGATIVE_INFINITY
-from shardproof.exact.rules.symbols import add_symbols, multiply_symbols, split_symbols, subtract_from_symbols
+from shardproof.exact.rules.symbols import (
+    add_symbols,
+    multiply_symbols,
+    split_symbols,
+    subtract_from_symbols,
+    with_limit,
+)
 
 HALF = FIELD.half
 FLOAT32_LOWEST = torch.finfo(torch.float32).min
@@ -120,3 +126,12 @@ def test_any_other_product_with_a_symbol_is_refused(factor, symbol):
 def test_a_product_broadcasts():
     found = multiply_symbols(M, M.residue(residues(LOWEST, 2).tensor.view(2, 1)), residues(1, 0, 1))
     assert found.tensor.tolist() == [[LOWEST, 0, LOWEST], [2, 0, 2]]
+
+
+# Limits ---------------------------------------------------------------------------------------------------------------
+
+
+def test_a_function_has_its_limit_where_a_symbol_is():
+    found = with_limit(M, residues(LOWEST, 2, NEGATIVE_INFINITY), lambda x: x * 3, limit=-1.0)
+    assert found.tensor.tolist() == [-1, 6, -1]
+    assert found.degree == VARIABLE

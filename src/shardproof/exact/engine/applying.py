@@ -14,8 +14,9 @@ from shardproof.exact.algebra.lift import is_symbol
 from shardproof.exact.algebra.residue import Residue
 from shardproof.exact.engine.choices import choice_among, mark_choice, mark_compared, mark_selection
 from shardproof.exact.engine.run import Selection
-from shardproof.exact.engine.tags import Tag, union
+from shardproof.exact.engine.tags import REAL, Tag, union
 from shardproof.exact.engine.tensor_trees import covers_storage, floats_in, map_tensors, tensors_in
+from shardproof.exact.engine.variants import puts_elements
 from shardproof.exact.errors import ExactArithmeticError
 from shardproof.exact.rules.registry import SELECTIONS, Rule
 
@@ -28,8 +29,10 @@ if TYPE_CHECKING:
     from shardproof.exact.engine.void_elements import VoidElements
 
 _aten: Final = torch.ops.aten
-# They add up only where they are told to.
-_PUTS: Final = frozenset({_aten.index_put.default, _aten._unsafe_index_put.default, _aten.put.default})
+# Products added to a tensor, `beta` times.
+_ADDED_TO: Final = frozenset(
+    getattr(_aten, name).default for name in ("addmm", "baddbmm", "addbmm", "addmv", "addr", "_addmm_activation")
+)
 _MOVE: Final = Rule(kind="move", symbols=True)
 # Arguments that are elements whatever their dtype; others of integers are indices, or masks.
 _ELEMENTS: Final = frozenset({"self", "other", "tensors", "src", "source", "value", "values"})
@@ -62,8 +65,10 @@ class Applying:
             kwargs: its keyword arguments.
             into: of an elementwise formula, the memory that the result is to overwrite as a whole.
         """
-        if op in _PUTS and not _accumulates(args, kwargs):
+        if puts_elements(op, args, kwargs):
             rule = _MOVE
+        if op in _ADDED_TO and kwargs.get("beta", 1) == 0:
+            args = (self._zeros_like(args[0]), *args[1:])
         if rule.kind != "formula":
             args, kwargs = self._promoted(op, args, kwargs)
         operands = floats_in((args, kwargs))
@@ -98,6 +103,12 @@ class Applying:
             self.run.escaped = self.run.escaped.chosen_by(choice.degree)
         return result
 
+    def _zeros_like(self, x: Tensor) -> Tensor:
+        """What `beta=0` makes of the tensor that a product is added to: by PyTorch's contract it is not looked at."""
+        zeros = torch.zeros(x.shape, dtype=torch.float64, device=x.device)
+        self.run.set(zeros, REAL)
+        return zeros
+
     def _by_kind(
         self,
         op: OpOverload,
@@ -110,7 +121,12 @@ class Applying:
     ) -> Any:
         if rule.kind == "formula":
             return self._formula(op, rule, args, kwargs, inherited, into)
-        given = map_tensors(lambda x: self.constants.residues_of(x) if x.is_floating_point() else x, (args, kwargs))
+        moves = rule.kind == "move"
+
+        def residues(x: Tensor) -> Tensor:
+            return self.constants.residues_of(x, unwritten=moves) if x.is_floating_point() else x
+
+        given = map_tensors(residues, (args, kwargs))
         args, kwargs = self._lift_scalars(op, *given)
         result = op(*args, **kwargs)
         if rule.kind == "sum":
@@ -349,10 +365,6 @@ def _is_certain(op: OpOverload, args: tuple[Any, ...]) -> bool:
     if isinstance(y, Tensor):
         return bool(x.data_ptr() == y.data_ptr() and x.shape == y.shape and x.stride() == y.stride())
     return not isfinite(y)
-
-
-def _accumulates(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
-    return bool(args[3]) if len(args) > 3 else bool(kwargs.get("accumulate"))
 
 
 def _is_number(value: Any) -> bool:

@@ -70,8 +70,14 @@ class Constants:
 
     # Lifting ---------------------------------------------------------------------------------------------------------
 
-    def residues_of(self, tensor: Tensor) -> Tensor:
-        """The residues of a tensor that may still be real; the tensor itself if it is not."""
+    def residues_of(self, tensor: Tensor, *, unwritten: bool = False) -> Tensor:
+        """The residues of a tensor that may still be real; the tensor itself if it is not.
+
+        Args:
+            tensor: a floating one.
+            unwritten: memory that was never written (NaN) may be among it: it is moved or overwritten, not computed
+                with.
+        """
         tag = self.run.tag(tensor)
         if not tag.real:
             return tensor
@@ -79,7 +85,7 @@ class Constants:
             tag = self._lift(tensor, tag)
         assert tag.lifted is not None
         residues = tag.lifted.as_strided(tensor.size(), tensor.stride(), tensor.storage_offset())
-        if bool(residues.isnan().any()):
+        if not unwritten and bool(residues.isnan().any()):
             self.run.refuse_nan("memory that was never written (torch.empty) is used")
         return residues
 

@@ -221,7 +221,9 @@ class Dispatcher:
 
     def _compute_reals(self, call: Call) -> Any:
         """Ops on real constants alone."""
-        if not all(self.run.tag(x).real for x in call.floats) or not self.reals.may_compute(call.op, call.floats):
+        if not all(self.run.tag(x).real for x in call.floats):
+            return NotImplemented
+        if not self.reals.may_compute(call.op, call.args, call.kwargs):
             return NotImplemented
         return self.reals.compute(call.op, _one_lowest(call.args), _one_lowest(call.kwargs))
 

@@ -18,7 +18,7 @@ from shardproof.exact.algebra.lift import LOWEST, is_symbol
 from shardproof.exact.engine.choices import choice_among, mark_choice, mark_compared
 from shardproof.exact.engine.tags import REAL
 from shardproof.exact.engine.tensor_trees import floats_in, tensors_in
-from shardproof.exact.engine.variants import functional_of, written_arguments
+from shardproof.exact.engine.variants import functional_of, puts_elements, written_arguments
 from shardproof.exact.rules.creation import EMPTY, FACTORIES
 from shardproof.exact.rules.registry import REAL_TOO, RULES
 
@@ -50,9 +50,12 @@ class Reals:
 
     # Computing -------------------------------------------------------------------------------------------------------
 
-    def may_compute(self, op: OpOverload, reals: list[Tensor]) -> bool:
+    def may_compute(self, op: OpOverload, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
         """Whether an op whose floating operands are all real is carried out on the reals as they are."""
         functional = functional_of(op) or op
+        reals = floats_in((args, kwargs))
+        if puts_elements(functional, args, kwargs):
+            return True
         if torch.Tag.pointwise in functional.tags:
             return True
         rule = RULES.get(functional)
@@ -70,9 +73,11 @@ class Reals:
         written = written_arguments(op, args, kwargs)
         void = self.void.among((args, kwargs))
         finite = all(bool(x.isfinite().all()) for x in floats_in((args, kwargs)))
+        finite = finite and all(isfinite(x) for x in (*args, *kwargs.values()) if isinstance(x, float))
         result = op(*args, **kwargs)
-        rule = RULES.get(functional_of(op) or op)
-        moved = rule is not None and rule.kind == "move"
+        functional = functional_of(op) or op
+        rule = RULES.get(functional)
+        moved = (rule is not None and rule.kind == "move") or puts_elements(functional, args, kwargs)
         for x in (*tensors_in(result), *written):
             before = self.run.tags.get(x)
             if before is not None and not any(x is target for target in written):

@@ -67,8 +67,17 @@ def without_out(op: OpOverload, kwargs: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in kwargs.items() if name not in written}
 
 
-_TENSORS_OF_ADDC = 3
 _aten = torch.ops.aten
+# They add up only where they are told to.
+_PUTS = frozenset({_aten.index_put.default, _aten._unsafe_index_put.default, _aten.put.default})
+
+
+def puts_elements(op: OpOverload, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+    """Whether the functional op puts elements in the places of others: `x[index] = y`, nothing added up."""
+    return op in _PUTS and not (args[3] if len(args) > 3 else kwargs.get("accumulate"))
+
+
+_TENSORS_OF_ADDC = 3
 _WITH_VALUE = frozenset({_aten.addcmul, _aten.addcdiv, _aten.addcmul_, _aten.addcdiv_})
 
 

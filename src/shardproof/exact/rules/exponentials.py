@@ -9,27 +9,34 @@ import torch
 
 from shardproof.exact.algebra.residue import Residue
 from shardproof.exact.rules.registry import formula
+from shardproof.exact.rules.symbols import with_limit
 
 if TYPE_CHECKING:
     from shardproof.exact.algebra.residue import Arithmetic
 
 
-@formula("exp.default", elementwise=True)
-def exponential(_m: Arithmetic, x: Residue) -> Residue:
-    """E(x)."""
-    return x.exp()
+@formula("exp.default", elementwise=True, symbols=True)
+def exponential(m: Arithmetic, x: Residue, *, symbols: bool = False) -> Residue:
+    """E(x), and 0 of a mask's symbols."""
+    if not symbols or x.exponential is not None:  # a masked log-softmax knows its zeros
+        return x.exp()
+    return with_limit(m, x, Residue.exp, limit=0.0)
 
 
-@formula("exp2.default", elementwise=True)
-def exponential_of_two(_m: Arithmetic, x: Residue) -> Residue:
-    """E(x * log(2)), as 2**x."""
-    return (x * log(2)).exp()
+@formula("exp2.default", elementwise=True, symbols=True)
+def exponential_of_two(m: Arithmetic, x: Residue, *, symbols: bool = False) -> Residue:
+    """E(x * log(2)), as 2**x; 0 of a mask's symbols."""
+
+    def values(x: Residue) -> Residue:
+        return (x * log(2)).exp()
+
+    return with_limit(m, x, values, limit=0.0) if symbols else values(x)
 
 
-@formula("expm1.default", elementwise=True)
-def exponential_less_one(_m: Arithmetic, x: Residue) -> Residue:
+@formula("expm1.default", elementwise=True, symbols=True)
+def exponential_less_one(m: Arithmetic, x: Residue, *, symbols: bool = False) -> Residue:
     """E(x) - 1."""
-    return x.exp() - 1
+    return exponential(m, x, symbols=symbols) - 1
 
 
 @formula("log.default", elementwise=True)
@@ -56,10 +63,10 @@ def logarithm_of_one_plus(_m: Arithmetic, x: Residue) -> Residue:
     return (x + 1).log()
 
 
-@formula("sigmoid.default", elementwise=True)
-def sigmoid(_m: Arithmetic, x: Residue) -> Residue:
-    """1 / (1 + E(-x))."""
-    return x.sigmoid()
+@formula("sigmoid.default", elementwise=True, symbols=True)
+def sigmoid(m: Arithmetic, x: Residue, *, symbols: bool = False) -> Residue:
+    """1 / (1 + E(-x)), and 0 of a mask's symbols."""
+    return with_limit(m, x, Residue.sigmoid, limit=0.0) if symbols else x.sigmoid()
 
 
 @formula("sigmoid_backward.default", elementwise=True)
@@ -97,10 +104,14 @@ def glu_backward(_m: Arithmetic, grad: Residue, x: Residue, dim: int) -> Residue
     return Residue(torch.cat(((grad * s).tensor, slope.tensor), dim), slope.degree, x.of)
 
 
-@formula("tanh.default", elementwise=True)
-def tanh(_m: Arithmetic, x: Residue) -> Residue:
-    """1 - 2 / (E(2x) + 1), which is 2 * sigmoid(2x) - 1."""
-    return 1 - 2 * ((x * 2).exp() + 1).inverse()
+@formula("tanh.default", elementwise=True, symbols=True)
+def tanh(m: Arithmetic, x: Residue, *, symbols: bool = False) -> Residue:
+    """1 - 2 / (E(2x) + 1), which is 2 * sigmoid(2x) - 1; -1 of a mask's symbols."""
+
+    def values(x: Residue) -> Residue:
+        return 1 - 2 * ((x * 2).exp() + 1).inverse()
+
+    return with_limit(m, x, values, limit=-1.0) if symbols else values(x)
 
 
 @formula("tanh_backward.default", elementwise=True)

@@ -1,8 +1,8 @@
 """The two symbols of masks, -inf and the lowest finite number, in the few ops that may meet them.
 
 0 times the lowest number is 0 and 1 times it is itself (a mask built as (1 - mask) * finfo.min); a residue plus a
-symbol is the symbol, and so is the symbol less a residue; any other use is refused. 0 times -inf is NaN in floating
-point and an error here.
+symbol is the symbol, and so is the symbol less a residue; exp and sigmoid of one are 0, tanh and expm1 are -1;
+any other use is refused. 0 times -inf is NaN in floating point and an error here.
 """
 
 from __future__ import annotations
@@ -17,6 +17,8 @@ from shardproof.exact.algebra.residue import Residue
 from shardproof.exact.errors import NotANumberError, SymbolError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from shardproof.exact.algebra.residue import Arithmetic, Operand
 
 
@@ -65,3 +67,10 @@ def multiply_symbols(m: Arithmetic, x: Residue, y: Operand) -> Residue:
             raise NotANumberError("0 * -inf is NaN: a mask is multiplied into -inf; add it, or use where")
         symbols = torch.where(here & (factors == 1), held.expand(symbols.shape), symbols)
     return m.residue(torch.where(symbols != 0, symbols, product.tensor), product.degree)
+
+
+def with_limit(m: Arithmetic, x: Residue, function: Callable[[Residue], Residue], *, limit: float) -> Residue:
+    """function(x), and its limit at minus infinity where x is a symbol."""
+    held = x.tensor < -m.field.half
+    found = function(x.masked(~held))
+    return m.residue(torch.where(held, limit, found.tensor), found.degree)
