@@ -148,6 +148,14 @@ def call_collectives(comm):
         counts = torch.tensor(float(rank + 1))
         dist.all_reduce(counts)
         found["count"] = counts.item()  # real on every rank: no residue leaves
+        weights = torch.tensor([0.5 * rank, 1.0, 0.0])  # from outside, known on every rank
+        total, largest = weights.clone(), weights.clone()
+        dist.all_reduce(total)
+        dist.all_reduce(largest, dist.ReduceOp.MAX)
+        shared = [torch.empty(3) for _ in range(size)]
+        dist.all_gather(shared, weights)
+        found["known"] = [(x > 0.75).tolist() for x in (total, largest, torch.stack(shared).sum(0) / size)]
+        keep("largest weight", largest)
         integers = torch.tensor([rank])
         dist.all_reduce(integers)
         found["integers"] = integers.item()
@@ -160,6 +168,11 @@ def call_collectives(comm):
         found["void before"] = exact.bound(divided).void
         dist.all_reduce(divided)
         found["void after"] = exact.bound(divided).void
+        divisor = torch.tensor([1.0, float(rank != 1), 1.0, 1.0])
+        for name in ("SUM", "MAX", "MIN"):
+            partly = mine / divisor
+            dist.all_reduce(partly, getattr(dist.ReduceOp, name))
+            found[f"void {name}"] = exact.void_mask(partly).tolist()
         found["refused"] = []
         for call in (
             lambda: dist.all_reduce(mine.clone(), dist.ReduceOp.PRODUCT),

@@ -1,4 +1,4 @@
-"""How exact arithmetic refuses. Each says where: the op, the module, the user's line."""
+"""Errors of exact arithmetic. Their messages name the op, the module and the user's line."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 
 class ExactArithmeticError(RuntimeError):
-    """Exact arithmetic cannot go on; nothing was computed in rounding arithmetic instead."""
+    """Exact arithmetic cannot continue; nothing is computed in floating point instead."""
 
 
 class UnsupportedOpError(ExactArithmeticError):

@@ -1,4 +1,4 @@
-"""Void trials: whether a division by zero is the prime's doing, or the program's own."""
+"""Divisions by zero: by chance modulo the prime, or the program's own."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 def say_zero_divisions(draws: Sequence[ExactArithmetic]) -> str:
-    """What the divisions by zero of several draws of one program mean; '' if there were none.
+    """Whether the divisions by zero in several runs of one program are its own, in words; '' if there were none.
 
     Args:
         draws: runs of the same program, each with a seed of its own.

@@ -101,6 +101,20 @@ def test_a_division_by_zero_on_one_rank_voids_the_sum_on_all(calls):
     assert all(call["void after"] for call in calls)
 
 
+def test_only_the_elements_that_were_void_on_some_rank_are_void_after(calls):
+    for call in calls:
+        for name in ("SUM", "MAX", "MIN"):
+            assert call[f"void {name}"] == [[False, True, False, False]] * 3
+
+
+def test_constants_that_every_rank_knows_are_compared_as_reals_after_a_collective(calls):
+    for call in calls:
+        assert call["known"] == [[True, True, False], [True, True, False], [False, True, False]]
+        assert torch.equal(call["largest weight"][0], calls[0]["largest weight"][0])
+    prime = ExactArithmetic(seed=ranks.SEED).prime
+    assert balanced(calls[0]["largest weight"][0] * 2, prime).tolist() == [3, 2, 0]
+
+
 def test_products_sums_of_masks_and_messages_are_refused_on_every_rank(calls):
     for call in calls:
         product, masks, sent, received = call["refused"]

@@ -43,6 +43,9 @@ SPREADS = {
     "a number made of one": (lambda y: (y > 0).float() * 2 + 1, ROW),
     "the largest": (lambda y: y.amax(1, keepdim=True), [[True]] * 3),  # more than is needed: no row is told apart
     "in place": (lambda y: (y * 1).mul_(2), ROW),
+    "a slope": (lambda y: torch.ops.aten.hardtanh_backward(torch.ones(3, 4), y, -1, 1), ROW),
+    "a slope of relu": (lambda y: torch.ops.aten.threshold_backward(torch.ones(3, 4), y.relu(), 0), ROW),
+    "a slope of softshrink": (lambda y: torch.ops.aten.softshrink_backward(torch.ones(3, 4), y, 0.5), ROW),
     "part of another": (lambda y: torch.zeros(3, 4).index_copy_(0, torch.arange(3), y), ROW),
 }
 

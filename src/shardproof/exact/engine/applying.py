@@ -37,7 +37,7 @@ _MOVE: Final = Rule(kind="move", symbols=True)
 # Arguments that are elements whatever their dtype; others of integers are indices, or masks.
 _ELEMENTS: Final = frozenset({"self", "other", "tensors", "src", "source", "value", "values"})
 _NUMBERS: Final = frozenset({"number", "float", "Scalar", "Optional[number]", "Optional[float]"})
-# Their answer is the same for every residue: it is no choice of theirs.
+# Their result is the same for every residue: nothing is chosen by it.
 _CERTAIN: Final = frozenset(
     {_aten.isnan.default, _aten.isinf.default, _aten.isfinite.default, _aten.isneginf.default, _aten.isposinf.default}
 )

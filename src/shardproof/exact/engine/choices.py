@@ -1,7 +1,8 @@
-"""Choices: which integers, truth values and masks came of comparing residues, so that the bound can count them.
+"""Choices: which integers, truth values and masks come of comparing residues, so that the bound can count them.
 
-What is computed from the index that a topk gave depends on every element that topk compared. The keyed order makes the
-choice independent of the values unless two different elements meet (docs/exact.md); `Degree.orders` counts what could.
+What is computed from the indices of a topk depends on every element that topk compared. The keyed order makes the
+choice independent of the values unless two different elements are equal by chance (docs/exact.md); `Degree.orders`
+counts the elements compared.
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ _ONE_EACH: Final = frozenset(
 
 
 def choice_among(tags: TagStore, args: Any) -> Tag:
-    """What the integers, truth values and real constants among operands owe to comparisons of residues."""
+    """The degree of the comparisons of residues that chose integers, truth values or constants among the operands."""
     found = REAL
     for x in tensors_in(args):
         if not x.is_meta:
@@ -54,7 +55,7 @@ def choice_among(tags: TagStore, args: Any) -> Tag:
 
 
 def mark_choice(tags: TagStore, op: OpOverload, args: Any, result: Any) -> None:
-    """Let an op's results owe to comparisons what its operands do."""
+    """Add the comparisons behind an op's operands to the degrees of its results."""
     choice = choice_among(tags, args)
     if choice is REAL:
         return
@@ -72,9 +73,9 @@ def mark_choice(tags: TagStore, op: OpOverload, args: Any, result: Any) -> None:
 
 
 def mark_compared(tags: TagStore, args: Any, result: Any) -> None:
-    """Let what is made of comparisons of residues remember it: no Python branch may be taken on it.
+    """Mark truth values and numbers made of comparisons of residues: a Python branch on them is refused.
 
-    Integers are free: an index, or how many elements were chosen, is what programs loop over (the experts hit).
+    Integers are not marked: programs loop over indices and counts (the experts that were hit).
     """
     if any((tag := tags.get(x)) is not None and tag.compared for x in tensors_in(args) if not x.is_meta):
         for x in tensors_in(result):
@@ -83,7 +84,7 @@ def mark_compared(tags: TagStore, args: Any, result: Any) -> None:
 
 
 def mark_selection(tags: TagStore, op: OpOverload, args: Any, result: Any, operand: Tag) -> None:
-    """Let the indices and truth values that a selection gave owe to the comparison of its operands."""
+    """Add the comparison of a selection's operands to the degrees of the indices and truth values that it gave."""
     given = [x for x in tensors_in(args) if x.is_floating_point()]
     for x in tensors_in(result):
         if not x.is_floating_point():

@@ -1,9 +1,9 @@
 """Collectives of torch.distributed on residues, in real processes. Simulated ranks add and copy by ordinary ops.
 
-A sum over ranks is a sum: exact while N * p < 2**53, and canonical when PyTorch sees it, so that asynchronous ones are
-waited for at once. An average is the sum times the inverse of N. MAX and MIN go by the keyed order, in which a maximum
-along a dim goes too. Before each, the ranks agree on what they hold, by a reduction of six numbers: whether a division
-by zero has made one of them void is not a thing that each may know for itself alone.
+A sum over ranks is exact while N * p < 2**53, and is reduced before PyTorch sees it, so that asynchronous collectives
+are waited for at once. An average is the sum times the inverse of N. MAX and MIN use the keyed order, as a maximum
+along a dim does; constants that every rank knows use their real values. Before each collective the ranks agree on what
+they hold, by a reduction of seven numbers: a rank has to know whether another one's elements are real, known or void.
 """
 
 from __future__ import annotations
@@ -346,7 +346,7 @@ def _boxed(work: Any) -> Any:
     return _distributed().Work.boxed(work)
 
 
-# They have a tensor for its device alone, or only look for NaN.
+# Their tensor only gives the device, or they only look for NaN.
 _PASS: Final = frozenset({"barrier", "monitored_barrier_", "check_for_nan"})
 
 _METHODS: Final[dict[str, Any]] = {

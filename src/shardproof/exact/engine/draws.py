@@ -1,4 +1,4 @@
-"""Random draws inside exact arithmetic: refused, or drawn as PyTorch would and taken as real constants."""
+"""Random draws inside exact arithmetic: refused, or drawn by PyTorch and taken as real constants."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from shardproof.exact.engine.writing import Writing
 
 _aten: Final = torch.ops.aten
-# They take a tensor for its shape, device and dtype alone.
+# Only the shape, device and dtype of their operand count.
 _LIKE: Final = frozenset(
     getattr(packet, overload)
     for packet in (_aten.rand_like, _aten.randn_like, _aten.randint_like)

@@ -1,10 +1,10 @@
 """Dropout in exact arithmetic: x * r(x), r an oracle of the element's own residue, the same in the backward.
 
-No generator is asked. The same value has the same mask wherever it is held, and in every process: a step with dropout
-is the same function of its inputs, sharded or not. The mask is no zero and no 1/(1-p) but any residue, as the slope of
-a kink is: behind a zero a wrong element would vanish. Each probability has an oracle of its own.
+No random generator is used. The same value has the same mask on every rank and in every process: a step with dropout
+is the same function of its inputs, sharded or not. The mask is any residue instead of 0 or 1/(1-p): a wrong element
+would go unseen where the mask is 0. Each probability has an oracle of its own.
 
-Dropout is written out above autograd, where its operand is still seen; attention that drops weights is too.
+Dropout is replaced above autograd, where its operand is known; so is attention that drops weights.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Tensors from outside: how they become residues on the way in, and how they are put back on the way out."""
+"""Tensors from outside: they become residues when they are first used, and are put back at the end."""
 
 from __future__ import annotations
 

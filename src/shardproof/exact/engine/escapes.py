@@ -10,7 +10,7 @@ from torch._C import _to_dlpack as to_dlpack
 # Python-level functions that read memory without an ATen op that the mode could see.
 READS_MEMORY: Final = frozenset({Tensor.numpy, Tensor.tolist, Tensor.__array__, Tensor.__dlpack__, to_dlpack})
 
-# These only show: the representatives are printed as they are.
+# They print the representatives; nothing is computed from what is printed.
 DISPLAYS: Final = frozenset({Tensor.__repr__, Tensor.__format__})
 
 # ATen ops whose result is a Python number or bool.

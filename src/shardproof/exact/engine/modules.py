@@ -1,4 +1,4 @@
-"""Which module is running: for error messages and records. A stack kept by PyTorch's global module hooks."""
+"""Which module is running, for error messages: a stack that PyTorch's global module hooks keep."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ class ModuleStack:
     _handles: list[RemovableHandle] = field(default_factory=list)
 
     def start(self) -> None:
-        """Begin to follow every module of the process."""
+        """Install the hooks, for every module of the process."""
         self._handles = [
             register_module_forward_pre_hook(self._enter),
             register_module_forward_hook(self._leave, always_call=True),
         ]
 
     def stop(self) -> None:
-        """Follow no longer."""
+        """Remove the hooks."""
         for handle in self._handles:
             handle.remove()
         self._handles.clear()

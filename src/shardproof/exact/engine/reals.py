@@ -1,7 +1,7 @@
 """Real constants: tensors made inside from numbers, shapes and integers, until they meet a residue.
 
-They are float64, and PyTorch carries out pointwise ops on them as they are: step counters, positions, masks. That
-rounds, as Python's own floats in the program do; a constant is known to its precision and no better.
+They are float64, and PyTorch computes elementwise ops on them as they are: step counters, positions, masks. These
+round, as Python's own floats do: a constant is known to float64's precision.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ _DIVISIONS: Final = frozenset({"div", "reciprocal", "rsqrt", "pow", "addcdiv", "
 _LARGEST_SUM: Final = 2.0**53
 # What a constant cannot be, unless it was computed from the lowest finite number.
 _HUGE: Final = 1e300
-# Memory without contents, which autograd makes for gradients that are zero: no residues can be written into it.
+# Autograd makes tensors without memory for gradients that are zero; residues could not be written into them.
 _WITHOUT_MEMORY: Final = {_aten._efficientzerotensor.default: _aten.zeros.default}
 
 
@@ -69,7 +69,7 @@ class Reals:
         return whole and sum(float(x.abs().sum()) for x in reals) < _LARGEST_SUM
 
     def compute(self, op: OpOverload, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """The op as PyTorch has it. What came of integers and booleans that residues chose remembers them."""
+        """PyTorch's own result; comparisons behind its operands, and void elements, are noted of it."""
         written = written_arguments(op, args, kwargs)
         void = self.void.among((args, kwargs))
         finite = all(bool(x.isfinite().all()) for x in floats_in((args, kwargs)))

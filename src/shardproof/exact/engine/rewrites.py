@@ -1,13 +1,13 @@
-"""Functions that are written otherwise above autograd, because PyTorch's own way loses what exact arithmetic keeps.
+"""Functions that are replaced above autograd, because PyTorch's own form loses an identity that exact arithmetic keeps.
 
-Clamps: PyTorch writes their backward with comparisons, so that a gradient would be there or not by the keyed order of
-its input, and a wrong input would vanish behind a zero one time in two. Here max(x, c) has the backward that relu has,
+Clamps: PyTorch computes their backward by comparisons. A gradient would be zero or not by the keyed order of its input,
+and a wrong input would go unseen half of the time. Here max(x, c) has the backward that relu has,
 an oracle, and min(x, c) = -max(-x, -c): relu(x), x.clamp(min=0) and F.hardtanh agree in gradients as they do in values.
 
 Dropout: see dropout.py.
 
-Attention: one of PyTorch's kernels multiplies queries and keys by the square root of the scale each, a number of which
-nothing is known modulo a prime. Here the scale is multiplied into the queries, and each kernel is given a scale of one.
+Attention: one of PyTorch's kernels multiplies queries and keys each by the square root of the scale, which has no exact
+residue in general. Here the scale is multiplied into the queries, and each kernel is given a scale of one.
 """
 
 from __future__ import annotations
@@ -85,10 +85,10 @@ _CLAMPS: Final[dict[Any, Callable[..., Tensor | None]]] = {
 
 
 class Rewrites(TorchFunctionMode):
-    """Calls functions as they are written here, and nothing more; as a mode, for what a checkpoint computes again.
+    """Calls functions in the forms of this file; a mode of its own for what a checkpoint computes again.
 
     Args:
-        oracles: dropout is written out, its mask an oracle of each element.
+        oracles: dropout is replaced, its mask an oracle of each element.
     """
 
     def __init__(self, *, oracles: bool) -> None:
@@ -117,7 +117,7 @@ class Rewrites(TorchFunctionMode):
 
 
 def _rewritten(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor | None:
-    """The function's result where it is written otherwise; None where it is to run as it is."""
+    """The function's result where it is replaced; None where it is to run as it is."""
     if func is F.scaled_dot_product_attention:
         return None if kwargs.get("scale") == 1.0 else _attention(*args, **kwargs)
     function = _CLAMPS.get(func)

@@ -1,4 +1,4 @@
-"""What the parts of one exact run share: its arithmetic, what is known of its tensors, and how it refuses."""
+"""What the parts of one exact run share: its arithmetic, the tags of its tensors, and its refusals."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ class Run:
     # Refusals --------------------------------------------------------------------------------------------------------
 
     def refuse_op(self, op: OpOverload, why: str = "has no exact rule") -> NoReturn:
-        """An op on residues that nothing is known of."""
+        """Refuse an op on residues that has no rule."""
         name = str(op).removeprefix("aten.")
         if op.namespace != "aten":
             name = f"{op.namespace}::{name.removeprefix(op.namespace + '.')}"
@@ -99,7 +99,7 @@ class Run:
         )
 
     def leave(self, what: str) -> None:
-        """A residue is about to leave: refuse, unless the program may; then nothing after it has a derived bound."""
+        """Refuse that a residue becomes a number. Where the program may, note it: nothing later has a derived bound."""
         if self.leaving == "allow":
             self.left = True
             return
@@ -110,7 +110,7 @@ class Run:
         )
 
     def refuse_draw(self, op: OpOverload) -> NoReturn:
-        """A random draw of floating numbers."""
+        """Refuse a random draw of floating numbers."""
         name = op._schema.name.removeprefix("aten::")
         raise RandomDrawError(
             f"{name} draws random numbers inside exact arithmetic, {self.location}; {self._instead_of_drawing}"
@@ -129,12 +129,12 @@ class Run:
         )
 
     def refuse_symbols(self, op: OpOverload) -> NoReturn:
-        """A mask where none can be."""
+        """Refuse the symbols of masks."""
         raise SymbolError(
             f"{op} is given -inf or finfo.min, {self.location}; exact arithmetic knows them only as masks: added, "
             "chosen by where or masked_fill, times 0 or 1, and under softmax"
         )
 
     def refuse_nan(self, what: Any) -> NoReturn:
-        """NaN, or an infinity that is no mask."""
+        """Refuse NaN, or an infinity that is no mask."""
         raise NotANumberError(f"{what}, {self.location}")

@@ -74,7 +74,7 @@ class Tag:
         )
 
 
-# Constants made inside. Integers and booleans have it too: it says that the program's own memory is not at stake.
+# Constants made inside. Integers and booleans made inside have it too: they need not be put back at the end.
 REAL = Tag(real=True)
 
 

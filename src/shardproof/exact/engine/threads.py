@@ -1,7 +1,7 @@
 """Threads: PyTorch's modes belong to one, so another would compute on residues in rounding arithmetic.
 
-Threads may run (data loaders, progress bars); one that touches a residue gets an error. A thread that was started
-before is out of reach, and so is what it is handed.
+Other threads may run (data loaders, progress bars); an op on a residue in one of them is an error. Threads that were
+started before exact arithmetic was entered are not guarded.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ if TYPE_CHECKING:
 def guard_threads(tags: TagStore, members: set[int]) -> Iterator[None]:
     """Inside, every thread that Python's `threading` starts is guarded, for as long as it runs.
 
-    The `members` among them, by their identity, are let through: they have modes of their own.
+    The `members` among them, by their identity, have modes of their own and are not guarded.
 
-    `threading.setprofile` is the one place where Python lets code run first in each new thread.
+    Python runs the function given to `threading.setprofile` first in each new thread.
     """
     before = threading.getprofile()
 

@@ -38,7 +38,7 @@ def functional_of(op: OpOverload) -> OpOverload | None:
 
 
 def own_decomposition(op: OpOverload) -> Callable[..., Any] | None:
-    """What the op itself says it consists of: of a composite op other ATen ops, of a prim the ATen op that it is."""
+    """The op's own decomposition: a composite op into other ATen ops, a prim into the ATen op that it stands for."""
     if op.namespace == "prims":
         found: Callable[..., Any] | None = getattr(op, "impl_aten", None)
         return found

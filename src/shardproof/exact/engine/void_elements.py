@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from shardproof.exact.engine.tensor_trees import covers_storage, map_tensors, tensors_in
-from shardproof.exact.rules.registry import SELECTIONS
+from shardproof.exact.rules.registry import RULES, SELECTIONS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -162,10 +162,16 @@ class VoidElements:
         probed = None if selects else self._probed(op, args, void)
         if probed is None or len(probed) != len(results):
             return everything
-        return [
+        found = [
             probe.isnan() if probe.is_floating_point() and probe.shape == x.shape else every
             for probe, x, every in zip(probed, results, everything, strict=True)
         ]
+        rule = RULES.get(op)
+        if rule is not None and rule.kind == "formula":
+            # Backwards of functions with a kink compare, and NaN is neither above nor below it.
+            for operand in tensors_in(args):
+                found = [mask | of(operand) if mask.shape == operand.shape else mask for mask in found]
+        return found
 
     def _of_product(self, x: Any, y: Any, of: Any) -> Tensor:
         """A product with a constant zero is zero, whatever is multiplied."""
