@@ -41,11 +41,15 @@ class CauseKind(StrEnum):
     NOT_COMPUTED = "not computed"
     NOT_COVERED = "not covered"
     NOT_IN_REFERENCE = "not in the reference"
+    FROZEN = "frozen"  # the parameter trains on one device
+    UNFROZEN = "not frozen"  # the parameter is frozen on one device
+    BUFFER_GONE = "buffer gone"
     NO_NUMBER_HERE = "no number on the candidate's side"  # NaN or infinite there alone
     NO_NUMBER_IN_REFERENCE = "no number on the reference's side"
     # The comparison could not have told.
     DIVIDES_BY_ZERO = "divides by zero in every trial"
     NEVER_REACHED = "never reached"
+    NO_GRADIENT = "no gradient"  # on either side, in any step
     CONSTANT = "constant"
     NO_NOISE = "no noise to measure"
     # The runs in the user's own dtypes.
@@ -95,7 +99,8 @@ class Cause:
         approximate: the relation holds within rounding noise; otherwise to the last digit.
         factor: of SCALED: actual = factor * expected.
         axes: of the mesh, over which a sum or an average is missing.
-        ranks: of REPLICAS_DIFFER and NO_NUMBER_HERE: those that are wrong; of SHARD_ORDER: whose shard each rank holds.
+        ranks: of REPLICAS_DIFFER and NO_NUMBER_HERE: those that are wrong; of BUFFER_GONE: those that lack it; of
+            SHARD_ORDER: whose shard each rank holds.
         shapes: of MISSHAPEN: the actual one and the expected one.
         parts: of NEVER_REACHED: what is zero in every run.
         elements: of MASK_TOO_SMALL: how many there are.

@@ -183,6 +183,7 @@ class Proof:
         native: what was run beside them.
         probes: what the step was probed with, in words.
         allow: the user's patterns of findings to accept.
+        own_buffers: the names of buffers that only the candidate has, which are compared with nothing.
     """
 
     findings: tuple[Finding, ...]
@@ -194,6 +195,7 @@ class Proof:
     native: Native | None = None
     probes: str = ""
     allow: tuple[str, ...] = ()
+    own_buffers: tuple[str, ...] = ()
 
     @property
     def devices(self) -> int:

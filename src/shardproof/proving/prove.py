@@ -15,6 +15,7 @@ from shardproof.proving.judging.judge import (
     judge_exactly,
     judge_numerically,
     judge_without_layout,
+    list_own_buffers,
 )
 from shardproof.proving.judging.marks import mark_allowed, mark_source_lines
 from shardproof.proving.running.batch import describe_probes, digest_batch
@@ -127,6 +128,7 @@ def prove(
         primes=tuple(choose_prime(one) for one in request.seeds),
         seeds=request.seeds,
         native=_describe_native(first),
+        own_buffers=list_own_buffers(first),
     )
 
 

@@ -102,12 +102,14 @@ class Records:
     Attributes:
         tensors: in execution order.
         missing: parameters without a gradient, in execution order.
+        frozen: those of parameters that do not train (`requires_grad` is False), in execution order.
         source_lines: the line of the user's code that first called a module, by the module's name.
         collectives: in the order of the calls.
     """
 
     tensors: dict[Key, Recorded] = field(default_factory=dict)
     missing: list[Key] = field(default_factory=list)
+    frozen: list[Key] = field(default_factory=list)
     source_lines: dict[str, str] = field(default_factory=dict)
     collectives: list[CollectiveCall] = field(default_factory=list)
 

@@ -41,6 +41,7 @@ def render_json(proof: Proof, specification: Specification | None = None) -> str
             "data_axes": proof.data_axes,
             "trials": proof.trials,
             "probes": proof.probes,
+            "own_buffers": proof.own_buffers,
             "primes": proof.primes,
             "seeds": proof.seeds,
             "native": _native_fields(proof),

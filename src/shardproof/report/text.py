@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from shardproof.report.grouping import Group
 
 
+_MOST_BUFFERS = 6
+
+
 def render_text(proof: Proof) -> str:
     """The whole report; names are printed with control characters escaped."""
     return "\n".join(_lines(proof))
@@ -49,6 +52,11 @@ def _lines(proof: Proof) -> Iterator[str]:
         for group in group_findings(drawn):
             yield f"  {_title(group)}: {_cause(group.first, proof.mesh)}."
     yield ""
+    if proof.own_buffers:
+        named = ", ".join(map(_escaped, proof.own_buffers[:_MOST_BUFFERS]))
+        more = len(proof.own_buffers) - _MOST_BUFFERS
+        rest = f" and {more} more" if more > 0 else ""
+        yield f"Buffers that only the candidate has, compared with nothing: {named}{rest}."
     yield from _bound_lines(proof)
     for line in _number_lines(proof):
         yield _escaped(line)

@@ -43,6 +43,10 @@ _SENTENCES: Mapping[CauseKind, str] = {
     CauseKind.DIVIDES_BY_ZERO: (
         "both sides divide by zero in every trial: replace the divisor before the division, not the quotient after it"
     ),
+    CauseKind.FROZEN: "frozen here (requires_grad is False), and it trains on one device",
+    CauseKind.UNFROZEN: "it trains here, and is frozen on one device (requires_grad is False)",
+    CauseKind.BUFFER_GONE: "one device has the buffer, and rank {ranks} has none of that name",
+    CauseKind.NO_GRADIENT: "no gradient on either side: nothing in the batch reaches it",
     CauseKind.NEVER_REACHED: "zero in every run on {parts}: nothing in the batch reaches it",
     CauseKind.CONSTANT: "the same numbers whatever the parameters and inputs are: a wrong way to them would not show",
     CauseKind.NO_NOISE: "the reference has no rounding noise to measure",

@@ -187,3 +187,23 @@ def test_integers_written_inside_are_put_back():
         assert counter.tolist() == [9, 5]
     assert counter.tolist() == [3, 4]
     assert made[0].tolist() == [19, 11]
+
+
+def test_numbers_that_are_said_to_be_variables_are_drawn_wherever_they_come_in():
+    frozen = torch.randn(4, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    scalar = torch.tensor(0.3, dtype=torch.float64)
+    padded = torch.cat([frozen[:2], torch.tensor([[0.0, 0.7, -torch.inf]], dtype=torch.float64)])
+    with ExactArithmetic(seed=1) as exact:
+        lifted = exact.digits(frozen.clone())
+        constant = exact.bound(frozen.clone() * 1).per_trial
+    with ExactArithmetic(seed=1, variables=[frozen, scalar]) as exact:
+        trained = exact.digits(nn.Parameter(frozen.clone()) * 1)
+        drawn, shard, one = frozen.clone() * 1, padded.clone(), scalar * 1
+        exact.digits(shard, symbols=True)
+        assert torch.equal(exact.digits(drawn), trained)
+        assert torch.equal(exact.digits(shard, symbols=True)[:2], trained[:2])
+        assert exact.digits(shard, symbols=True)[2, 0] == 0
+        assert exact.bound(drawn).per_trial > constant == 0
+        assert exact.bound(one).per_trial > 0
+    assert not torch.equal(trained, lifted)
+    assert torch.equal(frozen, frozen.clone())

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from shardproof.exact.algebra.field import Field, choose_prime
-from shardproof.exact.engine.input_residues import draw_for_values
+from shardproof.exact.engine.input_residues import KnownNumbers, draw_for_values
 
 P = choose_prime(1)
 
@@ -85,3 +85,20 @@ def test_a_drawn_residue_is_the_finaliser_of_splitmix64_on_the_bits_of_the_value
         mixed ^= mixed >> 31
         wanted.append(mixed % P - field.half)
     assert draw_for_values(torch.tensor(values, dtype=torch.float64), field=field, key=key).tolist() == wanted
+
+
+def test_known_numbers_are_found_by_their_value_alone():
+    known = KnownNumbers.of([torch.tensor([[0.3, -1.7]]), torch.tensor([65.0]), torch.tensor([])])
+    third, other = float(torch.tensor(0.3)), 0.3
+    found = known.find(torch.tensor([[third, 65.0], [other, -1e300]], dtype=torch.float64))
+    assert found.tolist() == [[True, True], [False, False]]
+    assert known.find(torch.tensor([other, torch.inf, torch.nan], dtype=torch.float64)) is None
+    assert known.find(torch.tensor([0.3])) is None  # of another precision
+
+
+@pytest.mark.parametrize("plain", [0.0, 1.0, -0.5, 3 / 64, torch.inf, torch.nan])
+def test_numbers_that_keep_their_meaning_are_never_known(plain):
+    values = torch.tensor([plain], dtype=torch.float64)
+    assert KnownNumbers.of([values]).find(values) is None
+    assert KnownNumbers().find(values) is None
+    assert KnownNumbers.of([]).find(values) is None

@@ -101,6 +101,7 @@ class Draft:
         collectives: by run, the same on all ranks.
         initial: values of parameters that the ranks start with instead, by rank.
         missing: the gradients that are None, by rank; of the one device under None.
+        frozen: those of frozen parameters, likewise.
         masks: of dropout: that of the one device, then those of the ranks.
     """
 
@@ -114,6 +115,7 @@ class Draft:
     collectives: dict[Run, list] = field(default_factory=dict)
     initial: dict[str, list[torch.Tensor]] = field(default_factory=dict)
     missing: dict[int | None, set[Key]] = field(default_factory=dict)
+    frozen: dict[int | None, set[Key]] = field(default_factory=dict)
     masks: list[DrawnMask] = field(default_factory=list)
 
     def change(self, key, how, *, ranks=(0, 1), runs=None):
@@ -229,10 +231,10 @@ def make_sides(change: Callable[[Draft], None] | None = None, *, axes=TP) -> Bot
 
     def records(held, run, rank=None):
         tensors = {key: Recorded(values=values, chance=draft.chance) for key, values in held[run].items()}
-        missing = list(draft.missing.get(rank, ()))
-        for key in missing:
+        missing, frozen = list(draft.missing.get(rank, ())), list(draft.frozen.get(rank, ()))
+        for key in (*missing, *frozen):
             tensors.pop(key, None)
-        return Records(tensors=tensors, missing=missing, collectives=draft.collectives.get(run, []))
+        return Records(tensors=tensors, missing=missing, frozen=frozen, collectives=draft.collectives.get(run, []))
 
     def side(held, rank=None):
         initial = parameters(rank)

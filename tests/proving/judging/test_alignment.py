@@ -22,10 +22,12 @@ def recorded(values):
     return Recorded(values=torch.as_tensor(values))
 
 
-def make_alignment(reference, *ranks, axes=None, missing=(), own_training=False):
+def make_alignment(reference, *ranks, axes=None, missing=(), frozen=(), own_training=False):
     sides = [Records(tensors={key: recorded(one) for key, one in held.items()}) for held in (reference, *ranks)]
     for rank in missing:
         sides[1 + rank].missing.append(GRADIENT)
+    for rank in frozen:
+        sides[1 + rank].frozen.append(GRADIENT)
     return Alignment(
         reference=sides[0],
         ranks=sides[1:],
@@ -108,11 +110,50 @@ def test_a_tensor_is_covered_if_every_element_is_held_or_said_to_be_missing(rank
 
 
 def test_a_gradient_is_lacking_where_a_rank_with_elements_of_it_says_so():
-    assert make_alignment({GRADIENT: WHOLE}, {}, {GRADIENT: LOWER}, missing=(0,)).lacks(GRADIENT)
-    assert not make_alignment({GRADIENT: WHOLE}, {GRADIENT: UPPER}, {GRADIENT: LOWER}).lacks(GRADIENT)
-    alignment = make_alignment({GRADIENT: WHOLE}, {GRADIENT: UPPER}, {}, missing=(1,))
-    alignment.layout.element_index["w"][1].fill_(PADDING)
-    assert not alignment.lacks(GRADIENT)
+    found = make_alignment({GRADIENT: WHOLE}, {}, {GRADIENT: LOWER}, missing=(0,)).fault_of_missing(GRADIENT)
+    assert found.kind is CauseKind.MISSING_GRADIENT
+    assert make_alignment({GRADIENT: WHOLE}, {GRADIENT: UPPER}, {GRADIENT: LOWER}).fault_of_missing(GRADIENT) is None
+    for how in ({"missing": (1,)}, {"frozen": (1,)}):
+        alignment = make_alignment({GRADIENT: WHOLE}, {GRADIENT: UPPER}, {}, **how)
+        assert alignment.fault_of_missing(GRADIENT) is not None
+        alignment.layout.element_index["w"][1].fill_(PADDING)
+        assert alignment.fault_of_missing(GRADIENT) is None
+
+
+@pytest.mark.parametrize(
+    ("reference", "ranks", "kind"),
+    [
+        ("missing", "missing", CauseKind.NO_GRADIENT),
+        ("frozen", "frozen", None),
+        ("missing", "frozen", CauseKind.FROZEN),
+        ("frozen", "missing", CauseKind.UNFROZEN),
+    ],
+)
+def test_without_a_gradient_on_either_side_both_have_to_be_frozen(reference, ranks, kind):
+    alignment = make_alignment({}, {}, {}, **{ranks: (0, 1)})
+    getattr(alignment.reference, reference).append(GRADIENT)
+    fault = alignment.fault_of_missing(GRADIENT)
+    assert (fault and fault.kind) == kind
+
+
+def test_a_parameter_that_another_step_reaches_has_a_gradient():
+    later = Key(1, Phase.GRADIENT, "w")
+    alignment = make_alignment({later: WHOLE}, {later: UPPER}, {later: LOWER}, missing=(0, 1))
+    alignment.reference.missing.append(GRADIENT)
+    assert alignment.fault_of_missing(GRADIENT) is None
+
+
+def test_a_buffer_may_be_held_in_shards():
+    buffer = Key(0, Phase.BUFFER, "m.count")
+    aligned = make_alignment({buffer: torch.arange(4)}, {buffer: torch.arange(2)}, {buffer: torch.arange(2, 4)}).of(
+        buffer
+    )
+    assert [one.expected.tolist() for one in aligned.held.values()] == [[0, 1], [2, 3]]
+    assert (
+        make_alignment({buffer: torch.arange(4)}, {buffer: torch.arange(3)}, {buffer: torch.arange(2)})
+        .of(buffer)
+        .misshapen
+    )
 
 
 def test_the_first_rank_of_another_shape_is_the_misshapen_one():

@@ -34,6 +34,36 @@ def test_what_is_not_there_is_missing_and_beats_nothing():
     assert beats == [1]
 
 
+def test_what_is_frozen_is_recorded_as_that():
+    recorder = Recorder()
+    frozen = recorder.add(Phase.GRADIENT, "bias", None, frozen=True)
+    assert (recorder.records.missing, recorder.records.frozen) == ([], [frozen])
+    recorder.add(Phase.GRADIENT, "bias", torch.ones(1), frozen=True)
+    assert recorder.records.frozen == [frozen]
+
+
+@pytest.mark.parametrize("values", [torch.tensor([3, 2**40]), torch.tensor([True, False]), torch.tensor([1 + 2j, -3j])])
+def test_integers_booleans_and_complex_numbers_mean_themselves(values):
+    ordinary, exact = Recorder(), Recorder(exact=ExactArithmetic(seed=1))
+    ordinary.add(Phase.BUFFER, "count", values)
+    with exact.exact:
+        exact.add(Phase.BUFFER, "count", values)
+    (plain,), (recorded,) = ordinary.records.tensors.values(), exact.records.tensors.values()
+    real = torch.view_as_real(values) if values.is_complex() else values
+    assert plain.values.tolist() == real.double().tolist()
+    assert recorded.values.tolist() == real.long().tolist()
+    assert recorded.chance == 0.0
+
+
+def test_integers_that_residues_chose_have_no_bound():
+    recorder = Recorder(exact=ExactArithmetic(seed=1, record_selections=True))
+    x = torch.randn(4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    with recorder.exact:
+        recorder.add(Phase.BUFFER, "chosen", draw_batch(recorder.exact, x).argmax())
+    (recorded,) = recorder.records.tensors.values()
+    assert recorded.chance == 1.0
+
+
 def test_two_recorders_share_nothing():
     first, second = Recorder(), Recorder()
     first.add(Phase.LOSS, "loss", torch.ones(()))

@@ -10,8 +10,10 @@ from shardproof.errors import CannotRunError
 from shardproof.proving.records import SAMPLES, Precision
 from shardproof.proving.running.models import (
     build_model,
+    draw_buffers,
     draw_parameters,
     dtype_of,
+    fill_drawn_buffers,
     initial_values,
     load_model,
     name_dtypes,
@@ -65,6 +67,61 @@ def test_drawn_values_differ_from_each_other_from_zero_and_from_what_the_seed_gi
     assert bool((values != 0).all())
     torch.manual_seed(7)
     assert not torch.isin(values, torch.randn(len(values), dtype=torch.float64)).any()
+
+
+class Buffers(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(2))
+        for name, values in BUFFERS.items():
+            self.register_buffer(name, values.clone(), persistent=name != "unsaved")
+
+
+BUFFERS = {
+    "mean": torch.zeros(3),
+    "variance": torch.ones(3),
+    "unsaved": torch.zeros(2, 2),
+    "flag": torch.zeros(1),
+    "scale": torch.ones(()),
+    "mask": torch.tensor([0.0, 1.0]),
+    "additive": torch.tensor([0.0, -torch.inf]),
+    "table": torch.tensor([0.5, 0.5]),
+    "count": torch.zeros(3, dtype=torch.int64),
+    "empty": torch.zeros(0),
+}
+
+
+def test_buffers_of_zeros_or_ones_are_drawn_and_masks_tables_flags_and_counts_stay():
+    model = Buffers().double()
+    drawn = draw_buffers(model, 3)
+    assert set(drawn) == {"mean", "variance", "unsaved"}
+    for name, buffer in model.named_buffers():
+        assert torch.equal(buffer, drawn.get(name, BUFFERS[name].to(buffer.dtype)))
+        assert len(buffer.unique()) == buffer.numel() or name not in drawn
+    assert bool((drawn["variance"] > 0).all())
+    again, other = Buffers().double(), Buffers().double()
+    assert torch.equal(draw_buffers(again, 3)["unsaved"], drawn["unsaved"])
+    assert not torch.equal(draw_buffers(other, 4)["unsaved"], drawn["unsaved"])
+
+
+def test_a_model_is_loaded_with_the_drawn_buffers_that_no_state_dict_holds():
+    step = steps.make_step(model=Buffers)
+    source = Buffers().double()
+    drawn = draw_buffers(source, 3)
+    loaded = dict(load_model(step, 3, source.state_dict(), Precision.FLOAT64).named_buffers())
+    assert all(torch.equal(loaded[name], drawn[name]) for name in drawn)
+
+
+def test_a_training_that_loads_no_buffers_is_given_those_that_are_drawn_and_keeps_what_it_has_loaded():
+    drawn, model = draw_buffers(Buffers().double(), 3), Buffers()
+    model.mean.copy_(torch.tensor([1.0, 2.0, 3.0]))
+    model.variance = torch.ones(2)  # a shard
+    fill_drawn_buffers(model, drawn, torch.float64)
+    assert torch.equal(model.unsaved, drawn["unsaved"])
+    assert model.unsaved.dtype is torch.float64
+    assert model.mean.tolist() == [1, 2, 3]
+    assert model.variance.tolist() == [1, 1]
+    assert model.count.tolist() == [0, 0, 0]
 
 
 def test_own_and_rounded_start_from_the_same_values_and_a_shaken_one_beside_them():

@@ -53,7 +53,7 @@ def test_the_numbers_are_those_of_a_plain_loop():
     assert [found[number, Phase.NORM, "gradient norm"] for number in range(3)] == norms
 
 
-def test_a_parameter_that_nothing_uses_is_missing_and_its_buffer_recorded():
+def test_a_parameter_that_nothing_uses_is_missing_and_its_buffers_recorded():
     class Spare(steps.MLP):
         def __init__(self):
             super().__init__()
@@ -63,7 +63,7 @@ def test_a_parameter_that_nothing_uses_is_missing_and_its_buffer_recorded():
 
     records = record(steps.make_step(), Spare())
     assert [(key.phase, key.name) for key in records.missing] == [(Phase.GRADIENT, "spare")]
-    assert [key.name for key in records.tensors if key.phase is Phase.BUFFER] == ["scale"]
+    assert [key.name for key in records.tensors if key.phase is Phase.BUFFER] == ["scale", "count"]
 
 
 @pytest.mark.parametrize("largest", [0.1, 100.0])

@@ -12,7 +12,7 @@ from torch.multiprocessing.reductions import StorageWeakRef
 
 from shardproof.exact.algebra.degree import CONSTANT, VARIABLE
 from shardproof.exact.algebra.lift import PRECISION
-from shardproof.exact.engine.input_residues import draw_for_values
+from shardproof.exact.engine.input_residues import KnownNumbers, draw_for_values
 from shardproof.exact.engine.tags import REAL, Tag, TagStore
 from shardproof.exact.engine.tensor_trees import PLAIN, whole_storage
 from shardproof.exact.errors import ExactArithmeticError, NotANumberError
@@ -49,13 +49,15 @@ class Entry:
     """Converts tensors from outside at first sight, in place, so that the program keeps its own objects.
 
     A leaf that requires a gradient is a variable of the program: its elements become drawn residues, the same for the
-    same value (see `draw_for_values`). Any other tensor is a constant and lifted; a zero-dimensional one (a step
-    counter, a learning rate) stays real until it meets a residue. Memory that tensors share outside they share inside.
+    same value (see `draw_for_values`). So do elements of other tensors whose numbers are among `variables`. Any other
+    element is a constant and lifted; a zero-dimensional constant (a step counter, a learning rate) stays real until it
+    meets a residue. Memory that tensors share outside they share inside.
     """
 
     arithmetic: Arithmetic
     tags: TagStore
     key: int
+    variables: KnownNumbers = field(default_factory=KnownNumbers)
     visitors: list[Visitor] = field(default_factory=list)
     # storages converted out of place: {address of the storage outside: what stands for it}
     _shadows: dict[int, _Shadow] = field(default_factory=dict)
@@ -140,7 +142,10 @@ class Entry:
         shadow = self._shadows.get(storage._cdata)
         if shadow is None:
             self._prune()
-            residues = self._convert(whole_storage(tensor), tensor, variable=variable, real=real, bits=bits)
+            whole = whole_storage(tensor)
+            known = None if variable or real else self.variables.find(whole)
+            variable = variable or (known is not None and bool(known.all()))
+            residues = self._convert(whole, tensor, variable=variable, real=real, bits=bits, known=known)
             shadow = _Shadow(of=StorageWeakRef(storage), residues=residues, variable=variable)
             self._shadows[storage._cdata] = shadow
         elif variable and not shadow.variable:
@@ -151,11 +156,13 @@ class Entry:
             raise ExactArithmeticError(msg)
         return shadow.residues.as_strided(tensor.size(), tensor.stride(), tensor.storage_offset())
 
-    def _convert(self, whole: Tensor, seen: Tensor, *, variable: bool, real: bool, bits: int | None) -> Tensor:
+    def _convert(
+        self, whole: Tensor, seen: Tensor, *, variable: bool, real: bool, bits: int | None, known: Tensor | None = None
+    ) -> Tensor:
         if whole.isnan().any():
             msg = f"a tensor of shape {tuple(seen.shape)} from outside holds NaN, first used at {user_line()}"
             raise NotANumberError(msg)
-        if (seen.ndim == 0 and not variable) or real:
+        if (seen.ndim == 0 and not variable and known is None) or real:
             shadow = self.arithmetic.lift.simplest(whole)
             self.tags.set(shadow, REAL)
             return shadow
@@ -169,8 +176,11 @@ class Entry:
             raise NotANumberError(msg)
         if variable:
             shadow = draw_for_values(whole, field=self.arithmetic.field, key=self.key)
-        if variable:
             self.tags.set(shadow, Tag(degree=VARIABLE))
+        elif known is not None:
+            drawn = draw_for_values(whole.masked_fill(~known, 0.0), field=self.arithmetic.field, key=self.key)
+            shadow = torch.where(known, drawn, shadow)
+            self.tags.set(shadow, Tag(degree=VARIABLE, symbols=symbols))
         else:
             self.tags.set(shadow, Tag(degree=CONSTANT, symbols=symbols, value=self.arithmetic.lift.simplest(whole)))
         return shadow

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from fractions import Fraction
 from typing import TYPE_CHECKING
 
@@ -10,6 +11,8 @@ import torch
 from shardproof.exact.algebra.splitmix import GOLDEN_GAMMA, mix_to_residues
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from torch import Tensor
 
     from shardproof.exact.algebra.field import Field
@@ -33,3 +36,31 @@ def draw_for_values(values: Tensor, *, field: Field, key: int) -> Tensor:
     residues = [float(field.representative(Fraction(int(x), 64))) for x in found.tolist()]
     drawn[plain] = torch.tensor(residues, dtype=torch.float64)[which]
     return drawn.to(values.device).view(values.shape)
+
+
+@dataclass(frozen=True, slots=True)
+class KnownNumbers:
+    """A set of float64 numbers; those that keep their own meaning (see `draw_for_values`) are never in it.
+
+    Attributes:
+        numbers: in ascending order; None for the empty set.
+    """
+
+    numbers: Tensor | None = None
+
+    @classmethod
+    def of(cls, tensors: Iterable[Tensor]) -> KnownNumbers:
+        """The numbers of some tensors, of any shapes."""
+        flat = [tensor.detach().to("cpu", torch.float64).reshape(-1) for tensor in tensors]
+        found = torch.cat(flat).unique() if flat else torch.zeros(0)
+        found = found[found.isfinite() & ((found * 64 != (found * 64).round()) | (found.abs() > 64))]
+        return cls(found if len(found) else None)
+
+    def find(self, tensor: Tensor) -> Tensor | None:
+        """Booleans of the tensor's shape: which elements are in the set; None if none are, or it is not float64."""
+        if self.numbers is None or tensor.dtype != torch.float64:
+            return None
+        values = tensor.detach().to("cpu").contiguous()
+        at = torch.searchsorted(self.numbers, values).clamp_(max=len(self.numbers) - 1)
+        found = self.numbers[at] == values
+        return found.to(tensor.device) if bool(found.any()) else None

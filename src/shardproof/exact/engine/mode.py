@@ -21,6 +21,7 @@ from shardproof.exact.algebra.residue import VOID, Arithmetic, Cut
 from shardproof.exact.engine.dispatch import Dispatcher
 from shardproof.exact.engine.entry import Entry, inner_tensors
 from shardproof.exact.engine.escapes import DISPLAYS, READS_MEMORY
+from shardproof.exact.engine.input_residues import KnownNumbers
 from shardproof.exact.engine.modules import ModuleStack
 from shardproof.exact.engine.rewrites import Rewrites
 from shardproof.exact.engine.run import Run
@@ -32,7 +33,7 @@ from shardproof.exact.rules.cut import CutBothWays, number_elements, number_symb
 from shardproof.source_lines import user_line
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
     from types import TracebackType
 
     from torch._ops import OpOverload
@@ -55,6 +56,8 @@ class ExactArithmetic:
         seed: draws the prime, the key of the oracles and the residues of the inputs. The same seed gives the same
             digits in every process and on every machine.
         prime: instead of the drawn one; from 3 to 2**23.
+        variables: tensors of float64 whose numbers are variables wherever they come in, as leaves that require a
+            gradient are: frozen parameters, buffers. Each becomes a drawn residue, the same for the same number.
         random: 'refuse' random draws inside; 'oracle' makes dropout's mask an oracle of each element, and refuses other
             draws; 'draw' takes numbers from PyTorch's generators as the program would.
         leaving: 'refuse' `.item()` and branches on residues, or 'allow' them (the representative is what is seen).
@@ -70,6 +73,7 @@ class ExactArithmetic:
         *,
         seed: int = 0,
         prime: int | None = None,
+        variables: Iterable[Tensor] = (),
         random: Literal["refuse", "oracle", "draw"] = "refuse",
         leaving: Literal["refuse", "allow"] = "refuse",
         record_selections: bool = False,
@@ -85,7 +89,8 @@ class ExactArithmetic:
         self.arithmetic = Arithmetic(field=field, oracles=oracles_of(field, seed), lift=Lift(field=field))
         self.tags = TagStore()
         self.modules = ModuleStack()
-        self.entry = Entry(arithmetic=self.arithmetic, tags=self.tags, key=seed)
+        known = KnownNumbers.of(variables)
+        self.entry = Entry(arithmetic=self.arithmetic, tags=self.tags, key=seed, variables=known)
         self.run = Run(
             arithmetic=self.arithmetic,
             tags=self.tags,

@@ -98,19 +98,45 @@ class Alignment:
                 return None
             held = {rank: ActualExpected(actual=part, expected=wanted[rank]) for rank, part in parts.items()}
             return Aligned(held=held, involved=involved)
+        parts = {rank: one.values for rank, one in here.items()}
+        placed = None
+        if key.phase is Phase.BUFFER and any(part.shape != expected.values.shape for part in parts.values()):
+            placed = place_activation(parts, expected.values, self.axes)  # the ranks hold shards of it
+        wanted = placed or dict.fromkeys(parts, expected.values)
         return Aligned(
-            held={rank: ActualExpected(actual=one.values, expected=expected.values) for rank, one in here.items()},
+            held={rank: ActualExpected(actual=part, expected=wanted[rank]) for rank, part in parts.items()},
             involved=involved,
         )
 
-    def lacks(self, key: Key) -> bool:
-        """Whether a gradient is missing on a rank that holds elements of its parameter."""
-        name = key.name.partition("/")[0]
+    def fault_of_missing(self, key: Key) -> Cause | None:
+        """What is the matter with a gradient that is missing on a rank that holds elements of its parameter."""
+        lacking = [records for rank, records in enumerate(self.ranks) if self._holds(key.name, rank)]
+        missing = any(key in records.missing for records in lacking)
+        frozen = any(key in records.frozen for records in lacking)
+        if not missing and not frozen:
+            return None
+        whole = [self._reference_key(key.step, key.phase, name, "") for name in self.layout.spans(key.name)]
+        if any(one in self.reference.tensors for one in whole):
+            return Cause(kind=CauseKind.FROZEN if frozen else CauseKind.MISSING_GRADIENT)
+        if key.phase is not Phase.GRADIENT:
+            return None
+        if frozen and any(one in self.reference.missing for one in whole):
+            return Cause(kind=CauseKind.FROZEN)
+        if missing and any(one in self.reference.frozen for one in whole):
+            return Cause(kind=CauseKind.UNFROZEN)
+        return Cause(kind=CauseKind.NO_GRADIENT) if missing and not self._is_reached(key) else None
+
+    def _holds(self, name: str, rank: int) -> bool:
+        """Whether a rank holds elements of a parameter that are no padding."""
         element_index = self.layout.element_index.get(name, {})
-        return any(
-            key in records.missing and (rank not in element_index or bool((element_index[rank] != PADDING).any()))
-            for rank, records in enumerate(self.ranks)
-        )
+        return rank not in element_index or bool((element_index[rank] != PADDING).any())
+
+    def _is_reached(self, key: Key) -> bool:
+        """Whether a parameter has a gradient on one device in some step; after the first step it has been told."""
+        if key.step:
+            return True
+        names = self.layout.spans(key.name)
+        return any(one.phase is key.phase and one.name in names for one in self.reference.tensors)
 
     def number_elements(self, key: Key) -> dict[int, Tensor] | None:
         """By rank, each element's number in the full activation, int64; None where its layout cannot be inferred."""
@@ -136,7 +162,8 @@ class Alignment:
             for name, ranks in self.layout.element_index.items():
                 key = self._reference_key(step, phase, name, suffix)
                 for rank, index in ranks.items():
-                    if key in self.ranks[rank].tensors or key in self.ranks[rank].missing:
+                    records = self.ranks[rank]
+                    if key in records.tensors or key in records.missing or key in records.frozen:
                         held[index[index != PADDING]] = True
             self._coverage[step, phase, suffix] = held
         return self._coverage[step, phase, suffix]
@@ -150,7 +177,7 @@ class Alignment:
             kept = index != PADDING
             at = index.clamp(min=0)
             if not bool((present[at] | ~kept).all()):
-                return Aligned(held={}, involved=[], fault=Cause(kind=CauseKind.EXTRA_GRADIENT))
+                return Aligned(held={}, involved=[], fault=Cause(kind=self._kind_of_extra(key)))
             held[rank] = ActualExpected(
                 actual=torch.where(kept, recorded.values, 0),
                 expected=torch.where(kept, vector[at], 0),
@@ -159,6 +186,12 @@ class Alignment:
         whole = [self._reference_key(key.step, key.phase, part, suffix) for part in self.layout.spans(name)]
         of_reference = [self.reference.tensors[one] for one in whole if one in self.reference.tensors]
         return Aligned(held=held, involved=[*here.values(), *of_reference])
+
+    def _kind_of_extra(self, key: Key) -> CauseKind:
+        names = self.layout.spans(key.name.partition("/")[0])
+        whole = [self._reference_key(key.step, Phase.GRADIENT, name, "") for name in names]
+        frozen = any(one in self.reference.frozen for one in whole)
+        return CauseKind.UNFROZEN if frozen and key.phase is Phase.GRADIENT else CauseKind.EXTRA_GRADIENT
 
     def _vector(self, step: int, phase: Phase, suffix: str) -> tuple[Tensor, Tensor]:
         """The reference's tensors of one kind as a vector like the full state, and which of its elements exist."""

@@ -127,6 +127,9 @@ def find_weakness(outcomes: Sequence[Outcome], blind: frozenset[Part]) -> Cause 
     What is zero at every random point and only nearly zero in float64 is zero as a function: a bias that softmax
     ignores. What is zero in float64 too was never reached.
     """
+    cause = outcomes[0].cause
+    if cause is not None and cause.kind is CauseKind.NO_GRADIENT:
+        return cause
     if outcomes[0].constant:
         return Cause(kind=CauseKind.CONSTANT)
     unseen = frozenset.intersection(blind, *(outcome.blind for outcome in outcomes))

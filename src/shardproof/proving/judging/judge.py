@@ -23,7 +23,7 @@ from shardproof.proving.judging.layout import find_layout
 from shardproof.proving.judging.masks import judge_masks
 from shardproof.proving.judging.noise import align_own_runs, measure_rounding
 from shardproof.proving.judging.numeric import add_numbers, conclude_numerically
-from shardproof.proving.judging.outcomes import compare_exactly, find_blind
+from shardproof.proving.judging.outcomes import compare_exactly, find_blind, own_buffers
 from shardproof.proving.records import Precision
 
 if TYPE_CHECKING:
@@ -122,6 +122,12 @@ def judge_without_layout(both: BothSides) -> tuple[Finding, ...]:
     if not all(side.initial for side in both.ranks):
         return ()
     return find_repeated(both.reference.initial, [side.initial for side in both.ranks])
+
+
+def list_own_buffers(both: BothSides) -> tuple[str, ...]:
+    """The names of the buffers that only the candidate has."""
+    sides = [[*side.trials, *side.native.values()][0] for side in (both.reference, *both.ranks)]
+    return own_buffers(sides[0], sides[1:])
 
 
 def _align_float64(both: BothSides, layout: Layout) -> Alignment:

@@ -79,7 +79,8 @@ def conclude_numerically(own: OwnRuns) -> tuple[Finding, ...]:
 
 
 def _faulty(key: Key, fault: Cause) -> Finding:
-    return Finding(key=key, verdict=Verdict.WRONG, cause=fault)
+    verdict = Verdict.VACUOUS if fault.kind is CauseKind.NO_GRADIENT else Verdict.WRONG
+    return Finding(key=key, verdict=verdict, cause=fault)
 
 
 def _finding(key: Key, aligned: Aligned, own: OwnRuns) -> Finding:

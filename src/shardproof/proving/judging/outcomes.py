@@ -16,10 +16,11 @@ from shardproof.proving.judging.layout import PADDING
 from shardproof.proving.records import ACTIVATIONS, OF_PARAMETERS, Key, Phase
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
     from shardproof.proving.axes import Axes
     from shardproof.proving.judging.alignment import ActualExpected, Aligned, Alignment
+    from shardproof.proving.records import Records
 
 T = TypeVar("T")
 
@@ -84,7 +85,7 @@ def compare_exactly(alignment: Alignment, prime: int) -> dict[Key, Outcome]:
     return walk(
         alignment,
         lambda key, aligned: _outcome(key.phase, aligned, prime, alignment.axes),
-        lambda _key, fault: Outcome(equal=False, cause=fault),
+        lambda _key, fault: Outcome(equal=fault.kind is CauseKind.NO_GRADIENT, cause=fault),
     )
 
 
@@ -101,12 +102,15 @@ def walk(
     reference, ranks = alignment.reference, alignment.ranks
     unreported = _unreported(alignment)
     found: dict[Key, T] = {}
-    for key in dict.fromkeys(key for records in ranks for key in records.missing):
-        if key not in reference.missing and alignment.lacks(key):
-            found[key] = faulty(key, Cause(kind=CauseKind.MISSING_GRADIENT))
+    for key in dict.fromkeys(key for records in ranks for key in (*records.missing, *records.frozen)):
+        fault = alignment.fault_of_missing(key)
+        if fault:
+            found[key] = faulty(key, fault)
     for key in dict.fromkeys(key for records in ranks for key in records.tensors):
         if key in found:
             continue  # missing on another rank, whatever this one holds
+        if key.phase is Phase.BUFFER and (key not in reference.tensors or _lacking(key, ranks)):
+            continue  # one of the candidate's own, see `own_buffers`; or it is missing on another rank
         aligned = alignment.of(key)
         if aligned is not None:
             found[key] = faulty(key, aligned.fault) if aligned.fault else compared(key, aligned)
@@ -115,6 +119,8 @@ def walk(
             found[key] = faulty(key, Cause(kind=CauseKind.NOT_COMPUTED))
         elif key.phase in unreported:
             continue
+        elif key.phase is Phase.BUFFER and (lacking := _lacking(key, ranks)):
+            found[key] = faulty(key, Cause(kind=CauseKind.BUFFER_GONE, ranks=lacking))
         elif key.phase in OF_PARAMETERS and not alignment.covers(key):  # even if what some rank holds is right
             found[key] = faulty(key, Cause(kind=CauseKind.NOT_COVERED))
     return found
@@ -128,7 +134,21 @@ def _unreported(alignment: Alignment) -> frozenset[Phase]:
     if not alignment.own_training:
         return frozenset()
     reported = {key.phase for records in alignment.ranks for key in records.tensors}
-    return frozenset({Phase.CLIPPED, Phase.STATE}) - reported
+    unasked = {Phase.CLIPPED, Phase.STATE}
+    if Phase.UPDATE not in reported:
+        unasked.add(Phase.BUFFER)  # recorded with an update; that this one is missing is said of the parameters
+    return frozenset(unasked) - reported
+
+
+def _lacking(key: Key, ranks: Sequence[Records]) -> tuple[int, ...]:
+    """The ranks that have not recorded a tensor."""
+    return tuple(rank for rank, records in enumerate(ranks) if key not in records.tensors)
+
+
+def own_buffers(reference: Records, ranks: Sequence[Records]) -> tuple[str, ...]:
+    """The names of the buffers that only the candidate has: there is nothing to compare them with."""
+    names = {key.name for records in ranks for key in records.tensors if key.phase is Phase.BUFFER}
+    return tuple(sorted(names - {key.name for key in reference.tensors if key.phase is Phase.BUFFER}))
 
 
 def cause_of_shape(aligned: Aligned) -> Cause | None:

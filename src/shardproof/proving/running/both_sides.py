@@ -6,6 +6,7 @@ The ranks are threads that take turns, or processes: the same per-rank code, and
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from shardproof.errors import CannotRunError
@@ -13,7 +14,14 @@ from shardproof.exact.errors import ExactArithmeticError
 from shardproof.proving.records import BothSides, Precision
 from shardproof.proving.running.batch import require_same_batch
 from shardproof.proving.running.candidate import run_candidate
-from shardproof.proving.running.models import build_model, draw_parameters, name_dtypes, own_dtypes, precisions_of
+from shardproof.proving.running.models import (
+    build_model,
+    draw_buffers,
+    draw_parameters,
+    name_dtypes,
+    own_dtypes,
+    precisions_of,
+)
 from shardproof.proving.running.one_rank import run_parallelized, run_reference
 from shardproof.proving.running.request import RunContext
 from shardproof.proving.running.thread_count import one_thread_if_small
@@ -31,6 +39,9 @@ if TYPE_CHECKING:
     from shardproof.proving.running.request import RunRequest
     from shardproof.proving.running.target import ProofTarget, Reload
     from shardproof.worlds.communicator import Communicator
+
+
+_NOTHING_DRAWN: Mapping[str, Tensor] = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,14 +70,16 @@ class Runner:
         dtypes = own_dtypes(model)
         model.double()
         draw_parameters(model, request.build_seed)
+        drawn = draw_buffers(model, request.build_seed)
+        drawn |= {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
         state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
         # The ranks get arithmetics of their own: what the reference lifts or tags is not known to them.
-        arithmetics = request.make_arithmetics()
+        arithmetics = request.make_arithmetics(drawn.values())
         native = precisions_of(dtypes) if natively else ()
         with one_thread_if_small(state):
             reference = self._run_reference(replace(request, native=native), state, arithmetics)
             native = tuple(one for one in (Precision.FLOAT64, Precision.OWN) if one in reference.native)
-            ranks = self._run_ranks(replace(request, native=native, dtypes=dtypes), state)
+            ranks = self._run_ranks(replace(request, native=native, dtypes=dtypes), state, drawn)
         return BothSides(
             reference=reference,
             ranks=ranks,
@@ -95,37 +108,67 @@ class Runner:
             told = f"{type(error).__name__}: {error}{instead}"
             raise CannotRunError(f"the step cannot be run on one device: {told}") from error
 
-    def _run_ranks(self, request: RunRequest, state: Mapping[str, Tensor]) -> list[SideRecord]:
+    def _run_ranks(
+        self, request: RunRequest, state: Mapping[str, Tensor], drawn: Mapping[str, Tensor]
+    ) -> list[SideRecord]:
         if self.spawn:
-            world = SpawnedWorld(size=request.size, timeout=self.timeout)
-            return run_in_processes(world, self.reload or self.target, request, state)
-        return run_in_threads(ThreadedWorld(size=request.size, timeout=self.timeout), self.target, request, state)
+            processes = SpawnedWorld(size=request.size, timeout=self.timeout)
+            return run_in_processes(processes, self.reload or self.target, request, state, drawn)
+        world = ThreadedWorld(size=request.size, timeout=self.timeout)
+        return run_in_threads(world, self.target, request, state, drawn)
 
 
 def run_in_threads(
-    world: ThreadedWorld, target: ProofTarget, request: RunRequest, state: Mapping[str, Tensor]
+    world: ThreadedWorld,
+    target: ProofTarget,
+    request: RunRequest,
+    state: Mapping[str, Tensor],
+    drawn: Mapping[str, Tensor] = _NOTHING_DRAWN,
 ) -> list[SideRecord]:
     """What each rank computed, in rank order.
+
+    Args:
+        world: of the ranks.
+        target: what they run.
+        request: which runs.
+        state: the full state dict.
+        drawn: what the prover has drawn, by name: every parameter, and some buffers; variables in exact arithmetic.
 
     Raises:
         CannotRunError: a rank failed or came to no end.
     """
-    context = RunContext(step=target.step, request=request, state=state, arithmetics=request.make_arithmetics())
+    context = RunContext(
+        step=target.step,
+        request=request,
+        state=state,
+        drawn=drawn,
+        arithmetics=request.make_arithmetics(drawn.values()),
+    )
     return world.run(_run_rank, target, context)
 
 
 def run_in_processes(
-    world: SpawnedWorld, reload: Reload, request: RunRequest, state: Mapping[str, Tensor]
+    world: SpawnedWorld,
+    reload: Reload,
+    request: RunRequest,
+    state: Mapping[str, Tensor],
+    drawn: Mapping[str, Tensor] = _NOTHING_DRAWN,
 ) -> list[SideRecord]:
     """What each rank computed, in rank order; `reload` is called in each process.
 
     Raises:
         CannotRunError: `reload` cannot be sent to another process; a rank failed, died or came to no end.
     """
-    return world.run(_run_process, reload, request, dict(state))
+    return world.run(_run_process, reload, request, dict(state), dict(drawn))
 
 
-def _run_process(comm: Communicator, reload: Reload, request: RunRequest, state: Mapping[str, Tensor]) -> SideRecord:
+def _run_process(
+    comm: Communicator,
+    reload: Reload,
+    request: RunRequest,
+    state: Mapping[str, Tensor],
+    drawn: Mapping[str, Tensor],
+) -> SideRecord:
     """One rank in a process of its own, which makes its step and its arithmetics itself."""
     assert isinstance(comm, ProcessGroupCommunicator)
     target = reload()
@@ -135,7 +178,8 @@ def _run_process(comm: Communicator, reload: Reload, request: RunRequest, state:
         step=target.step,
         request=request,
         state=state,
-        arithmetics=request.make_arithmetics(),
+        drawn=drawn,
+        arithmetics=request.make_arithmetics(drawn.values()),
         heartbeat=comm.beat,
     )
     with one_thread_if_small(state):

@@ -35,7 +35,7 @@ from shardproof.proving.records import Phase
 from shardproof.proving.running.batch import copy_batch, draw_batch
 from shardproof.proving.running.capture import clone_parameters
 from shardproof.proving.running.hooks import modules_recorded
-from shardproof.proving.running.models import dtype_of, make_mesh
+from shardproof.proving.running.models import dtype_of, fill_drawn_buffers, make_mesh
 from shardproof.proving.running.one_rank import record_side
 from shardproof.proving.running.training import record_gradients, record_update
 
@@ -125,6 +125,7 @@ class _Training:
         model: the one watched; None before that.
         parameters: this rank's own before the first step.
         taken: how many batches were taken.
+        drawn: what the prover has drawn, by name: every parameter, and some buffers.
         inside: closed when the training returns: leaves the run's arithmetic and removes the hooks.
     """
 
@@ -133,6 +134,7 @@ class _Training:
     model: nn.Module | None = None
     parameters: Mapping[str, Tensor] = field(default_factory=dict)
     taken: int = 0
+    drawn: Mapping[str, Tensor] = field(default_factory=dict)
     inside: ExitStack = field(default_factory=ExitStack)
 
     @property
@@ -147,6 +149,7 @@ class _Training:
         if self.model is not None or self.taken:
             raise CannotRunError("run.watch was called twice, or after the first batch; call it once, before the loop")
         self.model = model
+        fill_drawn_buffers(model, self.drawn, dtype_of(self.run.precision))
         self.parameters = clone_parameters(model)
 
     def take_batches(self) -> Iterator[Any]:
@@ -185,7 +188,7 @@ def _take_one_run(context: RunContext, candidate: Candidate, mesh: DeviceMesh, r
     state = {
         name: tensor.detach().to(dtype or request.dtypes[name], copy=True) for name, tensor in context.state.items()
     }
-    training = _Training(step=context.step, run=run)
+    training = _Training(step=context.step, run=run, drawn=context.drawn)
     try:
         candidate(Run(mesh=mesh, state=state, steps=context.step.steps, _training=training))
     finally:

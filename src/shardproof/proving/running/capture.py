@@ -5,9 +5,14 @@ Always a clone of the rank's own plain tensor: collectives write in place, after
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+import torch
+
+from shardproof.exact import VOID
+from shardproof.exact.algebra.degree import CONSTANT
 from shardproof.proving.records import Key, Recorded, Records
 from shardproof.worlds.processgroup import say_nothing
 
@@ -39,13 +44,21 @@ class Recorder:
     step: int = 0
     running: list[str] = field(default_factory=list)
 
-    def add(self, phase: Phase, name: str, tensor: Tensor | None, *, call: int = 0) -> Key:
-        """Record a tensor under the next call of its name; None (a parameter without a gradient) as missing."""
+    def add(self, phase: Phase, name: str, tensor: Tensor | None, *, call: int = 0, frozen: bool = False) -> Key:
+        """Record a tensor under the next call of its name; None (a parameter without a gradient) as missing.
+
+        Args:
+            phase: what the tensor is.
+            name: of what it belongs to.
+            tensor: on this device or rank.
+            call: the first call count that is tried.
+            frozen: None means a parameter that does not train, and is recorded as that.
+        """
         key = Key(self.step, phase, name, call)
         while key in self.records.tensors:
             key = Key(key.step, phase, name, key.call + 1)
         if tensor is None:
-            self.records.missing.append(key)
+            (self.records.frozen if frozen else self.records.missing).append(key)
         else:
             self.heartbeat()
             self.records.tensors[key] = _capture(tensor, self.exact)
@@ -55,6 +68,9 @@ class Recorder:
 def _capture(tensor: Tensor, exact: ExactArithmetic | None) -> Recorded:
     """A tensor's numbers, cloned; in exact arithmetic its residues, with what is known of them."""
     local = local_value(tensor)
+    with nullcontext() if exact is None else exact.paused():
+        if not local.is_floating_point():
+            return _capture_discrete(local, exact)
     if exact is None:
         return Recorded(values=local.detach().clone())
     bound = exact.bound(local)
@@ -62,6 +78,21 @@ def _capture(tensor: Tensor, exact: ExactArithmetic | None) -> Recorded:
         values=exact.digits(local, symbols=True),
         chance=1.0 if bound.per_trial is None else bound.per_trial,
     )
+
+
+def _capture_discrete(local: Tensor, exact: ExactArithmetic | None) -> Recorded:
+    """Integers and booleans, which mean themselves in every arithmetic; complex numbers as pairs of real ones."""
+    numbers = torch.view_as_real(local.detach().resolve_conj()) if local.is_complex() else local.detach()
+    if exact is None:
+        return Recorded(values=numbers.to(torch.float64, copy=True))
+    if local.is_complex():
+        numbers = exact.arithmetic.lift.tensor(numbers.to(torch.float64))
+    tag, void = exact.tags.get(local), exact.void_mask(local)
+    values = numbers.to(torch.int64, copy=True)
+    chosen = tag is not None and tag.degree != CONSTANT  # by residues: of such a choice no bound is derived
+    if void is not None:
+        values = values.masked_fill(void, VOID)
+    return Recorded(values=values, chance=1.0 if chosen else 0.0)
 
 
 def local_value(tensor: Tensor) -> Tensor:

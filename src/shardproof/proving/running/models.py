@@ -9,7 +9,7 @@ from torch import nn
 
 from shardproof.errors import CannotRunError
 from shardproof.proving.records import SAMPLES, Precision
-from shardproof.proving.running.capture import clone_parameters
+from shardproof.proving.running.capture import clone_parameters, local_value
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 # Far from any seed of a user's own: a sharding that draws its own values must not draw the prover's. PyTorch's
 # generator takes 32 bits of a seed.
 _VALUE_SEEDS = 0x5A4D_0000
+_BUFFER_SEEDS = 0x5A4E_0000
 
 
 def build_model(step: Step, seed: int) -> nn.Module:
@@ -53,6 +54,44 @@ def draw_parameters(model: nn.Module, seed: int) -> None:
             parameter.copy_(torch.randn(parameter.shape, generator=generator, dtype=torch.float64))
 
 
+def draw_buffers(model: nn.Module, seed: int) -> dict[str, Tensor]:
+    """Give floating buffers that are all zeros or all ones values of their own; returns those, in float64, by name.
+
+    A routing bias or a running mean that is zero would hide that a sharding leaves it out. A buffer of ones (a running
+    variance) gets positive values. Other buffers are masks and tables, whose numbers mean something; one element may be
+    a flag that the model branches on.
+    """
+    generator = torch.Generator().manual_seed(_BUFFER_SEEDS + seed)
+    drawn = {}
+    with torch.no_grad():
+        for name, buffer in model.named_buffers():
+            if is_drawn(buffer):
+                ones = bool((buffer == 1).all())
+                draw = torch.rand if ones else torch.randn
+                values = draw(buffer.shape, generator=generator, dtype=torch.float64) + 0.5 * ones
+                buffer.copy_(values)
+                drawn[name] = values
+    return drawn
+
+
+def fill_drawn_buffers(model: nn.Module, drawn: Mapping[str, Tensor], dtype: torch.dtype | None) -> None:
+    """Give a training's own model the buffers that were drawn, where it holds the zeros or ones that it was built with.
+
+    A training may load the parameters alone, or a buffer is in no state dict. A part of a buffer has to be loaded.
+    """
+    for name, buffer in model.named_buffers():
+        local = local_value(buffer)
+        if name in drawn and local.shape == drawn[name].shape and is_drawn(local):
+            local.data = drawn[name].to(dtype or local.dtype, copy=True)
+
+
+def is_drawn(buffer: Tensor) -> bool:
+    """Whether a buffer is one that the prover draws: floating, of several elements, all of them zeros or all ones."""
+    if not buffer.is_floating_point() or buffer.numel() < 2:
+        return False
+    return bool((buffer == 0).all()) or bool((buffer == 1).all())
+
+
 def initial_values(model: nn.Module) -> dict[str, Tensor]:
     """What each parameter starts with, on one device or on one rank: its own plain tensor, in float64."""
     return {name: values.double() for name, values in clone_parameters(model).items()}
@@ -67,6 +106,7 @@ def load_model(step: Step, seed: int, state: Mapping[str, Tensor], precision: Pr
     model = build_model(step, seed)
     if precision in (Precision.FLOAT64, Precision.FLOAT32):
         model.double()
+    draw_buffers(model, seed)  # those that no state dict holds too
     model.load_state_dict(state)
     if precision in SAMPLES[1:]:
         _shake(model, seed=SAMPLES.index(precision))

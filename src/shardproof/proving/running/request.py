@@ -11,7 +11,7 @@ from shardproof.proving.running.capture import Recorder
 from shardproof.worlds.processgroup import say_nothing
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     import torch
     from torch import Tensor
@@ -58,9 +58,14 @@ class RunRequest:
         """How many ranks."""
         return self.axes.size
 
-    def make_arithmetics(self) -> list[ExactArithmetic]:
-        """An exact arithmetic for each seed; ranks that are threads share them."""
-        return [ExactArithmetic(seed=seed, random="oracle") for seed in self.seeds]
+    def make_arithmetics(self, variables: Iterable[Tensor] = ()) -> list[ExactArithmetic]:
+        """An exact arithmetic for each seed; ranks that are threads share them.
+
+        Args:
+            variables: the tensors in float64 that the prover has drawn: parameters, frozen ones too, and buffers.
+        """
+        variables = list(variables)
+        return [ExactArithmetic(seed=seed, variables=variables, random="oracle") for seed in self.seeds]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,6 +76,7 @@ class RunContext:
         step: what a training step is.
         request: the runs to take.
         state: the full state dict, in float64, that every run starts from.
+        drawn: what of it the prover has drawn: every parameter, and some buffers, those too that no state dict holds.
         arithmetics: one for each of the request's seeds.
         heartbeat: called for every tensor recorded.
     """
@@ -78,6 +84,7 @@ class RunContext:
     step: Step
     request: RunRequest
     state: Mapping[str, Tensor]
+    drawn: Mapping[str, Tensor] = field(default_factory=dict)
     arithmetics: Sequence[ExactArithmetic] = ()
     heartbeat: Callable[[], None] = say_nothing
 

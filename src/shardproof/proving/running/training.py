@@ -61,6 +61,8 @@ def train(
         record_update(model, optimizer, recorder)
         if segments is not None and number + 1 < step.steps:
             for name, parameter in model.named_parameters():
+                if not parameter.requires_grad:
+                    continue  # no step changes it, and a sharding may keep copies of it
                 segments.renew(name, parameter.detach(), f"parameters after step {number + 1}")
                 for key, state in states_of(optimizer, parameter).items():
                     segments.renew(name, state, f"optimizer state {key} after step {number + 1}")
@@ -69,7 +71,8 @@ def train(
 def record_gradients(model: Module, phase: Phase, recorder: Recorder, segments: Segments | None = None) -> None:
     """Record every parameter's gradient, as it is now; a run in segments continues with fresh residues instead."""
     for name, parameter in model.named_parameters():
-        recorder.add(phase, name, match_placements(parameter.grad, parameter))
+        gradient = match_placements(parameter.grad, parameter)
+        recorder.add(phase, name, gradient, frozen=not parameter.requires_grad)
         if segments is not None:
             segments.renew_gradient(name, parameter, f"{phase} of step {recorder.step + 1}")
 
@@ -121,5 +124,4 @@ def record_update(model: Module, optimizer: Optimizer | None, recorder: Recorder
         for key, value in (states_of(optimizer, parameter) if optimizer else {}).items():
             recorder.add(Phase.STATE, f"{name}/{key}", value)
     for name, buffer in model.named_buffers():
-        if buffer.is_floating_point():
-            recorder.add(Phase.BUFFER, name, buffer)
+        recorder.add(Phase.BUFFER, name, buffer)

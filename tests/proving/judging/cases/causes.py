@@ -16,6 +16,7 @@ from tests.proving.judging.cases.case import (
 )
 from tests.proving.judging.made_up import (
     BIAS,
+    COUNT,
     DOWN,
     DP,
     LOSS,
@@ -23,6 +24,7 @@ from tests.proving.judging.made_up import (
     NEW_WEIGHT,
     NORM,
     WEIGHT,
+    judged_numerically,
     key,
 )
 
@@ -59,6 +61,7 @@ def swap_shards(draft):
         first[WEIGHT], second[WEIGHT] = second[WEIGHT], first[WEIGHT]
 
 
+ON_BOTH_SIDES = {None: {BIAS}, 0: {BIAS}, 1: {BIAS}}
 MISSING_SUM = {"axes": ("tp",), "mend": Mend.ALL_REDUCE_GRADIENT}
 
 CAUSES = {
@@ -109,7 +112,37 @@ CAUSES = {
     "missing gradient": Case(
         change=assign(missing={0: {BIAS}, 1: {BIAS}}), key=BIAS, verdict=Verdict.WRONG,
         cause=of(CauseKind.MISSING_GRADIENT),
-        twin=assign(missing={0: {BIAS}, 1: {BIAS}, None: {BIAS}}), twin_verdict=NOTHING,
+        twin=assign(missing=ON_BOTH_SIDES), twin_verdict=Verdict.VACUOUS, twin_cause=of(CauseKind.NO_GRADIENT),
+    ),
+    "no gradient": Case(
+        change=assign(missing=ON_BOTH_SIDES), key=BIAS, verdict=Verdict.VACUOUS, cause=of(CauseKind.NO_GRADIENT),
+        twin=assign(frozen=ON_BOTH_SIDES), twin_verdict=NOTHING,
+    ),
+    "no gradient, in numbers": Case(
+        change=assign(missing=ON_BOTH_SIDES), key=BIAS, verdict=Verdict.VACUOUS, cause=of(CauseKind.NO_GRADIENT),
+        twin=assign(frozen=ON_BOTH_SIDES), twin_verdict=NOTHING, judge=judged_numerically,
+    ),
+    "frozen on the ranks alone": Case(
+        change=assign(frozen={0: {BIAS}, 1: {BIAS}}), key=BIAS, verdict=Verdict.WRONG, cause=of(CauseKind.FROZEN),
+        twin=assign(frozen=ON_BOTH_SIDES), twin_verdict=NOTHING,
+    ),
+    "frozen on a rank, where no gradient reaches the one device's": Case(
+        change=assign(frozen={1: {BIAS}}, missing={None: {BIAS}, 0: {BIAS}}), key=BIAS, verdict=Verdict.WRONG,
+        cause=of(CauseKind.FROZEN),
+        twin=assign(missing=ON_BOTH_SIDES), twin_verdict=Verdict.VACUOUS, twin_cause=of(CauseKind.NO_GRADIENT),
+    ),
+    "frozen on one device alone, with a gradient on the ranks": Case(
+        change=assign(frozen={None: {BIAS}}), key=BIAS, verdict=Verdict.WRONG, cause=of(CauseKind.UNFROZEN),
+        twin=assign(missing={None: {BIAS}}), twin_verdict=Verdict.WRONG, twin_cause=of(CauseKind.EXTRA_GRADIENT),
+    ),
+    "frozen on one device alone, without a gradient on the ranks": Case(
+        change=assign(frozen={None: {BIAS}}, missing={0: {BIAS}, 1: {BIAS}}), key=BIAS, verdict=Verdict.WRONG,
+        cause=of(CauseKind.UNFROZEN), twin=assign(frozen=ON_BOTH_SIDES), twin_verdict=NOTHING,
+    ),
+    "buffer gone": Case(
+        change=change("drop", COUNT, ranks=(1,)), key=COUNT, verdict=Verdict.WRONG,
+        cause=of(CauseKind.BUFFER_GONE, ranks=(1,)),
+        twin=change("drop", COUNT, reference=True), twin_verdict=NOTHING,
     ),
     "missing gradient on one rank alone, where the others have it right": Case(
         change=assign(missing={1: {BIAS}}), key=BIAS, verdict=Verdict.WRONG, cause=of(CauseKind.MISSING_GRADIENT),
@@ -117,7 +150,7 @@ CAUSES = {
     ),
     "extra gradient": Case(
         change=assign(missing={None: {BIAS}}), key=BIAS, verdict=Verdict.WRONG, cause=of(CauseKind.EXTRA_GRADIENT),
-        twin=assign(missing={None: {BIAS}, 0: {BIAS}, 1: {BIAS}}), twin_verdict=NOTHING,
+        twin=assign(missing=ON_BOTH_SIDES), twin_verdict=Verdict.VACUOUS, twin_cause=of(CauseKind.NO_GRADIENT),
     ),
     "not computed": Case(
         change=change("drop", LOSS), key=LOSS, verdict=Verdict.WRONG, cause=of(CauseKind.NOT_COMPUTED),
@@ -132,11 +165,20 @@ CAUSES = {
         twin=nothing,
     ),
     "not in the reference": Case(
-        change=lambda draft: [held.update({EXTRA: torch.ones(2)}) for rank in draft.ranks for held in rank.values()],
-        key=EXTRA, verdict=Verdict.WRONG, cause=of(CauseKind.NOT_IN_REFERENCE),
+        change=change("drop", NORM, ranks=(), reference=True), key=NORM, verdict=Verdict.WRONG,
+        cause=of(CauseKind.NOT_IN_REFERENCE),
         twin=lambda draft: [
             held.update({EXTRA_OUTPUT: torch.ones(2)}) for rank in draft.ranks for held in rank.values()
         ],
         twin_key=EXTRA_OUTPUT, twin_verdict=NOTHING,
+    ),
+    "a buffer of the ranks alone, which is listed": Case(
+        change=lambda draft: [held.update({EXTRA: torch.ones(2)}) for rank in draft.ranks for held in rank.values()],
+        key=EXTRA, verdict=NOTHING,
+        twin=both(
+            change("drop", COUNT),
+            lambda draft: [held.update({EXTRA: torch.ones(2)}) for rank in draft.ranks for held in rank.values()],
+        ),
+        twin_key=COUNT, twin_verdict=Verdict.WRONG, twin_cause=of(CauseKind.BUFFER_GONE, ranks=(0, 1)),
     ),
 }  # fmt: skip

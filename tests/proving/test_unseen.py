@@ -1,0 +1,307 @@
+"""Nothing passes unseen: what no gradient reaches, buffers of every dtype, buffers of zeros, frozen parameters.
+
+Each right sharding stands beside one with a bug that only this shows.
+"""
+
+import pytest
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from tests.proving import steps
+from torch import nn
+
+from shardproof.proving.cause import CauseKind
+from shardproof.proving.findings import Verdict
+from shardproof.proving.prove import prove
+from shardproof.proving.records import Phase
+
+
+class Base(steps.MLP):
+    """A two-layer perceptron whose output passes through `after`; `wrong` plants the bug."""
+
+    wrong = False
+
+    def forward(self, x):
+        return self.after(super().forward(x))
+
+    def after(self, y):
+        return y
+
+
+def shard(*, wrong=False):
+    def parallelize(model, mesh):
+        model.wrong = wrong
+        return steps.parallelize(model, mesh)
+
+    return parallelize
+
+
+def run(model, parallelize, **settings):
+    settings = {"steps": 2} | settings
+    return prove(steps.make_step(model=model, **settings), parallelize=parallelize, devices=2, trials=1)
+
+
+def failed(proof):
+    return {
+        (one.key.phase, one.key.name): (one.verdict, one.cause and one.cause.kind)
+        for one in proof.findings
+        if one.failed
+    }
+
+
+# No gradient on either side ------------------------------------------------------------------------------------------
+
+
+class Branch(Base):
+    """A head for outputs of another kind, which this batch does not have."""
+
+    def __init__(self):
+        super().__init__()
+        self.other = nn.Linear(4, 4)
+
+    def after(self, y):
+        return y if len(y) == 5 else self.other(y) * (2 if self.wrong else 1)
+
+
+class Experts(Base):
+    """Row i goes to expert i, and nothing to the last ones."""
+
+    def __init__(self):
+        super().__init__()
+        self.experts = nn.ParameterList(torch.ones(4) for _ in range(7))
+
+    def after(self, y):
+        return torch.stack(
+            [
+                row * scale * (2 if self.wrong and k > 4 else 1)
+                for k, (row, scale) in enumerate(zip(y, self.experts, strict=False))
+            ]
+        )
+
+
+@pytest.mark.parametrize(
+    ("model", "names"), [(Branch, {"other.weight", "other.bias"}), (Experts, {"experts.5", "experts.6"})]
+)
+@pytest.mark.parametrize("wrong", [False, True])
+def test_what_no_gradient_reaches_is_not_proved_right_or_wrong(model, names, wrong):
+    proof = run(model, shard(wrong=wrong))
+    unreached = (Verdict.VACUOUS, CauseKind.NO_GRADIENT)
+    assert failed(proof) == {(Phase.GRADIENT, name): unreached for name in names}
+    assert {one.key.step for one in proof.findings if one.failed} == {0}
+
+
+class Alternating(Base):
+    """One of two scales in turn, as a discriminator and a generator are trained."""
+
+    def __init__(self):
+        super().__init__()
+        self.scales = nn.ParameterList(torch.ones(4) for _ in range(2))
+        self.calls = 0
+
+    def after(self, y):
+        self.calls += 1
+        return y * self.scales[self.calls % 2]
+
+
+def test_what_a_later_step_reaches_is_proved():
+    assert run(Alternating, shard()).ok
+
+
+# Frozen --------------------------------------------------------------------------------------------------------------
+
+
+class Frozen(Base):
+    """The first layer does not train, and neither does a scale without a dim."""
+
+    def __init__(self):
+        super().__init__()
+        self.up.requires_grad_(False)
+        self.scale = nn.Parameter(torch.tensor(0.7), requires_grad=False)
+
+    def after(self, y):
+        return y * self.scale
+
+
+def thawed(model, mesh):
+    model = steps.parallelize(model, mesh)
+    model.up.requires_grad_(True)
+    return model
+
+
+def freezes(model, mesh):
+    model = steps.parallelize(model, mesh)
+    model.down.bias.requires_grad_(False)
+    return model
+
+
+def as_plain_tensors(model, mesh):
+    """The frozen layer is no parameter here: copies of its rows are kept in attributes; its parameters idle."""
+    rank, rows = mesh.get_local_rank(), 8 // mesh.size()
+    weight, bias = (p.detach().clone().chunk(mesh.size())[rank] for p in (model.up.weight, model.up.bias))
+    down = model.down
+    own = down.weight.detach()[:, rank * rows : (rank + 1) * rows].clone()
+    down.weight = nn.Parameter(own)
+
+    def forward(x):
+        h = steps.AllReduceForward.apply(F.linear(F.gelu(F.linear(x, weight, bias)), down.weight))
+        return (h + down.bias) * model.scale
+
+    model.forward = forward
+    return model
+
+
+@pytest.mark.parametrize("parallelize", [steps.parallelize, as_plain_tensors])
+def test_frozen_parameters_are_proved_without_being_allowed(parallelize):
+    proof = run(Frozen, parallelize, steps=3)
+    assert proof.ok
+    updates = [one for one in proof.findings if one.key.phase is Phase.UPDATE and one.key.name.startswith("up.")]
+    assert updates
+    assert all(one.false_accept for one in updates)  # of a variable, and no constant
+
+
+@pytest.mark.parametrize(
+    ("parallelize", "name", "kind"),
+    [(thawed, "up.weight", CauseKind.UNFROZEN), (freezes, "down.bias", CauseKind.FROZEN)],
+)
+def test_what_is_frozen_on_one_side_only_is_wrong(parallelize, name, kind):
+    assert failed(run(Frozen, parallelize))[Phase.GRADIENT, name] == (Verdict.WRONG, kind)
+
+
+# Buffers -------------------------------------------------------------------------------------------------------------
+
+
+class Buffered(Base):
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("begun", torch.zeros((), dtype=torch.bool))
+        self.register_buffer("seen", torch.zeros(3, dtype=torch.int32))
+        self.register_buffer("scratch", torch.arange(3.0) / 7, persistent=False)
+        self.register_buffer("mean", torch.zeros(4))
+        self.register_buffer("variance", torch.ones(4), persistent=False)
+
+    def after(self, y):
+        self.begun.fill_(value=True)
+        self.seen += 1
+        return (y - self.mean) / self.variance.sqrt()
+
+
+class BooleanStays(Buffered):
+    def after(self, y):
+        y = super().after(y)
+        self.begun.fill_(not self.wrong)
+        return y
+
+
+class CountsTwice(Buffered):
+    def after(self, y):
+        self.seen[1] += int(self.wrong)
+        return super().after(y)
+
+
+class LeavesOutTheMean(Buffered):
+    def after(self, y):
+        return y / self.variance.sqrt() if self.wrong else super().after(y)
+
+
+class LeavesOutTheVariance(Buffered):
+    def after(self, y):
+        return y - self.mean if self.wrong else super().after(y)
+
+
+@pytest.mark.parametrize("model", [BooleanStays, CountsTwice, LeavesOutTheMean, LeavesOutTheVariance])
+def test_buffers_of_every_dtype_and_of_zeros_and_ones_are_watched(model):
+    assert run(model, shard()).ok
+    assert not run(model, shard(wrong=True)).ok
+
+
+def lose(name, rank=None):
+    def parallelize(model, mesh):
+        model = steps.parallelize(model, mesh)
+        if rank in (None, dist.get_rank()):
+            value = getattr(model, name)
+            delattr(model, name)
+            setattr(model, name, value)  # now a plain attribute
+        return model
+
+    return parallelize
+
+
+@pytest.mark.parametrize(
+    ("name", "rank", "lacking"),
+    [("seen", None, (0, 1)), ("scratch", 1, (1,)), ("variance", None, (0, 1)), ("begun", 0, (0,))],
+)
+def test_a_buffer_that_ranks_lack_is_wrong(name, rank, lacking):
+    proof = run(Buffered, lose(name, rank), steps=1)
+    assert failed(proof) == {(Phase.BUFFER, name): (Verdict.WRONG, CauseKind.BUFFER_GONE)}
+    assert [one.cause.ranks for one in proof.findings if one.failed] == [lacking]
+
+
+def adds_a_buffer(model, mesh):
+    model = steps.parallelize(model, mesh)
+    model.register_buffer("offset", torch.tensor([mesh.get_local_rank()]))
+    return model
+
+
+def test_a_buffer_of_the_candidate_alone_is_listed():
+    proof = run(Buffered, adds_a_buffer)
+    assert proof.ok
+    assert proof.own_buffers == ("offset",)
+    assert run(Buffered, shard()).own_buffers == ()
+
+
+class Sharded(Base):
+    """A bias in a buffer, of the first layer's features."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("bias", torch.zeros(8))
+
+    def forward(self, x):
+        return self.down(torch.tanh(self.up(x) + self.bias))
+
+
+def cut_buffer(model, mesh, own=None):
+    model = steps.parallelize(model, mesh)
+    own = mesh.get_local_rank() if own is None else own
+    model.bias = model.bias.chunk(mesh.size())[own].clone()
+    return model
+
+
+def test_a_buffer_may_be_sharded():
+    assert run(Sharded, cut_buffer).ok
+    assert not run(Sharded, lambda model, mesh: cut_buffer(model, mesh, own=0)).ok
+
+
+def train(run, *, wrong=False, load_all=True):
+    """Data parallel; loads the whole state or the parameters alone."""
+    model = LeavesOutTheMean().to(run.state["up.weight"].dtype)
+    model.wrong = wrong
+    if load_all:
+        model.load_state_dict(dict(run.state))
+    else:
+        with torch.no_grad():
+            for name, parameter in model.named_parameters():
+                parameter.copy_(run.state[name])
+    run.watch(model)
+    optimizer = steps.make_sgd(model.parameters())
+    for x, y in run.batches():
+        optimizer.zero_grad()
+        loss = F.mse_loss(model(x.chunk(run.size)[run.rank]), y.chunk(run.size)[run.rank])
+        run.record_loss(steps.average(loss))
+        loss.backward()
+        for parameter in model.parameters():
+            parameter.grad = steps.average(parameter.grad)
+        run.record_gradients()
+        optimizer.step()
+        run.record_update(optimizer)
+
+
+@pytest.mark.parametrize("load_all", [True, False])
+def test_buffers_of_a_training_of_ones_own_are_watched(load_all):
+    step = steps.make_step_of_four_rows(model=LeavesOutTheMean)
+    right, wrong = (
+        prove(step, candidate=lambda run, wrong=wrong: train(run, wrong=wrong, load_all=load_all), devices=2, trials=1)
+        for wrong in (False, True)
+    )
+    assert right.ok
+    assert not wrong.ok
