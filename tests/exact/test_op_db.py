@@ -18,9 +18,8 @@ from shardproof.exact.rules.registry import RULES, Rule, find_op
 
 DOCS = Path(__file__).parents[2] / "docs" / "exact-ops.md"
 
-# Refused by design: numbers drawn inside; complex numbers have no rule yet.
+# Refused by design: numbers drawn inside.
 REFUSED = {"rand_like.default", "uniform_.default", "exponential_.default"}
-REFUSED |= {"polar.default", "_conj.default", "view_as_complex.default", "view_as_real.default"}
 
 
 @pytest.fixture(scope="module")

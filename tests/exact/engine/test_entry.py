@@ -154,7 +154,6 @@ def quantized():
 STRANGE = {
     "float8": (lambda: torch.ones(3).to(torch.float8_e4m3fn), "float8_e4m3fn"),
     "sparse": (lambda: torch.ones(3).to_sparse(), "sparse_coo"),
-    "complex": (lambda: torch.ones(3, dtype=torch.complex64), "complex64"),
     "quantized": (quantized, "quantized"),
 }
 
@@ -166,6 +165,21 @@ def test_what_residues_cannot_stand_for_is_refused(kind):
     x = make()
     with pytest.raises(ExactArithmeticError, match=rf"{named}.*test_entry\.py"), ExactArithmetic(seed=1):
         x + x
+
+
+def test_complex_tensors_come_in_and_are_put_back():
+    constant, parameter = torch.complex(torch.ones(3), torch.arange(3.0) / 3), nn.Parameter(torch.randn(3) + 0j)
+    before = [x.detach().clone() for x in (constant, parameter)]
+    with ExactArithmetic(seed=1) as exact:
+        found = exact.digits(constant * 3)
+        assert found.tolist() == [[3, 0], [3, 1], [3, 2]]
+        assert exact.digits(parameter.imag).tolist() == [0, 0, 0]
+        drawn = exact.digits(parameter)
+        assert torch.equal(exact.digits(torch.view_as_real(parameter)[..., 0]), drawn[..., 0])
+        assert drawn[..., 0].abs().min() > 100
+        parameter.data.mul_(2)
+    assert all(torch.equal(a, b) for a, b in zip(before, (constant, parameter), strict=True))
+    assert parameter.dtype == constant.dtype == torch.complex64
 
 
 def test_sparse_gradients_are_refused():

@@ -5,11 +5,15 @@ import torch
 import torch.nn.functional as F
 from tests.proving import steps
 from torch import nn
+from torch.distributed.tensor import Replicate
+from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
 
 from shardproof.errors import CannotRunError
+from shardproof.proving.prove import prove
 from shardproof.proving.records import SAMPLES, Precision
 from shardproof.proving.running.models import (
     build_model,
+    convert,
     draw_buffers,
     draw_parameters,
     dtype_of,
@@ -177,3 +181,57 @@ def test_a_sharding_that_gives_no_model_or_other_names_is_refused(parallelize, s
         shard_model(steps.MLP(), parallelize, None)
     model = steps.MLP()
     assert shard_model(model, lambda model, mesh: model, None) is model
+
+
+class Rotary(nn.Module):
+    """Queries rotated by complex numbers, the table in a buffer, as Llama's own code has it."""
+
+    def __init__(self, complex_parameter=False):
+        super().__init__()
+        self.queries, self.out = nn.Linear(6, 8, bias=False), nn.Linear(8, 4, bias=False)
+        table = torch.polar(torch.ones(5, 4), torch.outer(torch.arange(5.0), torch.tensor([1.0, 0.5, 0.25, 0.1])))
+        if complex_parameter:
+            self.table = nn.Parameter(table)
+        else:
+            self.register_buffer("table", table)
+        self.other_way = False
+
+    def forward(self, x):
+        pairs = torch.view_as_complex(self.queries(x).unflatten(-1, (4, 2)))
+        table = self.table.conj() if self.other_way else self.table
+        return self.out(torch.view_as_real(pairs * table).flatten(-2))
+
+
+def test_a_complex_buffer_keeps_its_imaginary_part_whatever_the_model_is_converted_to():
+    for dtype, wide in ((torch.float64, torch.complex128), (torch.float32, torch.complex64)):
+        model = Rotary()
+        before = model.table.clone()
+        convert(model, dtype)
+        assert model.queries.weight.dtype == dtype
+        assert model.table.dtype == wide
+        assert torch.equal(model.table.to(torch.complex64), before)
+    step = steps.make_step(model=Rotary)
+    loaded = load_model(step, 3, Rotary().state_dict(), Precision.FLOAT64)
+    assert bool((loaded.table.imag != 0).any())
+
+
+def test_complex_parameters_are_refused_with_what_to_do():
+    step = steps.make_step(model=lambda: Rotary(complex_parameter=True))
+    with pytest.raises(CannotRunError, match=r"the parameter table is complex.*view_as_real"):
+        build_model(step, 3)
+
+
+@pytest.mark.parametrize("other_way", [False, True])
+def test_a_rotation_by_complex_numbers_is_proved_and_one_the_other_way_is_wrong(other_way):
+    def parallelize(model, mesh):
+        model.other_way = other_way
+        plan = {
+            "queries": ColwiseParallel(output_layouts=Replicate()),
+            "out": RowwiseParallel(input_layouts=Replicate()),
+        }
+        return parallelize_module(model, mesh, plan)
+
+    step = steps.make_step(model=Rotary, batch=(torch.randn(2, 5, 6), torch.randn(2, 5, 4)), loss=F.mse_loss)
+    proof = prove(step, parallelize=parallelize, devices=2)
+    assert proof.ok != other_way
+    assert other_way == any(finding.key.name == "out" for finding in proof.roots)

@@ -49,7 +49,7 @@ def choice_among(tags: TagStore, args: Any) -> Tag:
     for x in tensors_in(args):
         if not x.is_meta:
             tag = tags.get(x)
-            if tag is not None and tag is not REAL and (tag.real or not x.is_floating_point()):
+            if tag is not None and tag is not REAL and (tag.real or not (x.is_floating_point() or x.is_complex())):
                 found = replace(found, degree=found.degree.chosen_by(tag.degree))
     return found
 
@@ -79,7 +79,7 @@ def mark_compared(tags: TagStore, args: Any, result: Any) -> None:
     """
     if any((tag := tags.get(x)) is not None and tag.compared for x in tensors_in(args) if not x.is_meta):
         for x in tensors_in(result):
-            if (x.dtype == torch.bool or x.is_floating_point()) and not x.is_meta:
+            if (x.dtype == torch.bool or x.is_floating_point() or x.is_complex()) and not x.is_meta:
                 tags.set(x, replace(tags.get(x) or REAL, compared=True))
 
 

@@ -70,6 +70,8 @@ class Collectives:
             return result
         if name not in _METHODS:
             self.run.refuse_op(op, "is a collective that exact arithmetic does not carry out yet")
+        if any(x.is_complex() for x in floats):
+            self.run.refuse_op(op, "is given complex numbers: send torch.view_as_real of them")
         for x in floats:
             if self.run.tags.get(x) is None:
                 self.entry.admit(x)

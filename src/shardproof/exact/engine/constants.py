@@ -45,9 +45,11 @@ class Constants:
 
     def value_of(self, tensor: Tensor) -> Tensor | None:
         """The real numbers that a tensor's elements stand for; None where they are not all known."""
+        tag = self.run.tag(tensor)
+        if tensor.is_complex():
+            return tensor if tag.real else None
         if not tensor.is_floating_point():
             return tensor
-        tag = self.run.tag(tensor)
         if tag.real or tag.value is None:
             return tensor if tag.real else None
         return tag.value.as_strided(tensor.size(), tensor.stride(), tensor.storage_offset())

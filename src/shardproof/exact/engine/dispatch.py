@@ -12,6 +12,7 @@ from torch._decomp import decomposition_table
 from shardproof.exact import rules
 from shardproof.exact.engine.applying import Applying
 from shardproof.exact.engine.collectives import Collectives, composing_kernel
+from shardproof.exact.engine.complex_tensors import ComplexTensors
 from shardproof.exact.engine.constants import Constants
 from shardproof.exact.engine.draws import draw
 from shardproof.exact.engine.entry import refuse_unusable
@@ -98,6 +99,7 @@ class Dispatcher:
     writing: Writing = field(init=False)
     applying: Applying = field(init=False)
     collectives: Collectives = field(init=False)
+    complex_tensors: ComplexTensors = field(init=False)
     _decomposing: list[OpOverload] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -106,6 +108,7 @@ class Dispatcher:
         self.reals = Reals(run=self.run, void=void)
         self.writing = Writing(run=self.run, constants=constants, void=void)
         self.applying = Applying(run=self.run, constants=constants, reals=self.reals, void=void)
+        self.complex_tensors = ComplexTensors(run=self.run, constants=constants)
         self.collectives = Collectives(run=self.run, constants=constants, writing=self.writing, entry=self.entry)
 
     # One op ----------------------------------------------------------------------------------------------------------
@@ -227,6 +230,12 @@ class Dispatcher:
             return NotImplemented
         return self.reals.compute(call.op, _one_lowest(call.args), _one_lowest(call.kwargs))
 
+    def _complex(self, call: Call) -> Any:
+        """Complex numbers."""
+        return self.complex_tensors.carry_out(
+            call.op, _one_lowest(call.args), _one_lowest(call.kwargs), reenter=call.reenter
+        )
+
     def _refuse_residue_indices(self, call: Call) -> Any:
         """Refuse residues where an op wants indices, or Python numbers."""
         names = [argument.name for argument in call.op._schema.arguments]
@@ -304,7 +313,7 @@ class Dispatcher:
         """The residues of a tensor, whether it has been seen before or not."""
         if self.run.tags.get(tensor) is None:
             tensor = self.entry.read(tensor)
-        return self.constants.residues_of(tensor)
+        return self.constants.residues_of(torch.view_as_real(tensor.resolve_conj()) if tensor.is_complex() else tensor)
 
     def refuse_reading(self, tensor: Tensor, what: str) -> None:
         """Refuse `numpy()` and the like on residues and on booleans from comparing them, unless leaving is allowed."""
@@ -343,6 +352,7 @@ HANDLERS: Final[tuple[tuple[str, Callable[[Dispatcher, Call], Any]], ...]] = (
     ("factories, and integers alone", Dispatcher._make_reals),
     ("changes of a view", Dispatcher._change_view),
     ("real constants alone", Dispatcher._compute_reals),
+    ("complex numbers", Dispatcher._complex),
     ("refuse residue indices", Dispatcher._refuse_residue_indices),
     ("ops that have a rule", Dispatcher._apply_rule),
     ("overwriting", Dispatcher._overwrite),

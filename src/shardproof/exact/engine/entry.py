@@ -125,9 +125,10 @@ class Entry:
     # ------------------------------------------------------------------------------------------------------------------
 
     def _admit_wrapper(self, tensor: Tensor, new: list[Tensor]) -> None:
-        bits = PRECISION[tensor.dtype]
-        if tensor.dtype != torch.float64:
-            self._replace_data(tensor, tensor.detach().to(torch.float64))
+        bits = PRECISION[_real_dtype(tensor)]
+        if tensor.dtype not in (torch.float64, torch.complex128):
+            wide = torch.complex128 if tensor.is_complex() else torch.float64
+            self._replace_data(tensor, tensor.detach().to(wide))
         for inner in new:
             self._replace_data(inner, self._converted(inner, variable=tensor.requires_grad, bits=bits))
 
@@ -154,7 +155,11 @@ class Entry:
                 f"was used before it, first used at {user_line()}; clone() that one, or use the parameter first"
             )
             raise ExactArithmeticError(msg)
-        return shadow.residues.as_strided(tensor.size(), tensor.stride(), tensor.storage_offset())
+        if not tensor.is_complex():
+            return shadow.residues.as_strided(tensor.size(), tensor.stride(), tensor.storage_offset())
+        pairs = torch.view_as_complex(shadow.residues.view(-1, 2))
+        found = pairs.as_strided(tensor.size(), tensor.stride(), tensor.storage_offset())
+        return found.conj() if tensor.is_conj() else found
 
     def _convert(
         self, whole: Tensor, seen: Tensor, *, variable: bool, real: bool, bits: int | None, known: Tensor | None = None
@@ -206,6 +211,11 @@ def inner_tensors(tensor: Tensor) -> Iterator[Tensor]:
             yield from inner_tensors(inner)
 
 
+def _real_dtype(tensor: Tensor) -> torch.dtype:
+    """The tensor's dtype, or of a complex one that of its parts."""
+    return tensor.dtype.to_real() if tensor.is_complex() else tensor.dtype
+
+
 def refuse_unusable(tensor: Tensor) -> None:
     """Refuse layouts and dtypes that residues cannot take the place of."""
     if tensor.layout != torch.strided or tensor.is_quantized:
@@ -213,7 +223,7 @@ def refuse_unusable(tensor: Tensor) -> None:
         if tensor.is_quantized:
             msg = f"a quantized tensor is used at {user_line()}; exact arithmetic needs plain numbers: dequantize() it"
         raise ExactArithmeticError(msg)
-    if tensor.dtype not in PRECISION:
+    if _real_dtype(tensor) not in PRECISION:
         msg = (
             f"a tensor of {tensor.dtype} is used at {user_line()}; exact arithmetic takes the place of "
             f"{', '.join(str(dtype).removeprefix('torch.') for dtype in PRECISION)}: convert it first"

@@ -209,7 +209,7 @@ class ExactArithmetic:
             void = tensor.void is not None and bool(tensor.void.all())
             return self._bound(tensor.degree, trials=trials, draws=draws, void=void)
         tag = self.tags.get(tensor)
-        if tag is None or not tensor.dtype.is_floating_point:
+        if tag is None or not (tensor.dtype.is_floating_point or tensor.dtype.is_complex):
             msg = f"a bound is asked for a tensor of shape {tuple(tensor.shape)} that exact arithmetic has not computed"
             raise ValueError(msg)
         mask = self.void_mask(tensor)
@@ -270,7 +270,7 @@ class ExactArithmetic:
         """A copy of the residues as int64, which outlives the mode; of a void element `VOID`.
 
         Args:
-            tensor: a plain one.
+            tensor: a plain one; of a complex one the last dim holds the real and the imaginary parts.
             symbols: elements of masks are taken too: -inf and finfo.min are one and two beyond the representatives.
 
         Raises:
@@ -283,6 +283,8 @@ class ExactArithmetic:
         with ordinary_pytorch():
             residues = self.dispatcher.residues_of(tensor.detach())
             mask = self.void_mask(tensor)
+            if mask is not None and tensor.is_complex():
+                mask = mask.unsqueeze(-1).expand_as(residues)
             if mask is not None:
                 residues = residues.masked_fill(mask, 0.0)
             numbers = residues.masked_fill(residues < -self.arithmetic.field.half, 0.0) if symbols else residues

@@ -63,7 +63,7 @@ class Reals:
             return True
         if rule is not None and rule.kind == "move":
             return True
-        if functional not in _SUMS and (rule is None or rule.kind != "sum"):
+        if any(x.is_complex() for x in reals) or (functional not in _SUMS and (rule is None or rule.kind != "sum")):
             return False
         whole = all(bool((x == x.round()).all()) for x in reals)
         return whole and sum(float(x.abs().sum()) for x in reals) < _LARGEST_SUM
@@ -106,7 +106,7 @@ class Reals:
             if x.is_meta or x.layout != torch.strided or x.is_quantized:
                 continue
             known = self.run.tags.get(x) is not None
-            if op in EMPTY and x.is_floating_point():
+            if op in EMPTY and (x.is_floating_point() or x.is_complex()):
                 x.fill_(float("nan"))
             elif x.is_floating_point() and not known:
                 self._examine(op, x)

@@ -58,9 +58,9 @@ def map_tensors(function: Callable[[Tensor], Any], value: Any) -> Any:
 
 
 def in_float64(value: Any) -> Any:
-    """The same nested value with every floating dtype replaced by float64, which holds residues."""
+    """The same nested value with every floating dtype replaced by float64, which holds residues, complex ones alike."""
     if isinstance(value, torch.dtype):
-        return torch.float64 if value.is_floating_point else value
+        return torch.float64 if value.is_floating_point else torch.complex128 if value.is_complex else value
     if isinstance(value, tuple):
         return tuple(in_float64(item) for item in value) if torch.dtype in map(type, value) else value
     if isinstance(value, dict):
@@ -83,5 +83,6 @@ def covers_storage(tensor: Tensor) -> bool:
 
 
 def whole_storage(tensor: Tensor) -> Tensor:
-    """All of a tensor's storage, flat."""
-    return torch.empty(0, dtype=tensor.dtype, device=tensor.device).set_(tensor.untyped_storage())
+    """All of a tensor's storage, flat; of a complex one the real and imaginary parts in turn."""
+    dtype = tensor.dtype.to_real() if tensor.is_complex() else tensor.dtype
+    return torch.empty(0, dtype=dtype, device=tensor.device).set_(tensor.untyped_storage())

@@ -64,7 +64,12 @@ class _Guard(TorchDispatchMode):
         if threading.get_ident() in self._members:
             return func(*args, **kwargs)
         for x in tensors_in((args, kwargs)):
-            if type(x) in PLAIN and x.is_floating_point() and not x.is_meta and x.layout == torch.strided:
+            if (
+                type(x) in PLAIN
+                and (x.is_floating_point() or x.is_complex())
+                and not x.is_meta
+                and x.layout == torch.strided
+            ):
                 tag = self._tags.get(x)
                 if tag is not None and not tag.real:
                     raise ExactArithmeticError(

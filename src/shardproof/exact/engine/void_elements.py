@@ -53,7 +53,7 @@ class VoidElements:
         tag = self.run.tag(x)
         if not tag.void:
             return None
-        if x.is_floating_point():
+        if x.is_floating_point() or x.is_complex():
             found = x.isnan()
         elif tag.void_where is None:
             return torch.ones_like(x, dtype=torch.bool)

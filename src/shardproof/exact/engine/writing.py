@@ -58,6 +58,9 @@ class Writing:
 
     def store(self, target: Tensor, value: Tensor) -> None:
         """Write a result into a tensor of the program, and say what its storage now holds."""
+        if target.is_complex():
+            self._store_complex(target, value)
+            return
         new = self.run.tag(value)
         if not target.is_floating_point():
             known = self.constants.value_of(value) if value.is_floating_point() else value
@@ -83,6 +86,19 @@ class Writing:
             tag = replace(tag, value=self._numbers_after(target, numbers, old))
         self.run.set(target, tag)
 
+    def _store_complex(self, target: Tensor, value: Tensor) -> None:
+        """Both parts, where the target has them."""
+        if target.is_conj():
+            self.run.refuse_op(torch.ops.aten.copy_.default, "writes into a conjugate")
+        parts = torch.view_as_real(target)
+        if value.is_complex():
+            self.store(parts, torch.view_as_real(value.resolve_conj()))
+            return
+        zero = torch.zeros((), dtype=torch.float64, device=target.device)
+        self.run.set(zero, REAL)
+        self.store(parts[..., 0], value)
+        self.store(parts[..., 1], zero)
+
     def _floating(self, value: Tensor, tag: Tag) -> Tensor:
         """Integers or booleans as the numbers that they are."""
         found = value.to(torch.float64)
@@ -103,8 +119,8 @@ class Writing:
         elements = tensor.untyped_storage().nbytes() // tensor.element_size()
         tensor.resize_(shape, **options)
         storage = tensor.untyped_storage()
-        if tensor.is_floating_point() and storage.nbytes() // tensor.element_size() > elements:
-            whole_storage(tensor)[elements:] = float("nan")
+        if (tensor.is_floating_point() or tensor.is_complex()) and storage.nbytes() // tensor.element_size() > elements:
+            whole_storage(tensor)[elements * (2 if tensor.is_complex() else 1) :] = float("nan")
             self.run.tags.set(tensor, self.run.tag(tensor).bare)
         return tensor
 

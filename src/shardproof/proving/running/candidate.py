@@ -182,11 +182,19 @@ def run_candidate(context: RunContext, candidate: Candidate) -> SideRecord:
     return record_side(context, partial(_take_one_run, context, candidate, mesh))
 
 
+def _converted(own: torch.dtype, dtype: torch.dtype | None) -> torch.dtype:
+    """The dtype of an entry of the state where everything floating is converted to `dtype`, if it is given."""
+    if dtype is None:
+        return own
+    return dtype.to_complex() if own.is_complex else dtype
+
+
 def _take_one_run(context: RunContext, candidate: Candidate, mesh: DeviceMesh, run: OneRun) -> Mapping[str, Tensor]:
     request, dtype = context.request, dtype_of(run.precision)
     torch.manual_seed(request.build_seed)
     state = {
-        name: tensor.detach().to(dtype or request.dtypes[name], copy=True) for name, tensor in context.state.items()
+        name: tensor.detach().to(_converted(request.dtypes[name], dtype), copy=True)
+        for name, tensor in context.state.items()
     }
     training = _Training(step=context.step, run=run, drawn=context.drawn)
     try:

@@ -66,8 +66,10 @@ class Recorder:
 
 
 def _capture(tensor: Tensor, exact: ExactArithmetic | None) -> Recorded:
-    """A tensor's numbers, cloned; in exact arithmetic its residues, with what is known of them."""
+    """A tensor's numbers, cloned, complex ones as pairs; in exact arithmetic its residues and what is known of them."""
     local = local_value(tensor)
+    if local.is_complex():
+        local = torch.view_as_real(local.detach().resolve_conj())
     with nullcontext() if exact is None else exact.paused():
         if not local.is_floating_point():
             return _capture_discrete(local, exact)
@@ -81,12 +83,10 @@ def _capture(tensor: Tensor, exact: ExactArithmetic | None) -> Recorded:
 
 
 def _capture_discrete(local: Tensor, exact: ExactArithmetic | None) -> Recorded:
-    """Integers and booleans, which mean themselves in every arithmetic; complex numbers as pairs of real ones."""
-    numbers = torch.view_as_real(local.detach().resolve_conj()) if local.is_complex() else local.detach()
+    """Integers and booleans, which mean themselves in every arithmetic."""
+    numbers = local.detach()
     if exact is None:
         return Recorded(values=numbers.to(torch.float64, copy=True))
-    if local.is_complex():
-        numbers = exact.arithmetic.lift.tensor(numbers.to(torch.float64))
     tag, void = exact.tags.get(local), exact.void_mask(local)
     values = numbers.to(torch.int64, copy=True)
     chosen = tag is not None and tag.degree != CONSTANT  # by residues: of such a choice no bound is derived

@@ -40,6 +40,12 @@ def build_model(step: Step, seed: int) -> nn.Module:
         raise CannotRunError(f"the model cannot be built: {type(error).__name__}: {error}") from error
     if not isinstance(model, nn.Module) or not list(model.parameters()):
         raise CannotRunError(f"model() gave {type(model).__name__}; needed is a torch.nn.Module with parameters")
+    for name, parameter in model.named_parameters():
+        if parameter.is_complex():
+            raise CannotRunError(
+                f"the parameter {name} is complex; a proof takes real parameters: hold it as the last dim of "
+                "torch.view_as_real, and use torch.view_as_complex of it in forward (complex buffers may stay)"
+            )
     return model
 
 
@@ -111,7 +117,17 @@ def load_model(step: Step, seed: int, state: Mapping[str, Tensor], precision: Pr
     if precision in SAMPLES[1:]:
         _shake(model, seed=SAMPLES.index(precision))
     dtype = dtype_of(precision)
-    return model if dtype is None else model.to(dtype)
+    if dtype is not None:
+        convert(model, dtype)
+    return model
+
+
+def convert(model: nn.Module, dtype: torch.dtype) -> None:
+    """Convert what is floating to float32 or float64, and what is complex to the same precision (`to` loses a part)."""
+    model.double() if dtype == torch.float64 else model.float()
+    for buffer in model.buffers():
+        if buffer.is_complex():
+            buffer.data = buffer.data.to(dtype.to_complex())
 
 
 def _shake(model: nn.Module, seed: int) -> None:
