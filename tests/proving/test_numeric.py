@@ -75,6 +75,57 @@ def test_a_gradient_twice_too_large_is_wrong_and_named_so(dtype):
     assert render_text(proof).startswith("NOT WITHIN ROUNDING: ")
 
 
+class Norm(nn.Module):
+    """A norm whose weight has to stay positive, and layers that overflow float16 at large weights."""
+
+    def __init__(self, function, *, wide=False):
+        super().__init__()
+        self.up, self.down = nn.Linear(6, 32 if wide else 6), nn.Linear(32 if wide else 6, 4)
+        self.gain = nn.Parameter(torch.ones(4))
+        self.function, self.wide, self.bug = function, wide, ""
+
+    def forward(self, x):
+        hidden = self.up(x)
+        for _ in range(4 if self.wide else 0):
+            hidden = hidden * hidden * 8
+        if self.bug == x.dtype:
+            hidden = hidden * 1.5
+        return self.down(hidden) * self.function(self.gain)
+
+
+def with_bug(dtype):
+    def shard(model, mesh):
+        model.bug = dtype
+        return model
+
+    return shard
+
+
+# Real only near 1, where a norm's weight starts; at drawn values each is NaN.
+POSITIVE = [torch.log, torch.sqrt, lambda gain: gain**0.7, lambda gain: torch.acos(gain / 2)]
+
+
+@pytest.mark.parametrize("function", POSITIVE, ids=["log", "sqrt", "power", "acos"])
+@pytest.mark.parametrize("seed", [0, 1])
+def test_ordinary_runs_start_where_the_model_does_so_that_a_bug_in_one_dtype_shows(function, seed):
+    batch = steps.make_batch(outputs=4)
+    step = steps.make_step(model=lambda: Norm(function), batch=batch, steps=1)
+    options = {"devices": 2, "numeric": True, "seed": seed}
+    assert prove(step, parallelize=with_bug(None), **options).ok
+    wrong = prove(step, parallelize=with_bug(torch.float32), **options)
+    assert not wrong.ok
+    assert {one.verdict for one in wrong.roots} == {Verdict.WRONG}
+
+
+def test_what_overflows_float16_is_a_finding_and_no_comparison():
+    batch = tuple(4 * tensor.half() for tensor in steps.make_batch(outputs=4))
+    step = steps.make_step(model=lambda: Norm(torch.sqrt, wide=True).half(), batch=batch, steps=1)
+    proof = prove(step, parallelize=with_bug(None), devices=2, numeric=True)
+    assert not proof.ok
+    assert proof.roots[0].cause == Cause(kind=CauseKind.NO_NUMBERS_IN_REFERENCE, dtype="float16")
+    assert "In float16 one device computes NaN or infinity in " in render_text(proof)
+
+
 @pytest.mark.parametrize("bug", ["no all-reduce", "bias inside", "swapped shards"])
 def test_a_bug_in_the_forward_is_wrong_at_the_first_output(bug):
     proof = prove(steps.make_step(), parallelize=steps.megatron(bug), devices=2, numeric=True)
@@ -164,7 +215,7 @@ def numbers(**changes):
         ({"noise": 0.0}, Verdict.UNDECIDED),
         ({"noise": 0.0, "scale": 0.0, "error": 0.0}, Verdict.VACUOUS),
         ({"noise": 0.0, "scale": 0.0}, Verdict.UNDECIDED),
-        ({"noise": float("nan")}, Verdict.UNDECIDED),
+        ({"noise": float("nan")}, Verdict.VACUOUS),
     ],
 )
 def test_verdicts_by_ratio(changes, verdict):

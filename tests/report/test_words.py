@@ -1,5 +1,6 @@
 """Every kind of cause and every mend has its words; they name the parameters that they need, and nothing else."""
 
+from dataclasses import replace
 from fractions import Fraction
 
 import pytest
@@ -7,11 +8,12 @@ import pytest
 from shardproof.proving.cause import Cause, CauseKind, Mend, Part
 from shardproof.proving.findings import Finding, Verdict
 from shardproof.proving.records import CollectiveCall, Key, Phase
-from shardproof.report.words import describe, describe_cause, describe_mend
+from shardproof.report.words import describe, describe_cause, describe_collective, describe_mend
 
 GATHER = CollectiveCall(
     step=0, kind="Gather", ranks=(0, 2), shapes=((2, 3), (4,), (5,)), location="in up", placement="S(0) to R"
 )
+GATHERED = describe_collective(GATHER)
 
 
 @pytest.mark.parametrize("kind", CauseKind)
@@ -74,6 +76,18 @@ def test_an_axis_is_named_where_there_are_several(mesh, told):
         (
             Cause(kind=CauseKind.MISSING_AVERAGE, axes=("dp", "cp"), approximate=True),
             "ranks hold values of their own whose mean over dp and cp is about right: an average is missing",
+        ),
+        (
+            Cause(kind=CauseKind.NO_NUMBERS_IN_REFERENCE, dtype="float16"),
+            "in float16 one device computes NaN or infinity here, so that no numbers could be compared with it",
+        ),
+        (
+            Cause(
+                kind=CauseKind.LOWER_DTYPE_COLLECTIVE,
+                dtype="float32",
+                native_collective=replace(GATHER, dtype="float16"),
+            ),
+            f"proved in exact arithmetic, and not what float32 computes: float16 is communicated, by {GATHERED}",
         ),
         (
             Cause(kind=CauseKind.REPLICAS_DIFFER, ranks=(1,)),

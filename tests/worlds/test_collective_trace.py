@@ -65,3 +65,18 @@ def test_a_process_traces_its_collectives_and_no_barrier():
 @pytest.mark.usefixtures("alone")
 def test_ops_that_are_no_collectives_are_not_traced():
     assert traced(lambda: torch.ones(2) + torch.ones(2)) == []
+
+
+def in_two_dtypes():
+    dist.all_reduce(torch.ones(2, dtype=torch.bfloat16))
+    dist.all_gather([torch.ones(1, dtype=torch.int64) for _ in range(dist.get_world_size())], torch.ones(1).long())
+
+
+def test_a_collective_has_the_dtype_of_its_tensors_in_a_thread():
+    for found in ThreadedWorld(size=2).run(lambda _comm: traced(in_two_dtypes)):
+        assert [one.dtype for one in found] == ["bfloat16", "int64"]
+
+
+@pytest.mark.usefixtures("alone")
+def test_a_collective_has_the_dtype_of_its_tensors_in_a_process():
+    assert [one.dtype for one in traced(in_two_dtypes)] == ["bfloat16", "int64"]

@@ -52,8 +52,10 @@ class CauseKind(StrEnum):
     NO_GRADIENT = "no gradient"  # on either side, in any step
     CONSTANT = "constant"
     NO_NOISE = "no noise to measure"
+    NO_NUMBERS_IN_REFERENCE = "no numbers in the reference"  # NaN or infinite in the user's own dtypes
     # The runs in the user's own dtypes.
     ONLY_IN_NATIVE_DTYPE = "only in the native dtype"
+    LOWER_DTYPE_COLLECTIVE = "collective in a lower dtype"
     COLLECTIVES_DIVERGE = "collectives diverge"
     # Initial values.
     INITIAL_OWN = "own initial values"
@@ -106,7 +108,8 @@ class Cause:
         elements: of MASK_TOO_SMALL: how many there are.
         dtype: of the runs in the user's own dtypes, as `Native.dtype`.
         exact_collective: of COLLECTIVES_DIVERGE: the one in exact arithmetic; None where that sequence has ended.
-        native_collective: the one in the user's own dtypes; None where that sequence has ended.
+        native_collective: the one in the user's own dtypes; None where that sequence has ended. Of
+            LOWER_DTYPE_COLLECTIVE: the first one in a lower dtype than the model's.
     """
 
     kind: CauseKind

@@ -61,7 +61,7 @@ class Numbers:
         approximate: they are equal within torch.testing's tolerances.
         maxdiff: the largest difference between them.
         error: the largest between the candidate and the reference in float64.
-        noise: the largest between the reference and itself in float64, or its least.
+        noise: the largest between the reference and itself in float64, or its least; NaN where one is not finite.
         scale: the largest magnitude in the reference in float64.
     """
 
@@ -82,19 +82,24 @@ class Numbers:
         return self.error / self.noise
 
     @property
+    def no_reference(self) -> bool:
+        """The reference is NaN or infinite, in these dtypes or in float64: nothing can be compared with it."""
+        return not (math.isfinite(self.noise) and math.isfinite(self.scale))
+
+    @property
     def within(self) -> bool:
         """The error is rounding: at most `ROUNDING_RATIO` times the noise."""
-        return self.ratio <= ROUNDING_RATIO
+        return self.ratio <= ROUNDING_RATIO and not self.no_reference
 
     @property
     def far(self) -> bool:
         """The error cannot be rounding: more than `FAR_RATIO` times a noise that could be measured."""
-        return self.ratio > FAR_RATIO and self.noise > 0
+        return self.ratio > FAR_RATIO and self.noise > 0 and not self.no_reference
 
     @property
     def verdict(self) -> Verdict:
         """What the numbers alone say."""
-        if not self.scale and not self.error:
+        if self.no_reference or (not self.scale and not self.error):
             return Verdict.VACUOUS
         if self.within:
             return Verdict.ROUNDING

@@ -128,6 +128,7 @@ def _read_collective(value: object) -> CollectiveCall:
         shapes=_read_many(content.get("shapes"), _integers),
         location=_text(content.get("location")),
         placement=_text(content.get("placement")),
+        dtype=_text(content.get("dtype", "")),
     )
 
 

@@ -146,6 +146,10 @@ def _number_lines(proof: Proof) -> Iterator[str]:
         yield f"In {native.dtype} nothing was compared: the step does not run in it on one device: {told}"
         return
     found = [(finding, finding.numbers) for finding in proof.findings if finding.numbers is not None]
+    unknown = [numbers for _, numbers in found if numbers.no_reference]
+    if unknown:
+        yield f"In {native.dtype} one device computes NaN or infinity in {len(unknown)} of {len(found)} tensors."
+        found = [(finding, numbers) for finding, numbers in found if not numbers.no_reference]
     if found:
         near = [numbers for _, numbers in found if numbers.within and not numbers.exact]
         between = [numbers for _, numbers in found if not numbers.within and not numbers.far]

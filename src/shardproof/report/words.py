@@ -50,6 +50,12 @@ _SENTENCES: Mapping[CauseKind, str] = {
     CauseKind.NEVER_REACHED: "zero in every run on {parts}: nothing in the batch reaches it",
     CauseKind.CONSTANT: "the same numbers whatever the parameters and inputs are: a wrong way to them would not show",
     CauseKind.NO_NOISE: "the reference has no rounding noise to measure",
+    CauseKind.NO_NUMBERS_IN_REFERENCE: (
+        "in {dtype} one device computes NaN or infinity here, so that no numbers could be compared with it"
+    ),
+    CauseKind.LOWER_DTYPE_COLLECTIVE: (
+        "proved in exact arithmetic, and not what {dtype} computes: {native_dtype} is communicated, by {native}"
+    ),
     CauseKind.ONLY_IN_NATIVE_DTYPE: (
         "proved in exact arithmetic, and not what {dtype} computes: a path that only {dtype} takes, "
         "or a choice that rounding turns"
@@ -132,6 +138,7 @@ def _parameters(cause: Cause, *, name_axes: bool) -> Mapping[str, str]:
         "dtype": cause.dtype,
         "exact": describe_collective(cause.exact_collective),
         "native": describe_collective(cause.native_collective),
+        "native_dtype": "" if cause.native_collective is None else cause.native_collective.dtype,
     }
 
 

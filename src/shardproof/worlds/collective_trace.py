@@ -7,7 +7,7 @@ c10d or a functional namespace), which a dispatch mode sees; each op is traced o
 from __future__ import annotations
 
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
 import torch
@@ -41,11 +41,13 @@ class TracedCollective:
         kind: its name in this world, and the reduction: 'AllReduce SUM'. The name differs between kinds of worlds.
         ranks: of the group, by their global rank.
         shapes: of the rank's tensors.
+        dtype: of the rank's tensors: 'float32'; empty where it has none. Two runs of one program may differ in it.
     """
 
     kind: str
     ranks: tuple[int, ...]
     shapes: tuple[tuple[int, ...], ...]
+    dtype: str = field(default="", compare=False)
 
 
 @contextmanager
@@ -55,7 +57,7 @@ def trace_collectives(add: Callable[[TracedCollective], None]) -> Iterator[None]
 
         def add_threaded(collective: Any, data: Any, ranks: tuple[int, ...]) -> None:
             kind = f"{type(collective).__name__} {_name_of(getattr(collective, 'op', None))}".strip()
-            add(TracedCollective(kind=kind, ranks=ranks, shapes=_shapes_of(data)))
+            add(TracedCollective(kind=kind, ranks=ranks, shapes=_shapes_of(data), dtype=_dtype_of(data)))
 
         with collectives_traced(add_threaded):
             yield
@@ -83,7 +85,9 @@ class _TraceMode(TorchDispatchMode):
         if func.namespace in _NAMESPACES and name not in _NOT_COLLECTIVES:
             given = dict(zip((a.name for a in func._schema.arguments), args, strict=False)) | kwargs  # noqa: SLF001
             kind = f"{name} {_name_of(given.get('reduce_op'))}".strip()
-            self._add(TracedCollective(kind=kind, ranks=_ranks_of(given), shapes=_shapes_of(given)))
+            self._add(
+                TracedCollective(kind=kind, ranks=_ranks_of(given), shapes=_shapes_of(given), dtype=_dtype_of(given))
+            )
         return func(*args, **kwargs)
 
 
@@ -97,6 +101,10 @@ def _ranks_of(given: dict[str, Any]) -> tuple[int, ...]:
 
 def _shapes_of(data: Any) -> tuple[tuple[int, ...], ...]:
     return tuple(tuple(x.shape) for x in tree_leaves(data) if isinstance(x, Tensor))
+
+
+def _dtype_of(data: Any) -> str:
+    return next((str(x.dtype).removeprefix("torch.") for x in tree_leaves(data) if isinstance(x, Tensor)), "")
 
 
 def _name_of(reduction: Any) -> str:

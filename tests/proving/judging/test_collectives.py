@@ -4,12 +4,12 @@ import pytest
 
 from shardproof.proving.cause import Cause, CauseKind
 from shardproof.proving.findings import Verdict
-from shardproof.proving.judging.collectives import conclude_divergence, find_divergence
+from shardproof.proving.judging.collectives import conclude_divergence, find_divergence, find_lower_dtype
 from shardproof.proving.records import CollectiveCall, Key, Phase, Records
 
 
-def collective(*, kind="AllReduce SUM", shapes=((2, 3),), ranks=(0, 1), location="in up", step=0, placement=""):
-    return CollectiveCall(step=step, location=location, kind=kind, ranks=ranks, shapes=shapes, placement=placement)
+def collective(*, kind="AllReduce SUM", shapes=((2, 3),), ranks=(0, 1), location="in up", step=0, **others):
+    return CollectiveCall(step=step, location=location, kind=kind, ranks=ranks, shapes=shapes, **others)
 
 
 def divergence_of(exact, native):
@@ -60,3 +60,29 @@ def test_a_sequence_that_ends_early_diverges_at_its_end():
 def test_shapes_alone_are_undecided():
     divergence = divergence_of([collective()], [collective(shapes=((2, 4),))])
     assert conclude_divergence(divergence, "float32").verdict is Verdict.UNDECIDED
+
+
+@pytest.mark.parametrize(
+    ("dtype", "model", "lower"),
+    [
+        ("bfloat16", "float32", True),
+        ("float16", "float32", True),
+        ("float32", "float64", True),
+        ("bfloat16", "float16", True),
+        ("float16", "bfloat16", False),
+        ("bfloat16", "bfloat16 and float32", False),
+        ("float32", "float32", False),
+        ("float64", "float32", False),
+        ("int64", "float32", False),
+        ("bool", "float32", False),
+        ("", "float32", False),
+    ],
+)
+def test_a_collective_in_a_lower_dtype_than_any_of_the_model_is_found(dtype, model, lower):
+    right, suspect = collective(dtype=model.partition(" ")[0]), collective(dtype=dtype)
+    native = [Records(collectives=[right]), Records(collectives=[right, suspect])]
+    assert find_lower_dtype(native, model) is (suspect if lower else None)
+
+
+def test_a_dtype_is_no_divergence_as_exact_arithmetic_has_but_one():
+    assert divergence_of([collective(dtype="float64")], [collective(dtype="bfloat16")]) is None

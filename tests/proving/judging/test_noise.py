@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from tests.proving.judging.made_up import BIAS, make_sides, native_runs, own_run
+from tests.proving.judging.made_up import BIAS, LOSS, make_sides, native_runs, own_run
 
 from shardproof.proving.axes import Axes
 from shardproof.proving.findings import FAR_RATIO, ROUNDING_RATIO, Numbers, Verdict
@@ -176,3 +176,41 @@ def numbers(**settings):
 )
 def test_between_8_and_16_times_the_noise_nothing_is_said(settings, within, far):
     assert (numbers(**settings).within, numbers(**settings).far) == (within, far)
+
+
+@pytest.mark.parametrize(
+    "settings", [{"noise": math.nan}, {"noise": math.inf}, {"scale": math.nan}, {"scale": math.inf}]
+)
+def test_a_reference_without_numbers_says_nothing_of_any_error(settings):
+    for error in (0.0, 1.0, math.nan):
+        found = numbers(error=error, **settings)
+        assert found.no_reference
+        assert not found.within
+        assert not found.far
+        assert found.verdict is Verdict.VACUOUS
+    assert not numbers().no_reference
+    assert not numbers(error=math.nan).no_reference
+
+
+def test_what_overflows_float32_alone_leaves_float64_its_least_noise():
+    def only_float64(draft):
+        for run in list(native_runs(draft)):
+            if run.precision not in (Precision.FLOAT64, Precision.FLOAT32):
+                draft.runs.remove(run)
+        set_values("reference", [Precision.FLOAT64], [1.0, 2.0, 1e300])(draft)
+        set_values("ranks", [Precision.FLOAT64], [1.0, 2.0, 1e300])(draft)
+        set_values("reference", [Precision.FLOAT32], [1.0, 2.0, math.inf])(draft)
+
+    both = make_sides(only_float64)
+    found = align_own_runs(both, find_candidate_layout(both)).of(BIAS)
+    assert found.noise == pytest.approx(2 * 2.0**-52 * 1e300)
+    assert found.within
+
+
+def test_a_tensor_is_lacking_where_one_side_alone_computes_it():
+    right, dropped = own_runs(), own_runs(lambda draft: draft.drop(BIAS, runs=own_run(draft)))
+    neither = own_runs(lambda draft: draft.drop(BIAS, runs=own_run(draft), reference=True))
+    reference = own_runs(lambda draft: draft.drop(BIAS, runs=own_run(draft), ranks=(), reference=True))
+    misshapen = own_runs(lambda draft: draft.change(LOSS, lambda values, *_: values.expand(2), runs=own_run(draft)))
+    found = [one.lacks(BIAS) for one in (right, dropped, neither, reference)] + [misshapen.lacks(LOSS)]
+    assert found == [False, True, False, True, True]

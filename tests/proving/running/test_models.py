@@ -21,6 +21,7 @@ from shardproof.proving.running.models import (
     initial_values,
     load_model,
     name_dtypes,
+    nudge_parameters,
     own_dtypes,
     precisions_of,
     shard_model,
@@ -126,6 +127,45 @@ def test_a_training_that_loads_no_buffers_is_given_those_that_are_drawn_and_keep
     assert model.mean.tolist() == [1, 2, 3]
     assert model.variance.tolist() == [1, 1]
     assert model.count.tolist() == [0, 0, 0]
+
+
+class Special(nn.Module):
+    """Parameters of the values that initialisations give: zeros, ones, ties, and memory that nothing initialises."""
+
+    def __init__(self):
+        super().__init__()
+        self.gain = nn.Parameter(torch.ones(8))
+        self.bias = nn.Parameter(torch.zeros(8))
+        self.adapter = nn.Parameter(torch.zeros(3, 4096))
+        self.tied = nn.Parameter(torch.full((5,), 0.5))
+        self.unwritten = nn.Parameter(torch.tensor([float("nan"), float("inf"), 1e30, 1e-40, -2.0]))
+        self.empty = nn.Parameter(torch.zeros(0, 3))
+        self.count = nn.Parameter(torch.tensor([1, 2]), requires_grad=False)
+
+
+def test_nudged_values_are_near_those_of_the_model_and_none_is_special():
+    model = Special().double()
+    nudge_parameters(model, 0)
+    values = {name: parameter.detach() for name, parameter in model.named_parameters()}
+    assert 0.05 <= float((values["gain"] - 1).abs().min()) <= float((values["gain"] - 1).abs().max()) <= 0.1
+    assert 0.05 <= float(values["bias"].abs().min()) <= float(values["bias"].abs().max()) <= 0.1
+    assert 0.0 < float(values["adapter"].abs().min()) <= float(values["adapter"].abs().max()) <= 4096**-0.5
+    assert len(values["tied"].unique()) == 5
+    assert float((values["tied"] / 0.5 - 1).abs().max()) <= 0.1
+    assert float(values["unwritten"][:4].abs().max()) <= 0.1
+    assert float(values["unwritten"][:4].abs().min()) >= 0.05
+    assert -2.2 <= float(values["unwritten"][4]) <= -1.9 + 1e-9
+    assert torch.equal(values["count"], torch.tensor([1, 2]))
+    signs = torch.cat([(values["gain"] - 1).sign(), values["bias"].sign()])
+    assert {-1.0, 1.0} == set(signs.tolist())
+
+
+def test_nudged_values_are_the_same_for_one_seed():
+    first, again, other = Special().double(), Special().double(), Special().double()
+    for model, seed in ((first, 0), (again, 0), (other, 1)):
+        nudge_parameters(model, seed)
+    assert torch.equal(first.gain, again.gain)
+    assert not torch.equal(first.gain, other.gain)
 
 
 def test_own_and_rounded_start_from_the_same_values_and_a_shaken_one_beside_them():

@@ -108,6 +108,14 @@ class Alignment:
             involved=involved,
         )
 
+    def reference_has(self, key: Key) -> bool:
+        """Whether the reference has the tensor, or all those whose elements a candidate's parameter holds."""
+        name, _, suffix = key.name.partition("/")
+        if key.phase not in OF_PARAMETERS or name not in self.layout.element_index:
+            return key in self.reference.tensors
+        whole = [self._reference_key(key.step, key.phase, part, suffix) for part in self.layout.spans(name)]
+        return all(one in self.reference.tensors for one in whole)
+
     def fault_of_missing(self, key: Key) -> Cause | None:
         """What is the matter with a gradient that is missing on a rank that holds elements of its parameter."""
         lacking = [records for rank, records in enumerate(self.ranks) if self._holds(key.name, rank)]

@@ -10,6 +10,8 @@ from dataclasses import dataclass, replace
 from itertools import zip_longest
 from typing import TYPE_CHECKING
 
+import torch
+
 from shardproof.proving.cause import Cause, CauseKind
 from shardproof.proving.findings import Finding, Verdict
 from shardproof.proving.records import Key, Phase
@@ -83,6 +85,24 @@ def conclude_divergence(divergence: Divergence, dtype: str) -> Finding:
         cause=cause,
         ranks=divergence.ranks,
     )
+
+
+def find_lower_dtype(native: Sequence[Records], dtype: str) -> CollectiveCall | None:
+    """The first collective of floating tensors in a lower precision than any dtype of the model; None if there is none.
+
+    Args:
+        native: of each rank, of the run in the user's own dtypes.
+        dtype: the user's, as `Native.dtype`.
+    """
+    coarsest = max(_epsilon(one) for one in dtype.split(" and "))
+    calls = (call for records in native for call in records.collectives)
+    return next((call for call in calls if _epsilon(call.dtype) > coarsest), None)
+
+
+def _epsilon(dtype: str) -> float:
+    """Of a floating dtype by its name; 0 for any other name."""
+    known = getattr(torch, dtype, None) if dtype else None
+    return torch.finfo(known).eps if isinstance(known, torch.dtype) and known.is_floating_point else 0.0
 
 
 def _alike(exact: CollectiveCall | None, native: CollectiveCall | None) -> bool:

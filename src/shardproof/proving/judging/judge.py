@@ -16,7 +16,7 @@ from shardproof.errors import CannotRunError
 from shardproof.proving.axes import Axes
 from shardproof.proving.judging.alignment import Alignment
 from shardproof.proving.judging.bounds import over_segments
-from shardproof.proving.judging.collectives import conclude_divergence, find_divergence
+from shardproof.proving.judging.collectives import conclude_divergence, find_divergence, find_lower_dtype
 from shardproof.proving.judging.conclude import conclude
 from shardproof.proving.judging.initial import find_repeated, judge_initial
 from shardproof.proving.judging.layout import find_layout
@@ -91,7 +91,7 @@ def judge_exactly(both: BothSides, layout: Layout, outcomes: Sequence[Mapping[Ke
         align_own_runs(both, layout),
         agreed={key for key, outcome in outcomes[0].items() if outcome.equal and not outcome.partial},
         divergence=None if divergence is None else conclude_divergence(divergence, both.dtype),
-        dtype=both.dtype,
+        lower=find_lower_dtype([side.native[both.own_precision] for side in both.ranks], both.dtype),
     )
 
 

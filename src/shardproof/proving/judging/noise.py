@@ -11,7 +11,7 @@ In float64, beside an exact proof, the noise is that of float32, scaled down (`m
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -21,7 +21,7 @@ from shardproof.proving.axes import Axes
 from shardproof.proving.findings import Numbers, Rounding
 from shardproof.proving.judging.alignment import Alignment
 from shardproof.proving.judging.layout import find_layout
-from shardproof.proving.records import OF_PARAMETERS, SAMPLES, Precision
+from shardproof.proving.records import OF_PARAMETERS, SAMPLES, Phase, Precision
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 
 # A tensor of few elements can be right by luck: its noise is at least this many epsilons of its largest element.
 _FLOOR_EPSILONS = 2.0
+# Of what a step computes: infinity is no result. Activations and buffers may hold masks of minus infinity.
+_RESULTS = OF_PARAMETERS | {Phase.LOSS, Phase.NORM}
 
 # float32 has 2**29 times the epsilon of float64: this scales the reference's noise in float32 down to float64.
 _FLOAT32_TO_FLOAT64 = 2.0**-29
@@ -51,12 +53,14 @@ class OwnRuns:
         measured: the candidate's ranks beside the reference in float64.
         beside: the same ranks beside the reference in its own dtypes.
         reference: the reference in its own dtypes, several runs, beside itself in float64.
+        dtype: the user's own dtypes in words, as `Native.dtype`.
         scale: what the measured noise is to be multiplied by.
     """
 
     measured: Alignment
     beside: Alignment
     reference: Alignment
+    dtype: str = ""
     scale: float = 1.0
 
     def of(self, key: Key) -> Numbers | None:
@@ -68,7 +72,18 @@ class OwnRuns:
         if len(aligned) < 3 or aligned[0].misshapen:
             return None
         measured, beside, own = (one.held for one in aligned)
+        if key.phase not in _RESULTS:
+            measured, beside, own = (_without_infinities(one) for one in (measured, beside, own))
         return _measure(measured, beside, own, self.scale)
+
+    def lacks(self, key: Key) -> bool:
+        """Whether one side alone has a tensor in these dtypes, or a rank has it in another shape."""
+        aligned = self.measured.of(key)
+        in_reference = self.beside.reference_has(key)
+        on_ranks = any(key in records.tensors for records in self.measured.ranks)
+        if not in_reference or not on_ranks:
+            return in_reference or on_ranks
+        return aligned is not None and (aligned.fault is not None or aligned.misshapen is not None)
 
 
 def align_own_runs(both: BothSides, layout: Layout) -> OwnRuns:
@@ -97,8 +112,21 @@ def align_own_runs(both: BothSides, layout: Layout) -> OwnRuns:
             layout=find_layout(reference.parameters, whole),
             axes=Axes(sizes={"sample": len(noisy)}),
         ),
+        dtype=both.dtype,
         scale=_FLOAT32_TO_FLOAT64 if in_float64 else 1.0,
     )
+
+
+def _without_infinities(held: Mapping[int, ActualExpected]) -> dict[int, ActualExpected]:
+    """Infinities that are the same on both sides, of a mask, as zeros."""
+
+    def without(one: ActualExpected) -> ActualExpected:
+        same = one.actual.isinf() & (one.actual == one.expected)
+        if not bool(same.any()):
+            return one
+        return replace(one, actual=one.actual.masked_fill(same, 0), expected=one.expected.masked_fill(same, 0))
+
+    return {rank: without(one) for rank, one in held.items()}
 
 
 def _measure(
@@ -111,6 +139,8 @@ def _measure(
     scale = largest(own[0].expected)
     epsilon = torch.finfo(own[0].actual.dtype).eps
     noise = _worst(largest(one.actual.double() - one.expected) for one in own.values())
+    if noise_scale < 1 and not math.isfinite(noise):
+        noise = 0.0  # float32 overflows where float64 does not
     return Numbers(
         exact=all(pair.exact for pair in pairs),
         approximate=all(pair.approximate for pair in pairs),

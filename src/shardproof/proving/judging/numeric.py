@@ -22,42 +22,71 @@ if TYPE_CHECKING:
 
     from shardproof.proving.judging.alignment import Aligned
     from shardproof.proving.judging.noise import OwnRuns
-    from shardproof.proving.records import Key
+    from shardproof.proving.records import CollectiveCall, Key
 
 # Beside an exact proof ---------------------------------------------------------------------------------------------
 
 
 def add_numbers(
-    findings: Sequence[Finding], own: OwnRuns, *, agreed: Collection[Key], divergence: Finding | None, dtype: str
+    findings: Sequence[Finding],
+    own: OwnRuns,
+    *,
+    agreed: Collection[Key],
+    divergence: Finding | None,
+    lower: CollectiveCall | None = None,
 ) -> tuple[Finding, ...]:
     """Each finding with its numbers. What is proved and yet far outside the noise is WRONG: other code ran.
+
+    So is what one side alone computes in these dtypes. Where the reference has no numbers, nothing is known of the
+    candidate's, which is VACUOUS.
 
     Args:
         findings: of the exact runs.
         own: the runs in the user's own dtypes.
         agreed: what was equal in exact arithmetic, activations too: one of them may be the first that is far off.
         divergence: the finding that says where the sequences of collectives diverge, if they do.
-        dtype: the user's, as `Native.dtype`.
+        lower: the first collective in a lower dtype than the model's, if there is one.
     """
     numbered = {finding.key: replace(finding, numbers=own.of(finding.key)) for finding in findings}
-    far = {key for key, one in numbered.items() if one.verdict is Verdict.PROVED and one.numbers and one.numbers.far}
-    if divergence is None and not far:
-        return tuple(numbered.values())
-    cause = Cause(kind=CauseKind.ONLY_IN_NATIVE_DTYPE, dtype=dtype)
     told: list[Finding] = [] if divergence is None else [divergence]
+    judged = {key: _judged_by_numbers(one, own, lower) for key, one in numbered.items()}
+    if divergence is None and judged == numbered:
+        return tuple(numbered.values())
+    any_wrong = any(one != numbered[key] for key, one in judged.items())
     for key in own.measured.ranks[0].tensors:
-        if key in far:
-            told.append(replace(numbered.pop(key), verdict=Verdict.WRONG, cause=cause))
-        elif key in numbered:
-            told.append(numbered.pop(key))
-        elif far and key in agreed and key.phase in ACTIVATIONS:
-            numbers = own.of(key)
-            if numbers is not None and numbers.far:
-                told.append(Finding(key=key, verdict=Verdict.WRONG, cause=cause, numbers=numbers))
-    marked = mark_roots([*told, *numbered.values()])
+        if key in judged:
+            told.append(judged.pop(key))
+        elif any_wrong and key in agreed and key.phase in ACTIVATIONS:
+            here = _judged_by_numbers(Finding(key=key, verdict=Verdict.PROVED, numbers=own.of(key)), own, lower)
+            told += [] if here.verdict.ok else [here]
+    marked = mark_roots([*told, *judged.values()])
     if divergence is None:
         return marked
-    return tuple(replace(one, root=one.root and one.cause != cause) for one in marked)
+    return tuple(replace(one, root=one.root and not _only_by_numbers(one)) for one in marked)
+
+
+def _judged_by_numbers(finding: Finding, own: OwnRuns, lower: CollectiveCall | None) -> Finding:
+    """What is said of a finding once its numbers are known."""
+    if finding.verdict is not Verdict.PROVED:
+        return finding
+    numbers = finding.numbers
+    if numbers is not None and numbers.no_reference:
+        cause = Cause(kind=CauseKind.NO_NUMBERS_IN_REFERENCE, dtype=own.dtype)
+        return replace(finding, verdict=Verdict.VACUOUS, cause=cause)
+    if numbers.far if numbers is not None else finding.key.phase not in ACTIVATIONS and own.lacks(finding.key):
+        return replace(finding, verdict=Verdict.WRONG, cause=_cause_in_native_dtype(own.dtype, lower))
+    return finding
+
+
+def _cause_in_native_dtype(dtype: str, lower: CollectiveCall | None) -> Cause:
+    if lower is None:
+        return Cause(kind=CauseKind.ONLY_IN_NATIVE_DTYPE, dtype=dtype)
+    return Cause(kind=CauseKind.LOWER_DTYPE_COLLECTIVE, dtype=dtype, native_collective=lower)
+
+
+def _only_by_numbers(finding: Finding) -> bool:
+    kinds = (CauseKind.ONLY_IN_NATIVE_DTYPE, CauseKind.LOWER_DTYPE_COLLECTIVE, CauseKind.NO_NUMBERS_IN_REFERENCE)
+    return finding.cause is not None and finding.cause.kind in kinds
 
 
 # Instead of one ----------------------------------------------------------------------------------------------------
@@ -93,6 +122,9 @@ def _finding(key: Key, aligned: Aligned, own: OwnRuns) -> Finding:
     difference = Difference(
         phase=key.phase, held=aligned.held, axes=own.measured.axes, closeness=WithinNoise(numbers.noise)
     )
+    if numbers.no_reference:
+        cause = Cause(kind=CauseKind.NO_NUMBERS_IN_REFERENCE, dtype=own.dtype)
+        return Finding(key=key, verdict=Verdict.VACUOUS, cause=cause, numbers=numbers)
     verdict = numbers.verdict
     if verdict is not Verdict.ROUNDING and key.phase in ACTIVATIONS and axes_of_sum(difference):
         verdict = Verdict.ROUNDING  # parts of a sum: if nobody reduces them, what is computed from them differs

@@ -19,6 +19,7 @@ from shardproof.proving.running.models import (
     draw_buffers,
     draw_parameters,
     name_dtypes,
+    nudge_parameters,
     own_dtypes,
     precisions_of,
 )
@@ -41,7 +42,7 @@ if TYPE_CHECKING:
     from shardproof.worlds.communicator import Communicator
 
 
-_NOTHING_DRAWN: Mapping[str, Tensor] = MappingProxyType({})
+_NO_VALUES: Mapping[str, Tensor] = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,17 +70,20 @@ class Runner:
         model = build_model(self.target.step, request.build_seed)
         dtypes = own_dtypes(model)
         model.double()
+        nudge_parameters(model, request.build_seed)
+        initial = {name: tensor.clone() for name, tensor in model.state_dict().items()}
         draw_parameters(model, request.build_seed)
         drawn = draw_buffers(model, request.build_seed)
+        initial |= {name: values for name, values in drawn.items() if name in initial}
         drawn |= {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
         state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
         # The ranks get arithmetics of their own: what the reference lifts or tags is not known to them.
         arithmetics = request.make_arithmetics(drawn.values())
         native = precisions_of(dtypes) if natively else ()
         with one_thread_if_small(state):
-            reference = self._run_reference(replace(request, native=native), state, arithmetics)
+            reference = self._run_reference(replace(request, native=native), state, initial, arithmetics)
             native = tuple(one for one in (Precision.FLOAT64, Precision.OWN) if one in reference.native)
-            ranks = self._run_ranks(replace(request, native=native, dtypes=dtypes), state, drawn)
+            ranks = self._run_ranks(replace(request, native=native, dtypes=dtypes), state, drawn, initial)
         return BothSides(
             reference=reference,
             ranks=ranks,
@@ -92,9 +96,15 @@ class Runner:
         )
 
     def _run_reference(
-        self, request: RunRequest, state: Mapping[str, Tensor], arithmetics: Sequence[ExactArithmetic]
+        self,
+        request: RunRequest,
+        state: Mapping[str, Tensor],
+        initial: Mapping[str, Tensor],
+        arithmetics: Sequence[ExactArithmetic],
     ) -> SideRecord:
-        context = RunContext(step=self.target.step, request=request, state=state, arithmetics=arithmetics)
+        context = RunContext(
+            step=self.target.step, request=request, state=state, initial=initial, arithmetics=arithmetics
+        )
         try:
             return run_reference(context)
         except Exception as error:
@@ -109,13 +119,17 @@ class Runner:
             raise CannotRunError(f"the step cannot be run on one device: {told}") from error
 
     def _run_ranks(
-        self, request: RunRequest, state: Mapping[str, Tensor], drawn: Mapping[str, Tensor]
+        self,
+        request: RunRequest,
+        state: Mapping[str, Tensor],
+        drawn: Mapping[str, Tensor],
+        initial: Mapping[str, Tensor],
     ) -> list[SideRecord]:
         if self.spawn:
             processes = SpawnedWorld(size=request.size, timeout=self.timeout)
-            return run_in_processes(processes, self.reload or self.target, request, state, drawn)
+            return run_in_processes(processes, self.reload or self.target, request, state, drawn, initial)
         world = ThreadedWorld(size=request.size, timeout=self.timeout)
-        return run_in_threads(world, self.target, request, state, drawn)
+        return run_in_threads(world, self.target, request, state, drawn, initial)
 
 
 def run_in_threads(
@@ -123,7 +137,8 @@ def run_in_threads(
     target: ProofTarget,
     request: RunRequest,
     state: Mapping[str, Tensor],
-    drawn: Mapping[str, Tensor] = _NOTHING_DRAWN,
+    drawn: Mapping[str, Tensor] = _NO_VALUES,
+    initial: Mapping[str, Tensor] = _NO_VALUES,
 ) -> list[SideRecord]:
     """What each rank computed, in rank order.
 
@@ -131,8 +146,9 @@ def run_in_threads(
         world: of the ranks.
         target: what they run.
         request: which runs.
-        state: the full state dict.
+        state: the full state dict that exact runs start from.
         drawn: what the prover has drawn, by name: every parameter, and some buffers; variables in exact arithmetic.
+        initial: the full state dict that ordinary runs start from.
 
     Raises:
         CannotRunError: a rank failed or came to no end.
@@ -142,6 +158,7 @@ def run_in_threads(
         request=request,
         state=state,
         drawn=drawn,
+        initial=initial,
         arithmetics=request.make_arithmetics(drawn.values()),
     )
     return world.run(_run_rank, target, context)
@@ -152,14 +169,15 @@ def run_in_processes(
     reload: Reload,
     request: RunRequest,
     state: Mapping[str, Tensor],
-    drawn: Mapping[str, Tensor] = _NOTHING_DRAWN,
+    drawn: Mapping[str, Tensor] = _NO_VALUES,
+    initial: Mapping[str, Tensor] = _NO_VALUES,
 ) -> list[SideRecord]:
     """What each rank computed, in rank order; `reload` is called in each process.
 
     Raises:
         CannotRunError: `reload` cannot be sent to another process; a rank failed, died or came to no end.
     """
-    return world.run(_run_process, reload, request, dict(state), dict(drawn))
+    return world.run(_run_process, reload, request, dict(state), dict(drawn), dict(initial))
 
 
 def _run_process(
@@ -168,6 +186,7 @@ def _run_process(
     request: RunRequest,
     state: Mapping[str, Tensor],
     drawn: Mapping[str, Tensor],
+    initial: Mapping[str, Tensor],
 ) -> SideRecord:
     """One rank in a process of its own, which makes its step and its arithmetics itself."""
     assert isinstance(comm, ProcessGroupCommunicator)
@@ -179,6 +198,7 @@ def _run_process(
         request=request,
         state=state,
         drawn=drawn,
+        initial=initial,
         arithmetics=request.make_arithmetics(drawn.values()),
         heartbeat=comm.beat,
     )

@@ -194,7 +194,7 @@ def _take_one_run(context: RunContext, candidate: Candidate, mesh: DeviceMesh, r
     torch.manual_seed(request.build_seed)
     state = {
         name: tensor.detach().to(_converted(request.dtypes[name], dtype), copy=True)
-        for name, tensor in context.state.items()
+        for name, tensor in context.state_for(run.recorder).items()
     }
     training = _Training(step=context.step, run=run, drawn=context.drawn)
     try:

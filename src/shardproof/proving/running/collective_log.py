@@ -46,6 +46,7 @@ class _Log:
                 ranks=traced.ranks,
                 shapes=traced.shapes,
                 placement=self.placements[-1] if self.placements else "",
+                dtype=traced.dtype,
             )
         )
 

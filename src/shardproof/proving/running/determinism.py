@@ -10,7 +10,7 @@ from shardproof.errors import CannotRunError
 from shardproof.proving.running.batch import copy_batch
 from shardproof.proving.running.capture import Recorder
 from shardproof.proving.running.dropout import dropout_standing_in
-from shardproof.proving.running.models import build_model, draw_buffers, draw_parameters
+from shardproof.proving.running.models import build_model, draw_buffers, nudge_parameters
 from shardproof.proving.running.thread_count import one_thread_if_small
 from shardproof.proving.running.training import train
 from shardproof.worlds.randomness import Randomness
@@ -57,7 +57,7 @@ def require_deterministic(step: Step, seed: int) -> None:
 def _take(step: Step, model: nn.Module, seed: int) -> tuple[Records, list[str]]:
     """What one run records, and the random generators that it draws from, by name."""
     model.double()
-    draw_parameters(model, seed)
+    nudge_parameters(model, seed)
     draw_buffers(model, seed)
     recorder = Recorder()
     batch = copy_batch(step.batch)

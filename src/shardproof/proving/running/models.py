@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 # generator takes 32 bits of a seed.
 _VALUE_SEEDS = 0x5A4D_0000
 _BUFFER_SEEDS = 0x5A4E_0000
+_NUDGE_SEEDS = 0x5A4F_0000
+_SMALLEST_VALUE, _LARGEST_VALUE = 1e-30, 1e6  # of an initialised parameter that is not zero
 
 
 def build_model(step: Step, seed: int) -> nn.Module:
@@ -96,6 +98,29 @@ def is_drawn(buffer: Tensor) -> bool:
     if not buffer.is_floating_point() or buffer.numel() < 2:
         return False
     return bool((buffer == 0).all()) or bool((buffer == 1).all())
+
+
+def nudge_parameters(model: nn.Module, seed: int) -> None:
+    """Move every element of every floating parameter a little away from the value that the user's model gives it.
+
+    The ordinary runs start here, where training does: so they overflow where training would, and no sooner. Zeros, ones
+    and equal values would hide bugs (a bias added twice is right while it is zero). A value moves by 5 to 10 percent. A
+    zero gets a value of 0.05 to 0.1, or less in a wide matrix: at most 1/sqrt(fan-in), as usual initialisations draw.
+    So does what is no value: memory that the user's model has left uninitialised.
+    """
+    generator = torch.Generator().manual_seed(_NUDGE_SEEDS + seed)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if not parameter.is_floating_point():
+                continue
+            shape = parameter.shape
+            share = 0.05 + 0.05 * torch.rand(shape, generator=generator, dtype=torch.float64)
+            share *= torch.randint(2, shape, generator=generator) * 2 - 1
+            fan_in = parameter.numel() // shape[0] if len(shape) > 1 and shape[0] else 1
+            size = parameter.double().abs()
+            moved = parameter.double() * (1 + share)
+            is_value = (size > _SMALLEST_VALUE) & (size < _LARGEST_VALUE)
+            parameter.copy_(torch.where(is_value, moved, share * min(10 / max(fan_in, 1) ** 0.5, 1.0)))
 
 
 def initial_values(model: nn.Module) -> dict[str, Tensor]:

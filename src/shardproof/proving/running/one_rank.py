@@ -101,7 +101,10 @@ def run_reference(context: RunContext) -> SideRecord:
     such run: `SideRecord.failed` says why there is none, and nothing is raised.
     """
     step, request = context.step, context.request
-    build = partial(load_model, step, request.build_seed, context.state)
+
+    def build(run: OneRun) -> nn.Module:
+        return load_model(step, request.build_seed, context.state_for(run.recorder), run.precision)
+
     split = BatchSplit(count=request.axes.shares)
 
     def take(run: RunContext) -> SideRecord:
@@ -132,8 +135,9 @@ def run_parallelized(context: RunContext, parallelize: Parallelize) -> SideRecor
     step, request = context.step, context.request
     mesh = make_mesh(request.mesh)
 
-    def build(precision: Precision) -> nn.Module:
-        return shard_model(load_model(step, request.build_seed, context.state, precision), parallelize, mesh)
+    def build(run: OneRun) -> nn.Module:
+        state = context.state_for(run.recorder)
+        return shard_model(load_model(step, request.build_seed, state, run.precision), parallelize, mesh)
 
     split = make_split(request.axes, mesh, dist.get_rank())
     side = record_side(context, partial(_train_one_run, context, build, split))
@@ -144,11 +148,11 @@ def run_parallelized(context: RunContext, parallelize: Parallelize) -> SideRecor
 
 
 def _train_one_run(
-    context: RunContext, build: Callable[[Precision], nn.Module], split: BatchSplit, run: OneRun
+    context: RunContext, build: Callable[[OneRun], nn.Module], split: BatchSplit, run: OneRun
 ) -> Mapping[str, Tensor]:
     """Every run has a model of its own: a sharding may keep buffers, which hold residues after an exact run."""
     step, request, exact = context.step, context.request, run.recorder.exact
-    model = build(run.precision)
+    model = build(run)
     parameters = clone_parameters(model)
     batch = split.rows_of(copy_batch(step.batch, dtype_of(run.precision)))
     segments = None

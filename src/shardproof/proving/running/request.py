@@ -75,8 +75,9 @@ class RunContext:
     Attributes:
         step: what a training step is.
         request: the runs to take.
-        state: the full state dict, in float64, that every run starts from.
+        state: the full state dict, in float64, that the exact runs start from: all values of parameters are different.
         drawn: what of it the prover has drawn: every parameter, and some buffers, those too that no state dict holds.
+        initial: the one that the ordinary runs start from: near the user's own initial values. Empty: `state` too.
         arithmetics: one for each of the request's seeds.
         heartbeat: called for every tensor recorded.
     """
@@ -85,8 +86,13 @@ class RunContext:
     request: RunRequest
     state: Mapping[str, Tensor]
     drawn: Mapping[str, Tensor] = field(default_factory=dict)
+    initial: Mapping[str, Tensor] = field(default_factory=dict)
     arithmetics: Sequence[ExactArithmetic] = ()
     heartbeat: Callable[[], None] = say_nothing
+
+    def state_for(self, recorder: Recorder) -> Mapping[str, Tensor]:
+        """The full state dict that a recorder's run starts from."""
+        return self.state if recorder.exact is not None else self.initial or self.state
 
     def make_recorder(self, exact: ExactArithmetic | None = None) -> Recorder:
         """A recorder for one run."""

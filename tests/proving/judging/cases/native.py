@@ -1,5 +1,6 @@
 """Cases of the user's own dtypes: paths that only they take, collectives, and numbers alone."""
 
+import math
 from fractions import Fraction
 
 from tests.proving.judging.cases.case import (
@@ -17,7 +18,7 @@ from tests.proving.judging.made_up import BIAS, COUNT, DOWN, LOSS, WEIGHT, exact
 
 from shardproof.proving.cause import CauseKind, Mend
 from shardproof.proving.findings import Verdict
-from shardproof.proving.records import SAMPLES, CollectiveCall, Phase
+from shardproof.proving.records import SAMPLES, CollectiveCall, Phase, Precision
 
 COLLECTIVES = key(Phase.COLLECTIVES, "in up")
 MISSING_SUM = {"axes": ("tp",), "mend": Mend.ALL_REDUCE_GRADIENT}
@@ -44,7 +45,81 @@ def lacks_noise(draft):
             draft.reference[run].pop(COUNT)
 
 
+def in_reference(tensor_key, value, precisions=SAMPLES):
+    """Put a value in place of the first element in some of the reference's runs."""
+
+    def change(draft):
+        for run in draft.runs:
+            if run.precision in precisions:
+                values = draft.reference[run][tensor_key].clone()
+                values.view(-1)[0] = value
+                draft.reference[run][tensor_key] = values
+
+    return change
+
+
+def on_ranks(tensor_key, value):
+    """Put a value in place of the first element of what the ranks hold in the user's own dtypes."""
+
+    def change(draft):
+        for held in draft.ranks:
+            for run in own_run(draft):
+                held[run][tensor_key] = held[run][tensor_key].clone()
+                held[run][tensor_key].view(-1)[0] = value
+
+    return change
+
+
+MASKED = both(
+    in_reference(COUNT, -math.inf, (*SAMPLES, Precision.ROUNDED)),
+    on_ranks(COUNT, -math.inf),
+)
+LOWER = call(dtype="bfloat16")
+NO_NUMBERS = of(CauseKind.NO_NUMBERS_IN_REFERENCE, dtype="float32")
+
+
 NATIVE = {
+    "NaN in the reference in the user's dtypes": Case(
+        change=both(in_reference(BIAS, math.nan), on_ranks(BIAS, math.nan)), key=BIAS, verdict=Verdict.VACUOUS,
+        cause=NO_NUMBERS, twin=nothing,
+    ),
+    "infinity in the reference in the user's dtypes, and numbers on the ranks": Case(
+        change=in_reference(LOSS, math.inf), key=LOSS, verdict=Verdict.VACUOUS, cause=NO_NUMBERS,
+        twin=on_ranks(LOSS, math.inf), twin_verdict=Verdict.WRONG,
+        twin_cause=of(CauseKind.ONLY_IN_NATIVE_DTYPE, dtype="float32"),
+    ),
+    "NaN in the reference in float64 too": Case(
+        change=both(in_reference(LOSS, math.nan, tuple(Precision)), on_ranks(LOSS, math.nan)), key=LOSS,
+        verdict=Verdict.VACUOUS, cause=NO_NUMBERS, twin=nothing,
+    ),
+    "the first activation without numbers is the first cause": Case(
+        change=both(in_reference(DOWN, math.nan), in_reference(LOSS, math.nan)), key=DOWN, verdict=Verdict.VACUOUS,
+        cause=NO_NUMBERS, twin=in_reference(DOWN, math.nan), twin_verdict=NOTHING,
+    ),
+    "NaN in the reference, by numbers": Case(
+        change=both(in_reference(BIAS, math.nan), on_ranks(BIAS, math.nan)), key=BIAS, verdict=Verdict.VACUOUS,
+        cause=NO_NUMBERS, judge=judged_numerically, twin=nothing, twin_verdict=Verdict.ROUNDING,
+    ),
+    "a mask of minus infinity is no overflow, unless the ranks hold another": Case(
+        change=both(MASKED, on_ranks(COUNT, 1.0)), key=COUNT, verdict=Verdict.WRONG,
+        cause=of(CauseKind.ONLY_IN_NATIVE_DTYPE, dtype="float32"), twin=MASKED,
+    ),
+    "a tensor that the ranks do not compute in the user's dtypes": Case(
+        change=in_runs(own_run, "drop", BIAS), key=BIAS, verdict=Verdict.WRONG,
+        cause=of(CauseKind.ONLY_IN_NATIVE_DTYPE, dtype="float32"),
+        twin=in_runs(own_run, "drop", BIAS, reference=True),
+    ),
+    "a collective in a lower dtype": Case(
+        change=both(sequences([call()], [LOWER]), in_runs(own_run, "spoil", WEIGHT)), key=WEIGHT, verdict=Verdict.WRONG,
+        cause=of(CauseKind.LOWER_DTYPE_COLLECTIVE, native_collective=LOWER, dtype="float32"),
+        twin=both(sequences([call()], [call(dtype="float32")]), in_runs(own_run, "spoil", WEIGHT)),
+        twin_verdict=Verdict.WRONG, twin_cause=of(CauseKind.ONLY_IN_NATIVE_DTYPE, dtype="float32"),
+    ),
+    "a collective in a lower dtype whose numbers are rounding": Case(
+        change=both(sequences([call()], [LOWER]), in_runs(own_run, "spoil", WEIGHT)), key=WEIGHT, verdict=Verdict.WRONG,
+        cause=of(CauseKind.LOWER_DTYPE_COLLECTIVE, native_collective=LOWER, dtype="float32"),
+        twin=sequences([call()], [LOWER]),
+    ),
     "wrong only in the native dtype": Case(
         change=in_runs(own_run, "spoil", WEIGHT), key=WEIGHT, verdict=Verdict.WRONG,
         cause=of(CauseKind.ONLY_IN_NATIVE_DTYPE, dtype="float32"),
