@@ -30,6 +30,7 @@ from shardproof.exact.engine.variants import (
 from shardproof.exact.engine.void_elements import VoidElements
 from shardproof.exact.engine.writing import Writing
 from shardproof.exact.rules.creation import FACTORIES
+from shardproof.exact.rules.optimizers import WRITTEN_OUT
 from shardproof.exact.rules.registry import RULES
 
 if TYPE_CHECKING:
@@ -246,6 +247,14 @@ class Dispatcher:
                 self.refuse_reading(value, f"a tensor of scalars ({call.op})")
         return NotImplemented
 
+    def _write_out(self, call: Call) -> Any:
+        """Fused optimizers, which write into many tensors at once."""
+        written_out = WRITTEN_OUT.get(call.op)
+        if written_out is None:
+            return NotImplemented
+        with call.reenter:
+            return written_out(*call.args, **call.kwargs)
+
     def _apply_rule(self, call: Call) -> Any:
         """Ops that have a rule."""
         rule = RULES.get(call.op)
@@ -354,6 +363,7 @@ HANDLERS: Final[tuple[tuple[str, Callable[[Dispatcher, Call], Any]], ...]] = (
     ("real constants alone", Dispatcher._compute_reals),
     ("complex numbers", Dispatcher._complex),
     ("refuse residue indices", Dispatcher._refuse_residue_indices),
+    ("fused optimizers", Dispatcher._write_out),
     ("ops that have a rule", Dispatcher._apply_rule),
     ("overwriting", Dispatcher._overwrite),
     ("_foreach_ forms", Dispatcher._split_foreach),
