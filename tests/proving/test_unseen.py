@@ -42,9 +42,10 @@ def run(model, parallelize, **settings):
 
 
 def failed(proof):
+    """By what fails, its first verdict and kind of cause."""
     return {
         (one.key.phase, one.key.name): (one.verdict, one.cause and one.cause.kind)
-        for one in proof.findings
+        for one in reversed(proof.findings)
         if one.failed
     }
 
@@ -165,6 +166,138 @@ def test_frozen_parameters_are_proved_without_being_allowed(parallelize):
 )
 def test_what_is_frozen_on_one_side_only_is_wrong(parallelize, name, kind):
     assert failed(run(Frozen, parallelize))[Phase.GRADIENT, name] == (Verdict.WRONG, kind)
+
+
+# Every element is held, and padding stays unused ---------------------------------------------------------------------
+
+
+class KeyBias(nn.Module):
+    """A table of nine rows, of which the batch takes five, and a bias of the keys, which softmax ignores."""
+
+    def __init__(self):
+        super().__init__()
+        self.table, self.keys = nn.Embedding(9, 4), nn.Linear(4, 4)
+        self.start = None
+
+    def forward(self, ids):
+        if self.start is None:
+            x = self.table(ids)
+        else:
+            own = (ids >= self.start) & (ids < self.start + len(self.table.weight))
+            at = (ids - self.start).clamp(0, len(self.table.weight) - 1)
+            x = steps.AllReduceForward.apply(F.embedding(at, self.table.weight) * own[..., None])
+        return torch.softmax(x @ self.keys(x).mT, -1) @ x
+
+
+def split_table(*, lose=None, rows=5, zero_bias=(), freeze=False):
+    def parallelize(model, mesh):
+        rank, full = mesh.get_local_rank(), model.table.weight.detach()
+        part = F.pad(full, (0, 0, 0, 1))[rank * rows : rank * rows + 5].clone()
+        if lose is not None and rank * rows <= lose < rank * rows + 5:
+            part[lose - rank * rows] = 0
+        model.table.weight, model.start = nn.Parameter(part), rank * rows
+        if rank in zero_bias:
+            nn.init.zeros_(model.keys.bias)
+            model.keys.bias.requires_grad_(not freeze)
+        return model
+
+    return parallelize
+
+
+def prove_table(parallelize):
+    batch = (torch.tensor([[0, 3, 5, 6, 1]]), torch.randn(1, 5, 4, generator=torch.Generator().manual_seed(2)))
+    step = steps.make_step(model=KeyBias, batch=batch, optimizer=lambda p: torch.optim.AdamW(p, lr=0.1))
+    return prove(step, parallelize=parallelize, devices=2, trials=1)
+
+
+@pytest.mark.parametrize(
+    ("fault", "name", "kind"),
+    [
+        ({}, "", None),
+        ({"lose": 8}, "table.weight", CauseKind.LOST),  # a row that no token of the batch is
+        ({"rows": 4}, "table.weight", CauseKind.HELD_TWICE),
+        ({"zero_bias": (0, 1)}, "keys.bias", CauseKind.ZEROED),
+        ({"zero_bias": (1,)}, "keys.bias", CauseKind.ZEROED),
+    ],
+)
+def test_every_element_is_held_as_it_should_be(fault, name, kind):
+    proof = prove_table(split_table(**fault))
+    assert proof.ok is (kind is None)
+    initial = {one.key.name: one.cause.kind for one in proof.findings if one.key.phase is Phase.INITIAL and one.cause}
+    assert initial == ({name: kind} if kind else {})
+
+
+class BiasBefore(nn.Module):
+    """A layer whose bias is added before the reduction, on the first rank alone."""
+
+    def __init__(self, model, *, trains):
+        super().__init__()
+        self.up, self.down = model.up, model.down
+        rank, half = dist.get_rank(), 4
+        own = slice(rank * half, (rank + 1) * half)
+        self.up.weight, self.up.bias = (nn.Parameter(p.detach()[own].clone()) for p in (self.up.weight, self.up.bias))
+        self.down.weight = nn.Parameter(self.down.weight.detach()[:, own].clone())
+        if rank:
+            self.down.bias = nn.Parameter(torch.zeros_like(self.down.bias), requires_grad=trains)
+
+    def forward(self, x):
+        h = F.gelu(self.up(steps.AllReduceBackward.apply(x)))
+        return steps.AllReduceForward.apply(self.down(h))
+
+
+@pytest.mark.parametrize("steps_taken", [1, 2])
+@pytest.mark.parametrize("trains", [False, True])
+def test_zeros_beside_a_bias_are_right_while_they_are_constant(trains, steps_taken):
+    proof = run(steps.MLP, lambda model, _mesh: BiasBefore(model, trains=trains), steps=steps_taken)
+    assert proof.ok is not trains
+    if trains:
+        found = failed(proof)
+        assert found[Phase.INITIAL, "down.bias"] == (Verdict.WRONG, CauseKind.ZEROED)
+        assert found[Phase.GRADIENT, "down.bias"] == (Verdict.WRONG, CauseKind.PADDING_USED)
+
+
+class PaddedHead(nn.Module):
+    """Logits over a vocabulary of seven on two ranks of four rows each, the last one padding."""
+
+    def __init__(self, model, *, masked):
+        super().__init__()
+        self.head, self.masked = model.head, masked
+        rank = dist.get_rank()
+        self.head.weight = nn.Parameter(F.pad(self.head.weight.detach(), (0, 0, 0, 1))[rank * 4 : rank * 4 + 4].clone())
+
+    def forward(self, x):
+        own = F.linear(steps.AllReduceBackward.apply(x), self.head.weight)
+        return Gathered.apply(own)[:, : 7 if self.masked else 8]
+
+
+class Gathered(torch.autograd.Function):
+    """All-gather of the last dim forward, this rank's part backward."""
+
+    @staticmethod
+    def forward(ctx, x):
+        parts = [torch.empty_like(x) for _ in range(dist.get_world_size())]
+        dist.all_gather(parts, x.contiguous())
+        return torch.cat(parts, -1)
+
+    @staticmethod
+    def backward(ctx, grad):
+        return grad.chunk(dist.get_world_size(), -1)[dist.get_rank()]
+
+
+class Head(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.head = nn.Linear(6, 7, bias=False)
+
+    def forward(self, x):
+        return self.head(x)
+
+
+@pytest.mark.parametrize("masked", [True, False])
+def test_padded_rows_of_a_vocabulary_are_right_while_their_logits_are_masked(masked):
+    batch = (steps.make_batch()[0], torch.tensor([0, 6, 3, 2, 5]))
+    proof = run(Head, lambda model, _mesh: PaddedHead(model, masked=masked), batch=batch, loss=F.cross_entropy)
+    assert proof.ok is masked
 
 
 # Buffers -------------------------------------------------------------------------------------------------------------

@@ -43,6 +43,10 @@ class CauseKind(StrEnum):
     NOT_IN_REFERENCE = "not in the reference"
     FROZEN = "frozen"  # the parameter trains on one device
     UNFROZEN = "not frozen"  # the parameter is frozen on one device
+    LOST = "lost elements"  # no rank holds them
+    ZEROED = "zeros for elements"
+    HELD_TWICE = "held twice"
+    PADDING_USED = "padding used"
     BUFFER_GONE = "buffer gone"
     NO_NUMBER_HERE = "no number on the candidate's side"  # NaN or infinite there alone
     NO_NUMBER_IN_REFERENCE = "no number on the reference's side"
@@ -102,10 +106,12 @@ class Cause:
         factor: of SCALED: actual = factor * expected.
         axes: of the mesh, over which a sum or an average is missing.
         ranks: of REPLICAS_DIFFER and NO_NUMBER_HERE: those that are wrong; of BUFFER_GONE: those that lack it; of
+            ZEROED, HELD_TWICE and PADDING_USED: where; of
             SHARD_ORDER: whose shard each rank holds.
         shapes: of MISSHAPEN: the actual one and the expected one.
         parts: of NEVER_REACHED: what is zero in every run.
-        elements: of MASK_TOO_SMALL: how many there are.
+        elements: of MASK_TOO_SMALL: how many there are; of LOST, ZEROED, HELD_TWICE and PADDING_USED: how many it is
+            about.
         dtype: of the runs in the user's own dtypes, as `Native.dtype`.
         exact_collective: of COLLECTIVES_DIVERGE: the one in exact arithmetic; None where that sequence has ended.
         native_collective: the one in the user's own dtypes; None where that sequence has ended. Of

@@ -45,6 +45,12 @@ _SENTENCES: Mapping[CauseKind, str] = {
     ),
     CauseKind.FROZEN: "frozen here (requires_grad is False), and it trains on one device",
     CauseKind.UNFROZEN: "it trains here, and is frozen on one device (requires_grad is False)",
+    CauseKind.LOST: "no rank holds {elements} of its elements: a zero, or nothing, is in their place",
+    CauseKind.ZEROED: "zeros in place of {elements} elements before the first step, on {rank_list}",
+    CauseKind.HELD_TWICE: "{elements} of its elements are held twice: shards overlap on {rank_list}",
+    CauseKind.PADDING_USED: (
+        "zeros of padding do not stay unused: {elements} of them on {rank_list} have a gradient or have been updated"
+    ),
     CauseKind.BUFFER_GONE: "one device has the buffer, and rank {ranks} has none of that name",
     CauseKind.NO_GRADIENT: "no gradient on either side: nothing in the batch reaches it",
     CauseKind.NEVER_REACHED: "zero in every run on {parts}: nothing in the batch reaches it",

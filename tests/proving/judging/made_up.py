@@ -102,6 +102,7 @@ class Draft:
         initial: values of parameters that the ranks start with instead, by rank.
         missing: the gradients that are None, by rank; of the one device under None.
         frozen: those of frozen parameters, likewise.
+        start: values of parameters before the first step, by name and rank, by which the layout is found.
         masks: of dropout: that of the one device, then those of the ranks.
     """
 
@@ -116,6 +117,7 @@ class Draft:
     initial: dict[str, list[torch.Tensor]] = field(default_factory=dict)
     missing: dict[int | None, set[Key]] = field(default_factory=dict)
     frozen: dict[int | None, set[Key]] = field(default_factory=dict)
+    start: dict[str, list[torch.Tensor]] = field(default_factory=dict)
     masks: list[DrawnMask] = field(default_factory=list)
 
     def change(self, key, how, *, ranks=(0, 1), runs=None):
@@ -242,7 +244,8 @@ def make_sides(change: Callable[[Draft], None] | None = None, *, axes=TP) -> Bot
             initial = initial | {name: values[rank] for name, values in draft.initial.items()}
         masks = {MASK: draft.masks[0 if rank is None else rank + 1]} if draft.masks else {}
         return SideRecord(
-            parameters=parameters(rank),
+            parameters=parameters(rank)
+            | ({} if rank is None else {name: values[rank] for name, values in draft.start.items()}),
             trials=[records(held, run, rank) for run in exact_runs(draft)],
             native={run.precision: records(held, run, rank) for run in native_runs(draft) if run in held},
             failed=draft.failed if rank is None else "",

@@ -41,10 +41,11 @@ WHOLE = torch.tensor([[10, 11], [12, 13], [14, 15]])
 UPPER, LOWER = WHOLE[:2], torch.cat([WHOLE[2:], torch.tensor([[7, 7]])])
 
 
-def test_a_gradient_lies_as_its_parameter_and_padding_counts_as_zero():
+def test_a_gradient_lies_as_its_parameter_and_padding_should_be_zero():
     aligned = make_alignment({GRADIENT: WHOLE}, {GRADIENT: UPPER}, {GRADIENT: LOWER}).of(GRADIENT)
     assert aligned.held[0].expected.tolist() == UPPER.tolist()
-    assert aligned.held[1].actual.tolist() == aligned.held[1].expected.tolist() == [[14, 15], [0, 0]]
+    assert aligned.held[1].actual.tolist() == LOWER.tolist() == [[14, 15], [7, 7]]
+    assert aligned.held[1].expected.tolist() == [[14, 15], [0, 0]]
     assert aligned.held[1].element_index.tolist() == [[4, 5], [PADDING, PADDING]]
     assert len(aligned.involved) == 3
 

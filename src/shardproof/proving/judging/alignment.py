@@ -187,7 +187,7 @@ class Alignment:
             if not bool((present[at] | ~kept).all()):
                 return Aligned(held={}, involved=[], fault=Cause(kind=self._kind_of_extra(key)))
             held[rank] = ActualExpected(
-                actual=torch.where(kept, recorded.values, 0),
+                actual=recorded.values,
                 expected=torch.where(kept, vector[at], 0),
                 element_index=index,
             )

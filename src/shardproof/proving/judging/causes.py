@@ -76,6 +76,21 @@ def explain(difference: Difference) -> Cause | None:
 # The relations -----------------------------------------------------------------------------------------------------
 
 
+def used_padding(difference: Difference) -> Cause | None:
+    """All is right but zeros of padding, which are no longer zeros."""
+    wrong, elements = [], 0
+    for rank, one in difference.held.items():
+        if one.element_index is None:
+            return None
+        differs = difference.closeness.differs(one.actual, one.expected)
+        if bool((differs & (one.element_index != PADDING)).any()):
+            return None
+        if bool(differs.any()):
+            wrong.append(rank)
+            elements += int(differs.sum())
+    return difference.cause(CauseKind.PADDING_USED, ranks=tuple(wrong), elements=elements)
+
+
 def missing_reduction(difference: Difference) -> Cause | None:
     """Over some axes the sum, or along data axes the mean, of what the ranks hold is right.
 
@@ -142,7 +157,14 @@ def shard_order(difference: Difference) -> Cause | None:
     return difference.cause(CauseKind.SHARD_ORDER, ranks=tuple(owners))
 
 
-RELATIONS: tuple[Relation, ...] = (missing_reduction, differing_replicas, scaling, repeated_bias, shard_order)
+RELATIONS: tuple[Relation, ...] = (
+    used_padding,
+    missing_reduction,
+    differing_replicas,
+    scaling,
+    repeated_bias,
+    shard_order,
+)
 
 # What they are made of ---------------------------------------------------------------------------------------------
 

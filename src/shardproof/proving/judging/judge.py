@@ -14,17 +14,19 @@ from typing import TYPE_CHECKING
 
 from shardproof.errors import CannotRunError
 from shardproof.proving.axes import Axes
+from shardproof.proving.findings import Verdict
 from shardproof.proving.judging.alignment import Alignment
 from shardproof.proving.judging.bounds import over_segments
 from shardproof.proving.judging.collectives import conclude_divergence, find_divergence, find_lower_dtype
 from shardproof.proving.judging.conclude import conclude
+from shardproof.proving.judging.coverage import judge_coverage
 from shardproof.proving.judging.initial import find_repeated, judge_initial
 from shardproof.proving.judging.layout import find_layout
 from shardproof.proving.judging.masks import judge_masks
 from shardproof.proving.judging.noise import align_own_runs, measure_rounding
 from shardproof.proving.judging.numeric import add_numbers, conclude_numerically
 from shardproof.proving.judging.outcomes import compare_exactly, find_blind, own_buffers
-from shardproof.proving.records import Precision
+from shardproof.proving.records import Phase, Precision
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -111,9 +113,11 @@ def judge_drawn(both: BothSides, layout: Layout) -> tuple[tuple[Finding, ...], t
 
     There are none of the initial values where the training is the user's own, which is given its values.
     """
-    initial: tuple[Finding, ...] = ()
+    initial = judge_coverage(layout, both.axes, _frozen_on(both))
     if all(side.initial for side in both.ranks):
-        initial = judge_initial(both.reference.initial, [side.initial for side in both.ranks], layout)
+        told = {finding.key for finding in initial}
+        others = judge_initial(both.reference.initial, [side.initial for side in both.ranks], layout)
+        initial += tuple(one for one in others if one.key not in told and not (told and one.verdict is Verdict.PROVED))
     return initial, judge_masks(both.reference.masks, [side.masks for side in both.ranks], both.axes)
 
 
@@ -128,6 +132,17 @@ def list_own_buffers(both: BothSides) -> tuple[str, ...]:
     """The names of the buffers that only the candidate has."""
     sides = [[*side.trials, *side.native.values()][0] for side in (both.reference, *both.ranks)]
     return own_buffers(sides[0], sides[1:])
+
+
+def _frozen_on(both: BothSides) -> frozenset[tuple[int, str]]:
+    """Rank and name of the parameters that do not train there in the first step."""
+    runs = [[*side.trials, *side.native.values()][0] for side in both.ranks]
+    return frozenset(
+        (rank, key.name)
+        for rank, records in enumerate(runs)
+        for key in records.frozen
+        if key.step == 0 and key.phase is Phase.GRADIENT
+    )
 
 
 def _align_float64(both: BothSides, layout: Layout) -> Alignment:

@@ -109,7 +109,9 @@ def find_layout(reference: Mapping[str, Tensor], candidate: Mapping[str, Mapping
     for name, ranks in candidate.items():
         element_index[name] = {}
         for rank, local in ranks.items():
-            at = torch.searchsorted(values, local.to(torch.float64).reshape(-1)).clamp_(max=max(len(values) - 1, 0))
+            at = torch.searchsorted(values, local.to(torch.float64).reshape(-1).contiguous()).clamp_(
+                max=max(len(values) - 1, 0)
+            )
             found = values[at] == local.reshape(-1)
             padding = ~found & (local.reshape(-1) == 0)
             if not bool((found | padding).all()):

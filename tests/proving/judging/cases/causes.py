@@ -19,13 +19,16 @@ from tests.proving.judging.made_up import (
     COUNT,
     DOWN,
     DP,
+    EXPERTS,
     LOSS,
     NEW_BIAS,
     NEW_WEIGHT,
     NORM,
+    SHAPES,
     WEIGHT,
     judged_numerically,
     key,
+    parameters,
 )
 
 from shardproof.proving.cause import CauseKind, Mend
@@ -33,6 +36,12 @@ from shardproof.proving.findings import Verdict
 from shardproof.proving.records import Phase
 
 EXTRA, EXTRA_OUTPUT = key(Phase.BUFFER, "extra"), key(Phase.OUTPUT, "extra")
+
+
+def with_zeros(values, row):
+    changed = values.clone()
+    changed[row] = 0
+    return changed
 
 
 def own_values_along_dp(draft):
@@ -61,6 +70,8 @@ def swap_shards(draft):
         first[WEIGHT], second[WEIGHT] = second[WEIGHT], first[WEIGHT]
 
 
+ROWS, THREE, EACH = parameters().values()
+WEIGHT_BEFORE, BIAS_BEFORE, EXPERTS_BEFORE = (key(Phase.INITIAL, name) for name in SHAPES)
 ON_BOTH_SIDES = {None: {BIAS}, 0: {BIAS}, 1: {BIAS}}
 MISSING_SUM = {"axes": ("tp",), "mend": Mend.ALL_REDUCE_GRADIENT}
 
@@ -138,6 +149,38 @@ CAUSES = {
     "frozen on one device alone, without a gradient on the ranks": Case(
         change=assign(frozen={None: {BIAS}}, missing={0: {BIAS}, 1: {BIAS}}), key=BIAS, verdict=Verdict.WRONG,
         cause=of(CauseKind.UNFROZEN), twin=assign(frozen=ON_BOTH_SIDES), twin_verdict=NOTHING,
+    ),
+    "lost elements": Case(
+        change=assign(start={"up.weight": [ROWS[:2], with_zeros(ROWS[2:], 1)]}), key=WEIGHT_BEFORE,
+        verdict=Verdict.WRONG, cause=of(CauseKind.LOST, elements=3), roots={WEIGHT_BEFORE, WEIGHT},
+        twin=assign(start={"up.weight": [ROWS[:2], ROWS[2:]]}), twin_verdict=NOTHING,
+    ),
+    "zeros for elements": Case(
+        change=assign(start={"down.bias": [THREE, with_zeros(THREE, 2)]}), key=BIAS_BEFORE, verdict=Verdict.WRONG,
+        cause=of(CauseKind.ZEROED, ranks=(1,), elements=1), roots={BIAS_BEFORE, BIAS},
+        twin=assign(start={"down.bias": [THREE, THREE]}), twin_verdict=NOTHING,
+    ),
+    "held twice": Case(
+        change=assign(start={"experts": [EACH[[0, 1, 1]], EACH[[2, 1, 2]]]}), key=EXPERTS_BEFORE,
+        verdict=Verdict.WRONG, cause=of(CauseKind.HELD_TWICE, ranks=(0, 1), elements=4),
+        roots={EXPERTS_BEFORE, EXPERTS},
+        twin=assign(start={"experts": [EACH, EACH]}), twin_verdict=NOTHING,
+    ),
+    "padding used": Case(
+        change=assign(start={"down.bias": [THREE, 0 * THREE]}), key=BIAS, verdict=Verdict.WRONG,
+        cause=of(CauseKind.PADDING_USED, ranks=(1,), elements=3), roots={BIAS_BEFORE, BIAS},
+        twin=both(
+            assign(start={"down.bias": [THREE, 0 * THREE]}, frozen={1: {BIAS}}),
+            change("scale", NEW_BIAS, 0, ranks=(1,)),
+        ),
+    ),
+    "padding updated, without a gradient": Case(
+        change=assign(start={"down.bias": [THREE, 0 * THREE]}, frozen={1: {BIAS}}), key=NEW_BIAS,
+        verdict=Verdict.WRONG, cause=of(CauseKind.PADDING_USED, ranks=(1,), elements=3),
+        twin=both(
+            assign(start={"down.bias": [THREE, 0 * THREE]}, frozen={1: {BIAS}}),
+            change("scale", NEW_BIAS, 0, ranks=(1,)),
+        ),
     ),
     "buffer gone": Case(
         change=change("drop", COUNT, ranks=(1,)), key=COUNT, verdict=Verdict.WRONG,

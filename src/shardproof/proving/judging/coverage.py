@@ -1,0 +1,127 @@
+"""Coverage: whether the ranks together start with every element of the full state, and each where it should be.
+
+A zero that is none of the reference's values is padding only where the full parameter has no element. So it is an error
+if no rank holds an element; if a rank holds zeros where another rank of its replicas holds values; and if the shards of
+two ranks overlap. Ranks that share an element of a parameter hold the same elements of it.
+"""
+
+from __future__ import annotations
+
+from itertools import combinations
+from typing import TYPE_CHECKING
+
+import torch
+
+from shardproof.proving.cause import Cause, CauseKind
+from shardproof.proving.findings import Finding, Verdict
+from shardproof.proving.judging.layout import PADDING
+from shardproof.proving.records import Key, Phase
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Mapping
+
+    from torch import Tensor
+
+    from shardproof.proving.axes import Axes
+    from shardproof.proving.judging.layout import Layout
+
+    Sets = Mapping[int, Tensor]  # by rank, which elements of one of the reference's parameters it holds
+
+
+def judge_coverage(layout: Layout, axes: Axes, frozen: Collection[tuple[int, str]] = ()) -> tuple[Finding, ...]:
+    """One finding for each parameter of the reference that the ranks do not hold as they should.
+
+    Args:
+        layout: of the candidate.
+        axes: of its mesh.
+        frozen: rank and name of parameters that do not train: zeros there may stand beside another rank's values (a
+            bias that is added before a reduction).
+    """
+    found = [(name, _find_fault(name, layout, axes, frozen)) for name in layout.state.names]
+    return tuple(
+        Finding(key=Key(0, Phase.INITIAL, name), verdict=Verdict.WRONG, cause=cause, ranks=cause.ranks, root=True)
+        for name, cause in found
+        if cause is not None
+    )
+
+
+def _find_fault(name: str, layout: Layout, axes: Axes, frozen: Collection[tuple[int, str]]) -> Cause | None:
+    span = layout.state.span(name)
+    holders = [one for one in layout.element_index if one == name or name in layout.spans(one)]
+    sets = {one: _sets(layout.element_index[one], span) for one in holders}
+    held = [elements for of_ranks in sets.values() for elements in of_ranks.values()]
+    lost = ~torch.stack(held).any(0) if held else torch.ones(span.stop - span.start, dtype=torch.bool)
+    if bool(lost.any()):
+        zeroed = _ranks_with_zeros(layout.element_index.get(name, {}), int(lost.numel())) if bool(lost.all()) else ()
+        kind = CauseKind.ZEROED if zeroed else CauseKind.LOST
+        return Cause(kind=kind, ranks=zeroed, elements=int(lost.sum()))
+    for one in holders:
+        local = layout.element_index[one]
+        fault = _find_overlap(sets[one], local) or _find_zeroed_replica(sets[one], local, axes, one, frozen)
+        if fault is not None:
+            return fault
+    return None
+
+
+def _sets(element_index: Mapping[int, Tensor], span: slice) -> dict[int, Tensor]:
+    found = {}
+    for rank, index in element_index.items():
+        elements = torch.zeros(span.stop - span.start, dtype=torch.bool)
+        elements[index[(index >= span.start) & (index < span.stop)] - span.start] = True
+        found[rank] = elements
+    return found
+
+
+def _ranks_with_zeros(element_index: Mapping[int, Tensor], elements: int) -> tuple[int, ...]:
+    """The ranks that hold as many zeros as the parameter has elements, and nothing else."""
+    return tuple(
+        rank
+        for rank, index in element_index.items()
+        if index.numel() == elements > 0 and bool((index == PADDING).all())
+    )
+
+
+def _find_overlap(sets: Sets, element_index: Mapping[int, Tensor]) -> Cause | None:
+    """The first two ranks that share elements without holding the same; or a rank that holds an element twice."""
+    for (rank, one), (other, two) in combinations(sets.items(), 2):
+        if torch.equal(one, two) or not bool((one & two).any()):
+            continue
+        lacking = [r for r, less, more in ((rank, one, two), (other, two, one)) if not bool((less & ~more).any())]
+        if lacking:
+            return Cause(kind=CauseKind.ZEROED, ranks=tuple(lacking), elements=int((one ^ two).sum()))
+        return Cause(kind=CauseKind.HELD_TWICE, ranks=(rank, other), elements=int((one & two).sum()))
+    for rank, index in element_index.items():
+        kept = index[index != PADDING]
+        twice = len(kept) - len(kept.unique())
+        if twice:
+            return Cause(kind=CauseKind.HELD_TWICE, ranks=(rank,), elements=twice)
+    return None
+
+
+def _find_zeroed_replica(
+    sets: Sets, element_index: Mapping[int, Tensor], axes: Axes, name: str, frozen: Collection[tuple[int, str]]
+) -> Cause | None:
+    """The ranks that hold nothing but zeros, which train, beside a replica that holds values."""
+    empty = {
+        rank
+        for rank, elements in sets.items()
+        if not bool(elements.any())
+        and element_index[rank].numel()
+        and bool((element_index[rank] == PADDING).all())
+        and (rank, name) not in frozen
+    }
+    for axis in axes.sizes:
+        lines = [[rank for rank in line if rank in sets] for line in axes.groups([axis])]
+        if not all(_are_replicas([sets[rank] for rank in line]) for line in lines):
+            continue  # the axis splits the parameter
+        zeroed = [rank for line in lines for rank in line if rank in empty and any(sets[r].any() for r in line)]
+        if zeroed:
+            elements = element_index[zeroed[0]].numel()
+            return Cause(kind=CauseKind.ZEROED, ranks=tuple(sorted(zeroed)), elements=elements)
+    return None
+
+
+def _are_replicas(sets: list[Tensor]) -> bool:
+    """Whether those that hold anything hold the same."""
+    holding = [elements for elements in sets if bool(elements.any())]
+    return all(torch.equal(elements, holding[0]) for elements in holding)

@@ -1,0 +1,85 @@
+"""Every element is held, by replicas alike and by shards once; a zero is padding where there is no element."""
+
+import pytest
+import torch
+
+from shardproof.proving.axes import Axes
+from shardproof.proving.cause import Cause, CauseKind
+from shardproof.proving.judging.coverage import judge_coverage
+from shardproof.proving.judging.layout import find_layout
+
+W = torch.arange(1.0, 13.0, dtype=torch.float64).view(6, 2)
+B = torch.tensor([20.0, 21.0, 22.0], dtype=torch.float64)
+ZEROS = torch.zeros(3, 2, dtype=torch.float64)
+PAIR = Axes(sizes={"tp": 2})
+FOUR = Axes(sizes={"tp": 4})
+SQUARE = Axes(sizes={"dp": 2, "tp": 2}, data=("dp",))
+EMPTY = B[:0]
+
+
+def pad(values, rows):
+    return torch.cat([values, ZEROS[: rows - len(values)].reshape(rows - len(values), *values.shape[1:])])
+
+
+def judged(full, candidate, axes, frozen=()):
+    layout = find_layout(full, {name: dict(enumerate(ranks)) for name, ranks in candidate.items()})
+    return {finding.key.name: finding.cause for finding in judge_coverage(layout, axes, frozen)}
+
+
+RIGHT = {
+    "halves": ({"w": [W[:3], W[3:]]}, PAIR),
+    "columns": ({"w": [W[:, :1], W[:, 1:]]}, PAIR),
+    "replicas": ({"w": [W, W]}, PAIR),
+    "uneven": ({"w": [W[:4], W[4:]]}, PAIR),
+    "padded": ({"w": [W[:4], pad(W[4:], 4)]}, PAIR),
+    "a rank of padding alone": ({"w": [W[:2], W[2:4], W[4:], ZEROS[:2]]}, FOUR),
+    "nothing on one rank": ({"w": [W, W[:0]]}, PAIR),
+    "replicas of halves": ({"w": [W[:3], W[3:], W[:3], W[3:]]}, SQUARE),
+    "quarters": ({"w": [W[:2], W[3:5], W[2:3], W[5:]]}, SQUARE),
+    "replicas side by side": ({"w": [W[:3], W[:3], W[3:], W[3:]]}, FOUR),
+    "more replicas of the last": ({"w": [W[:2], W[2:4], W[4:], W[4:]]}, FOUR),
+    "in another order": ({"w": [W[[4, 2, 0]], W[[1, 3, 5]]]}, PAIR),
+    "in two tensors": ({"upper": [W[:3], W[:3]], "lower": [W[3:], W[3:]]}, PAIR),
+    "fused": ({"wb": [torch.cat([W[:3].reshape(-1), B]), torch.cat([W[3:].reshape(-1), B])]}, PAIR),
+}
+
+
+@pytest.mark.parametrize("name", RIGHT)
+def test_right_shardings_are_covered(name):
+    candidate, axes = RIGHT[name]
+    full = {"w": W, "b": B} if name == "fused" else {"w": W}
+    assert judged(full, candidate, axes) == {}
+
+
+WRONG = {
+    "a lost row": ({"w": [W[:3], pad(W[3:5], 3)]}, PAIR, CauseKind.LOST, (), 2),
+    "a lost row that leaves no zero": ({"w": [W[:3], W[3:5]]}, PAIR, CauseKind.LOST, (), 2),
+    "a lost column": ({"w": [W[:, :1], ZEROS[:1].new_zeros(6, 1)]}, PAIR, CauseKind.LOST, (), 6),
+    "zeros everywhere": ({"w": [0 * W, 0 * W]}, PAIR, CauseKind.ZEROED, (0, 1), 12),
+    "one replica is zeros": ({"w": [W, 0 * W]}, PAIR, CauseKind.ZEROED, (1,), 12),
+    "a row of one replica is zeros": ({"w": [pad(W[:5], 6), W]}, PAIR, CauseKind.ZEROED, (0,), 2),
+    "a row is held twice": ({"w": [W[:4], W[3:]]}, PAIR, CauseKind.HELD_TWICE, (0, 1), 2),
+    "a row is held twice on one rank": ({"w": [W[[0, 1, 1]], W[2:]]}, PAIR, CauseKind.HELD_TWICE, (0,), 2),
+    "a row is lost on one axis": (
+        {"w": [W[:3], W[3:], W[:3], pad(W[3:5], 3)]}, SQUARE, CauseKind.ZEROED, (3,), 2,
+    ),
+    "a shard is lost on one axis": ({"w": [W[:3], W[3:], W[:3], ZEROS]}, SQUARE, CauseKind.ZEROED, (3,), 6),
+    "all shards are lost on one axis": ({"w": [W[:3], W[3:], ZEROS, ZEROS]}, SQUARE, CauseKind.ZEROED, (2, 3), 6),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_wrong_ones_are_not(name):
+    candidate, axes, kind, ranks, elements = WRONG[name]
+    assert judged({"w": W}, candidate, axes) == {"w": Cause(kind=kind, ranks=ranks, elements=elements)}
+
+
+def test_a_parameter_that_no_rank_has_is_lost():
+    assert judged({"w": W, "b": B}, {"w": [W, W]}, PAIR) == {"b": Cause(kind=CauseKind.LOST, elements=3)}
+    assert judged({"w": W, "none": EMPTY}, {"w": [W, W]}, PAIR) == {}
+
+
+def test_zeros_beside_values_are_right_where_they_do_not_train():
+    held = {"b": [B, 0 * B]}
+    assert judged({"b": B}, held, PAIR, frozen={(1, "b")}) == {}
+    assert judged({"b": B}, held, PAIR, frozen={(0, "b"), (1, "w")})["b"].kind is CauseKind.ZEROED
