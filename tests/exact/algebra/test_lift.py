@@ -408,3 +408,43 @@ def test_a_snap_and_a_lift_are_values_by_name():
     with pytest.raises(TypeError, match="positional argument"):
         Lift(Field(P))
     assert not hasattr(lift(), "__dict__")
+
+
+# 16 bits --------------------------------------------------------------------------------------------------------------
+
+
+def all_of(dtype):
+    """All finite numbers of a 16-bit dtype but its lowest, which is a symbol."""
+    found = torch.arange(2**16, dtype=torch.int32).to(torch.int16).view(dtype)
+    return found[found.isfinite() & (found != torch.finfo(dtype).min)]
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_each_number_of_16_bits_stands_for_a_number_of_its_own_that_rounds_to_it(dtype):
+    values = all_of(dtype)
+    meant = lift().simplest(values)
+    assert torch.equal(meant.to(dtype), values)
+    assert len(meant.unique()) == len(values.double().unique())
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("start", [0.0625, 0.5, 0.7, 0.98, 1.4, 1.9])
+@pytest.mark.parametrize("sign", [1, -1])
+@pytest.mark.parametrize("size", [40, 5000])
+def test_neighbours_in_a_16_bit_table_stay_distinct_in_small_tables_and_large(dtype, start, sign, size):
+    next_ones = torch.tensor(start, dtype=dtype).view(torch.int16) + torch.arange(40, dtype=torch.int16)
+    table = sign * next_ones.view(dtype)
+    assert len(table.unique()) == 40
+    found = lift().tensor(table.repeat(size // 40))
+    assert len(found.unique()) == 40
+    assert torch.equal(found[:40], lift().tensor(table.flip(0)).flip(0))  # in any order
+
+
+def test_constants_snap_in_float64_alone():
+    near = torch.tensor([math.pi, math.nextafter(math.pi, 4)], dtype=torch.float64)
+    assert len(lift().tensor(near).unique()) == 1
+    for dtype in (torch.float32, torch.float16, torch.bfloat16):
+        value = torch.tensor(math.pi, dtype=dtype)
+        one = lift()
+        assert len(one.tensor(torch.stack([value, value * (1 + torch.finfo(dtype).eps)])).unique()) == 2
+        assert one.snaps == []

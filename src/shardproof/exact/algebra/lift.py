@@ -3,6 +3,9 @@
 A constant stands for the simplest number near it: 0.01 is 1/100 however it comes, and 0.125**0.5 is a square root of
 1/8, so that its square is 1/8. Everything else is a generic number: it keeps the value of the quotient found, whose
 digits mean nothing but are the same every time.
+
+Only in float64, in which constants are computed inside exact arithmetic, does one within a few ulps of an earlier one
+count as that one. In a 16-bit dtype a few ulps are several percent: there, different numbers stand for different ones.
 """
 
 from __future__ import annotations
@@ -34,6 +37,7 @@ NEGATIVE_INFINITY: Final = float("-inf")
 _SNAP_BITS: Final = 3
 _SNAP_ULPS: Final = 2.0**_SNAP_BITS
 _STEPS: Final = 40
+_COARSE_BITS: Final = 11  # of float16; bfloat16 has fewer
 
 
 def is_symbol(number: float) -> bool:
@@ -51,7 +55,7 @@ class Snap:
 
 @dataclasses.dataclass(slots=True, kw_only=True)
 class Lift:
-    """The lift into one field; remembers constants, so that a generic one computed another way snaps to the first."""
+    """The lift into one field; remembers constants, so that one computed in float64 another way snaps to the first."""
 
     field: Field
     snaps: list[Snap] = dataclasses.field(default_factory=list)
@@ -161,8 +165,8 @@ class Lift:
 
     def _fourth_root(self, value: float, bits: int) -> int | None:
         """The residue of a number whose fourth power is a very simple quotient: attention may scale by d**-0.25."""
-        if not 2.0**-200 < abs(value) < 2.0**200:
-            return None  # no scale of anything, and its fourth power may be beyond float64
+        if bits <= _COARSE_BITS or not 2.0**-200 < abs(value) < 2.0**200:
+            return None  # several numbers of 16 bits are near one; or no scale, its fourth power may be beyond float64
         over, under, near = _nearest_quotients(np.array([value**4]), bits - _SNAP_BITS)
         if not near[0] or over[0] * under[0] >= 2.0 ** (bits // 3):
             return None
@@ -178,7 +182,11 @@ class Lift:
         for near in seen[max(at - 1, 0) : at + 1]:
             if near == value:
                 return self._residues[bits, near]
-            if generic and abs(near - value) <= _SNAP_ULPS * 2.0**-bits * abs(value):
+            if (
+                generic
+                and bits >= PRECISION[torch.float64]
+                and abs(near - value) <= _SNAP_ULPS * 2.0**-bits * abs(value)
+            ):
                 self.snaps.append(Snap(given=value, taken=near))
                 return self._residues[bits, near]
         insort(seen, value)
@@ -235,12 +243,24 @@ class _Meant:
             self.square[near], self.unit[near] = square[near], unit[near]
             self.rooted |= near
         self.rooted &= ~self.simple
+        if bits <= _COARSE_BITS:
+            least = _half_ulp(values, bits)
+            with np.errstate(invalid="ignore", divide="ignore"):
+                self.found &= np.abs(self.over / self.under - values) <= least
+                self.rooted &= np.abs(np.sqrt(self.square / self.unit) - np.abs(values)) <= least
+            self.simple &= self.found
         if bits >= PRECISION[torch.float32]:  # coarser ones have a short decimal near every number
             over, under, near = _short_decimals(values, bits)
             near &= ~(self.simple | self.rooted)
             self.over[near], self.under[near] = over[near], under[near]
             self.simple |= near
             self.found |= near
+
+
+def _half_ulp(values: Floats, bits: int) -> Floats:
+    """Half a unit in the last place of numbers of so many bits: nearer than this to one number is to no other."""
+    _, exponents = np.frexp(values)
+    return np.ldexp(1.0, exponents - bits - 1)
 
 
 def _short_decimals(values: Floats, bits: int) -> tuple[Floats, Floats, Flags]:
@@ -256,9 +276,11 @@ def _short_decimals(values: Floats, bits: int) -> tuple[Floats, Floats, Flags]:
 
 def _shortest_decimal(value: float, bits: int) -> Fraction:
     """The decimal number of fewest digits within half an ulp: what a very small or large constant was written as."""
+    coarse = bits <= _COARSE_BITS
+    least = Fraction(float(_half_ulp(np.array([value]), bits)[0])) if coarse else abs(Fraction(value)) / 2**bits
     for digits in range(17):
         found = Fraction(f"{value:.{digits}e}")
-        if abs(found - Fraction(value)) * 2**bits <= abs(Fraction(value)):
+        if abs(found - Fraction(value)) <= least:
             return found
     return Fraction(value)
 
