@@ -1,7 +1,7 @@
 """Every cause goes into JSON and comes back the same; what no cause writes is refused in one line."""
 
 import json
-from dataclasses import fields
+from dataclasses import fields, replace
 from fractions import Fraction
 
 import pytest
@@ -25,6 +25,8 @@ FULL = Cause(
     dtype="float32",
     exact_collective=COLLECTIVE,
     native_collective=COLLECTIVE,
+    forward_collective=COLLECTIVE,
+    recomputed_collective=replace(COLLECTIVE, recomputed=True),
 )
 MESH = {"dp": 2, "tp": 2}
 

@@ -74,6 +74,9 @@ class CauseKind(StrEnum):
     MASK_SHARED_ON_OTHER_VALUES = "mask shared on other values"
     MASK_BY_DTENSOR = "mask drawn by DTensor"
     MASK_TOO_SMALL = "mask too small to tell"
+    # A forward that is computed again in the backward.
+    RECOMPUTED_MASK = "recomputed with another mask"
+    RECOMPUTED_COLLECTIVE = "recomputed with another collective"
 
 
 class Mend(StrEnum):
@@ -85,6 +88,7 @@ class Mend(StrEnum):
     AVERAGE_GRADIENT = "average the gradient"
     GENERATOR_FOR_EACH_SHARD = "a random generator for each shard"
     MORE_ELEMENTS = "a larger batch or more steps"
+    RESTORE_GENERATOR = "restore the random generator for the recomputation"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -116,6 +120,8 @@ class Cause:
         exact_collective: of COLLECTIVES_DIVERGE: the one in exact arithmetic; None where that sequence has ended.
         native_collective: the one in the user's own dtypes; None where that sequence has ended. Of
             LOWER_DTYPE_COLLECTIVE: the first one in a lower dtype than the model's.
+        forward_collective: of RECOMPUTED_COLLECTIVE: the one of the forward.
+        recomputed_collective: of RECOMPUTED_COLLECTIVE: the one in its place when the forward is computed again.
     """
 
     kind: CauseKind
@@ -130,3 +136,5 @@ class Cause:
     dtype: str = ""
     exact_collective: CollectiveCall | None = None
     native_collective: CollectiveCall | None = None
+    forward_collective: CollectiveCall | None = None
+    recomputed_collective: CollectiveCall | None = None

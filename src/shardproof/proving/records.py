@@ -86,6 +86,7 @@ class CollectiveCall:
         shapes: of the rank's tensors.
         placement: of a DTensor that is redistributed, from what to what; else empty.
         dtype: of the rank's tensors: 'float32'; empty where it has none. In exact arithmetic it is always float64.
+        recomputed: it is part of a forward that is computed again in the backward.
     """
 
     step: int
@@ -95,6 +96,7 @@ class CollectiveCall:
     shapes: tuple[tuple[int, ...], ...]
     placement: str = ""
     dtype: str = field(default="", compare=False)
+    recomputed: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -140,11 +142,13 @@ class DrawnMask:
         values: the input of the dropout: the rank's own plain tensor, in float64, flat.
         mask: which of its elements are kept, in the same order.
         by_dtensor: DTensor drew it for a shard; on a mesh of CPUs it draws otherwise than on GPUs.
+        recomputed: it was drawn in a backward, by a forward that is computed again.
     """
 
     values: Tensor
     mask: Tensor
     by_dtensor: bool = False
+    recomputed: bool = False
 
 
 Masks = dict[Key, DrawnMask]  # in execution order

@@ -129,6 +129,7 @@ def _read_collective(value: object) -> CollectiveCall:
         location=_text(content.get("location")),
         placement=_text(content.get("placement")),
         dtype=_text(content.get("dtype", "")),
+        recomputed=_typed(content.get("recomputed", False), bool),
     )
 
 
@@ -145,4 +146,6 @@ _READERS: Mapping[str, Callable[[object], Any]] = {
     "dtype": _text,
     "exact_collective": _read_collective,
     "native_collective": _read_collective,
+    "forward_collective": _read_collective,
+    "recomputed_collective": _read_collective,
 }

@@ -79,6 +79,8 @@ _SENTENCES: Mapping[CauseKind, str] = {
         "ranks share one mask on values that are neither one device's nor shards of them"
     ),
     CauseKind.MASK_BY_DTENSOR: "DTensor draws the mask: on GPUs each shard its own, which ranks on CPUs cannot show",
+    CauseKind.RECOMPUTED_MASK: "recomputed with another mask than the forward's: the gradient is of another function",
+    CauseKind.RECOMPUTED_COLLECTIVE: "recomputed with {recomputed}; in the forward {forward}",
     CauseKind.MASK_TOO_SMALL: "only {elements} elements, of which two masks may agree by chance",
 }
 
@@ -89,6 +91,7 @@ _MENDS: Mapping[Mend, str] = {
     Mend.AVERAGE_GRADIENT: "Average the gradient over {axes} before the update.",
     Mend.GENERATOR_FOR_EACH_SHARD: "Give each rank a generator of its own (an RNG tracker) in parallelize.",
     Mend.MORE_ELEMENTS: "Take a larger batch or more steps.",
+    Mend.RESTORE_GENERATOR: "Let the checkpoint keep the state of the generator (preserve_rng_state=True).",
 }
 
 _MOST_PARTS = 4
@@ -145,6 +148,8 @@ def _parameters(cause: Cause, *, name_axes: bool) -> Mapping[str, str]:
         "exact": describe_collective(cause.exact_collective),
         "native": describe_collective(cause.native_collective),
         "native_dtype": "" if cause.native_collective is None else cause.native_collective.dtype,
+        "forward": describe_collective(cause.forward_collective),
+        "recomputed": describe_collective(cause.recomputed_collective),
     }
 
 

@@ -50,6 +50,7 @@ WEIGHT, BIAS, EXPERTS = (key(Phase.GRADIENT, name) for name in SHAPES)
 NEW_WEIGHT, NEW_BIAS, NEW_EXPERTS = (key(Phase.UPDATE, name) for name in SHAPES)
 COUNT = key(Phase.BUFFER, "count")
 MASK = key(Phase.MASK, "drop")
+MASK_AGAIN = key(Phase.MASK, "drop (recomputed)")
 
 TENSORS = {
     UP: (2, 4),
@@ -104,6 +105,7 @@ class Draft:
         frozen: those of frozen parameters, likewise.
         start: values of parameters before the first step, by name and rank, by which the layout is found.
         masks: of dropout: that of the one device, then those of the ranks.
+        masks_again: of the ranks, those that a forward draws that is computed again.
     """
 
     axes: Axes
@@ -119,6 +121,7 @@ class Draft:
     frozen: dict[int | None, set[Key]] = field(default_factory=dict)
     start: dict[str, list[torch.Tensor]] = field(default_factory=dict)
     masks: list[DrawnMask] = field(default_factory=list)
+    masks_again: list[DrawnMask] = field(default_factory=list)
 
     def change(self, key, how, *, ranks=(0, 1), runs=None):
         """Put `how(values, run, rank)` in place of what the ranks hold."""
@@ -243,6 +246,8 @@ def make_sides(change: Callable[[Draft], None] | None = None, *, axes=TP) -> Bot
         if rank is not None:
             initial = initial | {name: values[rank] for name, values in draft.initial.items()}
         masks = {MASK: draft.masks[0 if rank is None else rank + 1]} if draft.masks else {}
+        if draft.masks_again and rank is not None:
+            masks[MASK_AGAIN] = draft.masks_again[rank]
         return SideRecord(
             parameters=parameters(rank)
             | ({} if rank is None else {name: values[rank] for name, values in draft.start.items()}),

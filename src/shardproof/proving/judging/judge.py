@@ -26,6 +26,7 @@ from shardproof.proving.judging.masks import judge_masks
 from shardproof.proving.judging.noise import align_own_runs, measure_rounding
 from shardproof.proving.judging.numeric import add_numbers, conclude_numerically
 from shardproof.proving.judging.outcomes import compare_exactly, find_blind, own_buffers
+from shardproof.proving.judging.recomputation import judge_recomputed_collectives, judge_recomputed_masks
 from shardproof.proving.records import Phase, Precision
 
 if TYPE_CHECKING:
@@ -83,18 +84,20 @@ def judge_exactly(both: BothSides, layout: Layout, outcomes: Sequence[Mapping[Ke
     findings = conclude(
         outcomes, _rounding(both, in_float64), partial(_blind, in_float64), own_training=both.own_training
     )
+    recomputed = judge_recomputed_collectives([side.trials[0] for side in both.ranks])
     if both.reference.failed:
-        return findings
+        return (*findings, *recomputed)
     divergence = find_divergence(
         [side.trials[0] for side in both.ranks], [side.native[both.own_precision] for side in both.ranks]
     )
-    return add_numbers(
+    numbered = add_numbers(
         findings,
         align_own_runs(both, layout),
         agreed={key for key, outcome in outcomes[0].items() if outcome.equal and not outcome.partial},
         divergence=None if divergence is None else conclude_divergence(divergence, both.dtype),
         lower=find_lower_dtype([side.native[both.own_precision] for side in both.ranks], both.dtype),
     )
+    return (*numbered, *recomputed)
 
 
 def judge_numerically(both: BothSides, layout: Layout) -> tuple[Finding, ...]:
@@ -118,7 +121,9 @@ def judge_drawn(both: BothSides, layout: Layout) -> tuple[tuple[Finding, ...], t
         told = {finding.key for finding in initial}
         others = judge_initial(both.reference.initial, [side.initial for side in both.ranks], layout)
         initial += tuple(one for one in others if one.key not in told and not (told and one.verdict is Verdict.PROVED))
-    return initial, judge_masks(both.reference.masks, [side.masks for side in both.ranks], both.axes)
+    drawn = [side.masks for side in both.ranks]
+    masks = judge_masks(both.reference.masks, drawn, both.axes)
+    return initial, (*masks, *judge_recomputed_masks(drawn))
 
 
 def judge_without_layout(both: BothSides) -> tuple[Finding, ...]:

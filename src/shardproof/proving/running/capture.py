@@ -36,6 +36,8 @@ class Recorder:
         records: filled in execution order.
         step: the number of the training step that is running.
         running: the names of the modules whose forward is running, outermost first; kept by `hooks.py`.
+        recomputing: the numbers of the backwards in which a forward is computed again; kept by `recomputation.py`.
+        repeated: how often each recorded activation was computed again.
     """
 
     exact: ExactArithmetic | None = None
@@ -43,6 +45,8 @@ class Recorder:
     records: Records = field(default_factory=Records)
     step: int = 0
     running: list[str] = field(default_factory=list)
+    recomputing: set[int] = field(default_factory=set)
+    repeated: dict[Key, int] = field(default_factory=dict)
 
     def add(self, phase: Phase, name: str, tensor: Tensor | None, *, call: int = 0, frozen: bool = False) -> Key:
         """Record a tensor under the next call of its name; None (a parameter without a gradient) as missing.
@@ -61,11 +65,11 @@ class Recorder:
             (self.records.frozen if frozen else self.records.missing).append(key)
         else:
             self.heartbeat()
-            self.records.tensors[key] = _capture(tensor, self.exact)
+            self.records.tensors[key] = capture(tensor, self.exact)
         return key
 
 
-def _capture(tensor: Tensor, exact: ExactArithmetic | None) -> Recorded:
+def capture(tensor: Tensor, exact: ExactArithmetic | None) -> Recorded:
     """A tensor's numbers, cloned, complex ones as pairs; in exact arithmetic its residues and what is known of them."""
     local = local_value(tensor)
     if local.is_complex():

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from torch.utils._debug_mode import get_active_debug_mode as find_debug_mode
 
 from shardproof.proving.records import CollectiveCall
+from shardproof.proving.running.recomputation import is_recomputed
 from shardproof.worlds.collective_trace import trace_collectives
 
 if TYPE_CHECKING:
@@ -47,6 +48,7 @@ class _Log:
                 shapes=traced.shapes,
                 placement=self.placements[-1] if self.placements else "",
                 dtype=traced.dtype,
+                recomputed=is_recomputed(self.recorder),
             )
         )
 

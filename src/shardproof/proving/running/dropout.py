@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import warnings
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -23,6 +24,7 @@ from shardproof.exact.engine.dropout import Dropout, call_with_masks, on_local
 from shardproof.exact.engine.function_bodies import body_of
 from shardproof.proving.records import DrawnMask, Key, Phase
 from shardproof.proving.running.capture import local_value
+from shardproof.proving.running.recomputation import backward_runs
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -61,6 +63,8 @@ def dropout_standing_in() -> Iterator[None]:
 def masks_drawn(recorder: Recorder, found: Masks) -> Iterator[None]:
     """Inside, each dropout draws a mask, which is put into `found`, and applies the stand-in's.
 
+    One that is computed again in a backward has a name of its own, so that the forward's keep their numbers.
+
     Args:
         recorder: of the same run; has the number of the step and the module that is running.
         found: filled in execution order.
@@ -68,10 +72,12 @@ def masks_drawn(recorder: Recorder, found: Masks) -> Iterator[None]:
     running = recorder.running
 
     def draw(call: Dropout) -> Tensor:
-        key = Key(recorder.step, Phase.MASK, running[-1] if running else "model")
+        name = running[-1] if running else "model"
+        again = backward_runs()
+        key = Key(recorder.step, Phase.MASK, f"{name} (recomputed)" if again else name)
         while key in found:
             key = Key(key.step, key.phase, key.name, key.call + 1)
-        found[key] = _draw(call)
+        found[key] = replace(_draw(call), recomputed=again)
         return _stand_in(call)
 
     with _Masking(draw):

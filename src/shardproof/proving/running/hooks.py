@@ -14,7 +14,10 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves, tree_map
 from torch.utils.weak import WeakIdKeyDictionary
 
+from shardproof.exact.engine.function_bodies import body_of
 from shardproof.proving.records import GRADIENT_OF, Key, Phase
+from shardproof.proving.running.capture import capture
+from shardproof.proving.running.recomputation import backward_runs, find_repeated
 from shardproof.source_lines import calling_line
 
 if TYPE_CHECKING:
@@ -58,6 +61,10 @@ class _SoftmaxRecorded(TorchFunctionMode):
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
+        body = body_of(func)
+        if body is not None:  # a backward, in which a checkpoint calls softmax again
+            with self:
+                return body(*args, **kwargs)
         if func not in _SOFTMAX or not args or not isinstance(args[0], Tensor) or not args[0].requires_grad:
             return func(*args, **kwargs)
         running = self._hooks.recorder.running
@@ -112,8 +119,17 @@ class _Hooks:
         return tree_map(lambda x: cut.get(id(x), x), tree) if cut else None
 
     def pass_on(self, tensor: Tensor, phase: Phase, name: str) -> Tensor:
-        """Record the tensor; return the one with which the program continues."""
-        key = self.recorder.add(phase, name, tensor.detach())
+        """Record the tensor; return the one with which the program continues.
+
+        What is computed again in a backward is recorded already, and is cut as it was then.
+        """
+        if backward_runs():
+            repeated = find_repeated(self.recorder, phase, name, capture(tensor.detach(), self.recorder.exact).values)
+            if repeated is None:
+                return tensor
+            key = repeated
+        else:
+            key = self.recorder.add(phase, name, tensor.detach())
         passed_on = tensor if self.segments is None else self.segments.cut(key, tensor)
         if passed_on is tensor and phase is Phase.INPUT:
             # An alias has the gradient of this use alone. The tensor itself may have other uses too, and a sharding may

@@ -19,6 +19,7 @@ from shardproof.proving.running.collective_log import collectives_recorded
 from shardproof.proving.running.data_parallel import BatchSplit, make_split
 from shardproof.proving.running.dropout import dropout_standing_in, masks_drawn
 from shardproof.proving.running.models import build_model, dtype_of, initial_values, load_model, make_mesh, shard_model
+from shardproof.proving.running.recomputation import recomputation_followed
 from shardproof.proving.running.segments import Segments, number_parameters
 from shardproof.proving.running.training import train
 
@@ -58,6 +59,7 @@ class OneRun:
             if self.masks is not None:
                 stack.enter_context(masks_drawn(self.recorder, self.masks))
             if self.traced:
+                stack.enter_context(recomputation_followed(self.recorder))
                 stack.enter_context(collectives_recorded(self.recorder))
             yield
 

@@ -9,6 +9,7 @@ from tests.proving.judging.cases.case import (
 from tests.proving.judging.made_up import (
     DP,
     MASK,
+    MASK_AGAIN,
     key,
 )
 
@@ -41,6 +42,18 @@ def masks(*held, count=128, by_dtensor=False):
         draft.masks.append(DrawnMask(values=whole, mask=mask(whole, None)))
         for values, seed in held:
             draft.masks.append(DrawnMask(values=values, mask=mask(values, seed), by_dtensor=by_dtensor))
+
+    return change
+
+
+def masks_again(*held):
+    """Right masks of both ranks, and what they draw when the forward is computed again: (values, seed of the mask)."""
+
+    def change(draft):
+        masks((FIRST, 1), (SECOND, 2))(draft)
+        for values, seed in held:
+            again = DrawnMask(values=values, mask=drawn(len(values), seed=seed) > 0, recomputed=True)
+            draft.masks_again.append(again)
 
     return change
 
@@ -115,5 +128,16 @@ DRAWN = {
         cause=of(CauseKind.MASK_BY_DTENSOR),
         twin=masks((FIRST, 1), (SECOND, 1)), twin_verdict=Verdict.WRONG,
         twin_cause=of(CauseKind.MASK_SHARED, mend=Mend.GENERATOR_FOR_EACH_SHARD),
+    ),
+    "recomputed with the forward's mask": Case(
+        change=masks_again((FIRST, 1), (SECOND, 2)), key=MASK_AGAIN, verdict=Verdict.PROVED, roots=set(),
+        twin=masks_again((FIRST, 1), (SECOND, 1)), twin_verdict=Verdict.WRONG,
+        twin_cause=of(CauseKind.RECOMPUTED_MASK, mend=Mend.RESTORE_GENERATOR),
+    ),
+    "recomputed with another mask": Case(
+        change=masks_again((FIRST, 3), (SECOND, 4)), key=MASK_AGAIN, verdict=Verdict.WRONG,
+        cause=of(CauseKind.RECOMPUTED_MASK, mend=Mend.RESTORE_GENERATOR),
+        twin=masks_again((FIRST + 0.5, 3), (SECOND + 0.5, 4)), twin_verdict=Verdict.DRAWN,
+        twin_cause=of(CauseKind.MASK_OWN),
     ),
 }  # fmt: skip

@@ -21,6 +21,7 @@ from shardproof.proving.findings import Verdict
 from shardproof.proving.records import SAMPLES, CollectiveCall, Phase, Precision
 
 COLLECTIVES = key(Phase.COLLECTIVES, "in up")
+RECOMPUTED = key(Phase.COLLECTIVES, "in up (recomputed)")
 MISSING_SUM = {"axes": ("tp",), "mend": Mend.ALL_REDUCE_GRADIENT}
 
 
@@ -129,6 +130,14 @@ NATIVE = {
         change=both(in_runs(own_run, "spoil", DOWN), in_runs(own_run, "spoil", LOSS)), key=DOWN, verdict=Verdict.WRONG,
         cause=of(CauseKind.ONLY_IN_NATIVE_DTYPE, dtype="float32"),
         twin=in_runs(own_run, "spoil", DOWN), twin_verdict=NOTHING,
+    ),
+    "recomputed over other ranks": Case(
+        change=sequences(*2 * [[call(), call(ranks=(0,), recomputed=True)]]), key=RECOMPUTED, verdict=Verdict.WRONG,
+        cause=of(
+            CauseKind.RECOMPUTED_COLLECTIVE, forward_collective=call(),
+            recomputed_collective=call(ranks=(0,), recomputed=True),
+        ),
+        twin=sequences(*2 * [[call(), call(recomputed=True)]]), twin_verdict=NOTHING,
     ),
     "collectives diverge": Case(
         change=sequences([call()], []), key=COLLECTIVES, verdict=Verdict.WRONG,
