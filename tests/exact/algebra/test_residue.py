@@ -1,6 +1,7 @@
 """Residues against Python's integers."""
 
 import dataclasses
+from math import isnan
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ from tests.exact.algebra.residues import FIELD, PRIME, M, check_value_class, dra
 
 from shardproof.exact.algebra.degree import CONSTANT, VARIABLE, Degree
 from shardproof.exact.algebra.lift import Lift
-from shardproof.exact.algebra.residue import Arithmetic, Cut, Residue
+from shardproof.exact.algebra.residue import VOID, Arithmetic, Cut, Residue
 
 extreme = st.sampled_from([-FIELD.half, FIELD.half, 0, 1, -1]) | st.integers(-FIELD.half, FIELD.half)
 triples = st.lists(st.tuples(extreme, extreme, extreme), min_size=1, max_size=8)
@@ -240,22 +241,68 @@ def test_the_same_view_is_known_and_another_is_not():
 # Divisions by zero ----------------------------------------------------------------------------------------------------
 
 
-def test_each_division_by_zero_is_counted():
+def known(tensor):
+    """The elements as integers, None for a void one."""
+    return [None if isnan(x) else int(x) for x in tensor.reshape(-1).tolist()]
+
+
+def test_each_division_by_zero_is_counted_and_leaves_a_void_element():
     m = arithmetic()
     x = of(m, 0, 2, 0, 5)
-    assert x.inverse().tensor.tolist() == [0, inverse_of(2), 0, inverse_of(5)]
+    assert known(x.inverse().tensor) == [None, inverse_of(2), None, inverse_of(5)]
     assert m.zero_divisions == 2
-    assert (x / 0).tensor.tolist() == [0] * 4
+    assert known((x / 0).tensor) == [None] * 4
     assert m.zero_divisions == 3
-    assert (x / PRIME).tensor.tolist() == [0] * 4
+    assert known((x / PRIME).tensor) == [None] * 4
     assert m.zero_divisions == 4
     assert (1 / x).degree == D.inverse()
     assert m.zero_divisions == 6
     found = x.log()
     assert m.zero_divisions == 8
-    assert [n == 0 for n in found.tensor.tolist()] == [True, False, True, False]
+    assert [n is None for n in known(found.tensor)] == [True, False, True, False]
+    assert known(found.exp().tensor) == [0, 2, 0, 5]  # of the logarithm, as it is known
     x.sum().inverse()
     assert m.zero_divisions == 8
+
+
+@pytest.mark.parametrize(
+    "name", ["oracle", "odd", "even", "exp", "sqrt", "preimage", "inverse", "log", "sum", "product"]
+)
+def test_what_is_computed_from_a_void_element_is_void(name):
+    m = arithmetic()
+    x = of(m, 3, 0, 5).inverse()
+    found = {
+        "oracle": lambda: x.oracle("f"),
+        "odd": lambda: x.odd_oracle("f"),
+        "even": lambda: x.even_oracle("f", at_zero=1),
+        "exp": x.exp,
+        "sqrt": x.sqrt,
+        "preimage": lambda: x.oracle_of_preimage("f", of="g"),
+        "inverse": x.inverse,
+        "log": x.log,
+        "sum": lambda: x + 1,
+        "product": lambda: x * x,
+    }[name]()
+    assert [n is None for n in known(found.tensor)] == [False, True, False]
+    assert m.zero_divisions == 1  # nothing was divided by zero once more
+    assert [n is None for n in known(x.tensor)] == [False, True, False]  # the operand is as it was
+
+
+def test_a_rule_that_divides_nothing_by_zero_takes_no_void_element():
+    """Its operands are free of them: NaN there has come from elsewhere, and is refused."""
+    m = arithmetic()
+    bad = of(m, float("nan"), 1.0)
+    with pytest.raises(FloatingPointError, match="no residue"):
+        m.look_up(m.oracles.exp(), bad.tensor)
+    m.zero_divisions = 1
+    assert known(m.look_up(m.oracles.exp(), bad.tensor))[0] is None
+    m.divided_before = 1
+    with pytest.raises(FloatingPointError, match="no residue"):
+        m.look_up(m.oracles.exp(), bad.tensor)
+
+
+def test_a_void_element_is_far_beyond_every_residue_as_an_integer():
+    assert VOID == 2**40 > 2**23
 
 
 # Oracles --------------------------------------------------------------------------------------------------------------
@@ -366,8 +413,9 @@ def test_a_value_of_an_arithmetic_is_a_constant_unless_said_otherwise():
     x = m.residue(drawn(2))
     assert x.degree is CONSTANT
     assert x.of is m
-    assert (x.roots, x.exponential, x.squared, x.has_companion) == (False, None, None, False)
-    assert (m.zero_divisions, m.operands_void, m.cuts) == (0, False, [])
+    assert (x.roots, x.exponential, x.squared, x.value, x.has_companion) == (False, None, None, None, False)
+    assert dataclasses.replace(x, value=x.tensor).has_companion
+    assert (m.zero_divisions, m.divided_before, m.operands_void, m.cuts) == (0, 0, None, [])
 
 
 def test_a_constant_is_lifted_once(monkeypatch):
@@ -385,6 +433,6 @@ def test_residues_and_cuts_are_values():
     assert not hasattr(x, "__dict__")
     assert not hasattr(arithmetic(), "__dict__")
     assert x != of(arithmetic(), *X)  # no comparison of elements by accident
-    check_value_class(Cut(name="h", residues=x.tensor.long(), degree=D, void=False), void=True)
+    check_value_class(Cut(name="h", residues=x.tensor.long(), degree=D, void=None), void=x.tensor)
     with pytest.raises(TypeError, match="positional argument"):
         Arithmetic(FIELD, M.oracles, Lift(field=FIELD))
