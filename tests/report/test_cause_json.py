@@ -18,6 +18,7 @@ FULL = Cause(
     approximate=True,
     factor=Fraction(-2, 3),
     axes=("dp", "tp"),
+    parameter="up.weight",
     ranks=(0, 3),
     shapes=((2,), ()),
     parts=(Part(rank=1), Part(rank=0, index=0)),

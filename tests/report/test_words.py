@@ -101,6 +101,15 @@ def test_an_axis_is_named_where_there_are_several(mesh, told):
             Cause(kind=CauseKind.SHARD_ORDER, ranks=(1, 0)),
             "shards in another order: ranks hold the shards of 1, 0",
         ),
+        (Cause(kind=CauseKind.NORM_OF_PART), "each rank's own norm: the squares are not summed over all ranks"),
+        (
+            Cause(kind=CauseKind.NORM_OF_PART, axes=("tp",)),
+            "the norm over tp alone: the squares are not summed over all ranks",
+        ),
+        (
+            Cause(kind=CauseKind.NORM_COUNTS_PARAMETER, parameter="head.weight", factor=Fraction(2)),
+            "the norm counts head.weight 2 times",
+        ),
         (Cause(kind=CauseKind.MISSHAPEN, shapes=((2, 3), (3, 2))), "of shape (2, 3) instead of (3, 2)"),
         (
             Cause(kind=CauseKind.NEVER_REACHED, parts=(Part(rank=1), Part(rank=0, index=2))),

@@ -34,6 +34,13 @@ class CauseKind(StrEnum):
     ZERO_EVERYWHERE = "zero everywhere"
     SAME_VECTOR_OFF = "same vector off everywhere"
     SHARD_ORDER = "shards in another order"
+    # The gradient norm, of sums of squares, and what is clipped by it.
+    NORM_OF_PART = "norm of a part"
+    NORM_COUNTS_REPLICAS = "norm counts replicas"
+    NORM_MISSES_SHARD = "norm misses a shard"
+    NORM_COUNTS_PARAMETER = "norm counts a parameter more than once"
+    NORM_MISSES_PARAMETER = "norm misses a parameter"
+    NOT_CLIPPED = "not clipped"
     # One side has what the other has not.
     MISSHAPEN = "misshapen"
     MISSING_GRADIENT = "missing gradient"
@@ -107,11 +114,13 @@ class Cause:
         kind: what is the matter.
         mend: what would mend it; None where nothing is known.
         approximate: the relation holds within rounding noise; otherwise to the last digit.
-        factor: of SCALED: actual = factor * expected.
-        axes: of the mesh, over which a sum or an average is missing.
+        factor: of SCALED: actual = factor * expected; of NORM_COUNTS_PARAMETER: how often.
+        axes: of the mesh, over which a sum or an average is missing; of NORM_OF_PART and NORM_COUNTS_REPLICAS: over
+            which the norm is summed, none where it is each rank's own.
+        parameter: its name, of NORM_COUNTS_PARAMETER and NORM_MISSES_PARAMETER.
         ranks: of REPLICAS_DIFFER and NO_NUMBER_HERE: those that are wrong; of BUFFER_GONE: those that lack it; of
-            ZEROED, HELD_TWICE and PADDING_USED: where; of
-            SHARD_ORDER: whose shard each rank holds.
+            ZEROED, HELD_TWICE and PADDING_USED: where; of NORM_MISSES_SHARD: the one left out; of SHARD_ORDER: whose
+            shard each rank holds.
         shapes: of MISSHAPEN: the actual one and the expected one.
         parts: of NEVER_REACHED: what is zero in every run.
         elements: of MASK_TOO_SMALL: how many there are; of LOST, ZEROED, HELD_TWICE and PADDING_USED: how many it is
@@ -129,6 +138,7 @@ class Cause:
     approximate: bool = False
     factor: Fraction | None = None
     axes: tuple[str, ...] = ()
+    parameter: str = ""
     ranks: tuple[int, ...] = ()
     shapes: tuple[tuple[int, ...], ...] = ()
     parts: tuple[Part, ...] = ()

@@ -108,6 +108,7 @@ class Records:
         missing: parameters without a gradient, in execution order.
         frozen: those of parameters that do not train (`requires_grad` is False), in execution order.
         source_lines: the line of the user's code that first called a module, by the module's name.
+        squares: of gradient norms.
         collectives: in the order of the calls.
     """
 
@@ -115,6 +116,7 @@ class Records:
     missing: list[Key] = field(default_factory=list)
     frozen: list[Key] = field(default_factory=list)
     source_lines: dict[str, str] = field(default_factory=dict)
+    squares: dict[Key, Tensor] = field(default_factory=dict)
     collectives: list[CollectiveCall] = field(default_factory=list)
 
 

@@ -27,7 +27,11 @@ class Step:
         loss: `loss(model(inputs), targets)`, a scalar.
         forward: instead of `loss`: `forward(model, batch)`, a scalar.
         optimizer: builds the optimizer from the parameters; None to compare gradients only.
-        clip_norm: clip the gradients to this norm over the whole model before the update.
+        clip_norm: clip the gradients to this norm over the whole model before the update. On ranks the prover does it,
+            with each element of the full gradient counted once, whatever the sharding.
+        clip: instead, the user's own: `clip(model)` clips the gradients in place and returns their norm as a scalar
+            tensor, or None (or a number), of which only the clipped gradients are compared. With `clip_norm` too, the
+            one device clips to that norm, and `clip` is called on ranks alone.
         steps: how many.
     """
 
@@ -37,6 +41,7 @@ class Step:
     forward: Callable[[Module, Any], Tensor] | None = None
     optimizer: Callable[[Iterable[Parameter]], Optimizer] | None = None
     clip_norm: float | None = None
+    clip: Callable[[Module], Any] | None = None
     steps: int = 3
 
     def __post_init__(self) -> None:
@@ -50,6 +55,11 @@ class Step:
             raise CannotRunError(f"steps is {self.steps}; give at least 1")
         if self.clip_norm is not None and not self.clip_norm > 0:
             raise CannotRunError(f"clip_norm is {self.clip_norm}; give a number above 0, or None")
+
+    @property
+    def clips(self) -> bool:
+        """Whether gradients are clipped before the update."""
+        return self.clip_norm is not None or self.clip is not None
 
     def compute_loss(self, model: Module, batch: Any) -> Tensor:
         """The scalar that is differentiated."""

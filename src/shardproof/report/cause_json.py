@@ -138,6 +138,7 @@ _READERS: Mapping[str, Callable[[object], Any]] = {
     "mend": _read_mend,
     "approximate": lambda value: _typed(value, bool),
     "factor": _read_factor,
+    "parameter": _text,
     "axes": lambda value: _read_many(value, _text),
     "ranks": _integers,
     "shapes": lambda value: _read_many(value, _integers),

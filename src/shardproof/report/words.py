@@ -32,6 +32,12 @@ _SENTENCES: Mapping[CauseKind, str] = {
         "off by {about}the same vector at every position: a bias is added more than once, or not at all"
     ),
     CauseKind.SHARD_ORDER: "shards in another order: ranks hold {about}the shards of {ranks}",
+    CauseKind.NORM_OF_PART: "{norm_of}: the squares are not summed over all ranks",
+    CauseKind.NORM_COUNTS_REPLICAS: "the norm counts what several ranks hold once for each of them",
+    CauseKind.NORM_MISSES_SHARD: "the norm leaves out what only {rank_list} holds",
+    CauseKind.NORM_COUNTS_PARAMETER: "the norm counts {parameter} {factor} times",
+    CauseKind.NORM_MISSES_PARAMETER: "the norm leaves out {parameter}",
+    CauseKind.NOT_CLIPPED: "the gradient as it was before clipping",
     CauseKind.MISSHAPEN: "of shape {actual} instead of {expected}",
     CauseKind.MISSING_GRADIENT: "the parameter has a gradient on one device and none here",
     CauseKind.EXTRA_GRADIENT: "the parameter has a gradient here and none on one device",
@@ -134,6 +140,9 @@ def _parameters(cause: Cause, *, name_axes: bool) -> Mapping[str, str]:
     return {
         "about": "about " if cause.approximate else "",
         "over": f" over {' and '.join(cause.axes)}" if name_axes and cause.axes else "",
+        "norm_of": f"the norm over {' and '.join(cause.axes)} alone" if cause.axes else "each rank's own norm",
+        "factor": str(cause.factor),
+        "parameter": cause.parameter,
         "size": "" if cause.factor is None else _size(cause.factor),
         "ranks": _listed(cause.ranks),
         "ranks_are": f"rank {_listed(cause.ranks)} is"

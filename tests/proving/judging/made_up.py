@@ -99,6 +99,7 @@ class Draft:
         reference: by run, the tensors by key.
         ranks: of each rank, the same.
         chance: of every tensor, in exact arithmetic.
+        squares: the square of the norm from a run and the rank's gradients, by rank; of the one device under None.
         collectives: by run, the same on all ranks.
         initial: values of parameters that the ranks start with instead, by rank.
         missing: the gradients that are None, by rank; of the one device under None.
@@ -115,6 +116,7 @@ class Draft:
     chance: float = CHANCE
     own_training: bool = False
     failed: str = ""
+    squares: dict[int | None, Callable] = field(default_factory=dict)
     collectives: dict[Run, list] = field(default_factory=dict)
     initial: dict[str, list[torch.Tensor]] = field(default_factory=dict)
     missing: dict[int | None, set[Key]] = field(default_factory=dict)
@@ -239,7 +241,9 @@ def make_sides(change: Callable[[Draft], None] | None = None, *, axes=TP) -> Bot
         missing, frozen = list(draft.missing.get(rank, ())), list(draft.frozen.get(rank, ()))
         for key in (*missing, *frozen):
             tensors.pop(key, None)
-        return Records(tensors=tensors, missing=missing, frozen=frozen, collectives=draft.collectives.get(run, []))
+        squares = {NORM: draft.squares[rank](run, held[run])} if rank in draft.squares else {}
+        calls = draft.collectives.get(run, [])
+        return Records(tensors=tensors, missing=missing, frozen=frozen, squares=squares, collectives=calls)
 
     def side(held, rank=None):
         initial = parameters(rank)

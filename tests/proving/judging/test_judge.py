@@ -1,7 +1,7 @@
 """From made-up records to verdicts, causes and first causes: a row for each, and nearly the same input beside it."""
 
 import pytest
-from tests.proving.judging.cases import causes, draws, native, roots, verdicts
+from tests.proving.judging.cases import causes, draws, native, norms, roots, verdicts
 from tests.proving.judging.cases.case import (
     NOTHING,
     change,
@@ -20,7 +20,7 @@ from shardproof.proving.findings import Verdict
 from shardproof.proving.judging.judge import find_candidate_layout, judge_numerically, judge_without_layout
 from shardproof.proving.records import Precision
 
-TABLE = verdicts.VERDICTS | causes.CAUSES | native.NATIVE | draws.DRAWN | roots.ROOTS
+TABLE = verdicts.VERDICTS | causes.CAUSES | norms.NORMS | native.NATIVE | draws.DRAWN | roots.ROOTS
 
 
 def said(findings, tensor):

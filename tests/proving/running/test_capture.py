@@ -7,7 +7,7 @@ from torch import nn
 from shardproof.exact import VOID, ExactArithmetic
 from shardproof.proving.records import Key, Phase
 from shardproof.proving.running.batch import draw_batch
-from shardproof.proving.running.capture import Recorder, clone_parameters
+from shardproof.proving.running.capture import Recorder, clone_parameters, match_placements
 
 
 def test_a_record_stays_when_the_tensor_is_written_to():
@@ -108,3 +108,10 @@ def test_parameters_are_cloned(write):
     assert list(before) == ["weight", "bias"]
     assert torch.equal(before["bias"], model.bias) is not write
     assert not before["bias"].requires_grad
+
+
+def test_a_plain_gradient_needs_no_placements():
+    parameter = nn.Parameter(torch.ones(3))
+    gradient = torch.ones(3)
+    assert match_placements(gradient, parameter) is gradient
+    assert match_placements(None, parameter) is None

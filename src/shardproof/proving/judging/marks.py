@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 def mark_roots(findings: Sequence[Finding]) -> tuple[Finding, ...]:
     """Mark the first causes: findings that are not ok although nothing before them that they depend on was wrong.
 
-    All that comes after a wrong activation or loss depends on it. Of a wrong gradient, only its own parameter's update,
-    the norm, and all following steps do; other gradients do not.
+    All that comes after a wrong activation or loss depends on it. Of a wrong gradient, only its own parameter's state
+    and update, the norm, and all following steps do; other gradients do not.
     """
     marked = []
     polluted_from: tuple[int, Phase | None] | None = None
@@ -36,7 +36,7 @@ def mark_roots(findings: Sequence[Finding]) -> tuple[Finding, ...]:
             follows = follows or parameter in same_step or (key.phase is Phase.NORM and bool(same_step))
             follows = follows or "gradient norm" in same_step
         marked.append(replace(finding, root=not follows))
-        if key.phase in (Phase.GRADIENT, Phase.NORM, Phase.UPDATE):
+        if key.phase in (Phase.GRADIENT, Phase.NORM, Phase.CLIPPED, Phase.STATE, Phase.UPDATE):
             wrong_gradients.add((key.step, parameter))
         if polluted_from is None or (polluted_from[1] is None and key.phase in ACTIVATIONS | {Phase.LOSS}):
             polluted_from = (key.step, key.phase if key.phase in ACTIVATIONS | {Phase.LOSS} else None)

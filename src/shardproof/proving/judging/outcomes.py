@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, TypeVar
 
 import torch
@@ -13,6 +13,7 @@ from shardproof.proving.cause import Cause, CauseKind, Part
 from shardproof.proving.judging.causes import Difference, axes_of_sum, explain
 from shardproof.proving.judging.closeness import Exact
 from shardproof.proving.judging.layout import PADDING
+from shardproof.proving.judging.norms import explain_clipping
 from shardproof.proving.records import ACTIVATIONS, OF_PARAMETERS, Key, Phase
 
 if TYPE_CHECKING:
@@ -82,9 +83,16 @@ class Outcome:
 
 def compare_exactly(alignment: Alignment, prime: int) -> dict[Key, Outcome]:
     """The outcome of one exact run for each tensor on either side, in the candidate's order."""
+
+    def compare(key: Key, aligned: Aligned) -> Outcome:
+        outcome = _outcome(key.phase, aligned, prime, alignment.axes)
+        if outcome.equal or key.phase not in (Phase.NORM, Phase.CLIPPED):
+            return outcome
+        return replace(outcome, cause=explain_clipping(alignment, key, aligned, prime) or outcome.cause)
+
     return walk(
         alignment,
-        lambda key, aligned: _outcome(key.phase, aligned, prime, alignment.axes),
+        compare,
         lambda _key, fault: Outcome(equal=fault.kind is CauseKind.NO_GRADIENT, cause=fault),
     )
 
@@ -114,7 +122,10 @@ def walk(
         aligned = alignment.of(key)
         if aligned is not None:
             found[key] = faulty(key, aligned.fault) if aligned.fault else compared(key, aligned)
+    clipped = {key.step for key in ranks[0].tensors if key.phase is Phase.CLIPPED}
     for key in reference.tensors:
+        if key.phase is Phase.NORM and key.step in clipped:
+            continue  # the user's own clipping need not report its norm: all that follows from it is compared
         if key.phase in (Phase.LOSS, Phase.NORM) and key not in found:
             found[key] = faulty(key, Cause(kind=CauseKind.NOT_COMPUTED))
         elif key.phase in unreported:

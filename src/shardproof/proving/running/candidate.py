@@ -37,7 +37,7 @@ from shardproof.proving.running.capture import clone_parameters
 from shardproof.proving.running.hooks import modules_recorded
 from shardproof.proving.running.models import dtype_of, fill_drawn_buffers, make_mesh
 from shardproof.proving.running.one_rank import record_side
-from shardproof.proving.running.training import record_gradients, record_update
+from shardproof.proving.running.training import record_gradients, record_norm, record_update
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -110,8 +110,7 @@ class Run:
             norm: over the whole model, if the step clips.
         """
         recorder = self._training.run.recorder
-        if norm is not None:
-            recorder.add(Phase.NORM, "gradient norm", norm)
+        record_norm(recorder, norm)
         record_update(self._training.watched, optimizer, recorder)
 
 

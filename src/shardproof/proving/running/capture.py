@@ -68,6 +68,10 @@ class Recorder:
             self.records.tensors[key] = capture(tensor, self.exact)
         return key
 
+    def add_square(self, key: Key, norm: Tensor) -> None:
+        """Record the square of a norm: in exact arithmetic a root is no sum, so a wrong sum shows in its square."""
+        self.records.squares[key] = _capture(norm.detach() ** 2, self.exact).values
+
 
 def capture(tensor: Tensor, exact: ExactArithmetic | None) -> Recorded:
     """A tensor's numbers, cloned, complex ones as pairs; in exact arithmetic its residues and what is known of them."""
@@ -109,6 +113,15 @@ def local_value(tensor: Tensor) -> Tensor:
     if isinstance(tensor, AsyncCollectiveTensor):
         tensor = tensor.wait()
     return tensor
+
+
+def match_placements(gradient: Tensor | None, parameter: Tensor) -> Tensor | None:
+    """A gradient with its parameter's placements: a DTensor's may be Partial, and its next use would reduce it."""
+    from torch.distributed.tensor import DTensor
+
+    if isinstance(gradient, DTensor) and isinstance(parameter, DTensor):
+        return gradient.redistribute(placements=parameter.placements)
+    return gradient
 
 
 def clone_parameters(model: Module) -> dict[str, Tensor]:

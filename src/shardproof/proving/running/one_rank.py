@@ -15,6 +15,7 @@ import torch.distributed as dist
 from shardproof.proving.records import SAMPLES, Precision, SideRecord
 from shardproof.proving.running.batch import copy_batch, draw_batch
 from shardproof.proving.running.capture import clone_parameters
+from shardproof.proving.running.clipping import CountedElements
 from shardproof.proving.running.collective_log import collectives_recorded
 from shardproof.proving.running.data_parallel import BatchSplit, make_split
 from shardproof.proving.running.dropout import dropout_standing_in, masks_drawn
@@ -142,7 +143,8 @@ def run_parallelized(context: RunContext, parallelize: Parallelize) -> SideRecor
         return shard_model(load_model(step, request.build_seed, state, run.precision), parallelize, mesh)
 
     split = make_split(request.axes, mesh, dist.get_rank())
-    side = record_side(context, partial(_train_one_run, context, build, split))
+    counted = CountedElements() if step.clip_norm is not None else None
+    side = record_side(context, partial(_train_one_run, context, build, split, counted=counted))
     if not request.draws:
         return side
     initial = shard_model(build_model(step, request.build_seed), parallelize, mesh)
@@ -150,12 +152,18 @@ def run_parallelized(context: RunContext, parallelize: Parallelize) -> SideRecor
 
 
 def _train_one_run(
-    context: RunContext, build: Callable[[OneRun], nn.Module], split: BatchSplit, run: OneRun
+    context: RunContext,
+    build: Callable[[OneRun], nn.Module],
+    split: BatchSplit,
+    run: OneRun,
+    *,
+    counted: CountedElements | None = None,
 ) -> Mapping[str, Tensor]:
     """Every run has a model of its own: a sharding may keep buffers, which hold residues after an exact run."""
     step, request, exact = context.step, context.request, run.recorder.exact
     model = build(run)
     parameters = clone_parameters(model)
+    masks = None if counted is None else counted.find(parameters, context.state_for(run.recorder))
     batch = split.rows_of(copy_batch(step.batch, dtype_of(run.precision)))
     segments = None
     if exact is not None and request.fresh:
@@ -164,7 +172,7 @@ def _train_one_run(
         segments = Segments(exact=exact, cuts=request.cuts, rank=rank, parameters=numbers, state=context.state)
     with run.entered():
         drawn = batch if exact is None else draw_batch(exact, batch)
-        train(model, step, drawn, run.recorder, segments=segments, split=split)
+        train(model, step, drawn, run.recorder, segments=segments, split=split, counted=masks)
     if exact is not None and dist.is_initialized():
         dist.barrier()  # the next run begins when the last rank has left this one
     return parameters

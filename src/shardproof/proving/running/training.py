@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import torch
 from torch import Tensor
 
 from shardproof.proving.records import Phase
+from shardproof.proving.running.capture import match_placements
+from shardproof.proving.running.clipping import clip_model
 from shardproof.proving.running.data_parallel import BatchSplit
 from shardproof.proving.running.hooks import modules_recorded
 
 if TYPE_CHECKING:
-    from torch.distributed.device_mesh import DeviceMesh
+    from collections.abc import Mapping
+
     from torch.nn import Module
     from torch.optim import Optimizer
 
@@ -32,6 +34,7 @@ def train(
     *,
     segments: Segments | None = None,
     split: BatchSplit = _WHOLE_BATCH,
+    counted: Mapping[str, Tensor] | None = None,
 ) -> None:
     """Take the step's steps on one model.
 
@@ -42,6 +45,7 @@ def train(
         recorder: fills the records in execution order.
         segments: in exact arithmetic, the cuts; each step then starts from fresh residues too.
         split: how the batch is split over ranks.
+        counted: which elements of its parameters a rank counts in the gradient norm; None on one device.
     """
     optimizer = step.optimizer(list(model.parameters())) if step.optimizer else None
     for number in range(step.steps):
@@ -52,8 +56,8 @@ def train(
             recorder.add(Phase.LOSS, "loss", split.mean_loss(loss.detach()))
             split.backward(loss, model)
         record_gradients(model, Phase.GRADIENT, recorder, segments)
-        if step.clip_norm is not None:
-            recorder.add(Phase.NORM, "gradient norm", clip_gradients(model, step.clip_norm))
+        if step.clips:
+            record_norm(recorder, clip_model(model, step, counted))
             record_gradients(model, Phase.CLIPPED, recorder, segments)
         if optimizer is None:
             break
@@ -77,6 +81,14 @@ def record_gradients(model: Module, phase: Phase, recorder: Recorder, segments: 
             segments.renew_gradient(name, parameter, f"{phase} of step {recorder.step + 1}")
 
 
+def record_norm(recorder: Recorder, norm: Tensor | None) -> None:
+    """Record the norm that clipped the gradients, and its square, in which a wrong sum shows; None: it is not known."""
+    if norm is None:
+        return
+    key = recorder.add(Phase.NORM, "gradient norm", norm)
+    recorder.add_square(key, norm)
+
+
 def states_of(optimizer: Optimizer, parameter: Tensor) -> dict[str, Tensor]:
     """The optimizer's states of the parameter's shape (moments, not counters), in the order of their names."""
     return {
@@ -86,42 +98,11 @@ def states_of(optimizer: Optimizer, parameter: Tensor) -> dict[str, Tensor]:
     }
 
 
-def match_placements(gradient: Tensor | None, parameter: Tensor) -> Tensor | None:
-    """A gradient with its parameter's placements: a DTensor's may be Partial, and its next use would reduce it."""
-    from torch.distributed.tensor import DTensor
-
-    if isinstance(gradient, DTensor) and isinstance(parameter, DTensor):
-        return gradient.redistribute(placements=parameter.placements)
-    return gradient
-
-
-def clip_gradients(model: Module, max_norm: float) -> Tensor:
-    """Clip to the norm over the whole model, as `clip_grad_norm_` does; return the norm.
-
-    PyTorch's own refuses gradients on different meshes (FSDP2 over dp beside FSDP2 over dp and tp), and a mixture with
-    plain (replicated) tensors, which transformers' plans leave behind.
-    """
-    from torch.distributed.tensor import DTensor
-
-    on_mesh: dict[DeviceMesh | None, list[Tensor]] = {}
-    for parameter in model.parameters():
-        if parameter.grad is not None:
-            on_mesh.setdefault(getattr(parameter.grad, "device_mesh", None), []).append(parameter)
-    norms = []
-    for group in on_mesh.values():
-        norm = torch.nn.utils.get_total_norm([one.grad for one in group if one.grad is not None])
-        norms.append(norm.full_tensor() if isinstance(norm, DTensor) else norm)
-    total = norms[0] if len(norms) == 1 else torch.linalg.vector_norm(torch.stack(norms))
-    for group in on_mesh.values():
-        torch.nn.utils.clip_grads_with_norm_(group, max_norm, total)
-    return total
-
-
 def record_update(model: Module, optimizer: Optimizer | None, recorder: Recorder) -> None:
-    """Record updated parameters, the optimizer's state of each, and buffers."""
+    """Record the optimizer's state of each parameter, the updated parameter, and buffers."""
     for name, parameter in model.named_parameters():
-        recorder.add(Phase.UPDATE, name, parameter.detach())
         for key, value in (states_of(optimizer, parameter) if optimizer else {}).items():
             recorder.add(Phase.STATE, f"{name}/{key}", value)
+        recorder.add(Phase.UPDATE, name, parameter.detach())  # computed from the state
     for name, buffer in model.named_buffers():
         recorder.add(Phase.BUFFER, name, buffer)

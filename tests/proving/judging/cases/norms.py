@@ -1,0 +1,102 @@
+"""Cases of wrong gradient norms, made of the wrong squares, and of clipping that does nothing."""
+
+from fractions import Fraction
+
+from tests.proving.judging.cases.case import Case, both, of, off_by_one_element
+from tests.proving.judging.made_up import BIAS, EXPERTS, NORM, WEIGHT, key
+
+from shardproof.proving.cause import CauseKind
+from shardproof.proving.findings import Verdict
+from shardproof.proving.records import Phase
+
+CLIPPED = key(Phase.CLIPPED, "down.bias")
+ALL = (WEIGHT, BIAS, EXPERTS)
+
+
+def sum_squares(run, held, keys=ALL):
+    squares = [(held[one] ** 2).sum() if run.prime is None else (held[one] ** 2 % run.prime).sum() for one in keys]
+    return run.residues(sum(squares))
+
+
+def norm_of(*, rank0, rank1=None, spoiled=True):
+    """The square of the norm on each rank, from its run and both ranks' gradients; the norm itself is spoiled."""
+
+    def change(draft):
+        def at(how):
+            return lambda run, _own: run.residues(how(run, *(rank[run] for rank in draft.ranks)))
+
+        draft.squares = {None: sum_squares, 0: at(rank0), 1: at(rank1 or rank0)}
+        if spoiled:
+            draft.spoil(NORM)
+
+    return change
+
+
+def own(number):
+    return lambda run, *ranks: sum_squares(run, ranks[number])
+
+
+def counted(**times):
+    """Each of the parameters so many times, and both shards of the weight; `other` is added."""
+    weight, bias, experts = (times.get(name, 1) for name in ("weight", "bias", "experts"))
+
+    def square(run, first, second):
+        parts = [sum_squares(run, one, (WEIGHT,)) * weight for one in (first, second)]
+        parts += [sum_squares(run, first, (BIAS,)) * bias, sum_squares(run, first, (EXPERTS,)) * experts]
+        return sum(parts) + times.get("other", 0)
+
+    return square
+
+
+def clipped(factor):
+    """Clipped gradients of one parameter on both sides, on the ranks by another factor."""
+
+    def change(draft):
+        for held in (draft.reference, *draft.ranks):
+            for run in held:
+                held[run][CLIPPED] = run.times(held[run][BIAS], Fraction(factor if held is not draft.reference else 3))
+
+    return change
+
+
+WRONG_BY_ANYTHING = norm_of(rank0=counted(other=1))
+
+NORMS = {
+    "each rank's own norm": Case(
+        change=norm_of(rank0=own(0), rank1=own(1)), key=NORM, verdict=Verdict.WRONG, cause=of(CauseKind.NORM_OF_PART),
+        twin=norm_of(rank0=own(0), rank1=own(0)), twin_verdict=Verdict.WRONG,
+        twin_cause=of(CauseKind.NORM_MISSES_SHARD, ranks=(1,)),
+    ),
+    "a norm that counts replicas": Case(
+        change=norm_of(rank0=counted(bias=2, experts=2)), key=NORM, verdict=Verdict.WRONG,
+        cause=of(CauseKind.NORM_COUNTS_REPLICAS, axes=("tp",)),
+        twin=norm_of(rank0=counted(bias=2, experts=3)), twin_verdict=Verdict.WRONG,
+    ),
+    "a norm that misses a shard": Case(
+        change=norm_of(rank0=own(1)), key=NORM, verdict=Verdict.WRONG,
+        cause=of(CauseKind.NORM_MISSES_SHARD, ranks=(0,)), twin=WRONG_BY_ANYTHING, twin_verdict=Verdict.WRONG,
+    ),
+    "a norm that counts a parameter twice": Case(
+        change=norm_of(rank0=counted(experts=2)), key=NORM, verdict=Verdict.WRONG,
+        cause=of(CauseKind.NORM_COUNTS_PARAMETER, parameter="experts", factor=Fraction(2)),
+        twin=norm_of(rank0=counted(experts=2), rank1=counted()), twin_verdict=Verdict.WRONG,
+    ),
+    "a norm that misses a parameter": Case(
+        change=norm_of(rank0=counted(bias=0)), key=NORM, verdict=Verdict.WRONG,
+        cause=of(CauseKind.NORM_MISSES_PARAMETER, parameter="down.bias"),
+        twin=both(norm_of(rank0=counted(bias=0)), off_by_one_element(BIAS)), roots={NORM}, twin_verdict=Verdict.WRONG,
+    ),
+    "a norm of right squares": Case(
+        change=norm_of(rank0=counted(), spoiled=False), key=NORM, verdict=Verdict.PROVED,
+        twin=norm_of(rank0=counted()), twin_verdict=Verdict.WRONG,
+    ),
+    "a gradient that is not clipped": Case(
+        change=clipped(1), key=CLIPPED, verdict=Verdict.WRONG, cause=of(CauseKind.NOT_CLIPPED),
+        twin=clipped(2), twin_verdict=Verdict.WRONG, twin_cause=of(CauseKind.SCALED, factor=Fraction(2, 3)),
+    ),
+    "clipping that does not report its norm": Case(
+        change=both(clipped(3), lambda draft: draft.drop(NORM)), key=CLIPPED, verdict=Verdict.PROVED,
+        twin=lambda draft: draft.drop(NORM), twin_key=NORM, twin_verdict=Verdict.WRONG,
+        twin_cause=of(CauseKind.NOT_COMPUTED),
+    ),
+}  # fmt: skip
