@@ -134,7 +134,7 @@ def test_numbers_are_counted_by_their_ratio(error, told):
 
 
 def test_the_collectives_are_the_same_or_a_finding():
-    same = "In float32 as in exact arithmetic: 3 collectives a rank, the same, in one order."
+    same = "In float32 as in exact arithmetic: 3 collectives a rank, the same."
     assert same in lines(finding(numbers=ROUNDED), native=FLOAT32)
     assert same not in lines(finding("in up", Verdict.WRONG, phase=Phase.COLLECTIVES, root=True), native=FLOAT32)
 

@@ -162,7 +162,7 @@ def _number_lines(proof: Proof) -> Iterator[str]:
         at = "" if not numbers.ratio else f" (largest ratio {numbers.ratio:.2g} at {worst.key})"
         yield f"In {native.dtype}: {', '.join(parts)}{at}."
     if proof.trials and all(finding.key.phase is not Phase.COLLECTIVES for finding in proof.findings):
-        told = f"{native.collectives} collectives a rank, the same, in one order"
+        told = f"{native.collectives} collectives a rank, the same"
         yield f"In {native.dtype} as in exact arithmetic: {told}."
 
 

@@ -1,10 +1,10 @@
-"""Two sequences of collectives: where they diverge first on any rank, and what is said of it."""
+"""Two sequences of collectives: where they diverge, and what is said of it."""
 
 import pytest
 
 from shardproof.proving.cause import Cause, CauseKind
 from shardproof.proving.findings import Verdict
-from shardproof.proving.judging.collectives import conclude_divergence, find_divergence, find_lower_dtype
+from shardproof.proving.judging.collectives import conclude_divergences, find_divergences, find_lower_dtype
 from shardproof.proving.records import CollectiveCall, Key, Phase, Records
 
 
@@ -12,54 +12,117 @@ def collective(*, kind="AllReduce SUM", shapes=((2, 3),), ranks=(0, 1), location
     return CollectiveCall(step=step, location=location, kind=kind, ranks=ranks, shapes=shapes, **others)
 
 
-def divergence_of(exact, native):
-    return find_divergence([Records(collectives=exact)], [Records(collectives=native)])
+def diverge(exact, native):
+    """The divergences on one rank."""
+    return find_divergences([Records(collectives=exact)], [Records(collectives=native)])
+
+
+def sides(divergences):
+    return [(one.exact, one.native) for one in divergences]
 
 
 @pytest.mark.parametrize(
     ("change", "only_shapes"),
     [
-        ({"kind": "AllReduce MAX"}, False),
-        ({"ranks": (0, 2)}, False),
-        ({"location": "in down"}, False),
-        ({"step": 1}, False),
-        ({"placement": "P(sum) to R"}, False),
-        ({"shapes": ((2, 4),)}, True),
+        ({"kind": "AllReduce MAX"}, [False]),
+        ({"kind": "Broadcast"}, [False]),
+        ({"dtype": "int64"}, [False]),
+        ({"ranks": (0, 2)}, [False, False]),
+        ({"step": 1}, [False, False]),
+        ({"shapes": ((2, 4),)}, [True]),
     ],
 )
-def test_any_difference_is_one_and_a_shape_alone_may_depend_on_values(change, only_shapes):
-    divergence = divergence_of([collective(), collective()], [collective(), collective(**change)])
-    assert divergence.only_shapes is only_shapes
-    assert divergence_of([collective()], [collective()]) is None
+def test_kind_reduction_dtype_ranks_step_and_shapes_are_compared(change, only_shapes):
+    divergences = diverge([collective(), collective()], [collective(), collective(**change)])
+    assert [one.only_shapes for one in divergences] == only_shapes
 
 
-def test_the_earliest_divergence_of_any_rank_is_told():
-    same, other = collective(), collective(kind="Broadcast")
-    exact = [Records(collectives=[same, same]) for _ in range(2)]
-    native = [Records(collectives=one) for one in ([same], [other, same])]
-    divergence = find_divergence(exact, native)
-    assert (divergence.exact, divergence.native, divergence.ranks) == (same, other, (0, 1))
+@pytest.mark.parametrize("change", [{"location": "in down"}, {"placement": "P(sum) to R"}, {"dtype": "bfloat16"}])
+def test_where_it_is_called_and_which_floating_dtype_it_has_is_not(change):
+    assert diverge([collective(dtype="float64"), collective()], [collective(), collective(**change)]) == []
+
+
+def test_the_order_of_hooks_is_no_divergence_and_a_call_in_the_place_of_another_is():
+    first, second, third = collective(), collective(shapes=((4,),)), collective(kind="Broadcast")
+    assert diverge([first, second, third], [second, third, first]) == []
+    assert sides(diverge([first, second, third], [second, third, second])) == [(first, second)]
+
+
+def test_one_collective_that_is_inserted_is_one_divergence():
+    calls = [collective(shapes=((rows, 3),)) for rows in (1, 2, 3, 4)]
+    extra = collective(kind="Gather", location="in head")
+    assert sides(diverge(calls, [calls[0], extra, *calls[1:]])) == [(None, extra)]
+    assert sides(diverge([calls[0], extra, *calls[1:]], calls)) == [(extra, None)]
+    assert sides(diverge(calls, [*calls, calls[0]])) == [(None, calls[0])]
+
+
+def test_all_divergences_are_told_and_those_of_several_ranks_as_one():
+    same, extra, other = collective(), collective(kind="Gather", step=1), collective(kind="Broadcast", step=2)
+    exact = [Records(collectives=[same]) for _ in range(3)]
+    native = [Records(collectives=one) for one in ([same, extra, other], [same, extra], [same, extra])]
+    divergences = find_divergences(exact, native)
+    assert [(one.native, one.ranks) for one in divergences] == [(extra, (0, 1, 2)), (other, (0,))]
+
+
+def test_two_groups_of_ranks_that_insert_the_same_are_one_divergence():
+    extra = [collective(ranks=(0, 1)), collective(ranks=(2, 3))]
+    native = [Records(collectives=[extra[rank // 2]]) for rank in range(4)]
+    divergences = find_divergences([Records()] * 4, native)
+    assert [(one.native, one.ranks) for one in divergences] == [(extra[0], (0, 1, 2, 3))]
+
+
+def exchange(own, others, **settings):
+    """Rows of 6 features, to other ranks and from them."""
+    return collective(kind="AllToAllBase", shapes=((own, 6), (others, 6)), **settings)
+
+
+def on_two_ranks(first, second):
+    return [Records(collectives=calls) for calls in (first, second)]
+
+
+def test_rows_that_a_routing_sends_elsewhere_are_no_divergence():
+    exact = on_two_ranks([exchange(5, 8), exchange(8, 5)], [exchange(11, 8), exchange(8, 11)])
+    native = on_two_ranks([exchange(9, 8), exchange(8, 9)], [exchange(7, 8), exchange(8, 7)])
+    assert find_divergences(exact, native) == []
+
+
+@pytest.mark.parametrize(
+    "second",
+    [
+        [exchange(8, 8), exchange(8, 7)],  # a row more than there are
+        [exchange(7, 8)],  # one exchange less
+        [exchange(7, 8), collective(kind="AllToAllBase", shapes=((8, 5), (7, 5)))],  # a feature less
+    ],
+)
+def test_rows_that_are_lost_or_of_other_features_are_divergences(second):
+    exact = on_two_ranks([exchange(5, 8), exchange(8, 5)], [exchange(11, 8), exchange(8, 11)])
+    native = on_two_ranks([exchange(9, 8), exchange(8, 9)], second)
+    assert find_divergences(exact, native)
+
+
+def test_a_divergence_beside_a_routing_is_told():
+    extra = collective(kind="Broadcast")
+    exact = on_two_ranks([exchange(5, 8)], [exchange(11, 8)])
+    native = on_two_ranks([exchange(9, 8), extra], [exchange(7, 8), extra])
+    assert sides(find_divergences(exact, native)) == [(None, extra)]
 
 
 @pytest.mark.parametrize("kind", ["AllReduce AVG", "AllReduce PREMUL_SUM"])
 def test_an_average_by_a_sum_and_a_division_is_the_same(kind):
-    assert divergence_of([collective(kind=kind)], [collective()]) is None
-    assert divergence_of([collective(kind=kind)], [collective(kind="AllReduce MAX")]) is not None
+    assert diverge([collective(kind=kind)], [collective()]) == []
+    assert diverge([collective(kind=kind)], [collective(kind="AllReduce MAX")]) != []
 
 
-def test_a_sequence_that_ends_early_diverges_at_its_end():
-    divergence = divergence_of([collective()], [collective(), collective(location="in down", step=1)])
-    assert (divergence.exact, divergence.only_shapes) == (None, False)
-    finding = conclude_divergence(divergence, "bfloat16")
-    assert (finding.key, finding.verdict, finding.ranks) == (Key(1, Phase.COLLECTIVES, "in down"), Verdict.WRONG, (0,))
-    assert finding.cause == Cause(
-        kind=CauseKind.COLLECTIVES_DIVERGE, native_collective=divergence.native, dtype="bfloat16"
-    )
-
-
-def test_shapes_alone_are_undecided():
-    divergence = divergence_of([collective()], [collective(shapes=((2, 4),))])
-    assert conclude_divergence(divergence, "float32").verdict is Verdict.UNDECIDED
+def test_each_divergence_is_a_finding_of_its_own():
+    extra, shape = collective(location="in down", step=1), collective(shapes=((2, 4),))
+    divergences = diverge([collective()], [shape, extra, extra])
+    findings = conclude_divergences(divergences, "bfloat16")
+    assert [(one.key, one.verdict, one.ranks) for one in findings] == [
+        (Key(0, Phase.COLLECTIVES, "in up"), Verdict.UNDECIDED, (0,)),
+        (Key(1, Phase.COLLECTIVES, "in down"), Verdict.WRONG, (0,)),
+        (Key(1, Phase.COLLECTIVES, "in down", 1), Verdict.WRONG, (0,)),
+    ]
+    assert findings[1].cause == Cause(kind=CauseKind.COLLECTIVES_DIVERGE, native_collective=extra, dtype="bfloat16")
 
 
 @pytest.mark.parametrize(
@@ -82,7 +145,3 @@ def test_a_collective_in_a_lower_dtype_than_any_of_the_model_is_found(dtype, mod
     right, suspect = collective(dtype=model.partition(" ")[0]), collective(dtype=dtype)
     native = [Records(collectives=[right]), Records(collectives=[right, suspect])]
     assert find_lower_dtype(native, model) is (suspect if lower else None)
-
-
-def test_a_dtype_is_no_divergence_as_exact_arithmetic_has_but_one():
-    assert divergence_of([collective(dtype="float64")], [collective(dtype="bfloat16")]) is None

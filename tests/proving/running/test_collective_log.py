@@ -8,7 +8,7 @@ from tests.proving import steps
 
 from shardproof.proving.cause import Cause, CauseKind
 from shardproof.proving.findings import Verdict
-from shardproof.proving.judging.collectives import find_divergence
+from shardproof.proving.judging.collectives import find_divergences
 from shardproof.proving.prove import prove
 from shardproof.proving.records import CollectiveCall, Phase, Precision, Records
 from shardproof.proving.running.batch import digest_batch
@@ -133,7 +133,7 @@ def test_the_same_code_in_every_dtype_parts_nowhere():
     assert parted(proof) == []
     assert proof.ok
     assert proof.native.collectives == 1
-    assert "1 collectives a rank, the same, in one order" in render_text(proof)
+    assert "1 collectives a rank, the same" in render_text(proof)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
@@ -146,7 +146,7 @@ def test_a_collective_more_is_found_although_every_number_is_right(dtype):
     exact, native = finding.cause.exact_collective, finding.cause.native_collective
     with_it, without = (native, exact) if dtype == torch.float32 else (exact, native)
     assert with_it == collective
-    assert without.location == "in down"
+    assert without is None
 
 
 @pytest.mark.processes
@@ -156,4 +156,4 @@ def test_processes_find_it_too():
     (first, second) = (
         [Records(collectives=one) for one in run] for run in zip(*run_ranks(target, spawn=True), strict=True)
     )
-    assert find_divergence(first, second) is not None
+    assert find_divergences(first, second) != []

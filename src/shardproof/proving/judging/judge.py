@@ -17,7 +17,7 @@ from shardproof.proving.axes import Axes
 from shardproof.proving.findings import Verdict
 from shardproof.proving.judging.alignment import Alignment
 from shardproof.proving.judging.bounds import over_segments
-from shardproof.proving.judging.collectives import conclude_divergence, find_divergence, find_lower_dtype
+from shardproof.proving.judging.collectives import conclude_divergences, find_divergences, find_lower_dtype
 from shardproof.proving.judging.conclude import conclude
 from shardproof.proving.judging.coverage import judge_coverage
 from shardproof.proving.judging.initial import find_repeated, judge_initial
@@ -87,14 +87,14 @@ def judge_exactly(both: BothSides, layout: Layout, outcomes: Sequence[Mapping[Ke
     recomputed = judge_recomputed_collectives([side.trials[0] for side in both.ranks])
     if both.reference.failed:
         return (*findings, *recomputed)
-    divergence = find_divergence(
+    divergences = find_divergences(
         [side.trials[0] for side in both.ranks], [side.native[both.own_precision] for side in both.ranks]
     )
     numbered = add_numbers(
         findings,
         align_own_runs(both, layout),
         agreed={key for key, outcome in outcomes[0].items() if outcome.equal and not outcome.partial},
-        divergence=None if divergence is None else conclude_divergence(divergence, both.dtype),
+        divergences=conclude_divergences(divergences, both.dtype),
         lower=find_lower_dtype([side.native[both.own_precision] for side in both.ranks], both.dtype),
     )
     return (*numbered, *recomputed)

@@ -32,7 +32,7 @@ def add_numbers(
     own: OwnRuns,
     *,
     agreed: Collection[Key],
-    divergence: Finding | None,
+    divergences: Sequence[Finding],
     lower: CollectiveCall | None = None,
 ) -> tuple[Finding, ...]:
     """Each finding with its numbers. What is proved and yet far outside the noise is WRONG: other code ran.
@@ -44,13 +44,13 @@ def add_numbers(
         findings: of the exact runs.
         own: the runs in the user's own dtypes.
         agreed: what was equal in exact arithmetic, activations too: one of them may be the first that is far off.
-        divergence: the finding that says where the sequences of collectives diverge, if they do.
+        divergences: the findings that say where the sequences of collectives diverge.
         lower: the first collective in a lower dtype than the model's, if there is one.
     """
     numbered = {finding.key: replace(finding, numbers=own.of(finding.key)) for finding in findings}
-    told: list[Finding] = [] if divergence is None else [divergence]
+    told = list(divergences)
     judged = {key: _judged_by_numbers(one, own, lower) for key, one in numbered.items()}
-    if divergence is None and judged == numbered:
+    if not divergences and judged == numbered:
         return tuple(numbered.values())
     any_wrong = any(one != numbered[key] for key, one in judged.items())
     for key in own.measured.ranks[0].tensors:
@@ -60,7 +60,7 @@ def add_numbers(
             here = _judged_by_numbers(Finding(key=key, verdict=Verdict.PROVED, numbers=own.of(key)), own, lower)
             told += [] if here.verdict.ok else [here]
     marked = mark_roots([*told, *judged.values()])
-    if divergence is None:
+    if not any(one.verdict is Verdict.WRONG for one in divergences):
         return marked
     return tuple(replace(one, root=one.root and not _only_by_numbers(one)) for one in marked)
 
