@@ -114,7 +114,7 @@ def test_a_parameter_without_a_gradient_on_one_side_is_a_finding():
     assert not proof.ok
     assert (Phase.GRADIENT, "up.bias") in names(proof.roots)
     cause = next(f.cause for f in proof.roots if f.key.name == "up.bias")
-    assert cause == Cause(kind=CauseKind.MISSING_GRADIENT)
+    assert cause == Cause(kind=CauseKind.FROZEN)
 
 
 def test_a_tiny_error_that_float32_would_call_rounding_is_wrong():

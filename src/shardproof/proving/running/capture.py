@@ -70,7 +70,7 @@ class Recorder:
 
     def add_square(self, key: Key, norm: Tensor) -> None:
         """Record the square of a norm: in exact arithmetic a root is no sum, so a wrong sum shows in its square."""
-        self.records.squares[key] = _capture(norm.detach() ** 2, self.exact).values
+        self.records.squares[key] = capture(norm.detach() ** 2, self.exact).values
 
 
 def capture(tensor: Tensor, exact: ExactArithmetic | None) -> Recorded:
