@@ -17,7 +17,7 @@ from shardproof.errors import CannotRunError
 from shardproof.proving.cause import Cause, CauseKind
 from shardproof.proving.findings import FAR_RATIO, ROUNDING_RATIO, Numbers, Verdict
 from shardproof.proving.prove import prove
-from shardproof.proving.records import Phase
+from shardproof.proving.records import ACTIVATIONS, Phase
 from shardproof.report.text import render_text
 
 
@@ -99,6 +99,69 @@ def with_bug(dtype):
         return model
 
     return shard
+
+
+class Shifted(nn.Module):
+    """Logits with a shift that a softmax takes no notice of: its gradient is all rounding, and Adam's step is not."""
+
+    def __init__(self):
+        super().__init__()
+        self.up, self.down = nn.Linear(6, 8), nn.Linear(8, 4)
+        self.shift = nn.Parameter(torch.zeros(()))
+
+    def forward(self, x):
+        return F.log_softmax(self.down(torch.tanh(self.up(x))) + self.shift, -1)
+
+
+def train_shifted(learning_rate=lambda dtype: 0.1, betas=lambda dtype: (0.9, 0.999)):
+    """Data parallel, which adds up the gradient of the shift in another order."""
+
+    def train(run):
+        dtype = run.state["shift"].dtype
+        model = Shifted().to(dtype)
+        model.load_state_dict(dict(run.state))
+        run.watch(model)
+        optimizer = torch.optim.AdamW(model.parameters(), lr=learning_rate(dtype), betas=betas(dtype))
+        for x, y in run.batches():
+            optimizer.zero_grad()
+            loss = F.mse_loss(model(x.chunk(run.size)[run.rank]), y.chunk(run.size)[run.rank])
+            run.record_loss(steps.average(loss))
+            loss.backward()
+            for parameter in model.parameters():
+                parameter.grad = steps.average(parameter.grad)
+            run.record_gradients()
+            optimizer.step()
+            run.record_update(optimizer)
+
+    return train
+
+
+def shifted_step():
+    return steps.make_step(
+        rows=8, model=Shifted, optimizer=lambda parameters: torch.optim.AdamW(parameters, lr=0.1), steps=2
+    )
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_a_gradient_that_is_all_rounding_makes_no_update_wrong(seed):
+    proof = prove(shifted_step(), candidate=train_shifted(), devices=2, numeric=True, seed=seed)
+    assert proof.ok
+
+
+IN_FLOAT32 = {
+    "learning rate": {"learning_rate": lambda dtype: 0.1001 if dtype == torch.float32 else 0.1},
+    "no decay of the mean": {"betas": lambda dtype: (0.9001, 0.999) if dtype == torch.float32 else (0.9, 0.999)},
+    "second moment": {"betas": lambda dtype: (0.9, 0.99901) if dtype == torch.float32 else (0.9, 0.999)},
+}
+
+
+@pytest.mark.parametrize("bug", IN_FLOAT32)
+def test_an_update_that_is_wrong_in_one_dtype_is_found_beside_its_own_gradients(bug):
+    proof = prove(shifted_step(), candidate=train_shifted(**IN_FLOAT32[bug]), devices=2, numeric=True)
+    assert not proof.ok
+    wrong = {one.key.phase for one in proof.findings if one.verdict is Verdict.WRONG and one.key.step == 0}
+    assert wrong - ACTIVATIONS <= {Phase.STATE, Phase.UPDATE}
+    assert wrong & {Phase.STATE, Phase.UPDATE}
 
 
 # Real only near 1, where a norm's weight starts; at drawn values each is NaN.

@@ -18,9 +18,12 @@ from shardproof.proving.judging.judge import (
     list_own_buffers,
 )
 from shardproof.proving.judging.marks import mark_allowed, mark_source_lines
+from shardproof.proving.judging.update_inputs import collect_update_inputs
+from shardproof.proving.records import Precision
 from shardproof.proving.running.batch import describe_probes, digest_batch
 from shardproof.proving.running.both_sides import Runner
 from shardproof.proving.running.determinism import require_deterministic
+from shardproof.proving.running.replay import replay_updates
 from shardproof.proving.running.request import RunRequest
 from shardproof.proving.running.target import ProofTarget
 from shardproof.proving.trials import take_trials
@@ -110,6 +113,9 @@ def prove(
             raise
     else:
         initial, masks = judge_drawn(first, layout)
+        inputs = collect_update_inputs(first, layout)
+        in_float64 = first.own_precision is Precision.FLOAT64
+        first = replace(first, replays=replay_updates(step, inputs, in_float64=in_float64))
         if numeric:
             findings = judge_numerically(first, layout)
             # Right initial values are PROVED, but a report of numbers must not say that anything is proved.

@@ -171,6 +171,7 @@ class SideRecord:
         failed: why the reference has no run in the user's own dtypes, if one was asked for; else empty.
         initial: its parameters as the user's model initialises them, in float64; empty if not asked for, or if the
             user's own training step is run, which is given its parameters.
+        start: its own before the first step in the user's own dtypes; empty if that run was not asked for.
         masks: the dropout masks that its generators draw; empty if not asked for.
     """
 
@@ -179,7 +180,55 @@ class SideRecord:
     native: Mapping[Precision, Records]
     failed: str = ""
     initial: Mapping[str, Tensor] = field(default_factory=dict)
+    start: Mapping[str, Tensor] = field(default_factory=dict)
     masks: Masks = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UpdateStep:
+    """What one update of the candidate is computed from, and what it gives: full tensors by the reference's names.
+
+    Attributes:
+        gradients: as recorded last before the update; parameters without one are left out.
+        clipped: they have been clipped.
+        states: after the update, by the state's name.
+        updates: the parameters after it.
+    """
+
+    gradients: Mapping[str, Tensor]
+    clipped: bool
+    states: Mapping[str, Mapping[str, Tensor]]
+    updates: Mapping[str, Tensor]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UpdateInputs:
+    """What the updates of some ranks are computed from.
+
+    Attributes:
+        parameters: before the first step, full tensors by the reference's names.
+        steps: each update.
+        ranks: those whose replicas have these values.
+    """
+
+    parameters: Mapping[str, Tensor]
+    steps: Sequence[UpdateStep]
+    ranks: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Replay:
+    """The updates of one device from the inputs of some ranks: their records hold states and updated parameters.
+
+    Attributes:
+        ranks: whose.
+        exact: in float64.
+        rounding: in the user's own dtypes; in float32 where these are float64.
+    """
+
+    ranks: tuple[int, ...]
+    exact: Records
+    rounding: Records
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -195,6 +244,7 @@ class BothSides:
         fresh: in the trials, parameters and optimizer state started each step from fresh residues.
         own_training: the candidate is the user's own training step, not a sharding that the prover trained.
         dtype: the user's own dtypes in words: 'bfloat16 and float32'.
+        replays: the updates computed again from the candidate's own gradients and states; empty if they cannot be.
     """
 
     reference: SideRecord
@@ -205,6 +255,7 @@ class BothSides:
     fresh: bool = True
     own_training: bool = False
     dtype: str = ""
+    replays: Sequence[Replay] = ()
 
     @property
     def own_precision(self) -> Precision:

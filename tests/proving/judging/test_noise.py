@@ -1,10 +1,11 @@
 """Noise is what rounding does to the reference; differences are measured in it."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
-from tests.proving.judging.made_up import BIAS, LOSS, make_sides, native_runs, own_run
+from tests.proving.judging.made_up import BIAS, LOSS, NEW_BIAS, make_sides, native_runs, own_run
 
 from shardproof.proving.axes import Axes
 from shardproof.proving.findings import FAR_RATIO, ROUNDING_RATIO, Numbers, Verdict
@@ -12,7 +13,7 @@ from shardproof.proving.judging.alignment import Alignment
 from shardproof.proving.judging.judge import find_candidate_layout
 from shardproof.proving.judging.layout import find_layout
 from shardproof.proving.judging.noise import FLOAT64_ROUNDING_RATIO, align_own_runs, largest, measure_rounding
-from shardproof.proving.records import Key, Phase, Precision, Recorded, Records
+from shardproof.proving.records import Key, Phase, Precision, Recorded, Records, Replay
 
 KEY = Key(0, Phase.LOSS, "loss")
 EPSILON = torch.finfo(torch.float64).eps
@@ -214,3 +215,39 @@ def test_a_tensor_is_lacking_where_one_side_alone_computes_it():
     misshapen = own_runs(lambda draft: draft.change(LOSS, lambda values, *_: values.expand(2), runs=own_run(draft)))
     found = [one.lacks(BIAS) for one in (right, dropped, neither, reference)] + [misshapen.lacks(LOSS)]
     assert found == [False, True, False, True, True]
+
+
+# Updates --------------------------------------------------------------------------------------------------------------
+
+
+def measured_beside(rounding, exact, ranks=((0, 1),)):
+    """The numbers of an update beside one device's own from the candidate's inputs, given for each group of ranks."""
+    both = make_sides()
+
+    def records(values):
+        found = both.reference.native[Precision.OWN].tensors
+        return Records(tensors={**found, NEW_BIAS: Recorded(values=values)})
+
+    held = both.ranks[0].native[Precision.OWN].tensors[NEW_BIAS].values
+    replays = [
+        Replay(ranks=group, exact=records(held.double() + one), rounding=records(held + two))
+        for group, one, two in zip(ranks, exact, rounding, strict=True)
+    ]
+    both = replace(both, replays=replays)
+    return align_own_runs(both, find_candidate_layout(both)).of(NEW_BIAS)
+
+
+def test_an_update_is_measured_beside_that_of_its_own_inputs():
+    found = measured_beside([0.0], [0.0])
+    assert (found.error, found.maxdiff, found.exact) == (0.0, 0.0, True)
+    assert measured_beside([0.0], [0.5]).error == pytest.approx(0.5)
+    assert measured_beside([0.0], [0.5]).noise == pytest.approx(0.5)  # so far is the replay itself
+    found = measured_beside([0.5], [0.5])
+    assert (found.error, found.maxdiff) == pytest.approx((0.5, 0.5))
+    assert found.far
+
+
+def test_ranks_of_different_inputs_are_measured_beside_their_own_each():
+    found = measured_beside([0.0, 0.5], [0.0, 0.5], ranks=((0,), (1,)))
+    assert found.error == pytest.approx(0.5)
+    assert found.far

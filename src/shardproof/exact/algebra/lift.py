@@ -260,7 +260,8 @@ class _Meant:
 def _half_ulp(values: Floats, bits: int) -> Floats:
     """Half a unit in the last place of numbers of so many bits: nearer than this to one number is to no other."""
     _, exponents = np.frexp(values)
-    return np.ldexp(1.0, exponents - bits - 1)
+    half: Floats = np.ldexp(1.0, exponents - bits - 1)
+    return half
 
 
 def _short_decimals(values: Floats, bits: int) -> tuple[Floats, Floats, Flags]:

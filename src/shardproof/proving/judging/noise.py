@@ -11,7 +11,7 @@ In float64, beside an exact proof, the noise is that of float32, scaled down (`m
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -46,6 +46,21 @@ _FLOAT64_FLOOR_EPSILONS = 64.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ReplayedRuns:
+    """The candidate's ranks beside one device's updates from a rank's own inputs.
+
+    Attributes:
+        exact: in float64.
+        own: in the user's own dtypes.
+        rounding: in the precision whose rounding is the noise.
+    """
+
+    exact: Alignment
+    own: Alignment
+    rounding: Alignment
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class OwnRuns:
     """The runs in the user's own dtypes, aligned.
 
@@ -53,6 +68,7 @@ class OwnRuns:
         measured: the candidate's ranks beside the reference in float64.
         beside: the same ranks beside the reference in its own dtypes.
         reference: the reference in its own dtypes, several runs, beside itself in float64.
+        replays: beside which the updates and states of each rank are measured; see `update_inputs.py`.
         dtype: the user's own dtypes in words, as `Native.dtype`.
         scale: what the measured noise is to be multiplied by.
     """
@@ -60,11 +76,16 @@ class OwnRuns:
     measured: Alignment
     beside: Alignment
     reference: Alignment
+    replays: Mapping[int, ReplayedRuns] = field(default_factory=dict)
     dtype: str = ""
     scale: float = 1.0
 
     def of(self, key: Key) -> Numbers | None:
         """A tensor's numbers; None where its values cannot be compared."""
+        if key.phase in (Phase.STATE, Phase.UPDATE) and self.replays:
+            replayed = self._of_update(key)
+            if replayed is not None:
+                return replayed
         if key.phase in OF_PARAMETERS and key.name.partition("/")[0] not in self.reference.layout.element_index:
             return None  # the reference has no such parameter
         found = [alignment.of(key) for alignment in (self.measured, self.beside, self.reference)]
@@ -75,6 +96,21 @@ class OwnRuns:
         if key.phase not in _RESULTS:
             measured, beside, own = (_without_infinities(one) for one in (measured, beside, own))
         return _measure(measured, beside, own, self.scale)
+
+    def _of_update(self, key: Key) -> Numbers | None:
+        """Numbers beside the updates that one device makes of the candidate's own gradients and states."""
+        measured, beside, own = {}, {}, {}
+        for rank, runs in self.replays.items():
+            found = [alignment.of(key) for alignment in (runs.exact, runs.own, runs.rounding)]
+            aligned = [one for one in found if one is not None and not one.fault]
+            if len(aligned) < 3 or aligned[0].misshapen:
+                return None
+            if rank not in aligned[0].held:
+                continue
+            exact, in_own, rounding = (one.held[rank] for one in aligned)
+            measured[rank], beside[rank] = exact, in_own
+            own[rank] = replace(exact, actual=rounding.expected)
+        return _measure(measured, beside, own, self.scale) if measured else None
 
     def lacks(self, key: Key) -> bool:
         """Whether one side alone has a tensor in these dtypes, or a rank has it in another shape."""
@@ -103,6 +139,12 @@ def align_own_runs(both: BothSides, layout: Layout) -> OwnRuns:
             reference=records, ranks=candidate, layout=layout, axes=both.axes, own_training=both.own_training
         )
 
+    replays: dict[int, ReplayedRuns] = {}
+    for replay in both.replays:
+        exact, rounding = beside(replay.exact), beside(replay.rounding)
+        runs = ReplayedRuns(exact=exact, own=exact if in_float64 else rounding, rounding=rounding)
+        replays |= dict.fromkeys(replay.ranks, runs)
+
     return OwnRuns(
         measured=beside(rounded),
         beside=beside(reference.native[own]),
@@ -112,6 +154,7 @@ def align_own_runs(both: BothSides, layout: Layout) -> OwnRuns:
             layout=find_layout(reference.parameters, whole),
             axes=Axes(sizes={"sample": len(noisy)}),
         ),
+        replays=replays,
         dtype=both.dtype,
         scale=_FLOAT32_TO_FLOAT64 if in_float64 else 1.0,
     )

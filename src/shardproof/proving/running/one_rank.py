@@ -75,11 +75,15 @@ def record_side(context: RunContext, take: Callable[[OneRun], Mapping[str, Tenso
     request = context.request
     traced = bool(request.native) and dist.is_initialized()
     parameters: dict[str, Tensor] = {}
+    start: dict[str, Tensor] = {}
+    own = Precision.OWN if Precision.OWN in request.native else Precision.FLOAT64
 
     def record(run: OneRun) -> Records:
         before = take(run)
         if not parameters:
             parameters.update(before)
+        if run.recorder.exact is None and run.precision is own:
+            start.update(before)
         return run.recorder.records
 
     trials = [
@@ -94,7 +98,7 @@ def record_side(context: RunContext, take: Callable[[OneRun], Mapping[str, Tenso
     masks: Masks = {}
     if request.draws:
         take(OneRun(precision=Precision.FLOAT64, recorder=context.make_recorder(), masks=masks))
-    return SideRecord(parameters=parameters, trials=trials, native=native, masks=masks)
+    return SideRecord(parameters=parameters, trials=trials, native=native, start=start, masks=masks)
 
 
 def run_reference(context: RunContext) -> SideRecord:

@@ -1,0 +1,87 @@
+"""Replay: the user's optimizer on one device, on the candidate's own gradients and states.
+
+Only the updates are computed again. Each step starts from what the candidate has after the step before.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import nn
+
+from shardproof.proving.records import Phase, Precision, Records, Replay
+from shardproof.proving.running.capture import Recorder
+from shardproof.proving.running.models import dtype_of
+from shardproof.proving.running.training import states_of
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from torch import Tensor
+
+    from shardproof.proving.records import UpdateInputs, UpdateStep
+    from shardproof.proving.step import Step
+
+
+def replay_updates(step: Step, inputs: Sequence[UpdateInputs], *, in_float64: bool) -> tuple[Replay, ...]:
+    """The updates that one device makes of the candidate's inputs, in float64 and in a precision that rounds.
+
+    Args:
+        step: has the optimizer.
+        inputs: of the candidate's updates, in the user's own dtypes.
+        in_float64: these are float64; then it is float32 that rounds.
+
+    Returns:
+        Nothing where the optimizer cannot be run so, whatever it raises: then updates are compared with the
+        reference's own.
+    """
+    if step.optimizer is None:
+        return ()
+    rounding = Precision.FLOAT32 if in_float64 else Precision.OWN
+    found = []
+    for one in inputs:
+        try:
+            found.append(
+                Replay(
+                    ranks=one.ranks,
+                    exact=_replay(step, one, Precision.FLOAT64),
+                    rounding=_replay(step, one, rounding),
+                )
+            )
+        except Exception:  # noqa: BLE001 - whatever the user's optimizer raises
+            return ()
+    return tuple(found)
+
+
+def _replay(step: Step, inputs: UpdateInputs, precision: Precision) -> Records:
+    """Records of the updated parameters and the states after each step."""
+    assert step.optimizer is not None
+    dtype, recorder = dtype_of(precision), Recorder()
+    parameters = {name: nn.Parameter(values.to(dtype, copy=True)) for name, values in inputs.parameters.items()}
+    optimizer = step.optimizer(list(parameters.values()))
+    for number, one in enumerate(inputs.steps):
+        recorder.step = number
+        for name, parameter in parameters.items():
+            gradient = one.gradients.get(name)
+            parameter.grad = None if gradient is None else gradient.to(parameter.dtype, copy=True)
+        if step.clip_norm is not None and not one.clipped:
+            torch.nn.utils.clip_grad_norm_(parameters.values(), step.clip_norm)
+        optimizer.step()
+        for name, parameter in parameters.items():
+            recorder.add(Phase.UPDATE, name, parameter.detach())
+            for key, value in states_of(optimizer, parameter).items():
+                recorder.add(Phase.STATE, f"{name}/{key}", value)
+        _take_over(optimizer, parameters, one)
+    return recorder.records
+
+
+def _take_over(optimizer: torch.optim.Optimizer, parameters: Mapping[str, Tensor], one: UpdateStep) -> None:
+    """Put the candidate's own parameters and states in place of those computed."""
+    with torch.no_grad():
+        for name, parameter in parameters.items():
+            if name in one.updates:
+                parameter.copy_(one.updates[name])
+            for key, value in states_of(optimizer, parameter).items():
+                if name in one.states.get(key, {}):
+                    value.copy_(one.states[key][name])
