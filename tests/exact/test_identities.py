@@ -131,6 +131,15 @@ def whole_norm(*parts):
     return torch.cat([p.flatten() for p in parts]).norm()
 
 
+def rotate(x, angles):
+    even, odd = x[..., 0], x[..., 1]
+    return torch.stack((even * angles.cos() - odd * angles.sin(), even * angles.sin() + odd * angles.cos()), -1)
+
+
+def rotate_complex(x, angles):
+    return torch.view_as_real(torch.view_as_complex(x) * torch.polar(torch.ones_like(angles), angles))
+
+
 ATTENTION = {"shapes": lambda n: [(2, 2, 3, n), (2, 2, 3, n), (2, 2, 3, n)], "places": 6}
 PARTS = {"shapes": lambda n: [(n,), (2, n), ()]}
 
@@ -317,6 +326,18 @@ HOLD = [
         positive=True,
     ),
     Identity(
+        name="gelu is x (1 + erf(x / sqrt(2))) / 2",
+        left=F.gelu,
+        right=lambda x: 0.5 * x * (1 + torch.erf(x / math.sqrt(2))),
+        wrong=lambda x: 0.5 * x * (1 + torch.erf(x / 2)),
+    ),
+    Identity(
+        name="gelu by tanh is x (1 + tanh(sqrt(2 / pi) (x + 0.044715 x**3))) / 2",
+        left=lambda x: F.gelu(x, approximate="tanh"),
+        right=lambda x: x * (1 + torch.tanh(math.sqrt(2 / math.pi) * x * (1 + 0.044715 * x * x))) * 0.5,
+        wrong=lambda x: x * (1 + torch.tanh(math.sqrt(2 / math.pi) * x * (1 + 0.044715 * x))) * 0.5,
+    ),
+    Identity(
         name="relu is clamp(x, min=0)",
         left=F.relu,
         right=lambda x: torch.clamp(x, min=0),
@@ -347,6 +368,20 @@ HOLD = [
         left=lambda x: x**3 + x**2,
         right=lambda x: x * x * x + x.square(),
         wrong=lambda x: x * x * x + x,
+    ),
+    Identity(
+        name="a rotation by complex numbers is the rotation by sines and cosines",
+        left=lambda x, w: w * rotate_complex(x, torch.arange(x.shape[1]) / 3),
+        right=lambda x, w: w * rotate(x, torch.arange(x.shape[1]) / 3),
+        wrong=lambda x, w: w * rotate(x, -torch.arange(x.shape[1]) / 3),
+        shapes=lambda n: [(3, n + 1, 2), (3, n + 1, 2)],
+        places=5,
+    ),
+    Identity(
+        name="exponentials of masked numbers are the exponentials, masked",
+        left=lambda x: x.masked_fill(torch.arange(x.shape[1]) % 2 == 1, float("-inf")).exp(),
+        right=lambda x: x.exp().masked_fill(torch.arange(x.shape[1]) % 2 == 1, 0.0),
+        wrong=lambda x: x.masked_fill(torch.arange(x.shape[1]) % 2 == 0, float("-inf")).exp(),
     ),
 ]
 
@@ -434,11 +469,6 @@ NOT_PROMISED = [
         name="sin(x)**2 + cos(x)**2 = 1",
         left=lambda x: x.sin() ** 2 + x.cos() ** 2,
         right=lambda x: x * 0 + 1,
-    ),
-    Identity(
-        name="gelu(x) = x (1 + erf(x / sqrt(2))) / 2",
-        left=F.gelu,
-        right=lambda x: x * (1 + torch.erf(x / math.sqrt(2))) / 2,
     ),
     Identity(
         name="tanh(x) = (exp(x) - exp(-x)) / (exp(x) + exp(-x))",

@@ -115,9 +115,22 @@ def clamp_norm(d: Inputs, bug: bool) -> Tensor:
     return g[:, 0] * torch.clamp(1 / d.divide(norm + 1e-6), max=1.0)
 
 
-def gelu_twice(d: Inputs, bug: bool) -> Tensor:
-    """A scale upstream of two gelus."""
-    return F.gelu(F.gelu(scale(d, bug)) * d("v"))
+def gelu_scale(d: Inputs, bug: bool) -> Tensor:
+    """A scale upstream of gelu."""
+    return F.gelu(scale(d, bug)) * d("v")
+
+
+def gelu_constant(d: Inputs, bug: bool) -> Tensor:
+    """Gelu by hand with another constant."""
+    x = _neuron(d)
+    return x * (1 + torch.erf(x / 2)) / 2 if bug else F.gelu(x)
+
+
+def gelu_tanh_slope(d: Inputs, bug: bool) -> Tensor:
+    """The gradient through gelu in the form with tanh, in place of the one with erf."""
+    x = _neuron(d)
+    (slope,) = torch.autograd.grad(F.gelu(x, approximate="none" if bug else "tanh"), x, d("g"))
+    return slope
 
 
 def softmax_scale(d: Inputs, bug: bool) -> Tensor:
@@ -197,7 +210,8 @@ def gathered(d: Inputs, bug: bool) -> Tensor:
 
 
 PROGRAMS: tuple[Callable[[Inputs, bool], Tensor], ...] = (
-    *(scale, index, transposed, dropped, relu_scale, relu_element, relu_slope, clamp_norm, gelu_twice),
+    *(scale, index, transposed, dropped, relu_scale, relu_element, relu_slope, clamp_norm),
+    *(gelu_scale, gelu_constant, gelu_tanh_slope),
     *(softmax_scale, softmax_element, cross_entropy, sigmoid_sign, exp_of_sum, log_scale, sqrt_dropped, layer_norm),
     *(odd_even, largest, gathered),
 )

@@ -357,6 +357,17 @@ def test_negative_constants_snap_too():
     assert len(one.snaps) == 1
 
 
+def test_the_negative_of_a_constant_is_the_negative_of_its_residue_also_where_it_snaps():
+    one = lift()
+    first = one.number(math.pi)
+    beside = math.nextafter(math.pi, 4)
+    assert one.number(-math.pi) == -first
+    assert one.number(-beside) == -first
+    assert one.number(beside) == first
+    assert one.tensor(torch.tensor([-beside, beside], dtype=torch.float64)).tolist() == [-first, first]
+    assert one.number(-beside * (1 + 2.0**-40)) != -first
+
+
 def test_simple_constants_never_snap():
     one = lift()
     one.number(0.1), one.number(0.1 + 1e-17), one.number(1 - 0.9)

@@ -16,6 +16,23 @@ from tests.exact.rules.formulas import (
 from tests.exact.rules.integers import ORACLES as O
 from tests.exact.rules.integers import Z, check, mode, sixteenths
 
+ROOT_HALF = lift(math.sqrt(0.5))
+
+
+def gelu_slope(x):
+    z = x * ROOT_HALF
+    density = O.exp(-z * z) * lift(2 / math.sqrt(math.pi)) * ROOT_HALF
+    return (1 + O.odd("erf", z) + x * density) / 2
+
+
+def gelu_tanh(x):
+    return tanh(lift(math.sqrt(2 / math.pi)) * (x + lift(0.044715) * x * x * x))
+
+
+def gelu_tanh_slope(x):
+    t = gelu_tanh(x)
+    return (1 + t + x * (1 - t * t) * lift(math.sqrt(2 / math.pi)) * (1 + 3 * lift(0.044715) * x * x)) / 2
+
 
 def mish_slope(x):
     t = tanh(softplus(x))
@@ -34,6 +51,8 @@ ONE = {
     "log10": (torch.log10, lambda x: O.log(x) / lift(math.log(10)), None),
     "sigmoid": (torch.sigmoid, O.sigmoid, lambda x: O.sigmoid(x) * (1 - O.sigmoid(x))),
     "silu": (F.silu, lambda x: x * O.sigmoid(x), lambda x: O.sigmoid(x) * (1 + x * (1 - O.sigmoid(x)))),
+    "gelu": (F.gelu, lambda x: x * (1 + O.odd("erf", x * ROOT_HALF)) / 2, gelu_slope),
+    "gelu tanh": (lambda x: F.gelu(x, approximate="tanh"), lambda x: x * (1 + gelu_tanh(x)) / 2, gelu_tanh_slope),
     "tanh": (torch.tanh, tanh, lambda x: 1 - tanh(x) * tanh(x)),
     "sinh": (torch.sinh, lambda x: (O.exp(x) - 1 / O.exp(x)) / 2, lambda x: (O.exp(x) + 1 / O.exp(x)) / 2),
     "cosh": (torch.cosh, lambda x: (O.exp(x) + 1 / O.exp(x)) / 2, lambda x: (O.exp(x) - 1 / O.exp(x)) / 2),

@@ -47,12 +47,6 @@ ONE = {
         lambda x: -at_least(-at_least(x, 0), -6),
         lambda x: at_least_slope(-at_least(x, 0), -6) * at_least_slope(x, 0),
     ),
-    "gelu": (F.gelu, lambda x: O.any("gelu none", x), lambda x: O.any("gelu none'", x)),
-    "gelu tanh": (
-        lambda x: F.gelu(x, approximate="tanh"),
-        lambda x: O.any("gelu tanh", x),
-        lambda x: O.any("gelu tanh'", x),
-    ),
     "leaky relu": (
         F.leaky_relu,
         lambda x: O.any("leaky_relu " + str(Fraction(0.01)), x),

@@ -142,8 +142,9 @@ class Lift:
                 if fourth is not None:
                     quotients[i], generic[i] = fourth, False
             for position, value in enumerate(values.tolist()):
-                found = int(quotients[position])
-                quotients[position] = self._snapped(value, found, bits, generic=bool(generic[position]))
+                sign = -1 if value < 0 else 1  # the negative of a constant is taken for that of the same one
+                found = sign * int(quotients[position])
+                quotients[position] = sign * self._snapped(abs(value), found, bits, generic=bool(generic[position]))
         return quotients
 
     def root(self, number: Fraction) -> int | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from math import log
+from math import log, pi, sqrt
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -118,6 +118,34 @@ def tanh(m: Arithmetic, x: Residue, *, symbols: bool = False) -> Residue:
 def tanh_backward(_m: Arithmetic, grad: Residue, y: Residue) -> Residue:
     """Grad * (1 - y**2), y = tanh(x)."""
     return grad * (1 - y * y)
+
+
+# Hendrycks and Gimpel 2016, with the constants as PyTorch and programs write them.
+_ROOT_OF_TWO_OVER_PI, _CUBIC = sqrt(2 / pi), 0.044715
+
+
+def _gelu_tanh(m: Arithmetic, x: Residue) -> Residue:
+    return tanh(m, (x + x * x * x * _CUBIC) * _ROOT_OF_TWO_OVER_PI)
+
+
+@formula("gelu.default", elementwise=True)
+def gelu(m: Arithmetic, x: Residue, *, approximate: str = "none") -> Residue:
+    """X * (1 + erf(x / sqrt(2))) / 2, or with tanh(sqrt(2 / pi) * (x + 0.044715 x**3)) in place of erf."""
+    gate = _gelu_tanh(m, x) if approximate == "tanh" else (x * sqrt(1 / 2)).odd_oracle("erf")
+    return x * (gate + 1) / 2
+
+
+@formula("gelu_backward.default", elementwise=True)
+def gelu_backward(m: Arithmetic, grad: Residue, x: Residue, *, approximate: str = "none") -> Residue:
+    """Grad times the derivative, that of erf(z) being 2 / sqrt(pi) * E(-z**2)."""
+    if approximate == "tanh":
+        gate = _gelu_tanh(m, x)
+        slope = (1 - gate * gate) * ((x * x * _CUBIC * 3 + 1) * _ROOT_OF_TWO_OVER_PI)
+    else:
+        z = x * sqrt(1 / 2)
+        gate = z.odd_oracle("erf")
+        slope = (-(z * z)).exp() * (2 / sqrt(pi)) * sqrt(1 / 2)
+    return grad * ((gate + 1 + x * slope) / 2)
 
 
 @formula("sinh.default")

@@ -197,18 +197,6 @@ def sign(m: Arithmetic, x: Residue) -> Residue:
     return x.odd_oracle("sign")
 
 
-@formula("gelu.default", elementwise=True)
-def gelu(_m: Arithmetic, x: Residue, *, approximate: str = "none") -> Residue:
-    """An oracle for each form."""
-    return x.oracle(f"gelu {approximate}")
-
-
-@formula("gelu_backward.default", elementwise=True)
-def gelu_backward(_m: Arithmetic, grad: Residue, x: Residue, *, approximate: str = "none") -> Residue:
-    """Grad times the derivative's oracle."""
-    return grad * x.oracle(f"gelu {approximate}'")
-
-
 @formula("leaky_relu.default", elementwise=True)
 def leaky_relu(_m: Arithmetic, x: Residue, slope: float = 0.01) -> Residue:
     """An oracle for each slope."""
