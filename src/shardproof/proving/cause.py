@@ -70,6 +70,9 @@ class CauseKind(StrEnum):
     COLLECTIVES_DIVERGE = "collectives diverge"
     # Initial values.
     INITIAL_OWN = "own initial values"
+    INITIAL_SPREAD = "initial values spread otherwise"
+    INITIAL_MEAN = "initial values of another mean"
+    INITIAL_CONSTANT = "initial values constant on one side"
     INITIAL_REPEATED = "shards start alike"
     INITIAL_REPLICAS_DIFFER = "replicas start differently"
     INITIAL_MISSHAPEN = "initial shape differs"
@@ -114,7 +117,8 @@ class Cause:
         kind: what is the matter.
         mend: what would mend it; None where nothing is known.
         approximate: the relation holds within rounding noise; otherwise to the last digit.
-        factor: of SCALED: actual = factor * expected; of NORM_COUNTS_PARAMETER: how often.
+        factor: of SCALED: actual = factor * expected; of NORM_COUNTS_PARAMETER: how often;
+            of INITIAL_SPREAD: the ranks' standard deviation over one device's, rounded.
         axes: of the mesh, over which a sum or an average is missing; of NORM_OF_PART and NORM_COUNTS_REPLICAS: over
             which the norm is summed, none where it is each rank's own.
         parameter: its name, of NORM_COUNTS_PARAMETER and NORM_MISSES_PARAMETER.

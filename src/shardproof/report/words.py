@@ -74,6 +74,12 @@ _SENTENCES: Mapping[CauseKind, str] = {
     ),
     CauseKind.COLLECTIVES_DIVERGE: "in exact arithmetic {exact}; in {dtype} {native}",
     CauseKind.INITIAL_OWN: "the ranks' own numbers, not those that one device starts with from the same seed",
+    CauseKind.INITIAL_SPREAD: (
+        "the ranks' own numbers, whose standard deviation is about {decimal} times one device's: "
+        "a fan taken from the shard does that"
+    ),
+    CauseKind.INITIAL_MEAN: "the ranks' own numbers, whose mean is not that of one device's",
+    CauseKind.INITIAL_CONSTANT: "all numbers are the same on one side, and drawn on the other",
     CauseKind.INITIAL_REPEATED: "shards that should differ start with the same numbers",
     CauseKind.INITIAL_REPLICAS_DIFFER: "replicas start with different numbers",
     CauseKind.INITIAL_MISSHAPEN: "of another shape than when it is given the proof's values",
@@ -144,6 +150,7 @@ def _parameters(cause: Cause, *, name_axes: bool) -> Mapping[str, str]:
         "factor": str(cause.factor),
         "parameter": cause.parameter,
         "size": "" if cause.factor is None else _size(cause.factor),
+        "decimal": "" if cause.factor is None else f"{float(cause.factor):.3g}",
         "ranks": _listed(cause.ranks),
         "ranks_are": f"rank {_listed(cause.ranks)} is"
         if len(cause.ranks) == 1

@@ -6,7 +6,7 @@ from tests.proving.judging.cases.draws import drawn
 
 from shardproof.proving.cause import Cause, CauseKind
 from shardproof.proving.findings import Verdict
-from shardproof.proving.judging.initial import find_repeated, judge_initial
+from shardproof.proving.judging.initial import find_other_spread, find_repeated, judge_initial
 from shardproof.proving.judging.layout import find_layout
 
 ADDRESSES = torch.arange(1.0, 9.0, dtype=torch.float64).view(4, 2)
@@ -37,7 +37,7 @@ def test_what_padding_holds_is_of_no_interest():
     [
         ((WHOLE[:2], drawn(2, 2, seed=1)), HALVES, Verdict.DRAWN, CauseKind.INITIAL_OWN, (1,)),
         ((drawn(2, 2, seed=1), drawn(2, 2, seed=1)), HALVES, Verdict.WRONG, CauseKind.INITIAL_REPEATED, (0, 1)),
-        ((torch.ones(2, 2), torch.ones(2, 2)), HALVES, Verdict.DRAWN, CauseKind.INITIAL_OWN, (0, 1)),
+        ((torch.ones(2, 2), torch.ones(2, 2)), HALVES, Verdict.WRONG, CauseKind.INITIAL_CONSTANT, (0, 1)),
         ((WHOLE[:2], WHOLE[:2]), HALVES, Verdict.DRAWN, CauseKind.INITIAL_OWN, (1,)),  # cut from it, and not drawn
         ((WHOLE, drawn(4, 2, seed=1)), REPLICAS, Verdict.WRONG, CauseKind.INITIAL_REPLICAS_DIFFER, (1,)),
         ((drawn(4, 2, seed=1),) * 2, REPLICAS, Verdict.DRAWN, CauseKind.INITIAL_OWN, (0, 1)),
@@ -48,6 +48,54 @@ def test_others_are_said_with_their_ranks(ranks, places, verdict, kind, wrong):
     finding = judge(*[one.double() for one in ranks], places=places)
     assert (finding.key.name, finding.verdict, finding.cause) == ("w", verdict, Cause(kind=kind))
     assert (finding.ranks, finding.root) == (wrong, verdict is Verdict.WRONG)
+
+
+def uniform(bound):
+    return lambda *shape, seed: (torch.rand(shape, generator=torch.Generator().manual_seed(seed)) * 2 - 1) * bound
+
+
+def sparse(*shape, seed):
+    """Half zeros, as a pruned or a sparse initialisation has."""
+    return drawn(*shape, seed=seed) * (drawn(*shape, seed=seed + 1000) > 0)
+
+
+DISTRIBUTIONS = {"normal": drawn, "uniform": uniform(0.1), "sparse": sparse}
+
+
+@pytest.mark.parametrize("name", DISTRIBUTIONS)
+@pytest.mark.parametrize("rows", [1, 2, 10, 40, 200])
+def test_numbers_of_the_same_distribution_are_of_the_same_spread(name, rows):
+    draw = DISTRIBUTIONS[name]
+    for seed in range(20):
+        shards = [draw(rows, 32, seed=3 * seed + rank) for rank in range(2)]
+        assert find_other_spread(shards, draw(2 * rows, 32, seed=100 + seed)) is None
+
+
+@pytest.mark.parametrize("name", DISTRIBUTIONS)
+@pytest.mark.parametrize("factor", [2**0.5, 0.5**0.5, 2.0])
+def test_a_fan_taken_from_the_shard_spreads_the_numbers_otherwise(name, factor):
+    draw = DISTRIBUTIONS[name]
+    for seed in range(10):
+        shards = [factor * draw(32, 32, seed=3 * seed + rank) for rank in range(2)]
+        cause = find_other_spread(shards, draw(64, 32, seed=100 + seed))
+        assert cause.kind is CauseKind.INITIAL_SPREAD
+        assert float(cause.factor) == pytest.approx(factor, rel=0.15)
+
+
+def test_another_mean_and_a_constant_on_one_side_are_told_whatever_the_constant():
+    shards = [drawn(32, 32, seed=rank) for rank in range(2)]
+    full, half = drawn(64, 32, seed=9), torch.full((32, 32), 0.5)
+    assert find_other_spread([one + 0.5 for one in shards], full).kind is CauseKind.INITIAL_MEAN
+    assert find_other_spread([half, half], torch.full((64, 32), 0.25)).kind is CauseKind.INITIAL_MEAN
+    assert find_other_spread([half, half], full).kind is CauseKind.INITIAL_CONSTANT
+    assert find_other_spread(shards, torch.ones(64, 32)).kind is CauseKind.INITIAL_CONSTANT
+    assert find_other_spread([half, half], torch.full((64, 32), 0.5)) is None
+    assert find_other_spread([torch.zeros(0)], full) is None
+
+
+def test_replicas_count_once():
+    one = drawn(4, 4, seed=0)
+    assert find_other_spread([one] * 1000, drawn(4, 4, seed=1)) is None
 
 
 def test_only_parameters_that_differ_are_named():

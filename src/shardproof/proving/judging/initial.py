@@ -7,6 +7,7 @@ is therefore also built from a seed and sharded as it is, with the values that i
 from __future__ import annotations
 
 from dataclasses import replace
+from fractions import Fraction
 from typing import TYPE_CHECKING
 
 import torch
@@ -24,6 +25,9 @@ if TYPE_CHECKING:
     from shardproof.proving.judging.layout import Layout
 
     Values = Mapping[str, Tensor]
+
+_DEVIATIONS = 5.0  # a right initialisation is that far off in one of a million parameters
+_LEAST_KURTOSIS = 1.8  # of a uniform distribution
 
 
 def judge_initial(reference: Values, ranks: Sequence[Values], layout: Layout) -> tuple[Finding, ...]:
@@ -64,7 +68,48 @@ def _judge(name: str, held: Sequence[Tensor], layout: Layout, whole: Tensor, ref
         return _finding(name, Verdict.WRONG, CauseKind.INITIAL_REPLICAS_DIFFER, wrong)
     if name in reference and _is_repeated(held, reference[name]):
         return _finding(name, Verdict.WRONG, CauseKind.INITIAL_REPEATED, wrong)
+    parts = [own[index != PADDING] for own, index in zip(held, element_index, strict=True)]
+    cause = find_other_spread(parts, reference[name]) if name in reference else None
+    if cause is not None:
+        return replace(_finding(name, Verdict.WRONG, cause.kind, wrong), cause=cause)
     return _finding(name, Verdict.DRAWN, CauseKind.INITIAL_OWN, wrong)
+
+
+def find_other_spread(held: Sequence[Tensor], full: Tensor) -> Cause | None:
+    """The cause if values that the ranks drew cannot be of the distribution that one device draws from.
+
+    Means and standard deviations are compared, each to within `_DEVIATIONS` standard errors of both samples. The
+    standard error of a standard deviation s of n numbers of kurtosis k is s * sqrt((k - 1) / 4n).
+
+    Args:
+        held: what each rank holds; replicas count once.
+        full: what one device starts with.
+    """
+    shards: list[Tensor] = []
+    for own in held:
+        if own.numel() and not any(torch.equal(own, other) for other in shards):
+            shards.append(own.reshape(-1))
+    if not shards or not full.numel():
+        return None
+    actual, expected = torch.cat(shards).double(), full.reshape(-1).double()
+    share = 1 / actual.numel() + 1 / expected.numel()
+    deviation, wanted = float(actual.std(correction=0)), float(expected.std(correction=0))
+    if bool(wanted) != bool(deviation) and min(actual.numel(), expected.numel()) > 1:
+        return Cause(kind=CauseKind.INITIAL_CONSTANT)
+    largest = max(deviation, wanted)
+    if abs(float(actual.mean() - expected.mean())) > _DEVIATIONS * largest * share**0.5:
+        return Cause(kind=CauseKind.INITIAL_MEAN)
+    kurtosis = max(_kurtosis(actual), _kurtosis(expected), _LEAST_KURTOSIS)
+    if abs(deviation - wanted) > _DEVIATIONS * largest * ((kurtosis - 1) / 4 * share) ** 0.5:
+        return Cause(kind=CauseKind.INITIAL_SPREAD, factor=Fraction(deviation / wanted).limit_denominator(100))
+    return None
+
+
+def _kurtosis(values: Tensor) -> float:
+    """The mean of fourth powers over the square of the variance: 1.8 of a uniform distribution, 3 of a normal one."""
+    centred = values - values.mean()
+    variance = float(centred.square().mean())
+    return float(centred.pow(4).mean()) / variance**2 if variance else 0.0
 
 
 def _is_right(own: Tensor, element_index: Tensor, whole: Tensor) -> bool:

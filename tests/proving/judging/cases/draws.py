@@ -1,5 +1,7 @@
 """Cases of what is drawn at random: initial values and dropout masks."""
 
+from fractions import Fraction
+
 import torch
 from tests.proving.judging.cases.case import (
     Case,
@@ -63,8 +65,22 @@ FIRST, SECOND = WHOLE[:64], WHOLE[64:]
 
 DRAWN = {
     "own initial values": Case(
-        change=start("down.bias", drawn(3, seed=1), drawn(3, seed=1)), key=INITIAL_BIAS, verdict=Verdict.DRAWN,
+        change=start("down.bias", 14 + drawn(3, seed=1), 14 + drawn(3, seed=1)), key=INITIAL_BIAS,
+        verdict=Verdict.DRAWN,
         cause=of(CauseKind.INITIAL_OWN), twin=nothing, twin_key=PARAMETERS,
+    ),
+    "initial values of another mean": Case(
+        change=start("down.bias", drawn(3, seed=1), drawn(3, seed=1)), key=INITIAL_BIAS, verdict=Verdict.WRONG,
+        cause=of(CauseKind.INITIAL_MEAN),
+        twin=start("down.bias", 14 + drawn(3, seed=1), 14 + drawn(3, seed=1)), twin_verdict=Verdict.DRAWN,
+        twin_cause=of(CauseKind.INITIAL_OWN),
+    ),
+    "initial values that spread otherwise": Case(
+        change=start("up.weight", *((-1.0) ** torch.arange(6).view(2, 3) * 100 + rank for rank in range(2))),
+        key=INITIAL_WEIGHT, verdict=Verdict.WRONG,
+        cause=of(CauseKind.INITIAL_SPREAD, factor=Fraction(927, 32)),
+        twin=start("up.weight", 6 + drawn(2, 3, seed=1), 6 + drawn(2, 3, seed=2)), twin_verdict=Verdict.DRAWN,
+        twin_cause=of(CauseKind.INITIAL_OWN),
     ),
     "shards start alike": Case(
         change=start("up.weight", drawn(2, 3, seed=1), drawn(2, 3, seed=1)), key=INITIAL_WEIGHT, verdict=Verdict.WRONG,
@@ -72,16 +88,16 @@ DRAWN = {
         twin=start("up.weight", drawn(2, 3, seed=1), drawn(2, 3, seed=2)), twin_verdict=Verdict.DRAWN,
         twin_cause=of(CauseKind.INITIAL_OWN),
     ),
-    "constant shards are alike": Case(
-        change=start("up.weight", torch.ones(2, 3), torch.ones(2, 3)), key=INITIAL_WEIGHT, verdict=Verdict.DRAWN,
-        cause=of(CauseKind.INITIAL_OWN),
+    "constant shards of a parameter that one device draws": Case(
+        change=start("up.weight", torch.ones(2, 3), torch.ones(2, 3)), key=INITIAL_WEIGHT, verdict=Verdict.WRONG,
+        cause=of(CauseKind.INITIAL_CONSTANT),
         twin=start("up.weight", drawn(2, 3, seed=1), drawn(2, 3, seed=1)), twin_verdict=Verdict.WRONG,
         twin_cause=of(CauseKind.INITIAL_REPEATED),
     ),
     "replicas start differently": Case(
-        change=start("down.bias", drawn(3, seed=1), drawn(3, seed=2)), key=INITIAL_BIAS, verdict=Verdict.WRONG,
+        change=start("down.bias", 14 + drawn(3, seed=1), drawn(3, seed=2)), key=INITIAL_BIAS, verdict=Verdict.WRONG,
         cause=of(CauseKind.INITIAL_REPLICAS_DIFFER),
-        twin=start("down.bias", drawn(3, seed=1), drawn(3, seed=1)), twin_verdict=Verdict.DRAWN,
+        twin=start("down.bias", 14 + drawn(3, seed=1), 14 + drawn(3, seed=1)), twin_verdict=Verdict.DRAWN,
         twin_cause=of(CauseKind.INITIAL_OWN),
     ),
     "initial shape differs": Case(
