@@ -7,8 +7,14 @@ from dataclasses import replace
 from fractions import Fraction
 
 import pytest
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
 from tests.proving import meshes
+from torch import nn
+from torch.distributed.fsdp import fully_shard
 
+from shardproof import Step
 from shardproof.cli.app import main
 from shardproof.errors import CannotRunError
 from shardproof.proving.cause import Cause, CauseKind, Mend
@@ -286,3 +292,46 @@ def test_spawned_llama_ranks_find_what_simulated_ones_do():
     )
     assert said(spawned) == said(simulated)
     assert spawned.ok
+
+
+class Adapted(nn.Module):
+    """A frozen layer beside a trained one of low rank."""
+
+    def __init__(self):
+        super().__init__()
+        self.frozen, self.down, self.up = nn.Linear(6, 4), nn.Linear(6, 2, bias=False), nn.Linear(2, 4, bias=False)
+        self.frozen.requires_grad_(False)
+
+    def forward(self, x):
+        return self.frozen(x) + self.up(self.down(x))
+
+
+@pytest.mark.parametrize("spoiled", [False, True])
+def test_a_frozen_layer_that_fsdp_leaves_whole_after_the_backward_is_compared_as_a_whole(spoiled):
+    """The input of the frozen layer needs no gradient, so no backward of it shards its weight again."""
+
+    def spoil(module, *_):
+        whole = next(module.frozen.parameters())
+        with torch.no_grad():
+            whole[0] *= 2
+
+    def parallelize(model, mesh):
+        fully_shard(model.frozen, mesh=mesh)
+        for parameter in (*model.down.parameters(), *model.up.parameters()):
+            parameter.register_hook(lambda gradient: average(gradient, mesh.size()))
+        if spoiled:
+            model.up.weight.register_hook(lambda _: spoil(model))
+        return model
+
+    generator = torch.Generator().manual_seed(0)
+    batch = (torch.randn(4, 6, generator=generator), torch.randn(4, 4, generator=generator))
+    optimizer = lambda parameters: torch.optim.SGD([p for p in parameters if p.requires_grad], lr=0.1)  # noqa: E731
+    step = Step(model=Adapted, batch=batch, loss=F.mse_loss, optimizer=optimizer, steps=2)
+    proof = prove(step, parallelize=parallelize, mesh={"dp": 2}, trials=2)
+    assert proof.ok != spoiled
+
+
+def average(gradient, size):
+    gradient = gradient.clone()
+    dist.all_reduce(gradient)
+    return gradient / size

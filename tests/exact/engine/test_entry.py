@@ -110,6 +110,25 @@ def test_no_number_no_entry(value, dtype, grad):
         x * 2
 
 
+@pytest.mark.parametrize("garbage", [float("nan"), float("inf"), float("-inf"), 1e300, 5e-324])
+def test_memory_that_was_written_inside_is_read_and_what_was_not_is_refused(garbage):
+    """A buffer from outside that nobody has written yet may hold anything: a reducer's bucket, a flat gradient."""
+    x = torch.tensor([3.0, 4.0], dtype=torch.float64)
+    buffer = torch.full((4,), garbage, dtype=torch.float64)
+    with ExactArithmetic(seed=1) as exact:
+        buffer[:2].copy_(x)
+        torch.mul(x, 2, out=buffer[2:])
+        assert exact.digits(buffer + 1).tolist() == [4, 5, 7, 9]
+    part = torch.full((4,), garbage, dtype=torch.float64)
+    with ExactArithmetic(seed=1) as exact:
+        part[1:3].copy_(x)
+        assert exact.digits(part[1:3] * 2).tolist() == [6, 8]
+        if garbage not in (float("-inf"), 1e300, 5e-324):  # numbers and masks may be the user's own
+            with pytest.raises(ExactArithmeticError, match=r"never written|no residues"):
+                exact.digits(part * 2)
+    assert part[0] == garbage or part[0].isnan()  # put back as it was
+
+
 NANS = {
     "a number": lambda x: x + float("nan"),
     "an infinite number": lambda x: x * float("inf"),

@@ -50,6 +50,15 @@ def test_a_gradient_lies_as_its_parameter_and_padding_should_be_zero():
     assert len(aligned.involved) == 3
 
 
+def test_the_whole_in_place_of_a_shard_is_compared_with_the_whole():
+    key = Key(1, Phase.UPDATE, "w")
+    aligned = make_alignment({key: WHOLE}, {key: WHOLE}, {key: WHOLE + 1}).of(key)
+    assert [held.expected.tolist() for held in aligned.held.values()] == [WHOLE.tolist()] * 2
+    assert aligned.misshapen is None
+    assert aligned.held[1].actual.tolist() == (WHOLE + 1).tolist()
+    assert make_alignment({key: WHOLE}, {key: WHOLE[:1]}, {}).of(key).misshapen is not None
+
+
 def test_optimizer_state_lies_as_its_parameter_too():
     key = Key(1, Phase.STATE, "w/exp_avg")
     aligned = make_alignment({key: WHOLE}, {key: UPPER}, {}).of(key)

@@ -1,9 +1,13 @@
 """The user's own training step: right ones are proved, wrong averages, norms and updates found, gaps are findings."""
 
+from contextlib import nullcontext
+
 import pytest
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
 from tests.proving import steps
+from torch import nn
 
 from shardproof.errors import CannotRunError
 from shardproof.proving.findings import Verdict
@@ -23,6 +27,77 @@ def test_data_parallel_training_is_proved(clip):
     assert phases >= {Phase.LOSS, Phase.GRADIENT, Phase.UPDATE}
     assert (Phase.NORM in phases) == (clip is not None)
     assert {finding.key.step for finding in proof.findings} == {0, 1}
+
+
+def data_parallel(synchronised):
+    """PyTorch's DistributedDataParallel, whose buckets are memory that nobody has written before the first backward."""
+
+    def training(run):
+        model = steps.MLP().to(next(iter(run.state.values())).dtype)
+        model.load_state_dict(run.state)
+        torch.use_deterministic_algorithms(True)  # fills memory that is not written with NaN
+        try:
+            replica = nn.parallel.DistributedDataParallel(model, bucket_cap_mb=0.0001)
+        finally:
+            torch.use_deterministic_algorithms(False)
+        run.watch(replica.module)
+        for x, y in run.batches():
+            model.zero_grad()
+            rows = slice(2 * run.rank, 2 * run.rank + 2)
+            with nullcontext() if synchronised else replica.no_sync():
+                loss = F.mse_loss(replica(x[rows]), y[rows])
+                loss.backward()
+            total = loss.detach().clone()
+            dist.all_reduce(total)
+            run.record_loss(total / run.size)
+            run.record_gradients()
+
+    return training
+
+
+@pytest.mark.parametrize("synchronised", [True, False])
+def test_distributed_data_parallel(synchronised):
+    proof = run(data_parallel(synchronised), steps=1, optimizer=None)
+    assert proof.ok == synchronised
+    if not synchronised:
+        assert {finding.key.phase for finding in proof.findings if finding.failed} == {Phase.GRADIENT}
+
+
+class Counted(nn.Linear):
+    """A layer with extra state that is no tensor, as layers with scaling factors have."""
+
+    calls = 0
+
+    def get_extra_state(self):
+        return {"calls": self.calls}
+
+    def set_extra_state(self, state):
+        self.calls = state["calls"]
+
+
+class WithExtraState(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.up, self.down = Counted(6, 8), nn.Linear(8, 4)
+
+    def forward(self, x):
+        return self.down(F.gelu(self.up(x)))
+
+
+@pytest.mark.parametrize("factor", [1, 2])
+def test_extra_state_is_in_the_state_that_a_training_loads(factor):
+    def training(run):
+        model = WithExtraState().to(next(iter(run.state.values())).dtype)
+        model.load_state_dict(run.state)
+        run.watch(model)
+        for x, y in run.batches():
+            loss = F.mse_loss(model(x), y)
+            run.record_loss(loss)
+            (loss * factor).backward()
+            run.record_gradients()
+
+    step = steps.make_step(model=WithExtraState, steps=1, optimizer=None)
+    assert prove(step, candidate=training, devices=2, trials=1).ok == (factor == 1)
 
 
 def test_gradients_that_are_not_averaged_are_found():

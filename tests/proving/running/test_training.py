@@ -1,10 +1,14 @@
 """The prover's training step: what it records, in which order; one norm for the whole model."""
 
+import pytest
 import torch
 import torch.nn.functional as F
 from tests.proving import steps
 from torch import nn
+from torch.distributed.tensor import DTensor, distribute_tensor
 
+from shardproof.proving.findings import Verdict
+from shardproof.proving.prove import prove
 from shardproof.proving.records import ACTIVATIONS, Phase
 from shardproof.proving.running.capture import Recorder
 from shardproof.proving.running.training import states_of, train
@@ -71,3 +75,48 @@ def test_states_are_moments_and_no_counters():
     parameter.sum().backward()
     optimizer.step()
     assert list(states_of(optimizer, parameter)) == ["exp_avg", "exp_avg_sq", "max_exp_avg_sq"]
+
+
+class Momentum(torch.optim.Optimizer):
+    """Keeps its state as plain tensors beside a DTensor: of the rank's own part, or of the whole parameter."""
+
+    def __init__(self, parameters, whole=False, decay=0.9):
+        super().__init__(parameters, {"whole": whole, "decay": decay})
+
+    @torch.no_grad()
+    def step(self):
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                if parameter.grad is None:
+                    continue
+                whole = group["whole"]
+                read = (lambda x: x.full_tensor()) if whole else (lambda x: x.to_local())
+                gradient = parameter.grad if not isinstance(parameter, DTensor) else read(parameter.grad)
+                kept = self.state[parameter].setdefault("kept", torch.zeros_like(gradient))
+                kept.mul_(group["decay"]).add_(gradient)
+                change = kept
+                if isinstance(parameter, DTensor):
+                    placed = (
+                        distribute_tensor(kept, parameter.device_mesh, parameter.placements)
+                        if whole
+                        else DTensor.from_local(kept, parameter.device_mesh, parameter.placements, run_check=False)
+                    )
+                    change = placed
+                parameter.sub_(change * 0.1)
+
+
+@pytest.mark.parametrize("whole", [False, True])
+@pytest.mark.parametrize("decay", [0.9, 0.8])
+def test_plain_state_beside_a_dtensor_is_compared(whole, decay):
+    seen = []
+
+    def optimizer(parameters):
+        seen.append(any(isinstance(one, DTensor) for one in parameters))
+        return Momentum(parameters, whole=whole, decay=decay if seen[-1] else 0.9)
+
+    step = steps.make_step(steps=2, optimizer=optimizer)
+    proof = prove(step, parallelize=steps.parallelize, devices=2, trials=2)
+    assert any(seen)
+    assert proof.ok == (decay == 0.9)
+    states = {f.key.name for f in proof.findings if f.key.phase is Phase.STATE and f.verdict is Verdict.PROVED}
+    assert states >= {"up.weight/kept", "down.weight/kept"}

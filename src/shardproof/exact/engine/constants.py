@@ -88,7 +88,9 @@ class Constants:
         assert tag.lifted is not None
         residues = tag.lifted.as_strided(tensor.size(), tensor.stride(), tensor.storage_offset())
         if not unwritten and bool(residues.isnan().any()):
-            self.run.refuse_nan("memory that was never written (torch.empty) is used")
+            self.run.refuse_nan(
+                "NaN is used: memory that was never written (torch.empty), or NaN or infinity from outside"
+            )
         return residues
 
     def symbols_in(self, tensor: Tensor) -> bool:

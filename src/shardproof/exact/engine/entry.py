@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import weakref
 from dataclasses import dataclass, field
+from math import nan
 from typing import TYPE_CHECKING
 
 import torch
@@ -164,16 +165,25 @@ class Entry:
     def _convert(
         self, whole: Tensor, seen: Tensor, *, variable: bool, real: bool, bits: int | None, known: Tensor | None = None
     ) -> Tensor:
-        if whole.isnan().any():
-            msg = f"a tensor of shape {tuple(seen.shape)} from outside holds NaN, first used at {user_line()}"
-            raise NotANumberError(msg)
+        unwritten = whole.isnan() | whole.isposinf()
+        if bool(unwritten.any()):
+            if variable or real:
+                what = "NaN" if bool(whole.isnan().any()) else "an infinity"
+                msg = f"a tensor of shape {tuple(seen.shape)} from outside holds {what}, first used at {user_line()}"
+                raise NotANumberError(msg)
+            # Memory that nobody has written yet may hold anything: what is no number is no error until it is read.
+            whole = whole.masked_fill(unwritten, 0.0)
+            if known is None:
+                shadow = self.arithmetic.lift.simplest(whole).masked_fill_(unwritten, nan)
+                self.tags.set(shadow, REAL)
+                return shadow
         if (seen.ndim == 0 and not variable and known is None) or real:
             shadow = self.arithmetic.lift.simplest(whole)
             self.tags.set(shadow, REAL)
             return shadow
-        shadow = whole if variable else self.arithmetic.lift.tensor(whole.masked_fill(whole.isposinf(), 0.0), bits=bits)
+        shadow = whole if variable else self.arithmetic.lift.tensor(whole, bits=bits)
         symbols = not variable and bool((shadow < -self.arithmetic.field.half).any())
-        if bool(torch.isposinf(whole).any()) or (variable and bool(whole.isinf().any())):
+        if variable and bool(whole.isinf().any()):
             msg = (
                 f"a tensor of shape {tuple(seen.shape)} from outside holds an infinity, first used at {user_line()}; "
                 "exact arithmetic knows -inf and finfo.min only, as masks"
@@ -184,7 +194,7 @@ class Entry:
             self.tags.set(shadow, Tag(degree=VARIABLE))
         elif known is not None:
             drawn = draw_for_values(whole.masked_fill(~known, 0.0), field=self.arithmetic.field, key=self.key)
-            shadow = torch.where(known, drawn, shadow)
+            shadow = torch.where(known, drawn, shadow).masked_fill_(unwritten, nan)
             self.tags.set(shadow, Tag(degree=VARIABLE, symbols=symbols))
         else:
             self.tags.set(shadow, Tag(degree=CONSTANT, symbols=symbols, value=self.arithmetic.lift.simplest(whole)))

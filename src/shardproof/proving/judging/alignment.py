@@ -181,7 +181,7 @@ class Alignment:
         vector, present = self._vector(key.step, key.phase, suffix)
         held = {}
         for rank, recorded in here.items():
-            index = self.layout.element_index[name][rank]
+            index = self._index_of(name, rank, recorded.values.shape)
             kept = index != PADDING
             at = index.clamp(min=0)
             if not bool((present[at] | ~kept).all()):
@@ -194,6 +194,19 @@ class Alignment:
         whole = [self._reference_key(key.step, key.phase, part, suffix) for part in self.layout.spans(name)]
         of_reference = [self.reference.tensors[one] for one in whole if one in self.reference.tensors]
         return Aligned(held=held, involved=[*here.values(), *of_reference])
+
+    def _index_of(self, name: str, rank: int, shape: torch.Size) -> Tensor:
+        """Which elements of the full state a rank holds of a parameter, or of its state, that it holds in this shape.
+
+        A rank that held a shard before the first step may hold the whole later: FSDP2 leaves a frozen parameter whole
+        that no gradient passes through.
+        """
+        index = self.layout.element_index[name][rank]
+        state = self.layout.state
+        if shape == index.shape or name not in state.names or shape != state.shapes[state.names.index(name)]:
+            return index
+        span = state.span(name)
+        return torch.arange(span.start, span.stop).view(shape)
 
     def _kind_of_extra(self, key: Key) -> CauseKind:
         names = self.layout.spans(key.name.partition("/")[0])

@@ -18,10 +18,12 @@ from shardproof.proving.running.models import (
     build_model,
     draw_buffers,
     draw_parameters,
+    extra_state,
     name_dtypes,
     nudge_parameters,
     own_dtypes,
     precisions_of,
+    tensors_of_state,
 )
 from shardproof.proving.running.one_rank import run_parallelized, run_reference
 from shardproof.proving.running.request import RunContext
@@ -71,19 +73,20 @@ class Runner:
         dtypes = own_dtypes(model)
         model.double()
         nudge_parameters(model, request.build_seed)
-        initial = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+        initial = {name: tensor.clone() for name, tensor in tensors_of_state(model).items()}
         draw_parameters(model, request.build_seed)
         drawn = draw_buffers(model, request.build_seed)
         initial |= {name: values for name, values in drawn.items() if name in initial}
         drawn |= {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
-        state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+        state = {name: tensor.clone() for name, tensor in tensors_of_state(model).items()}
+        request = replace(request, dtypes=dtypes, extra=extra_state(model))
         # The ranks get arithmetics of their own: what the reference lifts or tags is not known to them.
         arithmetics = request.make_arithmetics(drawn.values())
         native = precisions_of(dtypes) if natively else ()
         with one_thread_if_small(state):
             reference = self._run_reference(replace(request, native=native), state, initial, arithmetics)
             native = tuple(one for one in (Precision.FLOAT64, Precision.OWN) if one in reference.native)
-            ranks = self._run_ranks(replace(request, native=native, dtypes=dtypes), state, drawn, initial)
+            ranks = self._run_ranks(replace(request, native=native), state, drawn, initial)
         return BothSides(
             reference=reference,
             ranks=ranks,

@@ -59,7 +59,7 @@ class Run:
 
     Attributes:
         mesh: over all ranks; one axis, `tp`, unless `prove` was given another mesh.
-        state: the full state dict, in the run's dtype, of this run's own.
+        state: the full state dict, in the run's dtype, of this run's own, with what modules give as extra state.
         steps: how many batches there will be.
     """
 
@@ -183,7 +183,7 @@ def run_candidate(context: RunContext, candidate: Candidate) -> SideRecord:
 
 def _converted(own: torch.dtype, dtype: torch.dtype | None) -> torch.dtype:
     """The dtype of an entry of the state where everything floating is converted to `dtype`, if it is given."""
-    if dtype is None:
+    if dtype is None or not (own.is_floating_point or own.is_complex):
         return own
     return dtype.to_complex() if own.is_complex else dtype
 
@@ -195,6 +195,7 @@ def _take_one_run(context: RunContext, candidate: Candidate, mesh: DeviceMesh, r
         name: tensor.detach().to(_converted(request.dtypes[name], dtype), copy=True)
         for name, tensor in context.state_for(run.recorder).items()
     }
+    state |= request.extra
     training = _Training(step=context.step, run=run, drawn=context.drawn)
     try:
         candidate(Run(mesh=mesh, state=state, steps=context.step.steps, _training=training))

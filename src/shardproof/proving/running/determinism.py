@@ -5,12 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import torch
+from torch import Tensor
 
 from shardproof.errors import CannotRunError
 from shardproof.proving.running.batch import copy_batch
 from shardproof.proving.running.capture import Recorder
 from shardproof.proving.running.dropout import dropout_standing_in
-from shardproof.proving.running.models import build_model, draw_buffers, nudge_parameters
+from shardproof.proving.running.models import build_model, draw_buffers, nudge_parameters, tensors_of_state
 from shardproof.proving.running.thread_count import one_thread_if_small
 from shardproof.proving.running.training import train
 from shardproof.worlds.randomness import Randomness
@@ -18,7 +19,7 @@ from shardproof.worlds.randomness import Randomness
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from torch import Tensor, nn
+    from torch import nn
 
     from shardproof.proving.records import Key, Records
     from shardproof.proving.step import Step
@@ -63,7 +64,7 @@ def _take(step: Step, model: nn.Module, seed: int) -> tuple[Records, list[str]]:
     batch = copy_batch(step.batch)
     before = Randomness.now()
     try:
-        with dropout_standing_in(), one_thread_if_small(model.state_dict()):
+        with dropout_standing_in(), one_thread_if_small(tensors_of_state(model)):
             train(model, step, batch, recorder)
     except CannotRunError:
         raise
@@ -85,7 +86,8 @@ def _find_first_divergence(first: Records, second: Records) -> Key | None:
 def _find_first_difference(first: Mapping[str, Tensor], second: Mapping[str, Tensor]) -> str | None:
     if list(first) != list(second):
         return next(iter(set(first) ^ set(second)), "the order of its parameters")
-    return next((name for name in first if not _same(first[name], second[name])), None)
+    held = (name for name, value in first.items() if isinstance(value, Tensor))  # others are a module's extra state
+    return next((name for name in held if not _same(first[name], second[name])), None)
 
 
 def _same(first: Tensor, second: Tensor) -> bool:

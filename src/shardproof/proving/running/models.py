@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from shardproof.errors import CannotRunError
 from shardproof.proving.records import SAMPLES, Precision
@@ -14,7 +14,6 @@ from shardproof.proving.running.capture import clone_parameters, local_value
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from torch import Tensor
     from torch.distributed.device_mesh import DeviceMesh
 
     from shardproof.proving.step import Step
@@ -138,7 +137,7 @@ def load_model(step: Step, seed: int, state: Mapping[str, Tensor], precision: Pr
     if precision in (Precision.FLOAT64, Precision.FLOAT32):
         model.double()
     draw_buffers(model, seed)  # those that no state dict holds too
-    model.load_state_dict(state)
+    model.load_state_dict({**extra_state(model), **state})
     if precision in SAMPLES[1:]:
         _shake(model, seed=SAMPLES.index(precision))
     dtype = dtype_of(precision)
@@ -181,7 +180,17 @@ def precisions_of(dtypes: Mapping[str, torch.dtype]) -> tuple[Precision, ...]:
 
 def own_dtypes(model: nn.Module) -> dict[str, torch.dtype]:
     """The dtype of every entry of a state dict."""
-    return {name: tensor.dtype for name, tensor in model.state_dict().items()}
+    return {name: tensor.dtype for name, tensor in tensors_of_state(model).items()}
+
+
+def tensors_of_state(model: nn.Module) -> dict[str, Tensor]:
+    """The state dict without what `get_extra_state` of a module gives, if that is no tensor."""
+    return {name: value for name, value in model.state_dict().items() if isinstance(value, Tensor)}
+
+
+def extra_state(model: nn.Module) -> dict[str, Any]:
+    """What modules put into the state dict that is no tensor (`get_extra_state`)."""
+    return {name: value for name, value in model.state_dict().items() if not isinstance(value, Tensor)}
 
 
 def name_dtypes(dtypes: Mapping[str, torch.dtype]) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from shardproof.exact import ExactArithmetic
 from shardproof.proving.axes import Axes
@@ -31,6 +31,7 @@ class RunRequest:
         seeds: of the exact runs: prime, oracles and residues.
         native: precisions of the ordinary runs.
         dtypes: of the entries of the state as the user's model is built.
+        extra: what the modules of the user's model put into the state dict that is no tensor.
         cuts: the activations that are cut; see `segments.py`.
         fresh: parameters and optimizer state start each step from fresh residues.
         draws: initial values and dropout masks are recorded too, as the build seed gives them.
@@ -43,6 +44,7 @@ class RunRequest:
     seeds: tuple[int, ...] = ()
     native: tuple[Precision, ...] = ()
     dtypes: Mapping[str, torch.dtype] = field(default_factory=dict)
+    extra: Mapping[str, Any] = field(default_factory=dict)
     cuts: Cuts = field(default_factory=dict)
     fresh: bool = True
     draws: bool = False

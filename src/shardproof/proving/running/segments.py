@@ -64,19 +64,27 @@ class Segments:
 
     def renew(self, name: str, tensor: Tensor, cut: str) -> None:
         """Fresh residues in place of a tensor that is laid out as the parameter is: itself, or a state."""
-        self._cut(tensor, cut, self.parameters[name])
+        numbers = self.parameters[name]
+        if local_value(tensor).shape != numbers.shape:  # the whole, on a rank that holds a shard of the parameter
+            numbers = self._numbers_of_whole(name)
+        self._cut(tensor, cut, numbers)
 
     def _cut(self, tensor: Tensor, cut: str, numbers: Tensor) -> None:
         local = local_value(tensor)
         with torch.no_grad():
             local.copy_(self.exact.cut(local, cut, numbers))
 
+    def _numbers_of_whole(self, name: str) -> Tensor:
+        """The numbers of all elements of a parameter."""
+        with self.exact.paused():
+            return number_parameters({name: self.state[name]})[name]
+
     def _placed_as(self, name: str, gradient: Any) -> Tensor:
         """The numbers of the elements of a gradient that is not placed as its parameter is."""
         from torch.distributed.tensor import distribute_tensor
 
         with self.exact.paused():
-            numbers = number_parameters({name: self.state[name]})[name]
+            numbers = self._numbers_of_whole(name)
             placed = distribute_tensor(numbers, gradient.device_mesh, gradient.placements, src_data_rank=None)
             return placed.to_local()
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from shardproof.proving.records import Phase
-from shardproof.proving.running.capture import match_placements
+from shardproof.proving.running.capture import local_value, match_placements
 from shardproof.proving.running.clipping import clip_model
 from shardproof.proving.running.data_parallel import BatchSplit
 from shardproof.proving.running.hooks import modules_recorded
@@ -90,11 +90,15 @@ def record_norm(recorder: Recorder, norm: Tensor | None) -> None:
 
 
 def states_of(optimizer: Optimizer, parameter: Tensor) -> dict[str, Tensor]:
-    """The optimizer's states of the parameter's shape (moments, not counters), in the order of their names."""
+    """The optimizer's states of the parameter's shape (moments, not counters), in the order of their names.
+
+    Beside a DTensor a state may be a plain tensor: of the shape of the rank's own part, or of the whole.
+    """
+    whole, own = parameter.shape, local_value(parameter).shape
     return {
         key: value
         for key, value in sorted(optimizer.state.get(parameter, {}).items())
-        if isinstance(value, Tensor) and value.shape == parameter.shape
+        if isinstance(value, Tensor) and (value.shape == whole or (type(value) is Tensor and value.shape == own))
     }
 
 
