@@ -53,6 +53,25 @@ def test_what_is_ok_is_no_first_cause_and_pollutes_nothing(verdict):
     assert roots(finding(Phase.OUTPUT, "m", verdict=verdict), finding(Phase.GRADIENT)) == [False, True]
 
 
+@pytest.mark.parametrize("verdict", [Verdict.UNDECIDED, Verdict.VACUOUS, Verdict.UNSUPPORTED])
+@pytest.mark.parametrize("phase", [Phase.OUTPUT, Phase.LOSS, Phase.OUTPUT_GRADIENT])
+def test_what_is_not_wrong_hides_nothing_that_is(verdict, phase):
+    doubtful, wrong = finding(phase, "a", verdict=verdict), finding(Phase.GRADIENT, "b")
+    assert roots(doubtful, wrong, finding(Phase.UPDATE, "b")) == [True, True, False]
+    assert roots(doubtful, finding(Phase.GRADIENT, "b", verdict=verdict), wrong) == [True, False, True]
+    assert roots(doubtful, finding(Phase.GRADIENT, "b", step=1)) == [True, True]
+
+
+def test_what_is_not_wrong_follows_from_what_is():
+    assert roots(finding(Phase.LOSS, "loss"), finding(Phase.GRADIENT, "b", verdict=Verdict.UNDECIDED)) == [True, False]
+
+
+def test_an_update_follows_from_its_own_state_or_clipped_gradient():
+    for phase, name in ((Phase.STATE, "a/exp_avg"), (Phase.CLIPPED, "a")):
+        assert roots(finding(phase, name), finding(Phase.UPDATE, "a")) == [True, False]
+        assert roots(finding(phase, name), finding(Phase.UPDATE, "b")) == [True, True]
+
+
 @pytest.mark.parametrize("verdict", [Verdict.WRONG, Verdict.UNDECIDED, Verdict.VACUOUS, Verdict.UNSUPPORTED])
 def test_whatever_is_not_ok_may_be_a_first_cause(verdict):
     assert roots(finding(Phase.GRADIENT, verdict=verdict)) == [True]

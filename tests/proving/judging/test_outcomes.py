@@ -20,7 +20,7 @@ from shardproof.proving.cause import CauseKind, Part
 from shardproof.proving.judging.alignment import ActualExpected, Alignment
 from shardproof.proving.judging.judge import find_candidate_layout
 from shardproof.proving.judging.layout import PADDING
-from shardproof.proving.judging.outcomes import compare_exactly, find_blind
+from shardproof.proving.judging.outcomes import compare_exactly, find_blind, losses_first
 from shardproof.proving.records import Phase
 
 
@@ -41,6 +41,14 @@ def test_every_tensor_has_one_in_execution_order():
     assert list(found) == list(TENSORS)
     assert all(one.equal and not one.void and one.cause is None for one in found.values())
     assert {one.chance for one in found.values()} == {1e-5}
+
+
+def test_a_loss_that_is_reported_late_stands_before_its_steps_gradients():
+    forward, gradient, loss = (key(phase, "a") for phase in (Phase.OUTPUT, Phase.OUTPUT_GRADIENT, Phase.LOSS))
+    next_forward, next_loss = key(Phase.OUTPUT, "a", step=1), key(Phase.LOSS, "a", step=1)
+    late = [forward, gradient, loss, next_forward, next_loss]
+    assert losses_first(late) == [forward, loss, gradient, next_forward, next_loss]
+    assert losses_first([forward, loss, gradient]) == [forward, loss, gradient]
 
 
 def test_a_difference_is_counted_over_all_ranks():

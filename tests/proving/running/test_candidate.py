@@ -13,6 +13,7 @@ from shardproof.errors import CannotRunError
 from shardproof.proving.findings import Verdict
 from shardproof.proving.prove import prove
 from shardproof.proving.records import Phase
+from shardproof.proving.step import Step
 
 
 def run(training, **changes):
@@ -187,3 +188,68 @@ def test_an_update_by_hand_has_no_state_to_compare_and_its_updates_tell(momentum
     assert proof.ok == (momentum == 0.9)
     assert Phase.STATE not in {finding.key.phase for finding in proof.findings}
     assert {finding.key.step for finding in proof.findings if not finding.verdict.ok} == (set() if proof.ok else {1, 2})
+
+
+# Activations in zigzag order ------------------------------------------------------------------------------------------
+
+
+class Sequence(nn.Module):
+    """Every position sees the mean of all: of all ranks' where `average` is set."""
+
+    def __init__(self):
+        super().__init__()
+        self.inner, self.outer, self.average = nn.Linear(3, 4), nn.Linear(4, 2), None
+
+    def forward(self, x):
+        hidden = self.inner(x)
+        mean = hidden.mean(1, keepdim=True)
+        return self.outer(torch.tanh(hidden) * (mean if self.average is None else self.average(mean)))
+
+
+def zigzag(*, late_fault=1.0, shift=0, report_late=True):
+    """Each of two ranks has the first and last quarter of the sequence, or those between; labels may be shifted."""
+
+    def train(run):
+        model = Sequence().to(run.state["inner.weight"].dtype)
+        model.load_state_dict(dict(run.state))
+        model.average = lambda x: steps.AllReduceForward.apply(steps.AllReduceBackward.apply(x)) / run.size
+        run.watch(model)
+        own = torch.tensor([[0, 1, 6, 7], [2, 3, 4, 5]][run.rank])
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1 * late_fault)
+        for x, y in run.batches():
+            optimizer.zero_grad()
+            loss = (model(x[:, own]) - y[:, own].roll(shift, 1)).square().sum() / y.numel()
+            if not report_late:
+                run.record_loss(steps.average(loss) * run.size)
+            loss.backward()
+            if report_late:
+                run.record_loss(steps.average(loss) * run.size)
+            for parameter in model.parameters():
+                parameter.grad = steps.average(parameter.grad) * run.size
+            run.record_gradients()
+            optimizer.step()
+            run.record_update(optimizer)
+
+    return train
+
+
+def prove_zigzag(candidate):
+    generator = torch.Generator().manual_seed(3)
+    batch = torch.randn(2, 8, 3, generator=generator), torch.randn(2, 8, 2, generator=generator)
+    step = Step(model=Sequence, batch=batch, loss=F.mse_loss, optimizer=steps.make_sgd, steps=1)
+    return prove(step, candidate=candidate, devices=2, trials=1)
+
+
+def test_a_right_training_in_zigzag_order_is_proved():
+    assert prove_zigzag(zigzag()).ok
+
+
+def test_an_update_by_another_rate_is_the_first_cause_and_no_activation_in_zigzag_order():
+    proof = prove_zigzag(zigzag(late_fault=2.0))
+    assert {finding.key.phase for finding in proof.roots} == {Phase.UPDATE}
+
+
+@pytest.mark.parametrize("report_late", [True, False])
+def test_labels_that_are_shifted_within_a_rank_are_found_at_the_loss(report_late):
+    proof = prove_zigzag(zigzag(shift=1, report_late=report_late))
+    assert [finding.key.phase for finding in proof.roots] == [Phase.LOSS]

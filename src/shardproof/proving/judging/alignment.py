@@ -93,7 +93,7 @@ class Alignment:
                 return None
             parts = {rank: one.values for rank, one in here.items()}
             rows = find_rows(self.layout, key.name, self.axes)
-            wanted = place_activation(parts, expected.values, self.axes, rows)
+            wanted = place_activation(parts, expected.values, self.axes, rows, self.layout.orders)
             if wanted is None:
                 return None
             held = {rank: ActualExpected(actual=part, expected=wanted[rank]) for rank, part in parts.items()}
@@ -151,7 +151,9 @@ class Alignment:
         whole = self.reference.tensors[key].values
         parts = {rank: one.tensors[key].values for rank, one in enumerate(self.ranks) if key in one.tensors}
         placed = find_placement(parts, whole, self.axes, find_rows(self.layout, key.name, self.axes))
-        return None if placed is None else placed.parts_of(torch.arange(whole.numel()).view(whole.shape))
+        if placed is None or not placed.certain:
+            return None
+        return placed.parts_of(torch.arange(whole.numel()).view(whole.shape))
 
     def covers(self, key: Key) -> bool:
         """Whether the ranks together hold every element of one of the reference's tensors of parameters.

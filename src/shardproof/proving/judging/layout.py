@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from shardproof.errors import CannotRunError
+from shardproof.proving.judging.permutations import KnownOrders
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -71,10 +72,12 @@ class Layout:
         state: the reference's parameters as one vector.
         element_index: by parameter and rank, a tensor of the local parameter's shape: each element's index in the
             vector, or PADDING.
+        orders: of activations whose dims the ranks hold in an order of their own, as far as runs have shown.
     """
 
     state: FullState
     element_index: Mapping[str, Mapping[int, Tensor]]
+    orders: KnownOrders = field(default_factory=KnownOrders)
     _spans: dict[str, Sequence[str]] = field(default_factory=dict)
 
     def spans(self, name: str) -> Sequence[str]:

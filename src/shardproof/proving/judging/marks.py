@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
 
+from shardproof.proving.findings import Verdict
 from shardproof.proving.records import ACTIVATIONS, OF_PARAMETERS, Phase
 
 if TYPE_CHECKING:
@@ -19,28 +20,54 @@ def mark_roots(findings: Sequence[Finding]) -> tuple[Finding, ...]:
     """Mark the first causes: findings that are not ok although nothing before them that they depend on was wrong.
 
     All that comes after a wrong activation or loss depends on it. Of a wrong gradient, only its own parameter's state
-    and update, the norm, and all following steps do; other gradients do not.
+    and update, the norm, and all following steps do; other gradients do not. What is WRONG follows from what is WRONG
+    alone: nothing that is undecided, vacuous or unsupported hides it.
     """
     marked = []
-    polluted_from: tuple[int, Phase | None] | None = None
-    wrong_gradients: set[tuple[int, str]] = set()
+    doubtful, wrong = _Followed(), _Followed()  # of whatever is not ok, and of what is WRONG alone
     for finding in findings:
-        key = finding.key
         if finding.verdict.ok:
             marked.append(finding)
             continue
-        parameter = key.name.partition("/")[0]
-        follows = polluted_from is not None and (polluted_from[1] is not None or key.step > polluted_from[0])
-        if key.phase in (Phase.NORM, Phase.CLIPPED, Phase.STATE, Phase.UPDATE):
-            same_step = {name for step, name in wrong_gradients if step == key.step}
-            follows = follows or parameter in same_step or (key.phase is Phase.NORM and bool(same_step))
-            follows = follows or "gradient norm" in same_step
-        marked.append(replace(finding, root=not follows))
-        if key.phase in (Phase.GRADIENT, Phase.NORM, Phase.CLIPPED, Phase.STATE, Phase.UPDATE):
-            wrong_gradients.add((key.step, parameter))
-        if polluted_from is None or (polluted_from[1] is None and key.phase in ACTIVATIONS | {Phase.LOSS}):
-            polluted_from = (key.step, key.phase if key.phase in ACTIVATIONS | {Phase.LOSS} else None)
+        is_wrong = finding.verdict is Verdict.WRONG
+        marked.append(replace(finding, root=not (wrong if is_wrong else doubtful).leads_to(finding.key)))
+        doubtful.add(finding.key)
+        if is_wrong:
+            wrong.add(finding.key)
     return tuple(marked)
+
+
+@dataclass(slots=True)
+class _Followed:
+    """Findings, and what follows from them.
+
+    Attributes:
+        polluted_from: the step from which all follows, and the activation or loss in it, if it was one.
+        tensors: steps and parameters whose gradient, clipped gradient, state or update is a finding.
+    """
+
+    polluted_from: tuple[int, Phase | None] | None = None
+    tensors: set[tuple[int, str]] = field(default_factory=set)
+
+    def add(self, key: Key) -> None:
+        if key.phase in (Phase.GRADIENT, Phase.NORM, Phase.CLIPPED, Phase.STATE, Phase.UPDATE):
+            self.tensors.add((key.step, key.name.partition("/")[0]))
+        forward = key.phase if key.phase in ACTIVATIONS | {Phase.LOSS} else None
+        if self.polluted_from is None or (self.polluted_from[1] is None and forward is not None):
+            self.polluted_from = (key.step, forward)
+
+    def leads_to(self, key: Key) -> bool:
+        polluted = self.polluted_from
+        if polluted is not None and (polluted[1] is not None or key.step > polluted[0]):
+            return True
+        if key.phase not in (Phase.NORM, Phase.CLIPPED, Phase.STATE, Phase.UPDATE):
+            return False
+        same_step = {name for step, name in self.tensors if step == key.step}
+        return (
+            key.name.partition("/")[0] in same_step
+            or (key.phase is Phase.NORM and bool(same_step))
+            or "gradient norm" in same_step
+        )
 
 
 def mark_allowed(findings: Sequence[Finding], patterns: Sequence[str]) -> tuple[Finding, ...]:

@@ -17,13 +17,15 @@ from shardproof.proving.judging.norms import explain_clipping
 from shardproof.proving.records import ACTIVATIONS, OF_PARAMETERS, Key, Phase
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from shardproof.proving.axes import Axes
     from shardproof.proving.judging.alignment import ActualExpected, Aligned, Alignment
     from shardproof.proving.records import Records
 
 T = TypeVar("T")
+
+_GRADIENTS = (Phase.OUTPUT_GRADIENT, Phase.INPUT_GRADIENT, Phase.GRADIENT)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -114,7 +116,7 @@ def walk(
         fault = alignment.fault_of_missing(key)
         if fault:
             found[key] = faulty(key, fault)
-    for key in dict.fromkeys(key for records in ranks for key in records.tensors):
+    for key in losses_first(dict.fromkeys(key for records in ranks for key in records.tensors)):
         if key in found:
             continue  # missing on another rank, whatever this one holds
         if key.phase is Phase.BUFFER and (key not in reference.tensors or _lacking(key, ranks)):
@@ -134,6 +136,18 @@ def walk(
             found[key] = faulty(key, Cause(kind=CauseKind.BUFFER_GONE, ranks=lacking))
         elif key.phase in OF_PARAMETERS and not alignment.covers(key):  # even if what some rank holds is right
             found[key] = faulty(key, Cause(kind=CauseKind.NOT_COVERED))
+    return found
+
+
+def losses_first(keys: Iterable[Key]) -> list[Key]:
+    """The keys with each step's loss before its gradients: a training of the user's own may report it after them."""
+    found = list(keys)
+    for loss in [key for key in found if key.phase is Phase.LOSS]:
+        steps_gradients = (at for at, key in enumerate(found) if key.step == loss.step and key.phase in _GRADIENTS)
+        first = next(steps_gradients, len(found))
+        if first < found.index(loss):
+            found.remove(loss)
+            found.insert(first, loss)
     return found
 
 

@@ -1,16 +1,19 @@
 """Placement: which part of an activation each rank should hold, inferred from shapes, or values where several fit.
 
-Along each axis of the mesh the ranks hold the same, or shards along one dim. Whether what they hold is right, or only a
+Along each axis of the mesh the ranks hold the same, or shards along one dim, in order or in another one
+(`permutations.py`). Whether what they hold is right, or only a
 part of a sum, is not decided here.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 from typing import TYPE_CHECKING
 
 import torch
+
+from shardproof.proving.judging.permutations import KnownOrders, find_order, is_whole_shards
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -19,6 +22,7 @@ if TYPE_CHECKING:
 
     from shardproof.proving.axes import Axes
     from shardproof.proving.judging.layout import Layout
+    from shardproof.proving.judging.permutations import Order
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,27 +46,39 @@ class PlacedActivation:
         placement: over the mesh.
         shapes: by rank, of what it holds.
         features: by rank, the features of the last dim that it holds, in its own order; see `find_rows`.
+        permuted: the dim that the ranks hold in an order of their own, and by rank its indices there.
+        certain: another order would not hold the same values.
     """
 
     placement: Placement
     shapes: Mapping[int, torch.Size]
     features: Mapping[int, Tensor] | None = None
+    permuted: tuple[int, Order] | None = None
+    certain: bool = True
 
     def parts_of(self, whole: Tensor) -> dict[int, Tensor] | None:
         """By rank its part of a tensor shaped like the activation on one device; None if the shapes do not fit."""
-        return _parts_of(whole, self.shapes, self.placement, self.features)
+        return _parts_of(whole, self.shapes, self.placement, self.features, self.permuted)
 
 
 def place_activation(
-    parts: Mapping[int, Tensor], whole: Tensor, axes: Axes, features: Mapping[int, Tensor] | None = None
+    parts: Mapping[int, Tensor],
+    whole: Tensor,
+    axes: Axes,
+    features: Mapping[int, Tensor] | None = None,
+    known: KnownOrders | None = None,
 ) -> dict[int, Tensor] | None:
     """The part of the whole that each rank should hold; None if no placement fits. See `find_placement`."""
-    placed = find_placement(parts, whole, axes, features)
+    placed = find_placement(parts, whole, axes, features, known)
     return None if placed is None else placed.parts_of(whole)
 
 
 def find_placement(
-    parts: Mapping[int, Tensor], whole: Tensor, axes: Axes, features: Mapping[int, Tensor] | None = None
+    parts: Mapping[int, Tensor],
+    whole: Tensor,
+    axes: Axes,
+    features: Mapping[int, Tensor] | None = None,
+    known: KnownOrders | None = None,
 ) -> PlacedActivation | None:
     """Which part of the whole each rank should hold; None if no placement fits the shapes.
 
@@ -71,8 +87,10 @@ def find_placement(
         whole: the tensor on one device.
         axes: of the mesh.
         features: by rank, the features of the last dim that it holds, in its own order; see `find_rows`.
+        known: the orders of activations before this one; one that is certain here is added.
     """
-    first = None
+    known = KnownOrders() if known is None else known
+    fitting: list[PlacedActivation] = []
     shapes = {rank: part.shape for rank, part in parts.items()}
     for placement in _placements(whole.ndim, axes):
         placed = PlacedActivation(placement=placement, shapes=shapes, features=features)
@@ -80,8 +98,47 @@ def find_placement(
         if wanted is not None:
             if all(torch.equal(part, wanted[rank]) for rank, part in parts.items()):
                 return placed
-            first = first or placed
-    return first
+            fitting.append(placed)
+    for placed in fitting:
+        permuted = _permute(placed, parts, whole, known)
+        if permuted is not None:
+            return permuted
+    return next((_as_known(placed, whole, known) for placed in fitting), None)
+
+
+def _permute(
+    placed: PlacedActivation, parts: Mapping[int, Tensor], whole: Tensor, known: KnownOrders
+) -> PlacedActivation | None:
+    """The placement with one dim in another order, if it is then what the ranks hold. Features are not exchanged."""
+    for dim in range(whole.ndim):
+        along = placed.placement.along(dim)
+        if not along:
+            continue
+        others = {name: split for name, split in placed.placement.dims.items() if split != dim}
+        unsplit = replace(placed.placement, dims={**dict.fromkeys(along), **others})
+        shapes = {
+            rank: torch.Size([*shape[:dim], whole.shape[dim], *shape[dim + 1 :]])
+            for rank, shape in placed.shapes.items()
+        }
+        wholes = _parts_of(whole, shapes, unsplit, placed.features)
+        found = None if wholes is None else find_order(parts, wholes, dim, along, placed.placement.axes)
+        if found is None or (dim == whole.ndim - 1 and is_whole_shards(found[0])):
+            continue
+        order, certain = found
+        if certain:
+            known.learn(along, whole.shape[dim], order)
+        return replace(placed, permuted=(dim, order), certain=certain)
+    return None
+
+
+def _as_known(placed: PlacedActivation, whole: Tensor, known: KnownOrders) -> PlacedActivation:
+    """The placement in the order of activations before this one, which holds other values than it should."""
+    for dim in range(whole.ndim):
+        along = placed.placement.along(dim)
+        order = known.of(along, whole.shape[dim]) if along else None
+        if order is not None and all(len(order.get(rank, ())) == shape[dim] for rank, shape in placed.shapes.items()):
+            return replace(placed, permuted=(dim, order))
+    return placed
 
 
 def _placements(ndim: int, axes: Axes) -> Iterator[Placement]:
@@ -93,7 +150,11 @@ def _placements(ndim: int, axes: Axes) -> Iterator[Placement]:
 
 
 def _parts_of(
-    whole: Tensor, shapes: Mapping[int, torch.Size], placement: Placement, features: Mapping[int, Tensor] | None
+    whole: Tensor,
+    shapes: Mapping[int, torch.Size],
+    placement: Placement,
+    features: Mapping[int, Tensor] | None,
+    permuted: tuple[int, Order] | None = None,
 ) -> dict[int, Tensor] | None:
     """The parts of the whole under a placement, if they have the shapes of what the ranks hold."""
     if any(len(shape) != whole.ndim for shape in shapes.values()):
@@ -111,7 +172,9 @@ def _parts_of(
         for rank in shapes:
             number = placement.axes.number(rank, along)
             start = sum(length for other, length in lengths.items() if other < number)
-            if ordered is not None:
+            if permuted is not None and permuted[0] == dim:
+                wanted[rank] = wanted[rank].index_select(dim, permuted[1][rank])
+            elif ordered is not None:
                 wanted[rank] = wanted[rank][..., ordered[rank]]
             elif along:
                 wanted[rank] = wanted[rank].narrow(dim, start, lengths[number])
