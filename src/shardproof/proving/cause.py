@@ -12,7 +12,7 @@ Certificates hold every field that is not empty, so a new field needs its line i
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
@@ -152,3 +152,13 @@ class Cause:
     native_collective: CollectiveCall | None = None
     forward_collective: CollectiveCall | None = None
     recomputed_collective: CollectiveCall | None = None
+
+    def __str__(self) -> str:
+        """The kind and the parameters that it has, for logs; `report/words.py` makes sentences."""
+        named = ((one.name, getattr(self, one.name)) for one in fields(self) if one.name != "kind")
+        told = ", ".join(f"{name} {value}" for name, value in named if value not in (None, "", (), False))
+        return f"{self.kind} ({told})" if told else str(self.kind)
+
+    def __getitem__(self, part: slice) -> str:
+        """A part of its text: `cause[:80]` fits a column."""
+        return str(self)[part]
