@@ -74,7 +74,7 @@ def test_a_bias_counted_on_every_rank_is_seen():
 
 
 def test_a_lost_part_of_a_gradient_is_seen_through_the_clipping():
-    """The clip coefficient is a kink's oracle: a wrong norm cannot hide behind it."""
+    """The clip coefficient is an oracle: a wrong norm cannot hide behind it."""
 
     def lose_a_part(model):
         def hook(grad):

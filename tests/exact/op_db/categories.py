@@ -52,7 +52,7 @@ SELECTIONS = frozenset(
 ORACLES = {
     name: kind
     for kind, names in {
-        "a kink": """
+        "a piecewise function": """
             abs clamp_max clamp_min copysign dist heaviside isclose linalg.norm nextafter
             max_pool2d_with_indices_backward
             nn.functional.celu nn.functional.cosine_embedding_loss nn.functional.elu nn.functional.hardshrink

@@ -1,4 +1,4 @@
-"""Formulas on large tensors, block by block: what a formula computes on the way stays in the cache."""
+"""Formulas on large tensors, block by block: intermediate results stay in the cache."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def by_elements(
     *,
     into: Tensor | None = None,
 ) -> Any:
-    """A formula's result, where each element depends on the operands' elements in its own place alone.
+    """A formula's result, where each element depends on the operands' elements at its own position alone.
 
     Args:
         m: the arithmetic.
@@ -56,7 +56,7 @@ def by_elements(
         strides = compute_elementwise_output_strides(*(x.expand(shape) for x in memory))
         target = torch.empty_strided(shape, strides, dtype=torch.float64, device=memory[0].device)
     first: Residue | None = None
-    for place, *parts in blocks(target, *memory):
+    for target_block, *parts in blocks(target, *memory):
         values = _residues_again(parts, operands, m)
         found = function(
             m,
@@ -65,7 +65,7 @@ def by_elements(
         )
         if not isinstance(found, Residue) or found.has_companion:
             return function(m, *args, **kwargs)
-        place.copy_(found.tensor)
+        target_block.copy_(found.tensor)
         first = first or found
     assert first is not None
     return _stored(replace(first, tensor=target), into)
@@ -74,7 +74,7 @@ def by_elements(
 def by_rows(
     function: Callable[..., tuple[Residue, ...]], dim: int, *operands: Residue, results: int = 1
 ) -> tuple[Residue, ...]:
-    """A formula's results, where each row along a dim depends on the operands' rows in its own place alone.
+    """A formula's results, where each row along a dim depends on the operands' rows at its own position alone.
 
     Args:
         function: residues whose rows lie along their last dim, to `results` residues of the same shape.
@@ -94,8 +94,8 @@ def by_rows(
     first: tuple[Residue, ...] | None = None
     for parts in row_blocks(dim, *targets, *memory):
         found = function(*_residues_again(parts[results:], operands, m))
-        for place, value in zip(parts, found, strict=False):
-            place.copy_(value.tensor)
+        for target_block, value in zip(parts, found, strict=False):
+            target_block.copy_(value.tensor)
         first = first or found
     assert first is not None
     return tuple(replace(x, tensor=target) for x, target in zip(first, targets, strict=True))

@@ -1,4 +1,4 @@
-"""How likely two different programs would agree here, from an element's degree; or that nothing derived is known."""
+"""The probability that two different programs agree on an element by chance, derived from its degree; or none."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from shardproof.exact.algebra.degree import Degree
 
-# A chance per trial above this says little; it is not called a bound, however many trials would push its power down.
+# A chance per trial above this is not called a bound, however small its power over many trials is.
 LARGEST_USEFUL = 0.1
 
-# What a proof wants by default: less likely than a memory error of the machine that computes it.
+# What a proof asks for by default: less likely than a memory error of the machine that computes it.
 WANTED = 1e-12
 
 
@@ -24,7 +24,7 @@ class Bound:
         prime: the smallest prime used.
         trials: how many independent trials (prime, key and inputs drawn anew) agreed.
         per_trial: a bound on the probability that a different formula of the same degree agrees; None without one.
-        void: a division by zero happened on the way: the trial says nothing of this tensor.
+        void: the tensor depends on a division by zero: the trial says nothing of it.
         draws: how many trials were drawn, void ones that do not count included; `trials` unless given.
     """
 
@@ -69,9 +69,9 @@ def bound_of(
         degree: of the element; `a | b` for two programs' elements.
         prime: the modulus, the smallest of all trials.
         trials: how many agreed.
-        void: whether a division by zero happened on the way here.
+        void: whether the element depends on a division by zero.
         draws: how many were drawn, where void ones were drawn again.
-        derived: false where the program left the field on the way, so that the theorem does not speak of it.
+        derived: false where the program left the field before, so that the theorem does not apply.
     """
     chance = degree.chance(prime)
     per_trial = chance if derived and chance <= LARGEST_USEFUL else None

@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 # the halves; two roundings, of 1/p and of the product, move it by |x / p| * 2**-52 * (1 + 2**-54) at most: by less.
 EXACT_LIMIT: Final = 2**51
 
-# Added to a number below 2**51, it leaves no place for a fraction: the addition rounds to the nearest integer. `round_`
-# is MKL's, which hands it out to threads whatever the size.
+# Added to a number below 2**51, it leaves no bits for a fraction: the addition rounds to the nearest integer. `round_`
+# is MKL's, which starts threads whatever the size.
 _ROUNDER: Final = torch.tensor(1.5 * 2**52, dtype=torch.float64, device="cpu")
 
 # Square roots of these exist modulo every prime that `choose_prime` gives, so that 1/sqrt(d) has its square.
@@ -93,7 +93,7 @@ class Field:
         """Bring integers of magnitude below `EXACT_LIMIT` to their representatives, in place.
 
         Args:
-            x: any shape, no two elements in one place.
+            x: any shape; no two elements share memory.
             plus: added first, in the same pass over memory; broadcast to x. The sums must be below the limit.
         """
         for block, *more in blocks(x) if plus is None else blocks(x, plus):

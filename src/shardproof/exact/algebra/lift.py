@@ -1,8 +1,8 @@
 """Lift: real constants to residues, the same for a Python number and for a tensor's element.
 
-A constant stands for the simplest number near it: 0.01 is 1/100 however it comes, and 0.125**0.5 is a square root of
-1/8, so that its square is 1/8. Everything else is a generic number: it keeps the value of the quotient found, whose
-digits mean nothing but are the same every time.
+A constant stands for the simplest number near it: 0.01 is 1/100 in every dtype, and 0.125**0.5 is a square root of
+1/8, so that its square is 1/8. Any other constant is generic: it gets the residue of the quotient found, which has no
+meaning but is the same every time.
 
 Only in float64, in which constants are computed inside exact arithmetic, does one within a few ulps of an earlier one
 count as that one. In a 16-bit dtype a few ulps are several percent: there, different numbers stand for different ones.
@@ -100,9 +100,13 @@ class Lift:
         if values.dtype == torch.float64:
             return torch.from_numpy(real).to(values.device).view(values.shape)
         rest = np.flatnonzero(np.isfinite(real) & (real != np.rint(real)))
-        meant = _Meant(real[rest], PRECISION[values.dtype])
-        nearest = np.where(meant.found, meant.over / meant.under, real[rest])
-        real[rest] = np.where(meant.rooted, np.sign(real[rest]) * np.sqrt(meant.square / meant.unit), nearest)
+        meaning = _Meaning(real[rest], PRECISION[values.dtype])
+        nearest = np.where(meaning.found, meaning.numerator / meaning.denominator, real[rest])
+        real[rest] = np.where(
+            meaning.rooted,
+            np.sign(real[rest]) * np.sqrt(meaning.square_numerator / meaning.square_denominator),
+            nearest,
+        )
         return torch.from_numpy(real).to(values.device).view(values.shape)
 
     def _elements(self, values: Floats, bits: int) -> Floats:
@@ -122,21 +126,21 @@ class Lift:
         if not np.isfinite(values).all():
             msg = "a tensor holds NaN or plus infinity; exact arithmetic needs finite numbers"
             raise FloatingPointError(msg)
-        meant = _Meant(values, bits)
-        quotients, divisible = self._divided(meant.over, meant.under)
-        for i in np.flatnonzero(~meant.found):
+        meaning = _Meaning(values, bits)
+        quotients, divisible = self._divided(meaning.numerator, meaning.denominator)
+        for i in np.flatnonzero(~meaning.found):
             quotients[i] = self.field.representative(_shortest_decimal(float(values[i]), bits))
-        for i in np.flatnonzero(meant.found & divisible):  # this prime cannot hold the quotient: the float itself
+        for i in np.flatnonzero(meaning.found & divisible):  # this prime cannot hold the quotient: the float itself
             quotients[i] = self.field.representative(Fraction(values[i]))
-        rooted = meant.rooted.copy()
+        rooted = meaning.rooted.copy()
         for i in np.flatnonzero(rooted):
-            root = self.root(Fraction(int(meant.square[i]), int(meant.unit[i])))
+            root = self.root(Fraction(int(meaning.square_numerator[i]), int(meaning.square_denominator[i])))
             if root is not None:
                 quotients[i] = root if values[i] > 0 else -root
             else:
                 rooted[i] = False
         if values.size <= _FEW:
-            generic = ~(meant.simple | rooted)
+            generic = ~(meaning.simple | rooted)
             for i in np.flatnonzero(generic):
                 fourth = self._fourth_root(float(values[i]), bits)
                 if fourth is not None:
@@ -168,10 +172,10 @@ class Lift:
         """The residue of a number whose fourth power is a very simple quotient: attention may scale by d**-0.25."""
         if bits <= _COARSE_BITS or not 2.0**-200 < abs(value) < 2.0**200:
             return None  # several numbers of 16 bits are near one; or no scale, its fourth power may be beyond float64
-        over, under, near = _nearest_quotients(np.array([value**4]), bits - _SNAP_BITS)
-        if not near[0] or over[0] * under[0] >= 2.0 ** (bits // 3):
+        numerator, denominator, near = _nearest_quotients(np.array([value**4]), bits - _SNAP_BITS)
+        if not near[0] or numerator[0] * denominator[0] >= 2.0 ** (bits // 3):
             return None
-        root = self.root(Fraction(int(over[0]), int(under[0])))
+        root = self.root(Fraction(int(numerator[0]), int(denominator[0])))
         fourth = None if root is None else self.field.square_root(root)
         if fourth is None or self.field.representative(fourth * fourth - (root or 0)) != 0:
             return None
@@ -200,60 +204,64 @@ class Lift:
         remainder += self.field.prime * (remainder < -self.field.half)
         return remainder
 
-    def _divided(self, over: Floats, under: Floats) -> tuple[Floats, Flags]:
-        """Over / under modulo the prime, by Fermat's little theorem: under**(p-2); and where that is no number."""
+    def _divided(self, numerator: Floats, denominator: Floats) -> tuple[Floats, Flags]:
+        """The quotients modulo the prime, by Fermat's little theorem: denominator**(p-2); and where p divides it."""
         prime = self.field.prime
-        base = np.fmod(under, float(prime)).astype(np.int64)
+        base = np.fmod(denominator, float(prime)).astype(np.int64)
         divisible = base == 0
         inverse, exponent = np.ones_like(base), prime - 2
         while exponent:
             if exponent & 1:
                 inverse = inverse * base % prime
             base, exponent = base * base % prime, exponent >> 1
-        found = np.fmod(over, float(prime)).astype(np.int64) * inverse % prime
+        found = np.fmod(numerator, float(prime)).astype(np.int64) * inverse % prime
         return self._balanced(found.astype(np.float64)), divisible
 
 
-class _Meant:
-    """What numbers stand for at a precision, elementwise: the quotient over / under, or the root of square / unit.
+class _Meaning:
+    """What numbers stand for at a precision, elementwise: a quotient of integers, or the square root of one.
 
     Inside exact arithmetic real constants are computed in float64, each op rounding, so that 0.1 * 3 is an ulp beside
     0.3: in float64 a very simple quotient, or root, may be `_SNAP_ULPS` away.
 
     Attributes:
-        found: there is a quotient within half an ulp, with terms below 2**53.
-        simple: its terms are so short that it is no coincidence.
-        rooted: it is not, but the square is.
+        numerator, denominator: of the quotient.
+        found: whether there is a quotient within half an ulp, with terms below 2**53.
+        simple: whether its terms are so short that it is no coincidence.
+        square_numerator, square_denominator: of the number's square.
+        rooted: whether the quotient is not simple, but that of the square is.
     """
 
     def __init__(self, values: Floats, bits: int) -> None:
-        self.over, self.under, self.found = _nearest_quotients(values, bits)
-        self.simple = self.found & (np.abs(self.over) * self.under < 2.0 ** (3 * bits // 4))
+        self.numerator, self.denominator, self.found = _nearest_quotients(values, bits)
+        self.simple = self.found & (np.abs(self.numerator) * self.denominator < 2.0 ** (3 * bits // 4))
         squares = np.square(np.clip(values, -(2.0**100), 2.0**100))  # none so large is a quotient of float64 numbers
-        self.square, self.unit, self.rooted = _nearest_quotients(squares, bits - 2)
+        self.square_numerator, self.square_denominator, self.rooted = _nearest_quotients(squares, bits - 2)
         short = 2.0 ** (bits // 2)
-        self.rooted &= self.square * self.unit < short
+        self.rooted &= self.square_numerator * self.square_denominator < short
         if bits >= PRECISION[torch.float64]:
-            over, under, near = _nearest_quotients(values, bits - _SNAP_BITS)
-            near &= ~self.simple & (np.abs(over) * under < short)
-            self.over[near], self.under[near] = over[near], under[near]
+            numerator, denominator, near = _nearest_quotients(values, bits - _SNAP_BITS)
+            near &= ~self.simple & (np.abs(numerator) * denominator < short)
+            self.numerator[near], self.denominator[near] = numerator[near], denominator[near]
             self.simple |= near
             self.found |= near
             square, unit, near = _nearest_quotients(squares, bits - _SNAP_BITS - 2)
             near &= ~self.rooted & (square * unit < short)
-            self.square[near], self.unit[near] = square[near], unit[near]
+            self.square_numerator[near], self.square_denominator[near] = square[near], unit[near]
             self.rooted |= near
         self.rooted &= ~self.simple
         if bits <= _COARSE_BITS:
             least = _half_ulp(values, bits)
             with np.errstate(invalid="ignore", divide="ignore"):
-                self.found &= np.abs(self.over / self.under - values) <= least
-                self.rooted &= np.abs(np.sqrt(self.square / self.unit) - np.abs(values)) <= least
+                self.found &= np.abs(self.numerator / self.denominator - values) <= least
+                self.rooted &= (
+                    np.abs(np.sqrt(self.square_numerator / self.square_denominator) - np.abs(values)) <= least
+                )
             self.simple &= self.found
         if bits >= PRECISION[torch.float32]:  # coarser ones have a short decimal near every number
-            over, under, near = _short_decimals(values, bits)
+            numerator, denominator, near = _short_decimals(values, bits)
             near &= ~(self.simple | self.rooted)
-            self.over[near], self.under[near] = over[near], under[near]
+            self.numerator[near], self.denominator[near] = numerator[near], denominator[near]
             self.simple |= near
             self.found |= near
 
@@ -270,10 +278,10 @@ def _short_decimals(values: Floats, bits: int) -> tuple[Floats, Floats, Flags]:
     size = np.abs(values)
     usable = (size > 1e-19) & (size < 1e3)
     exponents = np.floor(np.log10(np.where(usable, size, 1.0)))
-    under = _TENS[(2 - exponents).astype(np.int64)]
-    over = np.rint(np.where(usable, values, 0.0) * under)  # what is not usable may overflow
-    near = usable & (np.abs(over / under - values) <= size * 2.0**-bits)
-    return over, under, near
+    denominator = _TENS[(2 - exponents).astype(np.int64)]
+    numerator = np.rint(np.where(usable, values, 0.0) * denominator)  # what is not usable may overflow
+    near = usable & (np.abs(numerator / denominator - values) <= size * 2.0**-bits)
+    return numerator, denominator, near
 
 
 def _shortest_decimal(value: float, bits: int) -> Fraction:
@@ -297,7 +305,7 @@ def _nearest_quotients(values: Floats, bits: int) -> tuple[Floats, Floats, Flags
     Near means within 2**-bits relatively, half an ulp. Where none is found with terms below 2**53, the flag is false.
     IEEE arithmetic in a fixed order: the same on every machine.
     """
-    over, under = np.zeros_like(values), np.ones_like(values)
+    numerator, denominator = np.zeros_like(values), np.ones_like(values)
     found = np.zeros(values.shape, dtype=np.bool_)
     active = np.flatnonzero((np.abs(values) > 2.0**-50) & (np.abs(values) < 2.0**50))
     target = values[active]
@@ -311,7 +319,7 @@ def _nearest_quotients(values: Floats, bits: int) -> tuple[Floats, Floats, Flags
         usable = (np.abs(h1) < 2.0**53) & (np.abs(k1) < 2.0**53) & (k1 != 0)
         near = usable & (np.abs(target - np.divide(h1, k1, where=usable, out=np.zeros_like(h1))) <= tolerance)
         sign = np.where(k1[near] < 0, -1.0, 1.0)
-        over[active[near]], under[active[near]], found[active[near]] = h1[near] * sign, k1[near] * sign, True
+        numerator[active[near]], denominator[active[near]], found[active[near]] = h1[near] * sign, k1[near] * sign, True
         difference = rest - term
         go_on = usable & ~near & (difference != 0)
         if not go_on.any():
@@ -319,4 +327,4 @@ def _nearest_quotients(values: Floats, bits: int) -> tuple[Floats, Floats, Flags
         active, target, tolerance = active[go_on], target[go_on], tolerance[go_on]
         h0, h1, k0, k1 = h0[go_on], h1[go_on], k0[go_on], k1[go_on]
         rest = 1.0 / difference[go_on]
-    return over, under, found
+    return numerator, denominator, found

@@ -1,6 +1,6 @@
-"""Oracles: what stands in for functions that are not polynomials.
+"""Oracles: stand-ins for functions that are not polynomials.
 
-The same residue in gives the same residue out, and nothing else is promised but the identities named here. Each is a
+Equal arguments give equal results; nothing else is promised but the identities named here. Each is a
 keyed permutation held as a table over the field (a look-up costs about as much as three passes over memory, a keyed
 hash of the same quality far more, see benchmarks/bench_exact.py). The tables of a seed are the same in every process
 and on every machine: they come from SHA-256 and torch's CPU generator.
@@ -23,10 +23,13 @@ from shardproof.exact.algebra.field import Field, primitive_root
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-_NO_RESIDUE: Final = "an element that is no residue (NaN, infinity or a value computed unseen) has reached an oracle"
+_NO_RESIDUE: Final = (
+    "an element that is no residue (NaN, infinity or a value computed outside exact arithmetic) has reached an oracle"
+)
 
-# On x86, NaN and what is too large become the lowest integer, which no table has. Arm's cores and GPUs make NaN a zero,
-# which every table has, and GPUs do not come back from an index that is out of range: there the elements are looked at.
+# On x86, NaN and numbers that are too large become the lowest integer, which is outside every table. Arm's cores and
+# GPUs make NaN a zero, which is in every table, and a GPU cannot recover from an index out of range: there the elements
+# are checked first.
 _NAN_MISSES: Final = platform.machine().lower() in {"x86_64", "amd64", "i686"}
 
 
@@ -40,7 +43,7 @@ class Oracles:
     field: Field
     key: int
     _tables: dict[str, Tensor] = dataclasses.field(default_factory=dict)
-    _elsewhere: dict[tuple[int, torch.device], Tensor] = dataclasses.field(default_factory=dict)
+    _on_other_devices: dict[tuple[int, torch.device], Tensor] = dataclasses.field(default_factory=dict)
     _exp: tuple[Tensor, int] | None = None
     _root_powers: Tensor | None = None
 
@@ -61,7 +64,7 @@ class Oracles:
         return self._table(f"{name} function", lambda: self._random_function(name))
 
     def fixing_zero(self, name: str) -> Tensor:
-        """A random permutation with f(0) = 0, for functions like tanh, sin and sqrt of which programs know it."""
+        """A random permutation with f(0) = 0, for functions like sqrt, of which programs use that."""
         return self._table(f"{name} fixing 0", lambda: self._random_fixing_zero(name))
 
     def fixing_zero_inverse(self, name: str) -> Tensor:
@@ -97,17 +100,17 @@ class Oracles:
         Raises:
             FloatingPointError: an element is not a residue (NaN has reached the oracle).
         """
-        beside = self._beside(x, table)
+        on_device = self._on_device_of(x, table)
         if not (_NAN_MISSES and x.device.type == "cpu") and not bool((x.abs() <= self.field.half).all()):
             raise FloatingPointError(_NO_RESIDUE)
         if not is_large(x.numel(), x.device):
-            return self._found(beside, x)
+            return self._gather(on_device, x)
         result = torch.empty_like(x)
-        for place, block in blocks(result, x):
-            place.copy_(self._found(beside, block))
+        for result_block, x_block in blocks(result, x):
+            result_block.copy_(self._gather(on_device, x_block))
         return result
 
-    def _found(self, table: Tensor, x: Tensor) -> Tensor:
+    def _gather(self, table: Tensor, x: Tensor) -> Tensor:
         index = x.to(torch.int32)  # new memory in x's layout, which as_strided then reads from end to end
         flat = index.as_strided((index.numel(),), (1,)).add_(self.field.half)
         try:
@@ -121,13 +124,13 @@ class Oracles:
             self._tables[name] = build().to(torch.float32)
         return self._tables[name]
 
-    def _beside(self, x: Tensor, table: Tensor) -> Tensor:
+    def _on_device_of(self, x: Tensor, table: Tensor) -> Tensor:
         if table.device == x.device:
             return table
         key = (table.data_ptr(), x.device)
-        if key not in self._elsewhere:
-            self._elsewhere[key] = table.to(x.device)
-        return self._elsewhere[key]
+        if key not in self._on_other_devices:
+            self._on_other_devices[key] = table.to(x.device)
+        return self._on_other_devices[key]
 
     def _generator(self, name: str) -> torch.Generator:
         digest = hashlib.sha256(f"{self.key}/{self.field.prime}/{name}".encode()).digest()
@@ -218,7 +221,7 @@ _alive: weakref.WeakValueDictionary[tuple[int, int], Oracles] = weakref.WeakValu
 
 
 def oracles_of(field: Field, key: int) -> Oracles:
-    """The oracles of a prime and a key; those that another exact arithmetic has in this process, tables and all."""
+    """The oracles of a prime and a key. Their tables are shared by all exact arithmetics of this process."""
     found = _alive.get((field.prime, key))
     if found is None:
         found = _alive[field.prime, key] = Oracles(field=field, key=key)

@@ -103,8 +103,8 @@ class Residue:
     degree: Degree
     of: Arithmetic
     roots: bool = False  # every element is a result of `sqrt`
-    exponential: Residue | None = None  # what `exp` of this is, where it was computed on the way (log-softmax)
-    squared: Residue | None = None  # what its square is, where this is a root times a constant (a norm over shards)
+    exponential: Residue | None = None  # `exp` of this, where it is known (of a log-softmax)
+    squared: Residue | None = None  # its square, where this is a root times a constant (a norm over shards)
     value: Tensor | None = None  # the real numbers that the elements stand for, where all are known: a constant's
 
     # Shapes -----------------------------------------------------------------------------------------------------------
@@ -121,7 +121,7 @@ class Residue:
 
     @property
     def has_companion(self) -> bool:
-        """Whether something more than the elements is known, which parts of them would have to take along."""
+        """Whether an exponential or a square is known; a part of the tensor would need that part of it."""
         return self.exponential is not None or self.squared is not None or self.value is not None
 
     def numel(self) -> int:
@@ -129,7 +129,7 @@ class Residue:
         return self.tensor.numel()
 
     def is_same(self, other: Operand) -> bool:
-        """Whether the other is this very view of memory: then a product of the two is a square."""
+        """Whether the other is the same view of the same memory: then a product of the two is a square."""
         if not isinstance(other, Residue):
             return False
         a, b = self.tensor, other.tensor
@@ -237,7 +237,7 @@ class Residue:
         return self._new(result, self.degree.power(exponent))
 
     def square(self) -> Residue:
-        """X * x; of a square root, what the root was taken of."""
+        """X * x; of a square root its argument."""
         if self.squared is not None:
             return self.squared
         return self.squared_root() if self.roots else self * self
@@ -257,7 +257,7 @@ class Residue:
     def sum_of_products(
         self, other: Residue, dims: Sequence[int] | int | None = None, *, keepdim: bool = False
     ) -> Residue:
-        """The sum of self * other; of the squares of square roots, the sum of what the roots were taken of."""
+        """The sum of self * other; of the squares of square roots, the sum of their arguments."""
         if self.is_same(other) and (self.roots or self.squared is not None):
             return self.square().sum(dims, keepdim=keepdim)
         count = torch.broadcast_shapes(self.shape, other.shape)
@@ -275,7 +275,7 @@ class Residue:
     # Oracles ----------------------------------------------------------------------------------------------------------
 
     def oracle(self, name: str) -> Residue:
-        """A function of which nothing is known but its name."""
+        """A function with no identities: a random permutation for each name."""
         return self._looked_up(self.of.oracles.permutation(name))
 
     def shifted_oracle(self, name: str, by: int) -> Residue:
@@ -320,7 +320,7 @@ class Residue:
         return Residue(root.tensor, root.degree, self.of, roots=True)
 
     def squared_root(self) -> Residue:
-        """x**2 where every element is known to be the result of `sqrt`: what the root was taken of."""
+        """x**2 where every element is a result of `sqrt`: the argument of the root."""
         table = self.of.oracles.fixing_zero_inverse("sqrt")
         return self._new(self.of.look_up(table, self.tensor), self.degree.squared_root())
 
@@ -332,7 +332,7 @@ class Residue:
         """The element that comes last in a random order of the field, and its index.
 
         Not the largest representative: which element comes last in a keyed order is independent of the values, so the
-        bound of what is computed from it needs no union over the places it can have (docs/exact.md).
+        bound of what is computed from it needs no union over its possible positions (docs/exact.md).
         """
         rank = self.of.look_up(self.of.oracles.permutation("order"), self.tensor)
         index = rank.argmax(dim, keepdim=True)

@@ -1,6 +1,6 @@
 """Convolutions, forward and backward, as matrix products over unfolded windows. Never by FFT or Winograd.
 
-With windows unfold(x)[n, g, c * k, l] (group g, channel c in it, place k in the kernel, place l in the output) and the
+With windows unfold(x)[n, g, c * k, l] (group g, channel c in it, kernel position k, output position l) and the
 weight as a matrix W[g, o, c * k]:
 
     y = W @ unfold(x),   dW = sum over n of dy @ unfold(x)^T,   dx = fold(W^T @ dy)
@@ -29,10 +29,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Geometry:
-    """Of a convolution from an image of `size` to one of `places`, spatial dims only."""
+    """Of a convolution from an image of `size` to one of `output_size`; spatial dims only."""
 
     size: tuple[int, ...]
-    places: tuple[int, ...]
+    output_size: tuple[int, ...]
     kernel: tuple[int, ...]
     stride: tuple[int, ...]
     padding: tuple[int, ...]
@@ -40,10 +40,10 @@ class Geometry:
     groups: int
 
     def windows(self, offset: tuple[int, ...]) -> tuple[slice, ...]:
-        """Where one place of the kernel meets the padded image, over all places of the output."""
+        """The elements of the padded image under one kernel position, over all output positions."""
         return tuple(
             slice(o * d, o * d + (p - 1) * s + 1, s)
-            for o, d, p, s in zip(offset, self.dilation, self.places, self.stride, strict=True)
+            for o, d, p, s in zip(offset, self.dilation, self.output_size, self.stride, strict=True)
         )
 
     def padded(self) -> tuple[int, ...]:
@@ -51,7 +51,7 @@ class Geometry:
         return tuple(n + 2 * p for n, p in zip(self.size, self.padding, strict=True))
 
     def unfold(self, x: Tensor) -> Tensor:
-        """(N, C, *size) -> (N, groups, C / groups * kernel, places)."""
+        """(N, C, *size) -> (N, groups, C / groups * kernel, output positions)."""
         n, channels = x.shape[:2]
         image = x.new_zeros(n, channels, *self.padded())
         image[_last(_inner(self.padding, self.size))] = x
@@ -61,7 +61,7 @@ class Geometry:
     def fold(self, columns: Tensor, channels: int) -> Tensor:
         """The transpose of `unfold`; each sum is over at most as many elements as the kernel has."""
         n = columns.shape[0]
-        parts = columns.reshape(n, channels, prod(self.kernel), *self.places)
+        parts = columns.reshape(n, channels, prod(self.kernel), *self.output_size)
         image = columns.new_zeros(n, channels, *self.padded())
         for k, offset in enumerate(product(*map(range, self.kernel))):
             image[_last(self.windows(offset))] += parts[:, :, k]
@@ -84,7 +84,7 @@ def _matrix(weight: Residue, groups: int) -> Residue:
 
 def _forward(x: Residue, weight: Residue, g: Geometry) -> Residue:
     out = _matrix(weight, g.groups) @ x.moved(g.unfold)
-    return out.moved(lambda t: t.reshape(x.shape[0], weight.shape[0], *g.places))
+    return out.moved(lambda t: t.reshape(x.shape[0], weight.shape[0], *g.output_size))
 
 
 def _input_gradient(grad: Residue, weight: Residue, g: Geometry) -> Residue:
@@ -96,7 +96,7 @@ def _input_gradient(grad: Residue, weight: Residue, g: Geometry) -> Residue:
 
 
 def _weight_gradient(grad: Residue, x: Residue, g: Geometry, shape: Sequence[int]) -> Residue:
-    def side_by_side(t: Tensor) -> Tensor:  # (N, groups, rows, places) -> (groups, rows, N * places)
+    def side_by_side(t: Tensor) -> Tensor:  # (N, groups, rows, L) -> (groups, rows, N * L)
         return t.permute(1, 2, 0, 3).reshape(t.shape[1], t.shape[2], -1)
 
     rows = grad.moved(lambda t: side_by_side(t.reshape(t.shape[0], g.groups, t.shape[1] // g.groups, -1)))
@@ -106,7 +106,7 @@ def _weight_gradient(grad: Residue, x: Residue, g: Geometry, shape: Sequence[int
 
 def _geometry(
     image: Sequence[int],
-    places: Sequence[int],
+    output_size: Sequence[int],
     weight: Residue,
     sizes: tuple[Sequence[int], Sequence[int], Sequence[int]],
     groups: int,
@@ -115,7 +115,7 @@ def _geometry(
     stride, padding, dilation = (tuple(s) * dims if len(s) == 1 else tuple(s) for s in sizes)
     return Geometry(
         size=tuple(image),
-        places=tuple(places),
+        output_size=tuple(output_size),
         kernel=tuple(weight.shape[2:]),
         stride=stride,
         padding=padding,
@@ -137,7 +137,7 @@ def convolution(
     output_padding: Sequence[int],
     groups: int,
 ) -> Residue:
-    """(N, C, *size) * (O, C / groups, *kernel) -> (N, O, *places); also without the batch dim."""
+    """(N, C, *size) * (O, C / groups, *kernel) -> (N, O, *output_size); also without the batch dim."""
     if x.ndim == weight.ndim - 1:
         one = x.moved(lambda t: t.unsqueeze(0))
         args = (stride, padding, dilation, transposed, output_padding, groups)
@@ -152,8 +152,8 @@ def convolution(
         out = _input_gradient(x, weight, _geometry(image, size, weight, (stride, padding, dilation), groups))
     else:
         pairs = zip(size, sizes.stride, sizes.padding, reach, strict=True)
-        places = [(n + 2 * p - r) // s + 1 for n, s, p, r in pairs]
-        out = _forward(x, weight, _geometry(size, places, weight, (stride, padding, dilation), groups))
+        output_size = [(n + 2 * p - r) // s + 1 for n, s, p, r in pairs]
+        out = _forward(x, weight, _geometry(size, output_size, weight, (stride, padding, dilation), groups))
     if bias is None:
         return out
     return out + bias.moved(lambda b: b.view(-1, *(1,) * len(size)))
@@ -174,7 +174,7 @@ def convolution_backward(
     groups: int,
     mask: Sequence[bool],
 ) -> tuple[Residue | None, Residue | None, Residue | None]:
-    """The gradients for the input, the weight and the bias; of a transposed one the first two change parts."""
+    """The gradients for the input, the weight and the bias; a transposed one swaps the parts of input and output."""
     del output_padding  # the shapes say it
     if x.ndim == weight.ndim - 1:
         one, grads = (t.moved(lambda t: t.unsqueeze(0)) for t in (x, grad))
@@ -183,8 +183,8 @@ def convolution_backward(
         )
         return (None if dx is None else dx.moved(lambda t: t.squeeze(0))), dw, db
     dx = dw = db = None
-    image, places = (grad.shape[2:], x.shape[2:]) if transposed else (x.shape[2:], grad.shape[2:])
-    g = _geometry(image, places, weight, (stride, padding, dilation), groups)
+    image, output_size = (grad.shape[2:], x.shape[2:]) if transposed else (x.shape[2:], grad.shape[2:])
+    g = _geometry(image, output_size, weight, (stride, padding, dilation), groups)
     if mask[0]:
         dx = _forward(grad, weight, g) if transposed else _input_gradient(grad, weight, g)
     if mask[1]:

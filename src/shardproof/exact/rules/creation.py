@@ -1,4 +1,4 @@
-"""Ops that make tensors from nothing but shapes, numbers and dtypes: their results are real constants."""
+"""Ops that make tensors from shapes, numbers and dtypes alone: their results are real constants."""
 
 from __future__ import annotations
 

@@ -64,7 +64,7 @@ class CutBothWays(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Any:
-        """Fresh residues in the gradient's place, shaped like it."""
+        """Fresh residues instead of the gradient, shaped like it."""
         return _padded(gradients[0], ctx.numbers, f"{ctx.name} gradient"), None, None
 
 

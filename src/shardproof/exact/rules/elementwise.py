@@ -1,4 +1,4 @@
-"""The ring: addition, multiplication, division, elementwise."""
+"""Addition, multiplication, division and what is made of them, elementwise."""
 
 from __future__ import annotations
 
@@ -10,9 +10,6 @@ from shardproof.exact.rules.symbols import add_symbols, multiply_symbols, subtra
 
 if TYPE_CHECKING:
     from shardproof.exact.algebra.residue import Arithmetic, Operand
-
-
-# The ring -------------------------------------------------------------------------------------------------------------
 
 
 @formula("add.Tensor", "add.Scalar", symbols=True, elementwise=True)
@@ -47,7 +44,7 @@ def subtract_from(m: Arithmetic, x: Residue, y: Operand, alpha: float = 1) -> Re
 
 @formula("mul.Tensor", "mul.Scalar", symbols=True, elementwise=True)
 def multiply(m: Arithmetic, x: Operand, y: Operand, *, symbols: bool) -> Residue:
-    """X * y; the square of a square root is what the root was taken of."""
+    """X * y; the square of a square root is its argument."""
     if not isinstance(x, Residue):
         x, y = y, x
     assert isinstance(x, Residue)

@@ -1,4 +1,4 @@
-"""Functions that are formulas in E, the stand-in for exp, and its inverse log."""
+"""Functions that are formulas in E, the stand-in for exp, and in its inverse log."""
 
 from __future__ import annotations
 
@@ -164,7 +164,7 @@ def cosh(_m: Arithmetic, x: Residue) -> Residue:
 
 @formula("softplus.default", elementwise=True)
 def softplus(_m: Arithmetic, x: Residue, beta: float = 1, _threshold: float = 20) -> Residue:
-    """log(1 + E(beta * x)) / beta. The threshold only saves time in floating point; it is not a kink."""
+    """log(1 + E(beta * x)) / beta. The threshold only saves time in floating point."""
     return (1 + x.scaled(beta).exp()).log() / beta
 
 

@@ -20,14 +20,14 @@ if TYPE_CHECKING:
     from shardproof.exact.algebra.residue import Arithmetic, Residue
 
 
-def _solved(a: Residue, b: Residue | None = None) -> Degree:
+def _degree_of_solution(a: Residue, b: Residue | None = None) -> Degree:
     """Of A^-1 b: a quotient of determinants (Cramer)."""
     n = a.shape[-1]
     determinant = a.degree.power(max(n, 1)).sum_of(prod(range(1, min(n, 12) + 1)))
     return determinant * determinant.inverse() * (a.degree if b is None else b.degree)
 
 
-def _inverses(m: Arithmetic, x: Tensor) -> Tensor:
+def _reciprocals(m: Arithmetic, x: Tensor) -> Tensor:
     return m.residue(x).inverse().tensor
 
 
@@ -44,14 +44,14 @@ def solve_triangular(
     matrix = a.tensor.expand(*batch, *a.shape[-2:])
     x = b.tensor.expand(*batch, *b.shape[-2:]).clone(memory_format=torch.contiguous_format)
     n = matrix.shape[-1]
-    scale = None if unitriangular else _inverses(m, matrix.diagonal(dim1=-2, dim2=-1))
+    scale = None if unitriangular else _reciprocals(m, matrix.diagonal(dim1=-2, dim2=-1))
     for i in reversed(range(n)) if upper else range(n):
         known = slice(i + 1, n) if upper else slice(0, i)
         row = x[..., i : i + 1, :]
         if known.stop > known.start:
             row = m.field.reduce_(row - m.field.matmul(matrix[..., i : i + 1, known], x[..., known, :]))
         x[..., i : i + 1, :] = row if scale is None else m.field.multiply(row, scale[..., i, None, None])
-    return m.residue(x, _solved(a, b))
+    return m.residue(x, _degree_of_solution(a, b))
 
 
 # LU -------------------------------------------------------------------------------------------------------------------
@@ -111,7 +111,7 @@ def lu_factor(
     if not pivot:
         raise UnsupportedOpError("an LU factorization without pivoting has no exact rule")
     lu, pivots = factorize(m, a.tensor)
-    return m.residue(lu, _solved(a)), pivots, _info(a.tensor)
+    return m.residue(lu, _degree_of_solution(a)), pivots, _info(a.tensor)
 
 
 @formula("linalg_lu.default")
@@ -137,9 +137,9 @@ def lu_solve(
 ) -> Residue:
     """X with A X = B, or X A = B, for A = P L U or its transpose."""
     if left:
-        return m.residue(_solve_factorized(m, lu.tensor, pivots, b.tensor, adjoint=adjoint), _solved(lu, b))
+        return m.residue(_solve_factorized(m, lu.tensor, pivots, b.tensor, adjoint=adjoint), _degree_of_solution(lu, b))
     found = _solve_factorized(m, lu.tensor, pivots, b.tensor.transpose(-2, -1), adjoint=not adjoint)
-    return m.residue(found.transpose(-2, -1), _solved(lu, b))
+    return m.residue(found.transpose(-2, -1), _degree_of_solution(lu, b))
 
 
 @formula("linalg_inv_ex.default")
@@ -148,7 +148,7 @@ def inverse(m: Arithmetic, a: Residue, *, check_errors: bool = False) -> tuple[R
     del check_errors
     unit = torch.eye(a.shape[-1], dtype=torch.float64, device=a.tensor.device).expand(a.shape)
     found = _solve_factorized(m, *factorize(m, a.tensor), unit, adjoint=False)
-    return m.residue(found, _solved(a)), _info(a.tensor)
+    return m.residue(found, _degree_of_solution(a)), _info(a.tensor)
 
 
 @formula("_linalg_solve_ex.default")
@@ -158,7 +158,7 @@ def solve(
     """X with A X = B, or X A = B; B may be vectors."""
     del check_errors
     lu, pivots = factorize(m, a.tensor)
-    factors = m.residue(lu, _solved(a))
+    factors = m.residue(lu, _degree_of_solution(a))
     vectors = b.ndim == 1 or (b.ndim + 1 == a.ndim and b.shape == a.shape[:-1])
     columns = b.moved(lambda t: t.unsqueeze(-1)) if vectors else b
     found = lu_solve(m, factors, pivots, columns, left=left or vectors)
@@ -171,8 +171,8 @@ def determinant(m: Arithmetic, a: Residue) -> tuple[Residue, Residue, Tensor]:
     """The product of U's diagonal, its sign changed for each exchange of rows."""
     # PyTorch factorizes A^T where A lies row by row, and autograd's formula takes that for granted.
     lu, pivots = factorize(m, a.tensor.mT if a.tensor.is_contiguous() else a.tensor)
-    places = torch.arange(1, pivots.shape[-1] + 1, device=pivots.device)
-    exchanges = (pivots != places).sum(-1, keepdim=True)
+    unmoved = torch.arange(1, pivots.shape[-1] + 1, device=pivots.device)
+    exchanges = (pivots != unmoved).sum(-1, keepdim=True)
     diagonal = torch.cat((lu.diagonal(dim1=-2, dim2=-1), (1 - 2 * (exchanges % 2)).to(torch.float64)), -1)
     found = product_along(m, m.residue(diagonal), -1)
-    return m.residue(found.tensor, _solved(a)), m.residue(lu, _solved(a)), pivots
+    return m.residue(found.tensor, _degree_of_solution(a)), m.residue(lu, _degree_of_solution(a)), pivots

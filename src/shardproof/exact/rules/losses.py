@@ -24,8 +24,8 @@ def reduced(losses: Residue, reduction: int) -> Residue:
     return losses.mean() if reduction == _MEAN else losses.sum() if reduction == _SUM else losses
 
 
-def _shared(grad: Residue, slope: Residue, reduction: int) -> Residue:
-    """Each element's part of the gradient."""
+def _share_of_gradient(grad: Residue, slope: Residue, reduction: int) -> Residue:
+    """Each element's gradient: grad * slope, over the count for the mean."""
     found = grad * slope
     return found / slope.numel() if reduction == _MEAN else found
 
@@ -39,10 +39,10 @@ def mse_loss(_m: Arithmetic, x: Residue, y: Residue, reduction: int = _MEAN) -> 
 @formula("mse_loss_backward.default")
 def mse_loss_backward(_m: Arithmetic, grad: Residue, x: Residue, y: Residue, reduction: int) -> Residue:
     """Grad * 2 * (x - y), over the count for the mean."""
-    return _shared(grad, (x - y) * 2, reduction)
+    return _share_of_gradient(grad, (x - y) * 2, reduction)
 
 
-def _classes(x: Residue) -> int:
+def _class_dim(x: Residue) -> int:
     return 1 if x.ndim > 1 else 0
 
 
@@ -61,10 +61,9 @@ def nll_loss(
 ) -> tuple[Residue, Residue]:
     """-sum(w * x[target]) / sum(w), and the sum of the weights."""
     weights, safe = _weights(m, x, target, weight, ignore)
-    dim = _classes(x)
+    dim = _class_dim(x)
     picked = x.moved(lambda t: t.gather(dim, safe.unsqueeze(dim)).squeeze(dim))
-    # An ignored target may stand before a symbol; its weight of zero takes it out.
-    losses = -(picked.masked(weights.tensor != 0) * weights)
+    losses = -(picked * weights)
     if reduction not in (_MEAN, _SUM):
         return losses, m.residue(torch.zeros((), dtype=torch.float64, device=x.tensor.device))
     total = weights.sum()
@@ -82,30 +81,30 @@ def nll_loss_backward(
     ignore: int,
     total: Residue,
 ) -> Residue:
-    """-grad * w at the target's place, over sum(w) for the mean."""
+    """-grad * w at the target's class, over sum(w) for the mean."""
     weights, safe = _weights(m, x, target, weight, ignore)
-    dim = _classes(x)
+    dim = _class_dim(x)
     slope = -(weights * grad)
     if reduction == _MEAN:
         slope = slope / total
     return slope.moved(lambda t: torch.zeros_like(x.tensor).scatter_(dim, safe.unsqueeze(dim), t.unsqueeze(dim)))
 
 
-def _of_difference(name: str) -> None:
+def _register_even_loss(name: str) -> None:
     """A loss that is an even function of x - y, with a parameter, zero at zero; its slope is odd."""
 
     def forward(_m: Arithmetic, x: Residue, y: Residue, reduction: int = _MEAN, parameter: float = 1.0) -> Residue:
         return reduced((x - y).even_oracle(f"{name} {Fraction(parameter)}", at_zero=0), reduction)
 
     def backward(_m: Arithmetic, grad: Residue, x: Residue, y: Residue, reduction: int, parameter: float) -> Residue:
-        return _shared(grad, (x - y).odd_oracle(f"{name} {Fraction(parameter)}'"), reduction)
+        return _share_of_gradient(grad, (x - y).odd_oracle(f"{name} {Fraction(parameter)}'"), reduction)
 
     formula(f"{name}.default")(forward)
     formula(f"{name}_backward.default")(backward)
 
 
-_of_difference("smooth_l1_loss")
-_of_difference("huber_loss")
+_register_even_loss("smooth_l1_loss")
+_register_even_loss("huber_loss")
 
 
 def _weighted(losses: Residue, weight: Residue | None) -> Residue:
@@ -116,7 +115,7 @@ def _weighted(losses: Residue, weight: Residue | None) -> Residue:
 def binary_cross_entropy(
     _m: Arithmetic, x: Residue, target: Residue, weight: Residue | None = None, reduction: int = _MEAN
 ) -> Residue:
-    """-(t * log(x) + (1 - t) * log(1 - x)). The clamp of logarithms at -100 is for floating point; it is no kink."""
+    """-(t * log(x) + (1 - t) * log(1 - x)). The clamp of logarithms at -100 is for floating point alone."""
     losses = -(target * x.log() + (1 - target) * (1 - x).log())
     return reduced(_weighted(losses, weight), reduction)
 
@@ -131,7 +130,7 @@ def binary_cross_entropy_backward(
     reduction: int = _MEAN,
 ) -> Residue:
     """Grad * (x - t) / (x * (1 - x))."""
-    return _shared(grad, _weighted((x - target) / (x * (1 - x)), weight), reduction)
+    return _share_of_gradient(grad, _weighted((x - target) / (x * (1 - x)), weight), reduction)
 
 
 @formula("binary_cross_entropy_with_logits.default")
@@ -159,4 +158,4 @@ def soft_margin_loss(_m: Arithmetic, x: Residue, target: Residue, reduction: int
 @formula("soft_margin_loss_backward.default")
 def soft_margin_loss_backward(_m: Arithmetic, grad: Residue, x: Residue, target: Residue, reduction: int) -> Residue:
     """-grad * t * sigmoid(-t * x)."""
-    return _shared(grad, -(target * (-(target * x)).sigmoid()), reduction)
+    return _share_of_gradient(grad, -(target * (-(target * x)).sigmoid()), reduction)

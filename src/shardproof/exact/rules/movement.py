@@ -1,4 +1,4 @@
-"""Ops that move, copy or select elements by shape, integers or booleans: carried out as they are."""
+"""Ops that move, copy or select elements by shape, integers or booleans: PyTorch carries them out on the residues."""
 
 from __future__ import annotations
 

@@ -110,12 +110,12 @@ def group_norm(
     bias: Residue | None,
     n: int,
     channels: int,
-    places: int,
+    spatial: int,
     groups: int,
     eps: float,
 ) -> tuple[Residue, Residue, Residue]:
     """Each group of channels normalized, then weighted by channel; means, 1 / sqrt(var + eps). Wu and He 2018."""
-    del places
+    del spatial
     flat = x.moved(lambda t: t.reshape(n, groups, -1))
     mean = flat.mean(-1, keepdim=True)
     centred = flat - mean
@@ -139,7 +139,7 @@ def group_norm_backward(
     weight: Residue | None,
     n: int,
     channels: int,
-    places: int,
+    spatial: int,
     groups: int,
     mask: Sequence[bool],
 ) -> tuple[Residue | None, Residue | None, Residue | None]:
@@ -147,8 +147,8 @@ def group_norm_backward(
     r = rstd.moved(lambda t: t.reshape(n, groups, 1))
     centred = x.moved(lambda t: t.reshape(n, groups, -1)) - mean.moved(lambda t: t.reshape(n, groups, 1))
     normalized = centred * r
-    by_channel = normalized.moved(lambda t: t.reshape(n, channels, places))
-    grads = grad.moved(lambda t: t.reshape(n, channels, places))
+    by_channel = normalized.moved(lambda t: t.reshape(n, channels, spatial))
+    grads = grad.moved(lambda t: t.reshape(n, channels, spatial))
     dx = dw = db = None
     if mask[0]:
         g = grads if weight is None else grads * weight.moved(lambda t: t.view(1, channels, 1))
@@ -183,7 +183,7 @@ def batch_norm_backward(
     eps: float,
     mask: Sequence[bool],
 ) -> tuple[Residue | None, Residue | None, Residue | None]:
-    """Ioffe and Szegedy 2015, section 3: layer norm's backward over batch and places, or with given statistics."""
+    """Ioffe and Szegedy 2015, section 3: as layer norm's, over batch and spatial dims, or with given statistics."""
     over = (0, *range(2, x.ndim))
     if train:
         assert save_mean is not None

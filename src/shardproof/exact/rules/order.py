@@ -30,20 +30,20 @@ if TYPE_CHECKING:
 
 
 def to_ranks(m: Arithmetic, x: Tensor) -> Tensor:
-    """The place of each residue in the keyed order; the symbols stay what they are, below all places."""
-    held = x.abs() > m.field.half
-    if not bool(held.any()):
+    """The rank of each residue, its position in the keyed order; the symbols stay as they are, below all ranks."""
+    symbolic = x.abs() > m.field.half
+    if not bool(symbolic.any()):
         return m.oracles.look_up(m.oracles.permutation("order"), x)
-    return torch.where(held, x, m.oracles.look_up(m.oracles.permutation("order"), x.masked_fill(held, 0.0)))
+    return torch.where(symbolic, x, m.oracles.look_up(m.oracles.permutation("order"), x.masked_fill(symbolic, 0.0)))
 
 
 def from_ranks(m: Arithmetic, ranks: Tensor) -> Tensor:
-    """The residues in these places."""
-    held = ranks.abs() > m.field.half
-    if not bool(held.any()):
+    """The residues of these ranks."""
+    symbolic = ranks.abs() > m.field.half
+    if not bool(symbolic.any()):
         return m.oracles.look_up(m.oracles.permutation_inverse("order"), ranks)
     inverse = m.oracles.permutation_inverse("order")
-    return torch.where(held, ranks, m.oracles.look_up(inverse, ranks.masked_fill(held, 0.0)))
+    return torch.where(symbolic, ranks, m.oracles.look_up(inverse, ranks.masked_fill(symbolic, 0.0)))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -133,7 +133,7 @@ def _compared(m: Arithmetic, x: Operand) -> Tensor | float:
     return to_ranks(m, torch.tensor(float(m.constant(x)), dtype=torch.float64))
 
 
-def _ordering(name: str, compare: Callable[..., Tensor], *, or_equal: bool) -> None:
+def _register_comparison(name: str, compare: Callable[..., Tensor], *, or_equal: bool) -> None:
     """A comparison; of known constants that differ by the rounding of float64 alone, their residues say."""
 
     def rule(m: Arithmetic, x: Operand, y: Operand, *, symbols: bool) -> Tensor:
@@ -148,10 +148,10 @@ def _ordering(name: str, compare: Callable[..., Tensor], *, or_equal: bool) -> N
 
 
 selects("eq.Tensor", "eq.Scalar", "ne.Tensor", "ne.Scalar")
-_ordering("lt", torch.lt, or_equal=False)
-_ordering("le", torch.le, or_equal=True)
-_ordering("gt", torch.gt, or_equal=False)
-_ordering("ge", torch.ge, or_equal=True)
+_register_comparison("lt", torch.lt, or_equal=False)
+_register_comparison("le", torch.le, or_equal=True)
+_register_comparison("gt", torch.gt, or_equal=False)
+_register_comparison("ge", torch.ge, or_equal=True)
 
 
 def _digits(m: Arithmetic, x: Operand) -> Tensor | float:
@@ -179,7 +179,7 @@ def not_equal(m: Arithmetic, x: Residue, y: Operand, *, symbols: bool) -> Tensor
     return torch.ne(x.tensor, _digits(m, y))
 
 
-def _truth(name: str) -> None:
+def _register_truth_value(name: str) -> None:
     """An op that takes a float for a truth value: whether it is nonzero."""
     op = find_op(name)
 
@@ -197,13 +197,13 @@ for _name in (
     *("count_nonzero.default", "count_nonzero.dim_IntList", "nonzero.default", "nonzero_static.default"),
     *("isnan.default", "isinf.default", "isposinf.default", "isneginf.default"),
 ):
-    _truth(_name)
+    _register_truth_value(_name)
 
 
 # The larger of two ----------------------------------------------------------------------------------------------------
 
 
-def _of_two(
+def _register_extremum(
     name: str, by_constant: Callable[[Arithmetic, Residue, Residue], Residue], op: Callable[..., Tensor]
 ) -> None:
     """An op of two tensors: with a constant the oracle that clamp is, else the one that comes last (or first)."""
@@ -221,7 +221,7 @@ def _of_two(
     selects(name)
 
 
-_of_two("maximum.default", at_least, torch.maximum)
-_of_two("fmax.default", at_least, torch.maximum)
-_of_two("minimum.default", at_most, torch.minimum)
-_of_two("fmin.default", at_most, torch.minimum)
+_register_extremum("maximum.default", at_least, torch.maximum)
+_register_extremum("fmax.default", at_least, torch.maximum)
+_register_extremum("minimum.default", at_most, torch.minimum)
+_register_extremum("fmin.default", at_most, torch.minimum)

@@ -1,4 +1,4 @@
-"""Functions with a kink: oracles, so that a wrong input cannot vanish behind a zero. Their slopes are oracles too.
+"""Piecewise functions: oracles, so that a wrong input cannot vanish behind a zero. Their slopes are oracles too.
 
 Everything that clamps is one function of x and a limit: relu(x) = clamp(x, min=0) = maximum(x, 0), and
 min(x, c) = -max(-x, -c); a clamp from both sides is one after the other.
@@ -239,7 +239,7 @@ def _slope(x: Residue, name: str, *, is_result: bool) -> Residue:
     return x.oracle_of_preimage(f"{name}'", of=name) if is_result else x.oracle(f"{name}'")
 
 
-def _simple(name: str) -> None:
+def _register_activation(name: str) -> None:
     """An activation without parameters and its backward."""
 
     def forward(_m: Arithmetic, x: Residue) -> Residue:
@@ -252,11 +252,11 @@ def _simple(name: str) -> None:
     formula(f"{name}_backward.default")(backward)
 
 
-_simple("hardswish")
-_simple("hardsigmoid")
+_register_activation("hardswish")
+_register_activation("hardsigmoid")
 
 
-def _shrinking(name: str) -> None:
+def _register_shrinkage(name: str) -> None:
     """An activation that is odd and has one limit, and its backward, which is even."""
 
     def forward(_m: Arithmetic, x: Residue, limit: float = 0.5) -> Residue:
@@ -269,8 +269,8 @@ def _shrinking(name: str) -> None:
     formula(f"{name}_backward.default")(backward)
 
 
-_shrinking("hardshrink")
-_shrinking("softshrink")
+_register_shrinkage("hardshrink")
+_register_shrinkage("softshrink")
 
 
 @formula("_prelu_kernel.default")

@@ -1,4 +1,4 @@
-"""Pools over windows: the average as a sum times the inverse of a count, the backward of the maximum by its indices."""
+"""Average pools over windows, as a sum times the inverse of a count; the backward of maximum pools."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from shardproof.exact.algebra.residue import Arithmetic, Residue
 
 
-def _average(dims: int) -> None:
+def _register_average_pool(dims: int) -> None:
     """PyTorch's op with a divisor of one adds windows up exactly; what it divides by otherwise is asked with ones."""
     forward_op, backward_op = find_op(f"avg_pool{dims}d.default"), find_op(f"avg_pool{dims}d_backward.default")
 
@@ -62,8 +62,8 @@ def _average(dims: int) -> None:
     formula(f"avg_pool{dims}d_backward.default")(backward)
 
 
-_average(2)
-_average(3)
+_register_average_pool(2)
+_register_average_pool(3)
 
 
 def _chosen_by_windows(result: Tensor, grad: Tensor, *_args: Any, **_kwargs: Any) -> int:

@@ -42,24 +42,24 @@ def power(m: Arithmetic, x: Residue, exponent: float) -> Residue:
 @formula("pow.Tensor_Tensor")
 def power_tensor(m: Arithmetic, x: Residue, exponent: Residue) -> Residue:
     """x**a elementwise; constant exponents are treated as the scalars they are."""
-    scalars = _scalars(m, exponent)
+    scalars = _constant_exponents(m, exponent)
     if scalars is None:
         return (x.log() * exponent).exp()
-    return _chosen(x, exponent.tensor, {key: power(m, x, float(value)) for key, value in scalars.items()})
+    return _by_exponent(x, exponent.tensor, {key: power(m, x, float(value)) for key, value in scalars.items()})
 
 
 @formula("pow.Scalar")
 def power_scalar(m: Arithmetic, base: float, exponent: Residue) -> Residue:
     """E(a * log(base)), as a program with exp has it; of a base that has no logarithm an oracle."""
-    scalars = _scalars(m, exponent)
+    scalars = _constant_exponents(m, exponent)
     if scalars is not None:
         powers = {
-            key: _filled(m, exponent, m.constant(Fraction(base)), value)
+            key: _constant_power(m, exponent, m.constant(Fraction(base)), value)
             for key, value in scalars.items()
             if value.denominator == 1
         }
         if len(powers) == len(scalars):
-            return _chosen(exponent, exponent.tensor, powers)
+            return _by_exponent(exponent, exponent.tensor, powers)
     if base <= 0:
         return exponent.oracle(f"{Fraction(base)}**")
     return (exponent * log(base)).exp()
@@ -71,7 +71,7 @@ def float_power(m: Arithmetic, x: Residue, exponent: float) -> Residue:
     return power(m, x, exponent)
 
 
-def _scalars(m: Arithmetic, exponent: Residue) -> dict[float, Fraction] | None:
+def _constant_exponents(m: Arithmetic, exponent: Residue) -> dict[float, Fraction] | None:
     """What each residue of a constant tensor stands for, where all are small multiples of a half."""
     if exponent.degree != CONSTANT:
         return None
@@ -84,12 +84,12 @@ def _scalars(m: Arithmetic, exponent: Residue) -> dict[float, Fraction] | None:
     return found
 
 
-def _filled(m: Arithmetic, like: Residue, base: int, exponent: Fraction) -> Residue:
+def _constant_power(m: Arithmetic, like: Residue, base: int, exponent: Fraction) -> Residue:
     value = float(m.field.representative(Fraction(base) ** int(exponent)))
     return m.residue(torch.full_like(like.tensor, value))
 
 
-def _chosen(x: Residue, digits: Tensor, powers: dict[float, Residue]) -> Residue:
+def _by_exponent(x: Residue, digits: Tensor, powers: dict[float, Residue]) -> Residue:
     shape = torch.broadcast_shapes(x.shape, digits.shape)
     result = x.tensor.new_zeros(shape)
     degree = CONSTANT

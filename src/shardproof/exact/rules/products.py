@@ -10,7 +10,7 @@ from torch import Tensor
 from shardproof.exact.algebra.lift import LOWEST
 from shardproof.exact.rules.powers import vector_norm
 from shardproof.exact.rules.registry import formula
-from shardproof.exact.rules.softmax import chosen, shifted_exp
+from shardproof.exact.rules.softmax import owing_to_maximum, shifted_exp
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from shardproof.exact.algebra.residue import Arithmetic, Residue
 
 
-def _times(degree: Degree, count: int) -> Degree:
+def _degree_of_product(degree: Degree, count: int) -> Degree:
     return degree.product_of(max(count, 1))
 
 
@@ -46,7 +46,7 @@ def product_along(
         pairs = m.field.multiply(rest[:half], rest[half : 2 * half])
         rest = torch.cat((pairs, rest[2 * half :])) if rest.shape[0] % 2 else pairs
     found = rest.movedim(0, dim).clone() if keepdim else rest[0].clone()
-    return m.residue(found, _times(x.degree, count))
+    return m.residue(found, _degree_of_product(x.degree, count))
 
 
 def _running(x: Tensor, dim: int, combine: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
@@ -64,7 +64,7 @@ def running_product(m: Arithmetic, x: Residue, dim: int, *, dtype: torch.dtype |
     del dtype
     if x.ndim == 0:
         return x.moved(torch.clone)
-    return m.residue(_running(x.tensor, dim, m.field.multiply), _times(x.degree, x.shape[dim]))
+    return m.residue(_running(x.tensor, dim, m.field.multiply), _degree_of_product(x.degree, x.shape[dim]))
 
 
 @formula("logsumexp.default", symbols=True)
@@ -83,7 +83,7 @@ def log_sum_exp(
     first = unmasked.to(torch.int8).argmax(-1, keepdim=True)  # an element that is no symbol
     shift = flat.masked(unmasked).moved(lambda t: t.gather(-1, first)) - less.moved(lambda t: t.gather(-1, first))
     found = exp.sum(-1, keepdim=True).log() + shift
-    found = m.residue(found.tensor, chosen(flat, -1, found.degree))
+    found = m.residue(found.tensor, owing_to_maximum(flat, -1, found.degree))
     if symbols:  # a row of nothing but finfo.min stays at finfo.min
         found = m.residue(torch.where(unmasked.any(-1, keepdim=True), found.tensor, LOWEST), found.degree)
     found = found.moved(lambda t: t.squeeze(-1))

@@ -91,8 +91,8 @@ def formula(*names: str, symbols: bool = False, elementwise: bool = False) -> Ca
     Args:
         *names: the ops, as PyTorch prints them.
         symbols: the function takes a keyword `symbols`, and treats operands that may hold them.
-        elementwise: each element of the result depends on the operands' elements in its own place, and on no others:
-            not even on how many different ones there are. Large tensors then go block by block.
+        elementwise: each element of the result depends on the operands' elements at its own position alone,
+            not even on how many elements there are. Large tensors then go block by block.
 
     >>> @formula("square.default")
     ... def square(m, x):

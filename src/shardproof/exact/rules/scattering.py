@@ -1,4 +1,4 @@
-"""Writing to places given by integers: sums, products, means and choices of what meets in one place."""
+"""Scatter and its relatives: sums, products, means and extremes at positions given by integers; pads and folds."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ def index_reduce(
 def scatter_reduce(
     m: Arithmetic, x: Residue, dim: int, index: Tensor, source: Residue, reduce: str, *, include_self: bool = True
 ) -> Residue:
-    """Per place the sum, mean, product, largest or least (in the keyed order) of what is sent there."""
+    """At each position the sum, mean, product, largest or least (in the keyed order) of the elements sent there."""
     count = 1 + (index.shape[dim] if index.ndim else 1)
     degree = (x.degree | source.degree).sum_of(count)
     if reduce in ("amax", "amin"):
@@ -112,7 +112,7 @@ def scatter_reduce(
 
 
 def _product(m: Arithmetic, x: Residue, dim: int, index: Tensor, source: Residue, *, include_self: bool) -> Tensor:
-    """Round by round: in each, every place takes one of the factors that are left for it."""
+    """In rounds: in each, every position is multiplied by one of the factors that are left for it."""
     if x.ndim == 0:
         return _product_of_scalars(m, x, source, include_self=include_self)
     result = x.tensor.clone()
@@ -128,7 +128,9 @@ def _product(m: Arithmetic, x: Residue, dim: int, index: Tensor, source: Residue
         first = first.scatter_reduce(dim, index, waiting, "amin")
         now = left & (first.gather(dim, index) == positions)
         factors = torch.ones_like(result)
-        factors.scatter_reduce_(dim, index, torch.where(now, part, 1.0), "prod")  # one factor a place, the rest ones
+        factors.scatter_reduce_(
+            dim, index, torch.where(now, part, 1.0), "prod"
+        )  # one factor for each position, the others are ones
         result = m.field.multiply(result, factors)
         left &= ~now
     return result

@@ -40,7 +40,7 @@ def shifted_exp(m: Arithmetic, x: Residue, dim: int = -1, *, symbols: bool) -> t
     return Residue(torch.where(hidden, x.tensor, less.tensor), less.degree, m), exp
 
 
-def chosen(x: Residue, dim: int, degree: Degree) -> Degree:
+def owing_to_maximum(x: Residue, dim: int, degree: Degree) -> Degree:
     """Of a result within `degree` that depends on the maximum of x over a dim."""
     return degree.chosen_by(x.degree.shifted_by_one_of(x.shape[dim]))
 
@@ -58,7 +58,7 @@ def softmax(
         return (exp * exp.sum(-1, keepdim=True).inverse(),)
 
     (result,) = by_rows(rows, dim, x)
-    return Residue(result.tensor, chosen(x, dim, result.degree), m)
+    return Residue(result.tensor, owing_to_maximum(x, dim, result.degree), m)
 
 
 @formula("_log_softmax.default", symbols=True)
@@ -78,8 +78,8 @@ def log_softmax(m: Arithmetic, x: Residue, dim: int, _half_to_float: Any = None,
         return Residue(torch.where(masked, less.tensor, result.tensor), result.degree, m), softmax
 
     result, softmax = by_rows(rows, dim, x, results=2)
-    known = Residue(softmax.tensor, chosen(x, dim, softmax.degree), m)
-    return Residue(result.tensor, chosen(x, dim, result.degree), m, exponential=known)
+    known = Residue(softmax.tensor, owing_to_maximum(x, dim, softmax.degree), m)
+    return Residue(result.tensor, owing_to_maximum(x, dim, result.degree), m, exponential=known)
 
 
 @formula("_softmax_backward_data.default")

@@ -1,4 +1,4 @@
-"""Functions of one number of which nothing is kept but their parity, and what rounding is made of."""
+"""Special functions as oracles that keep nothing but parity and the value at zero; rounding."""
 
 from __future__ import annotations
 

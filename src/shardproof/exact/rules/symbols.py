@@ -23,14 +23,14 @@ if TYPE_CHECKING:
 
 
 def split_symbols(m: Arithmetic, x: Operand) -> tuple[Residue, Tensor | float]:
-    """The residues with zeros in the symbols' places, and the symbols with zeros elsewhere."""
+    """The residues with zeros where the symbols are, and the symbols with zeros elsewhere."""
     if not isinstance(x, Residue):
         if is_symbol(float(x)):
             symbol = NEGATIVE_INFINITY if x == NEGATIVE_INFINITY else LOWEST
             return m.residue(torch.zeros((), dtype=torch.float64)), symbol
         return m.residue(torch.tensor(float(m.constant(x)), dtype=torch.float64)), 0.0
-    held = x.tensor.abs() > m.field.half
-    return x.masked(~held), torch.where(held, x.tensor, 0.0)
+    symbolic = x.tensor.abs() > m.field.half
+    return x.masked(~symbolic), torch.where(symbolic, x.tensor, 0.0)
 
 
 def add_symbols(m: Arithmetic, x: Residue, y: Operand, alpha: float) -> Residue:
@@ -58,19 +58,19 @@ def multiply_symbols(m: Arithmetic, x: Residue, y: Operand) -> Residue:
     device = product.tensor.device  # a single number may be on another
     a_symbols, b_symbols = (torch.as_tensor(s, dtype=torch.float64, device=device) for s in (a_symbols, b_symbols))
     symbols = torch.zeros_like(product.tensor)
-    for held, factor in ((a_symbols, b), (b_symbols, a)):
-        here = held.expand(symbols.shape) != 0
+    for symbol, factor in ((a_symbols, b), (b_symbols, a)):
+        here = symbol.expand(symbols.shape) != 0
         factors = factor.tensor.to(device).expand(symbols.shape)
         if bool((here & (factors != 0) & (factors != 1)).any()) or bool(((a_symbols != 0) & (b_symbols != 0)).any()):
             raise SymbolError("-inf or finfo.min is multiplied by something other than 0 or 1")
-        if bool((here & (factors == 0) & (held == NEGATIVE_INFINITY)).any()):
+        if bool((here & (factors == 0) & (symbol == NEGATIVE_INFINITY)).any()):
             raise NotANumberError("0 * -inf is NaN: a mask is multiplied into -inf; add it, or use where")
-        symbols = torch.where(here & (factors == 1), held.expand(symbols.shape), symbols)
+        symbols = torch.where(here & (factors == 1), symbol.expand(symbols.shape), symbols)
     return m.residue(torch.where(symbols != 0, symbols, product.tensor), product.degree)
 
 
 def with_limit(m: Arithmetic, x: Residue, function: Callable[[Residue], Residue], *, limit: float) -> Residue:
     """function(x), and its limit at minus infinity where x is a symbol."""
-    held = x.tensor < -m.field.half
-    found = function(x.masked(~held))
-    return m.residue(torch.where(held, limit, found.tensor), found.degree)
+    symbol = x.tensor < -m.field.half
+    found = function(x.masked(~symbol))
+    return m.residue(torch.where(symbol, limit, found.tensor), found.degree)
