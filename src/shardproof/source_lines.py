@@ -27,6 +27,18 @@ def calling_line() -> str:
     return "" if frame is None else _describe(frame, _shorten(frame.f_code.co_filename))
 
 
+def access_line() -> str:
+    """`file:line in function` of the innermost frame of the user's code, with a short path; empty if there is none.
+
+    For code that PyTorch calls below the prover's own modes: the prover's frames are skipped, and so is what a rank's
+    thread or process was started by.
+    """
+    frame = _find_user_frame(sys._getframe(1))  # noqa: SLF001 - as in `calling_line`
+    if frame is None or frame.f_globals.get("__name__") == "threading" or frame.f_code.co_filename.startswith("<"):
+        return ""
+    return _describe(frame, _shorten(frame.f_code.co_filename))
+
+
 def _find_user_frame(frame: FrameType | None, *, stop_at: str | None = None) -> FrameType | None:
     """The first frame outward that is the user's; None if there is none, or one of package `stop_at` comes first."""
     while frame is not None:

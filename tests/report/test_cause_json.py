@@ -10,6 +10,7 @@ from shardproof.errors import CannotRunError
 from shardproof.proving.cause import Cause, CauseKind, Mend, Part
 from shardproof.proving.records import CollectiveCall
 from shardproof.report.cause_json import cause_fields, read_cause
+from shardproof.worlds.early_access import EarlyAccess
 
 COLLECTIVE = CollectiveCall(step=1, kind="Gather", ranks=(0, 1), shapes=((2, 3), ()), location="in up")
 FULL = Cause(
@@ -28,6 +29,7 @@ FULL = Cause(
     native_collective=COLLECTIVE,
     forward_collective=COLLECTIVE,
     recomputed_collective=replace(COLLECTIVE, recomputed=True),
+    early_access=EarlyAccess(call="send", call_line="a.py:1 in f", access="mul", access_line="", of_input=True),
 )
 MESH = {"dp": 2, "tp": 2}
 

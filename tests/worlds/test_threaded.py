@@ -5,7 +5,8 @@ import torch
 import torch.distributed as dist
 
 from shardproof.errors import CannotRunError
-from shardproof.worlds.threaded import ThreadedWorld, is_thread_of_world
+from shardproof.worlds.thread_group import is_thread_of_world
+from shardproof.worlds.threaded import ThreadedWorld
 
 
 def run(fn, size=3):

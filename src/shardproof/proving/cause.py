@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from fractions import Fraction
 
     from shardproof.proving.records import CollectiveCall
+    from shardproof.worlds.early_access import EarlyAccess
 
 
 class CauseKind(StrEnum):
@@ -68,6 +69,9 @@ class CauseKind(StrEnum):
     ONLY_IN_NATIVE_DTYPE = "only in the native dtype"
     LOWER_DTYPE_COLLECTIVE = "collective in a lower dtype"
     COLLECTIVES_DIVERGE = "collectives diverge"
+    # Asynchronous collectives and messages.
+    USED_BEFORE_WAIT = "result used before the wait"
+    CHANGED_BEFORE_WAIT = "input changed before the wait"
     # Initial values.
     INITIAL_OWN = "own initial values"
     INITIAL_SPREAD = "initial values spread otherwise"
@@ -99,6 +103,7 @@ class Mend(StrEnum):
     GENERATOR_FOR_EACH_SHARD = "a random generator for each shard"
     MORE_ELEMENTS = "a larger batch or more steps"
     RESTORE_GENERATOR = "restore the random generator for the recomputation"
+    WAIT = "wait for the asynchronous call"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -135,6 +140,7 @@ class Cause:
             LOWER_DTYPE_COLLECTIVE: the first one in a lower dtype than the model's.
         forward_collective: of RECOMPUTED_COLLECTIVE: the one of the forward.
         recomputed_collective: of RECOMPUTED_COLLECTIVE: the one in its place when the forward is computed again.
+        early_access: of USED_BEFORE_WAIT and CHANGED_BEFORE_WAIT: the call, the access, and their lines.
     """
 
     kind: CauseKind
@@ -152,6 +158,7 @@ class Cause:
     native_collective: CollectiveCall | None = None
     forward_collective: CollectiveCall | None = None
     recomputed_collective: CollectiveCall | None = None
+    early_access: EarlyAccess | None = None
 
     def __str__(self) -> str:
         """The kind and the parameters that it has, for logs; `report/words.py` makes sentences."""

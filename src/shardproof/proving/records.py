@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Collection
 
     from shardproof.proving.axes import Axes
+    from shardproof.worlds.early_access import EarlyAccess
 
 
 class Phase(StrEnum):
@@ -110,6 +111,7 @@ class Records:
         source_lines: the line of the user's code that first called a module, by the module's name.
         squares: of gradient norms.
         collectives: in the order of the calls.
+        early_accesses: to what asynchronous calls had not finished with, each with its step.
     """
 
     tensors: dict[Key, Recorded] = field(default_factory=dict)
@@ -118,6 +120,7 @@ class Records:
     source_lines: dict[str, str] = field(default_factory=dict)
     squares: dict[Key, Tensor] = field(default_factory=dict)
     collectives: list[CollectiveCall] = field(default_factory=list)
+    early_accesses: list[tuple[int, EarlyAccess]] = field(default_factory=list)
 
 
 class Precision(StrEnum):

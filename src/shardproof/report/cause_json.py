@@ -13,6 +13,7 @@ from shardproof.errors import CannotRunError
 from shardproof.proving.cause import Cause, CauseKind, Mend, Part
 from shardproof.proving.records import CollectiveCall
 from shardproof.report.words import describe_cause
+from shardproof.worlds.early_access import EarlyAccess
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -53,7 +54,7 @@ def read_cause(content: object) -> Cause | None:
 def _plain(value: object) -> object:
     if isinstance(value, Fraction):
         return str(value)
-    if isinstance(value, CollectiveCall):
+    if isinstance(value, CollectiveCall | EarlyAccess):
         return asdict(value)
     if isinstance(value, tuple):
         return [asdict(one) if isinstance(one, Part) else one for one in value]
@@ -133,6 +134,17 @@ def _read_collective(value: object) -> CollectiveCall:
     )
 
 
+def _read_early_access(value: object) -> EarlyAccess:
+    content = _object(value)
+    return EarlyAccess(
+        call=_text(content.get("call")),
+        call_line=_text(content.get("call_line")),
+        access=_text(content.get("access")),
+        access_line=_text(content.get("access_line")),
+        of_input=_typed(content.get("of_input"), bool),
+    )
+
+
 _READERS: Mapping[str, Callable[[object], Any]] = {
     "kind": _read_kind,
     "mend": _read_mend,
@@ -149,4 +161,5 @@ _READERS: Mapping[str, Callable[[object], Any]] = {
     "native_collective": _read_collective,
     "forward_collective": _read_collective,
     "recomputed_collective": _read_collective,
+    "early_access": _read_early_access,
 }

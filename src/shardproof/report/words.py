@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from shardproof.proving.cause import Cause, Part
     from shardproof.proving.findings import Finding
     from shardproof.proving.records import CollectiveCall
+    from shardproof.worlds.early_access import EarlyAccess
 
 _SENTENCES: Mapping[CauseKind, str] = {
     CauseKind.MISSING_ALL_REDUCE: (
@@ -73,6 +74,12 @@ _SENTENCES: Mapping[CauseKind, str] = {
         "or a choice that rounding turns"
     ),
     CauseKind.COLLECTIVES_DIVERGE: "in exact arithmetic {exact}; in {dtype} {native}",
+    CauseKind.USED_BEFORE_WAIT: (
+        "the result of the asynchronous {call}{call_line} is used{access}{access_line} before it is waited for"
+    ),
+    CauseKind.CHANGED_BEFORE_WAIT: (
+        "an input of the asynchronous {call}{call_line} is changed{access}{access_line} before it is waited for"
+    ),
     CauseKind.INITIAL_OWN: "the ranks' own numbers, not those that one device starts with from the same seed",
     CauseKind.INITIAL_SPREAD: (
         "the ranks' own numbers, whose standard deviation is about {decimal} times one device's: "
@@ -102,6 +109,7 @@ _MENDS: Mapping[Mend, str] = {
     Mend.ALL_REDUCE_IN_BACKWARD: "An all-reduce over {axes} is missing in the backward.",
     Mend.AVERAGE_GRADIENT: "Average the gradient over {axes} before the update.",
     Mend.GENERATOR_FOR_EACH_SHARD: "Give each rank a generator of its own (an RNG tracker) in parallelize.",
+    Mend.WAIT: "Call wait() on what the asynchronous call returned, first.",
     Mend.MORE_ELEMENTS: "Take a larger batch or more steps.",
     Mend.RESTORE_GENERATOR: "Let the checkpoint keep the state of the generator (preserve_rng_state=True).",
 }
@@ -166,6 +174,16 @@ def _parameters(cause: Cause, *, name_axes: bool) -> Mapping[str, str]:
         "native_dtype": "" if cause.native_collective is None else cause.native_collective.dtype,
         "forward": describe_collective(cause.forward_collective),
         "recomputed": describe_collective(cause.recomputed_collective),
+        **_early_access(cause.early_access),
+    }
+
+
+def _early_access(access: EarlyAccess | None) -> Mapping[str, str]:
+    return {
+        "call": "call" if access is None else access.call,
+        "call_line": f" at {access.call_line}" if access and access.call_line else "",
+        "access": f" by {access.access}" if access and access.access else "",
+        "access_line": f" at {access.access_line}" if access and access.access_line else "",
     }
 
 

@@ -18,12 +18,16 @@ from torch.distributed.distributed_c10d import _resolve_process_group  # type: i
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from shardproof.worlds.threaded import collectives_traced, is_thread_of_world
+from shardproof.worlds.in_flight import calls_in_flight, early_accesses_reported
+from shardproof.worlds.thread_group import is_thread_of_world, thread_calls_traced
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from torch._ops import OpOverload
+
+    from shardproof.worlds.early_access import EarlyAccess
+    from shardproof.worlds.thread_group import ThreadCall
 
 _NAMESPACES: Final = frozenset({"c10d", "_c10d_functional", "_dtensor"})
 # They wait, or inspect a tensor, and communicate nothing.
@@ -35,35 +39,69 @@ _PLAIN: Final = (Tensor, torch.nn.Parameter, torch.nn.Buffer)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TracedCollective:
-    """One collective, on one rank.
+    """One collective, or one message, on one rank.
 
     Attributes:
         kind: its name in this world, and the reduction: 'AllReduce SUM'. The name differs between kinds of worlds.
-        ranks: of the group, by their global rank.
+        ranks: of the group, by their global rank; of a message its source (-1: any) and destination.
         shapes: of the rank's tensors.
         dtype: of the rank's tensors: 'float32'; empty where it has none. Two runs of one program may differ in it.
+        asynchronous: whether the program waits for it by itself.
     """
 
     kind: str
     ranks: tuple[int, ...]
     shapes: tuple[tuple[int, ...], ...]
     dtype: str = field(default="", compare=False)
+    asynchronous: bool = False
 
 
 @contextmanager
-def trace_collectives(add: Callable[[TracedCollective], None]) -> Iterator[None]:
-    """Inside, call `add` for every collective of the calling rank, but for barriers."""
+def trace_collectives(
+    add: Callable[[TracedCollective], None],
+    report: Callable[[EarlyAccess], None] = lambda _access: None,
+    *,
+    poison: bool = True,
+) -> Iterator[None]:
+    """Inside, call `add` for every collective and message of the calling rank, and `report` for every early access.
+
+    Args:
+        add: called when the rank calls the collective; not for barriers.
+        report: called where the result of an asynchronous call is used, or its input changed, before the wait.
+        poison: whether such results hold NaN until then, for code that reads memory without an op.
+    """
     if is_thread_of_world():
 
-        def add_threaded(collective: Any, data: Any, ranks: tuple[int, ...]) -> None:
-            kind = f"{type(collective).__name__} {_name_of(getattr(collective, 'op', None))}".strip()
-            add(TracedCollective(kind=kind, ranks=ranks, shapes=_shapes_of(data), dtype=_dtype_of(data)))
+        def add_threaded(call: ThreadCall) -> None:
+            add(
+                TracedCollective(
+                    kind=call.kind,
+                    ranks=call.ranks,
+                    shapes=_shapes_of(call.tensors),
+                    dtype=_dtype_of(call.tensors),
+                    asynchronous=call.asynchronous,
+                )
+            )
 
-        with collectives_traced(add_threaded):
+        with thread_calls_traced(add_threaded), early_accesses_reported(report, poison=poison), _CheckMode():  # type: ignore[no-untyped-call]
             yield
     else:
-        with _TraceMode(add):
+        with early_accesses_reported(report, poison=poison), _TraceMode(add):
             yield
+
+
+class _CheckMode(TorchDispatchMode):
+    """Finds early accesses of ranks that are threads, whose calls are no ops."""
+
+    def __torch_dispatch__(
+        self, func: OpOverload, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        calls = calls_in_flight()
+        if calls.started:
+            if not all(kind in _PLAIN for kind in types) and not any(issubclass(kind, FakeTensor) for kind in types):
+                return NotImplemented
+            calls.check_op(func, args, kwargs or {})
+        return func(*args, **(kwargs or {}))
 
 
 class _TraceMode(TorchDispatchMode):

@@ -101,6 +101,7 @@ class Draft:
         chance: of every tensor, in exact arithmetic.
         squares: the square of the norm from a run and the rank's gradients, by rank; of the one device under None.
         collectives: by run, the same on all ranks.
+        early_accesses: of the first rank, in every run.
         initial: values of parameters that the ranks start with instead, by rank.
         missing: the gradients that are None, by rank; of the one device under None.
         frozen: those of frozen parameters, likewise.
@@ -118,6 +119,7 @@ class Draft:
     failed: str = ""
     squares: dict[int | None, Callable] = field(default_factory=dict)
     collectives: dict[Run, list] = field(default_factory=dict)
+    early_accesses: list = field(default_factory=list)
     initial: dict[str, list[torch.Tensor]] = field(default_factory=dict)
     missing: dict[int | None, set[Key]] = field(default_factory=dict)
     frozen: dict[int | None, set[Key]] = field(default_factory=dict)
@@ -243,7 +245,14 @@ def make_sides(change: Callable[[Draft], None] | None = None, *, axes=TP) -> Bot
             tensors.pop(key, None)
         squares = {NORM: draft.squares[rank](run, held[run])} if rank in draft.squares else {}
         calls = draft.collectives.get(run, [])
-        return Records(tensors=tensors, missing=missing, frozen=frozen, squares=squares, collectives=calls)
+        return Records(
+            tensors=tensors,
+            missing=missing,
+            frozen=frozen,
+            squares=squares,
+            collectives=calls,
+            early_accesses=draft.early_accesses if rank == 0 else [],
+        )
 
     def side(held, rank=None):
         initial = parameters(rank)

@@ -20,6 +20,7 @@ from shardproof.proving.judging.bounds import over_segments
 from shardproof.proving.judging.collectives import conclude_divergences, find_divergences, find_lower_dtype
 from shardproof.proving.judging.conclude import conclude
 from shardproof.proving.judging.coverage import judge_coverage
+from shardproof.proving.judging.early_access import conclude_early_accesses
 from shardproof.proving.judging.initial import find_repeated, judge_initial
 from shardproof.proving.judging.layout import find_layout
 from shardproof.proving.judging.masks import judge_masks
@@ -85,8 +86,9 @@ def judge_exactly(both: BothSides, layout: Layout, outcomes: Sequence[Mapping[Ke
         outcomes, _rounding(both, in_float64), partial(_blind, in_float64), own_training=both.own_training
     )
     recomputed = judge_recomputed_collectives([side.trials[0] for side in both.ranks])
+    early = _conclude_early_accesses(both)
     if both.reference.failed:
-        return (*findings, *recomputed)
+        return (*early, *findings, *recomputed)
     divergences = find_divergences(
         [side.trials[0] for side in both.ranks], [side.native[both.own_precision] for side in both.ranks]
     )
@@ -97,7 +99,7 @@ def judge_exactly(both: BothSides, layout: Layout, outcomes: Sequence[Mapping[Ke
         divergences=conclude_divergences(divergences, both.dtype),
         lower=find_lower_dtype([side.native[both.own_precision] for side in both.ranks], both.dtype),
     )
-    return (*numbered, *recomputed)
+    return (*early, *numbered, *recomputed)
 
 
 def judge_numerically(both: BothSides, layout: Layout) -> tuple[Finding, ...]:
@@ -108,7 +110,7 @@ def judge_numerically(both: BothSides, layout: Layout) -> tuple[Finding, ...]:
     """
     if both.reference.failed:
         raise CannotRunError(f"the step does not run in {both.dtype} on one device: {both.reference.failed}")
-    return conclude_numerically(align_own_runs(both, layout))
+    return (*_conclude_early_accesses(both), *conclude_numerically(align_own_runs(both, layout)))
 
 
 def judge_drawn(both: BothSides, layout: Layout) -> tuple[tuple[Finding, ...], tuple[Finding, ...]]:
@@ -148,6 +150,13 @@ def _frozen_on(both: BothSides) -> frozenset[tuple[int, str]]:
         for key in records.frozen
         if key.step == 0 and key.phase is Phase.GRADIENT
     )
+
+
+def _conclude_early_accesses(both: BothSides) -> tuple[Finding, ...]:
+    """The findings of asynchronous calls of all runs."""
+    exact = [[side.trials[trial] for side in both.ranks] for trial in range(len(both.primes))]
+    native = [[side.native[precision] for side in both.ranks] for precision in both.ranks[0].native]
+    return conclude_early_accesses([*exact, *native])
 
 
 def _align_float64(both: BothSides, layout: Layout) -> Alignment:

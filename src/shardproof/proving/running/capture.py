@@ -14,6 +14,7 @@ import torch
 from shardproof.exact import VOID
 from shardproof.exact.algebra.degree import CONSTANT
 from shardproof.proving.records import Key, Recorded, Records
+from shardproof.worlds.in_flight import calls_in_flight
 from shardproof.worlds.processgroup import say_nothing
 
 if TYPE_CHECKING:
@@ -76,6 +77,7 @@ class Recorder:
 def capture(tensor: Tensor, exact: ExactArithmetic | None) -> Recorded:
     """A tensor's numbers, cloned, complex ones as pairs; in exact arithmetic its residues and what is known of them."""
     local = local_value(tensor)
+    calls_in_flight().check_tensor(local, "", writes=False)
     if local.is_complex():
         local = torch.view_as_real(local.detach().resolve_conj())
     with nullcontext() if exact is None else exact.paused():

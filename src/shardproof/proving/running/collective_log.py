@@ -21,14 +21,27 @@ if TYPE_CHECKING:
 
     from shardproof.proving.running.capture import Recorder
     from shardproof.worlds.collective_trace import TracedCollective
+    from shardproof.worlds.early_access import EarlyAccess
 
 
 @contextmanager
 def collectives_recorded(recorder: Recorder) -> Iterator[None]:
-    """Inside, every collective of the calling rank is recorded."""
+    """Inside, every collective of the calling rank is recorded, and every early access to one in flight."""
     log = _Log(recorder=recorder)
-    with trace_collectives(log.add), _redistributions_seen(log):
+    poison = recorder.exact is None  # exact arithmetic has no NaN
+    with trace_collectives(log.add, log.add_early_access, poison=poison), _redistributions_seen(log):
         yield
+
+
+@contextmanager
+def early_uses_waited_for(recorder: Recorder) -> Iterator[None]:
+    """Inside, a collective is waited for where its result is used too early, as where this is recorded."""
+    with trace_collectives(_ignore, _ignore, poison=recorder.exact is None):
+        yield
+
+
+def _ignore(_seen: object) -> None:
+    """The runs that are recorded have it."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -51,6 +64,9 @@ class _Log:
                 recomputed=is_recomputed(self.recorder),
             )
         )
+
+    def add_early_access(self, access: EarlyAccess) -> None:
+        self.recorder.records.early_accesses.append((self.recorder.step, access))
 
     def _location(self) -> str:
         if self.recorder.running:

@@ -19,6 +19,7 @@ from shardproof.proving.records import GRADIENT_OF, Key, Phase
 from shardproof.proving.running.capture import capture
 from shardproof.proving.running.recomputation import backward_runs, find_repeated
 from shardproof.source_lines import calling_line
+from shardproof.worlds.in_flight import calls_in_flight
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -123,14 +124,18 @@ class _Hooks:
 
         What is computed again in a backward is recorded already, and is cut as it was then.
         """
-        if backward_runs():
-            repeated = find_repeated(self.recorder, phase, name, capture(tensor.detach(), self.recorder.exact).values)
-            if repeated is None:
-                return tensor
-            key = repeated
-        else:
-            key = self.recorder.add(phase, name, tensor.detach())
-        passed_on = tensor if self.segments is None else self.segments.cut(key, tensor)
+        with calls_in_flight().shown(tensor) as replace_by:  # the program may still have to wait for it
+            if backward_runs():
+                values = capture(tensor.detach(), self.recorder.exact).values
+                repeated = find_repeated(self.recorder, phase, name, values)
+                if repeated is None:
+                    return tensor
+                key = repeated
+            else:
+                key = self.recorder.add(phase, name, tensor.detach())
+            passed_on = tensor if self.segments is None else self.segments.cut(key, tensor)
+            if passed_on is not tensor:
+                replace_by(passed_on)
         if passed_on is tensor and phase is Phase.INPUT:
             # An alias has the gradient of this use alone. The tensor itself may have other uses too, and a sharding may
             # redistribute it for one of them.
@@ -141,7 +146,8 @@ class _Hooks:
         return passed_on
 
     def _record_gradient(self, of: Key, gradient: Tensor) -> None:
-        self.recorder.add(GRADIENT_OF[of.phase], of.name, gradient.detach(), call=of.call)
+        with calls_in_flight().shown(gradient):
+            self.recorder.add(GRADIENT_OF[of.phase], of.name, gradient.detach(), call=of.call)
 
 
 def _floats(tree: Any) -> list[Tensor]:

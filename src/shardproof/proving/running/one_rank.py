@@ -16,7 +16,7 @@ from shardproof.proving.records import SAMPLES, Precision, SideRecord
 from shardproof.proving.running.batch import copy_batch, draw_batch
 from shardproof.proving.running.capture import clone_parameters
 from shardproof.proving.running.clipping import CountedElements
-from shardproof.proving.running.collective_log import collectives_recorded
+from shardproof.proving.running.collective_log import collectives_recorded, early_uses_waited_for
 from shardproof.proving.running.data_parallel import BatchSplit, make_split
 from shardproof.proving.running.dropout import dropout_standing_in, masks_drawn
 from shardproof.proving.running.models import build_model, dtype_of, initial_values, load_model, make_mesh, shard_model
@@ -62,6 +62,8 @@ class OneRun:
             if self.traced:
                 stack.enter_context(recomputation_followed(self.recorder))
                 stack.enter_context(collectives_recorded(self.recorder))
+            elif dist.is_initialized():
+                stack.enter_context(early_uses_waited_for(self.recorder))
             yield
 
 

@@ -7,6 +7,7 @@ from tests.proving.judging.cases.case import (
     NOTHING,
     Case,
     about,
+    assign,
     both,
     change,
     in_runs,
@@ -19,6 +20,7 @@ from tests.proving.judging.made_up import BIAS, COUNT, DOWN, LOSS, WEIGHT, exact
 from shardproof.proving.cause import CauseKind, Mend
 from shardproof.proving.findings import Verdict
 from shardproof.proving.records import SAMPLES, CollectiveCall, Phase, Precision
+from shardproof.worlds.early_access import EarlyAccess
 
 COLLECTIVES = key(Phase.COLLECTIVES, "in up")
 RECOMPUTED = key(Phase.COLLECTIVES, "in up (recomputed)")
@@ -79,6 +81,17 @@ LOWER = call(dtype="bfloat16")
 NO_NUMBERS = of(CauseKind.NO_NUMBERS_IN_REFERENCE, dtype="float32")
 
 
+def early(**changes):
+    settings = {"call": "AllReduce of float32 [3]", "call_line": "a.py:3 in f", "access": "mul"} | changes
+    return EarlyAccess(**({"access_line": "a.py:5 in f", "of_input": False} | settings))
+
+
+def accesses(*found):
+    return assign(early_accesses=[(0, access) for access in found])
+
+
+EARLY = key(Phase.COLLECTIVES, early().call)
+
 NATIVE = {
     "NaN in the reference in the user's dtypes": Case(
         change=both(in_reference(BIAS, math.nan), on_ranks(BIAS, math.nan)), key=BIAS, verdict=Verdict.VACUOUS,
@@ -120,6 +133,17 @@ NATIVE = {
         change=both(sequences([call()], [LOWER]), in_runs(own_run, "spoil", WEIGHT)), key=WEIGHT, verdict=Verdict.WRONG,
         cause=of(CauseKind.LOWER_DTYPE_COLLECTIVE, native_collective=LOWER, dtype="float32"),
         twin=sequences([call()], [LOWER]),
+    ),
+    "the result of an asynchronous collective is used before the wait": Case(
+        change=accesses(early()), key=EARLY, verdict=Verdict.WRONG,
+        cause=of(CauseKind.USED_BEFORE_WAIT, mend=Mend.WAIT, early_access=early()),
+        twin=accesses(), twin_verdict=NOTHING,
+    ),
+    "the input of an asynchronous collective is changed before the wait": Case(
+        change=accesses(early(of_input=True)), key=EARLY, verdict=Verdict.WRONG,
+        cause=of(CauseKind.CHANGED_BEFORE_WAIT, mend=Mend.WAIT, early_access=early(of_input=True)),
+        twin=accesses(early()), twin_verdict=Verdict.WRONG,
+        twin_cause=of(CauseKind.USED_BEFORE_WAIT, mend=Mend.WAIT, early_access=early()),
     ),
     "wrong only in the native dtype": Case(
         change=in_runs(own_run, "spoil", WEIGHT), key=WEIGHT, verdict=Verdict.WRONG,
