@@ -101,6 +101,14 @@ def test_an_axis_is_named_where_there_are_several(mesh, told):
             Cause(kind=CauseKind.SHARD_ORDER, ranks=(1, 0)),
             "shards in another order: ranks hold the shards of 1, 0",
         ),
+        (
+            Cause(kind=CauseKind.UNEXPLAINED, ranks=(1,), elements=6, dim=0, indices=(2,), largest=0.125),
+            "6 elements differ, all at index 2 of dim 0, on rank 1, at most 0.12 off; no known relation explains it",
+        ),
+        (
+            Cause(kind=CauseKind.UNEXPLAINED, ranks=(0, 1), elements=1),
+            "1 element differs on ranks 0, 1; no known relation explains it",
+        ),
         (Cause(kind=CauseKind.NORM_OF_PART), "each rank's own norm: the squares are not summed over all ranks"),
         (
             Cause(kind=CauseKind.NORM_OF_PART, axes=("tp",)),

@@ -12,7 +12,7 @@ Certificates hold every field that is not empty, so a new field needs its line i
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
@@ -35,6 +35,7 @@ class CauseKind(StrEnum):
     ZERO_EVERYWHERE = "zero everywhere"
     SAME_VECTOR_OFF = "same vector off everywhere"
     SHARD_ORDER = "shards in another order"
+    UNEXPLAINED = "no known relation"
     # The gradient norm, of sums of squares, and what is clipped by it.
     NORM_OF_PART = "norm of a part"
     NORM_COUNTS_REPLICAS = "norm counts replicas"
@@ -126,6 +127,9 @@ class Cause:
             of INITIAL_SPREAD: the ranks' standard deviation over one device's, rounded.
         axes: of the mesh, over which a sum or an average is missing; of NORM_OF_PART and NORM_COUNTS_REPLICAS: over
             which the norm is summed, none where it is each rank's own.
+        dim: of UNEXPLAINED: of which only some indices are concerned; None if all indices of all dims are.
+        indices: of that dim, of what a rank holds.
+        largest: of UNEXPLAINED: the largest difference in ordinary arithmetic, if it is finite; no part of an equality.
         parameter: its name, of NORM_COUNTS_PARAMETER and NORM_MISSES_PARAMETER.
         ranks: of REPLICAS_DIFFER and NO_NUMBER_HERE: those that are wrong; of BUFFER_GONE: those that lack it; of
             ZEROED, HELD_TWICE and PADDING_USED: where; of NORM_MISSES_SHARD: the one left out; of SHARD_ORDER: whose
@@ -149,6 +153,9 @@ class Cause:
     factor: Fraction | None = None
     axes: tuple[str, ...] = ()
     parameter: str = ""
+    dim: int | None = None
+    indices: tuple[int, ...] = ()
+    largest: float | None = field(default=None, compare=False)
     ranks: tuple[int, ...] = ()
     shapes: tuple[tuple[int, ...], ...] = ()
     parts: tuple[Part, ...] = ()

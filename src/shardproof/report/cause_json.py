@@ -5,6 +5,7 @@ Its kind, the fields that are not empty, and its words for a reader; the words a
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, fields
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -110,6 +111,13 @@ def _integer(value: object) -> int:
     return _typed(value, int)
 
 
+def _number(value: object) -> float:
+    number = float(_integer(value)) if isinstance(value, int) else _typed(value, float)
+    if not math.isfinite(number):
+        raise CannotRunError(f"the certificate has a difference {number}; needed is a finite one")
+    return number
+
+
 def _integers(value: object) -> tuple[int, ...]:
     return _read_many(value, _integer)
 
@@ -151,6 +159,9 @@ _READERS: Mapping[str, Callable[[object], Any]] = {
     "approximate": lambda value: _typed(value, bool),
     "factor": _read_factor,
     "parameter": _text,
+    "dim": _integer,
+    "indices": _integers,
+    "largest": _number,
     "axes": lambda value: _read_many(value, _text),
     "ranks": _integers,
     "shapes": lambda value: _read_many(value, _integers),

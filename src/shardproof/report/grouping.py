@@ -6,6 +6,8 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from shardproof.proving.cause import CauseKind
+
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
@@ -30,7 +32,9 @@ def group_findings(findings: Iterable[Finding]) -> list[Group]:
     groups: dict[tuple[object, ...], list[Finding]] = {}
     for finding in findings:
         blank = re.sub(r"\d+", "*", finding.key.name)
-        same = (blank, finding.key.phase, finding.verdict, finding.cause, finding.key.step)
+        explained = finding.cause is None or finding.cause.kind is not CauseKind.UNEXPLAINED
+        cause = finding.cause if explained else CauseKind.UNEXPLAINED  # not where each of them differs
+        same = (blank, finding.key.phase, finding.verdict, cause, finding.key.step)
         groups.setdefault(same, []).append(finding)
     return [
         Group(pattern=_pattern([one.key.name for one in group]), findings=tuple(group)) for group in groups.values()

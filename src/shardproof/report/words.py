@@ -33,6 +33,7 @@ _SENTENCES: Mapping[CauseKind, str] = {
         "off by {about}the same vector at every position: a bias is added more than once, or not at all"
     ),
     CauseKind.SHARD_ORDER: "shards in another order: ranks hold {about}the shards of {ranks}",
+    CauseKind.UNEXPLAINED: "{places} on {rank_list}{largest}; no known relation explains it",
     CauseKind.NORM_OF_PART: "{norm_of}: the squares are not summed over all ranks",
     CauseKind.NORM_COUNTS_REPLICAS: "the norm counts what several ranks hold once for each of them",
     CauseKind.NORM_MISSES_SHARD: "the norm leaves out what only {rank_list} holds",
@@ -155,6 +156,8 @@ def _parameters(cause: Cause, *, name_axes: bool) -> Mapping[str, str]:
         "about": "about " if cause.approximate else "",
         "over": f" over {' and '.join(cause.axes)}" if name_axes and cause.axes else "",
         "norm_of": f"the norm over {' and '.join(cause.axes)} alone" if cause.axes else "each rank's own norm",
+        "places": _places(cause),
+        "largest": "" if cause.largest is None else f", at most {cause.largest:.2g} off",
         "factor": str(cause.factor),
         "parameter": cause.parameter,
         "size": "" if cause.factor is None else _size(cause.factor),
@@ -185,6 +188,16 @@ def _early_access(access: EarlyAccess | None) -> Mapping[str, str]:
         "access": f" by {access.access}" if access and access.access else "",
         "access_line": f" at {access.access_line}" if access and access.access_line else "",
     }
+
+
+def _places(cause: Cause) -> str:
+    count = "elements differ" if cause.elements is None else f"{cause.elements} elements differ"
+    if cause.elements == 1:
+        count = "1 element differs"
+    if cause.dim is None:
+        return count
+    plural = "index" if len(cause.indices) == 1 else "indices"
+    return f"{count}, all at {plural} {_listed(cause.indices)} of dim {cause.dim},"
 
 
 def _size(factor: Fraction) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -86,7 +88,7 @@ def _conclude_one(
     return Finding(
         key=key,
         verdict=verdict,
-        cause=unjudged or weakness or worst.cause,
+        cause=unjudged or weakness or worst.cause or _place(worst, native),
         ranks=worst.ranks,
         differing=worst.differing,
         elements=worst.elements,
@@ -94,6 +96,13 @@ def _conclude_one(
         rounding=native,
         false_accept=bound if verdict is Verdict.PROVED and bound < 1 else None,
     )
+
+
+def _place(outcome: Outcome, native: Rounding | None) -> Cause | None:
+    """Where an outcome without a known relation differs, and by how much in float64."""
+    if outcome.place is None or native is None or not math.isfinite(native.maxdiff):
+        return outcome.place
+    return replace(outcome.place, largest=native.maxdiff)
 
 
 def judge_trials(outcomes: Sequence[Outcome]) -> tuple[Verdict, Cause | None]:

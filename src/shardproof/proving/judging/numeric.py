@@ -5,6 +5,7 @@ An error smaller than rounding noise is not seen, so a finding of this kind is n
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -15,6 +16,7 @@ from shardproof.proving.judging.causes import Difference, axes_of_sum, explain
 from shardproof.proving.judging.closeness import WithinNoise
 from shardproof.proving.judging.marks import mark_roots
 from shardproof.proving.judging.outcomes import cause_of_shape, walk
+from shardproof.proving.judging.places import locate
 from shardproof.proving.records import ACTIVATIONS
 
 if TYPE_CHECKING:
@@ -132,8 +134,14 @@ def _finding(key: Key, aligned: Aligned, own: OwnRuns) -> Finding:
     return Finding(
         key=key,
         verdict=verdict,
-        cause=explain(difference) if wrong else None,
+        cause=_cause(difference, numbers.maxdiff) if wrong else None,
         ranks=tuple(difference.wrong) if wrong else (),
         elements=sum(one.expected.numel() for one in aligned.held.values()),
         numbers=numbers,
     )
+
+
+def _cause(difference: Difference, maxdiff: float) -> Cause:
+    """The relation that explains a difference, or else where it is."""
+    found = explain(difference)
+    return found or replace(locate(difference), largest=maxdiff if math.isfinite(maxdiff) else None)

@@ -14,6 +14,7 @@ from shardproof.proving.judging.causes import Difference, axes_of_sum, explain
 from shardproof.proving.judging.closeness import Exact
 from shardproof.proving.judging.layout import PADDING
 from shardproof.proving.judging.norms import explain_clipping
+from shardproof.proving.judging.places import locate
 from shardproof.proving.records import ACTIVATIONS, OF_PARAMETERS, Key, Phase
 
 if TYPE_CHECKING:
@@ -55,6 +56,7 @@ class Outcome:
         void: by rank, the elements that the trial says nothing of; ranks without any are left out.
         chance: a bound on the probability that different formulas agree; 1 where none is derived or some are void.
         cause: a relation that explains the difference; None if there is no difference or no known relation.
+        place: where it differs, as a cause, where no known relation explains it; else None.
         ranks: where it differs.
         differing: how many elements differ, over all ranks, of `elements`.
         elements: how many elements there are, over all ranks.
@@ -69,6 +71,7 @@ class Outcome:
     void: Mapping[int, VoidHeld] = field(default_factory=dict)
     chance: float = 1.0
     cause: Cause | None = None
+    place: Cause | None = None
     ranks: tuple[int, ...] = ()
     differing: int = 0
     elements: int = 0
@@ -218,11 +221,13 @@ def _outcome(phase: Phase, aligned: Aligned, prime: int, axes: Axes) -> Outcome:
     if partial_over:
         differing = dict.fromkeys(differing, 0)
     wrong = tuple(rank for rank, count in differing.items() if count)
+    cause = explain(difference) if wrong else None
     return Outcome(
         equal=not wrong,
         void=void,
         chance=1.0 if void else chance,
-        cause=explain(difference) if wrong else None,
+        cause=cause,
+        place=locate(difference) if wrong and cause is None else None,
         ranks=wrong,
         differing=sum(differing.values()),
         elements=sum(one.expected.numel() for one in held.values()),
