@@ -264,10 +264,10 @@ def test_ranks_in_processes_draw_as_ranks_in_threads_do(parallelize):
 
 
 def initialising(change):
-    """A sharding that cuts what it is given, and initialises anew what has only been built: no value above 0.41."""
+    """A sharding that cuts what it is given, and initialises anew what has only been built."""
 
     def shard(model, mesh):
-        own = bool(model.up.weight.abs().max() < 0.41)
+        own = is_as_built(model)
         model = megatron(model, mesh)
         if own:
             with torch.no_grad():
@@ -277,14 +277,26 @@ def initialising(change):
     return shard
 
 
+def is_as_built(model):
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        built = type(model)().up.weight
+    return built.dtype == model.up.weight.dtype and torch.equal(built, model.up.weight)
+
+
 def alike(model, _rank):
     torch.manual_seed(7)
     nn.init.normal_(model.up.weight)
 
 
-def each_its_own(model, rank):
+def each_its_own(model, rank, times=1.0):
     torch.manual_seed(7 + rank)
-    nn.init.normal_(model.up.weight)
+    bound = times * model.up.in_features**-0.5
+    nn.init.uniform_(model.up.weight, -bound, bound)
+
+
+def each_too_wide(model, rank):
+    each_its_own(model, rank, times=4.0)
 
 
 def replicas_apart(model, rank):
@@ -311,13 +323,19 @@ INITIALISATIONS = {
         all_ones,
         {
             "up.bias": (
-                Verdict.DRAWN,
-                Cause(kind=CauseKind.INITIAL_OWN),
+                Verdict.WRONG,
+                Cause(kind=CauseKind.INITIAL_CONSTANT),
             )
         },
     ),
     "as given": (lambda _model, _rank: None, {"all parameters": (Verdict.PROVED, None)}),
 }
+
+
+def test_numbers_that_spread_otherwise_than_one_devices_are_wrong():
+    verdict, cause = found(run(initialising(each_too_wide)), Phase.INITIAL)["up.weight"]
+    assert (verdict, cause.kind) == (Verdict.WRONG, CauseKind.INITIAL_SPREAD)
+    assert 3 < float(cause.factor) < 5
 
 
 @pytest.mark.parametrize("name", INITIALISATIONS)
