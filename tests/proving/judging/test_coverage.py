@@ -1,5 +1,7 @@
 """Every element is held, by replicas alike and by shards once; a zero is padding where there is no element."""
 
+from types import MappingProxyType
+
 import pytest
 import torch
 
@@ -21,9 +23,9 @@ def pad(values, rows):
     return torch.cat([values, ZEROS[: rows - len(values)].reshape(rows - len(values), *values.shape[1:])])
 
 
-def judged(full, candidate, axes, frozen=()):
+def judged(full, candidate, axes, frozen=(), reached=MappingProxyType({})):
     layout = find_layout(full, {name: dict(enumerate(ranks)) for name, ranks in candidate.items()})
-    return {finding.key.name: finding.cause for finding in judge_coverage(layout, axes, frozen)}
+    return {finding.key.name: finding.cause for finding in judge_coverage(layout, axes, frozen, reached)}
 
 
 RIGHT = {
@@ -77,6 +79,20 @@ def test_wrong_ones_are_not(name):
 def test_a_parameter_that_no_rank_has_is_lost():
     assert judged({"w": W, "b": B}, {"w": [W, W]}, PAIR) == {"b": Cause(kind=CauseKind.LOST, elements=3)}
     assert judged({"w": W, "none": EMPTY}, {"w": [W, W]}, PAIR) == {}
+
+
+@pytest.mark.parametrize(
+    "held", [[W[:4], W[3:]], [W[[0, 1, 1, 3]], W[[2, 3, 4, 5]]]], ids=["two ranks", "one rank too"]
+)
+def test_shards_may_overlap_where_a_gradient_reaches(held):
+    everywhere = torch.ones(6, 2, dtype=torch.bool)
+    assert judged({"w": W}, {"w": held}, PAIR, reached={"w": everywhere}) == {}
+    for row in (1, 3):
+        partly = everywhere.clone()
+        partly[row, 0] = False
+        overlaps = row == 3 or len(held[0].unique(dim=0)) < 4
+        found = judged({"w": W}, {"w": held}, PAIR, reached={"w": partly})
+        assert [one.kind for one in found.values()] == [CauseKind.HELD_TWICE] * overlaps
 
 
 def test_zeros_beside_values_are_right_where_they_do_not_train():

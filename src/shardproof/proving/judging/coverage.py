@@ -2,15 +2,18 @@
 
 A zero that is none of the reference's values is padding only where the full parameter has no element. So it is an error
 if no rank holds an element; if a rank holds zeros where another rank of its replicas holds values; and if the shards of
-two ranks overlap. Ranks that share an element of a parameter hold the same elements of it.
+two ranks overlap where no gradient reaches. Where one does (key-value heads that two ranks share, in one tensor with
+query heads that they split), both copies were compared in use, and no more is asked.
 """
 
 from __future__ import annotations
 
 from itertools import combinations
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 import torch
+from torch import Tensor
 
 from shardproof.proving.cause import Cause, CauseKind
 from shardproof.proving.findings import Finding, Verdict
@@ -20,15 +23,17 @@ from shardproof.proving.records import Key, Phase
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
 
-    from torch import Tensor
-
     from shardproof.proving.axes import Axes
     from shardproof.proving.judging.layout import Layout
 
     Sets = Mapping[int, Tensor]  # by rank, which elements of one of the reference's parameters it holds
 
+_NONE_REACHED: Mapping[str, Tensor] = MappingProxyType({})
 
-def judge_coverage(layout: Layout, axes: Axes, frozen: Collection[tuple[int, str]] = ()) -> tuple[Finding, ...]:
+
+def judge_coverage(
+    layout: Layout, axes: Axes, frozen: Collection[tuple[int, str]] = (), reached: Mapping[str, Tensor] = _NONE_REACHED
+) -> tuple[Finding, ...]:
     """One finding for each parameter of the reference that the ranks do not hold as they should.
 
     Args:
@@ -36,8 +41,9 @@ def judge_coverage(layout: Layout, axes: Axes, frozen: Collection[tuple[int, str
         axes: of its mesh.
         frozen: rank and name of parameters that do not train: zeros there may stand beside another rank's values (a
             bias that is added before a reduction).
+        reached: by name, the elements that have a gradient on one device, boolean, of the full parameter's shape.
     """
-    found = [(name, _find_fault(name, layout, axes, frozen)) for name in layout.state.names]
+    found = [(name, _find_fault(name, layout, axes, frozen, reached)) for name in layout.state.names]
     return tuple(
         Finding(key=Key(0, Phase.INITIAL, name), verdict=Verdict.WRONG, cause=cause, ranks=cause.ranks, root=True)
         for name, cause in found
@@ -45,7 +51,9 @@ def judge_coverage(layout: Layout, axes: Axes, frozen: Collection[tuple[int, str
     )
 
 
-def _find_fault(name: str, layout: Layout, axes: Axes, frozen: Collection[tuple[int, str]]) -> Cause | None:
+def _find_fault(
+    name: str, layout: Layout, axes: Axes, frozen: Collection[tuple[int, str]], reached: Mapping[str, Tensor]
+) -> Cause | None:
     span = layout.state.span(name)
     holders = [one for one in layout.element_index if one == name or name in layout.spans(one)]
     sets = {one: _sets(layout.element_index[one], span) for one in holders}
@@ -55,9 +63,12 @@ def _find_fault(name: str, layout: Layout, axes: Axes, frozen: Collection[tuple[
         zeroed = _ranks_with_zeros(layout.element_index.get(name, {}), int(lost.numel())) if bool(lost.all()) else ()
         kind = CauseKind.ZEROED if zeroed else CauseKind.LOST
         return Cause(kind=kind, ranks=zeroed, elements=int(lost.sum()))
+    unreached = ~reached[name].reshape(-1) if name in reached else torch.ones(len(lost), dtype=torch.bool)
     for one in holders:
         local = layout.element_index[one]
-        fault = _find_overlap(sets[one], local) or _find_zeroed_replica(sets[one], local, axes, one, frozen)
+        fault = _find_overlap(sets[one], local, span.start, unreached) or _find_zeroed_replica(
+            sets[one], local, axes, one, frozen
+        )
         if fault is not None:
             return fault
     return None
@@ -81,20 +92,23 @@ def _ranks_with_zeros(element_index: Mapping[int, Tensor], elements: int) -> tup
     )
 
 
-def _find_overlap(sets: Sets, element_index: Mapping[int, Tensor]) -> Cause | None:
-    """The first two ranks that share elements without holding the same; or a rank that holds an element twice."""
+def _find_overlap(sets: Sets, element_index: Mapping[int, Tensor], start: int, unreached: Tensor) -> Cause | None:
+    """The first two ranks that share elements without holding the same; or a rank that holds an element twice.
+
+    `unreached` says which elements of the parameter have no gradient, `start` where it starts in the full state.
+    """
     for (rank, one), (other, two) in combinations(sets.items(), 2):
         if torch.equal(one, two) or not bool((one & two).any()):
             continue
         lacking = [r for r, less, more in ((rank, one, two), (other, two, one)) if not bool((less & ~more).any())]
         if lacking:
             return Cause(kind=CauseKind.ZEROED, ranks=tuple(lacking), elements=int((one ^ two).sum()))
-        return Cause(kind=CauseKind.HELD_TWICE, ranks=(rank, other), elements=int((one & two).sum()))
+        if bool((one & two & unreached).any()):
+            return Cause(kind=CauseKind.HELD_TWICE, ranks=(rank, other), elements=int((one & two).sum()))
     for rank, index in element_index.items():
-        kept = index[index != PADDING]
-        twice = len(kept) - len(kept.unique())
-        if twice:
-            return Cause(kind=CauseKind.HELD_TWICE, ranks=(rank,), elements=twice)
+        kept, count = index[(index >= start) & (index < start + len(unreached))].unique(return_counts=True)
+        if bool(((count > 1) & unreached[kept - start]).any()):
+            return Cause(kind=CauseKind.HELD_TWICE, ranks=(rank,), elements=int((count - 1).sum()))
     return None
 
 

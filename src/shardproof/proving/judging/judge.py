@@ -33,6 +33,8 @@ from shardproof.proving.records import Phase, Precision
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
+    from torch import Tensor
+
     from shardproof.proving.cause import Part
     from shardproof.proving.findings import Finding, Rounding
     from shardproof.proving.judging.layout import Layout
@@ -118,7 +120,7 @@ def judge_drawn(both: BothSides, layout: Layout) -> tuple[tuple[Finding, ...], t
 
     There are none of the initial values where the training is the user's own, which is given its values.
     """
-    initial = judge_coverage(layout, both.axes, _frozen_on(both))
+    initial = judge_coverage(layout, both.axes, _frozen_on(both), _reached_elements(both))
     if all(side.initial for side in both.ranks):
         told = {finding.key for finding in initial}
         others = judge_initial(both.reference.initial, [side.initial for side in both.ranks], layout)
@@ -126,6 +128,16 @@ def judge_drawn(both: BothSides, layout: Layout) -> tuple[tuple[Finding, ...], t
     drawn = [side.masks for side in both.ranks]
     masks = judge_masks(both.reference.masks, drawn, both.axes)
     return initial, (*masks, *judge_recomputed_masks(drawn))
+
+
+def _reached_elements(both: BothSides) -> dict[str, Tensor]:
+    """By name, the elements of a parameter that have a gradient in some step of the reference in float64."""
+    found: dict[str, Tensor] = {}
+    for key, recorded in both.reference.native[Precision.FLOAT64].tensors.items():
+        if key.phase is Phase.GRADIENT:
+            seen = recorded.values != 0
+            found[key.name] = found[key.name] | seen if key.name in found else seen
+    return found
 
 
 def judge_without_layout(both: BothSides) -> tuple[Finding, ...]:

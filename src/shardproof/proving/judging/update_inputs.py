@@ -39,6 +39,8 @@ def collect_update_inputs(both: BothSides, layout: Layout) -> tuple[UpdateInputs
     )
     keys = {(key.step, key.phase, key.name.partition("/")[2]) for records in ranks for key in records.tensors}
     groups = sorted(group for group in keys if group[1] in OF_PARAMETERS)
+    if not any(phase in (Phase.GRADIENT, Phase.CLIPPED) for _, phase, _ in groups):
+        return ()  # a training of the user's own that reports no gradients
     shared = parts.alike([*groups, None])
     found = []
     for chosen in [shared, *([rank] for rank in range(len(ranks)) if rank not in shared)]:

@@ -160,7 +160,7 @@ CAUSES = {
         cause=of(CauseKind.ZEROED, ranks=(1,), elements=1), roots={BIAS_BEFORE, BIAS},
         twin=assign(start={"down.bias": [THREE, THREE]}), twin_verdict=NOTHING,
     ),
-    "held twice": Case(
+    "held twice where no gradient reaches": Case(
         change=assign(start={"experts": [EACH[[0, 1, 1]], EACH[[2, 1, 2]]]}), key=EXPERTS_BEFORE,
         verdict=Verdict.WRONG, cause=of(CauseKind.HELD_TWICE, ranks=(0, 1), elements=4),
         roots={EXPERTS_BEFORE, EXPERTS},
