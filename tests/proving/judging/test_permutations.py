@@ -31,6 +31,16 @@ def test_a_permutation_of_a_dim_is_what_the_ranks_should_hold(orders, shape, dim
     assert all(torch.equal(wanted[rank], part) for rank, part in parts.items())
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64, torch.int32, torch.bool])
+@pytest.mark.parametrize("shape", [(8,), (8, 3), (8, 0)])
+def test_slices_of_every_dtype_and_size_are_found(dtype, shape):
+    whole = numbered(*shape).to(dtype)
+    parts = hold(whole, ZIGZAG, 0)
+    wanted = place_activation(parts, whole, CP)
+    assert wanted[0].shape == parts[0].shape
+    assert dtype == torch.bool or all(torch.equal(wanted[rank], part) for rank, part in parts.items())
+
+
 def test_beside_an_axis_that_splits_the_batch():
     whole = numbered(4, 8, 3)
     parts = {rank: hold(whole[2 * (rank // 2) :][:2], ZIGZAG)[rank % 2] for rank in range(4)}

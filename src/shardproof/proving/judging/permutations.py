@@ -73,4 +73,5 @@ def is_whole_shards(order: Order) -> bool:
 
 
 def _slices(tensor: Tensor, dim: int) -> list[bytes]:
-    return [one.contiguous().numpy().tobytes() for one in tensor.unbind(dim)]
+    # As bytes: NumPy has no bfloat16.
+    return [one.reshape(-1).contiguous().view(torch.uint8).numpy().tobytes() for one in tensor.unbind(dim)]
