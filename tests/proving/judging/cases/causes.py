@@ -22,6 +22,7 @@ from tests.proving.judging.made_up import (
     EXPERTS,
     LOSS,
     NEW_BIAS,
+    NEW_EXPERTS,
     NEW_WEIGHT,
     NORM,
     SHAPES,
@@ -161,9 +162,13 @@ CAUSES = {
         twin=assign(start={"down.bias": [THREE, THREE]}), twin_verdict=NOTHING,
     ),
     "held twice where no gradient reaches": Case(
-        change=assign(start={"experts": [EACH[[0, 1, 1]], EACH[[2, 1, 2]]]}), key=EXPERTS_BEFORE,
+        change=both(
+            assign(start={"experts": [EACH[[0, 1, 1]], EACH[[2, 1, 2]]]}),
+            change("change_both", EXPERTS, lambda values, _run: 0 * values),
+        ),
+        key=EXPERTS_BEFORE,
         verdict=Verdict.WRONG, cause=of(CauseKind.HELD_TWICE, ranks=(0, 1), elements=4),
-        roots={EXPERTS_BEFORE, EXPERTS},
+        roots={EXPERTS_BEFORE, EXPERTS, NEW_EXPERTS},
         twin=assign(start={"experts": [EACH, EACH]}), twin_verdict=NOTHING,
     ),
     "padding used": Case(
