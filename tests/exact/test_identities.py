@@ -326,6 +326,13 @@ HOLD = [
         positive=True,
     ),
     Identity(
+        name="F.normalize is x over its norm, clamped",
+        left=lambda x: F.normalize(x, dim=-1),
+        right=lambda x: x / torch.linalg.vector_norm(x, dim=-1, keepdim=True).clamp(min=1e-12),
+        wrong=lambda x: x / torch.linalg.vector_norm(x, dim=-1, keepdim=True).clamp(min=1),
+        places=6,
+    ),
+    Identity(
         name="gelu is x (1 + erf(x / sqrt(2))) / 2",
         left=F.gelu,
         right=lambda x: 0.5 * x * (1 + torch.erf(x / math.sqrt(2))),

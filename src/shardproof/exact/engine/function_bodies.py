@@ -1,11 +1,13 @@
 """The bodies of PyTorch's functions that call others, for a mode that has to see these too.
 
-A function mode is handed `multi_head_attention_forward` or `backward` as a whole and is off inside: it would miss
-attention and dropout within, and what a checkpoint computes again. `body_of` gives the body, to be run with a mode on.
+A function mode is handed `F.normalize`, `multi_head_attention_forward` or `backward` as a whole and is off inside: it
+would miss clamps, attention and dropout within, and what a checkpoint computes again. `body_of` gives the body, to be
+run with a mode on. So every function of `torch.nn.functional` that is written in Python is seen as it is written.
 """
 
 from __future__ import annotations
 
+from functools import lru_cache
 from types import FunctionType
 from typing import TYPE_CHECKING, Any, Final
 
@@ -19,15 +21,25 @@ if TYPE_CHECKING:
 BACKWARDS: Final = frozenset({Tensor.backward, torch.autograd.backward, torch.autograd.grad})
 
 
+# What these do is written otherwise as a whole (rewrites.py).
+_WHOLE: Final = frozenset({F.dropout, F.alpha_dropout, F.feature_alpha_dropout, F.dropout1d, F.dropout2d, F.dropout3d})
+_ASKS: Final = ("has_torch_function", "has_torch_function_unary", "has_torch_function_variadic")
+
+
+@lru_cache(maxsize=1024)
 def body_of(func: Callable[..., Any]) -> Callable[..., Any] | None:
     """The function without its own call of the mode, to be called with one on; None if it has nothing inside."""
-    if func not in BACKWARDS and func is not F.multi_head_attention_forward:
+    if not isinstance(func, FunctionType) or not (func in BACKWARDS or _is_composite(func)):
         return None
-    assert isinstance(func, FunctionType)
-    unasked = {"has_torch_function": _has_none, "has_torch_function_unary": _has_none}
+    unasked = dict.fromkeys(_ASKS, _has_none)
     body = FunctionType(func.__code__, {**func.__globals__, **unasked}, func.__name__, func.__defaults__)
     body.__kwdefaults__ = func.__kwdefaults__
     return body
+
+
+def _is_composite(func: FunctionType) -> bool:
+    written_here = func.__module__ == F.__name__ and func.__globals__ is vars(F) and func.__closure__ is None
+    return written_here and func not in _WHOLE
 
 
 def _has_none(*_tensors: Any) -> bool:
