@@ -101,7 +101,7 @@ ORACLES = {
             special.modified_bessel_k1 special.ndtr special.ndtri special.polygamma.special_polygamma_n_0
             special.scaled_modified_bessel_k0 special.scaled_modified_bessel_k1 special.shifted_chebyshev_polynomial_t
             special.shifted_chebyshev_polynomial_u special.shifted_chebyshev_polynomial_v
-            special.shifted_chebyshev_polynomial_w special.spherical_bessel_j0 special.zeta tan
+            special.shifted_chebyshev_polynomial_w special.spherical_bessel_j0 special.zeta tan polar
         """,
         "a choice by order, then arithmetic": "quantile nanquantile masked.median",
         "a generic constant": """
@@ -117,7 +117,7 @@ ORACLES = {
 }
 
 # Casts keep float64, where residues are held.
-CASTS = frozenset({"bfloat16", "float", "half"})
+CASTS = frozenset({"bfloat16", "float", "half", "cdouble", "cfloat", "chalf"})
 
 # What they hold is not defined.
 UNWRITTEN = frozenset({"empty_like", "new_empty", "new_empty_strided"})

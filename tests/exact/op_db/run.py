@@ -45,7 +45,7 @@ def call(op, case, *, shapes=None, strided=False, exact=None):
     """Run it: forward, and backward where `shapes`, the shapes that a native run's results have, is given.
 
     Tensors are made outside the mode, as leaves where there is a backward. In exact arithmetic the tensors of the
-    outcome are raw copies of the residues.
+    outcome are raw copies of the residues. Complex ones are given as pairs of real numbers.
     """
     backward = shapes is not None
     args, kwargs = fresh(case.args, case.kwargs, requires_grad=op.supports_autograd, strided=strided)
@@ -81,6 +81,8 @@ def shapes_of(op, case):
 
 def _reader(exact):
     def read(x):
+        if x.is_complex() and x.layout == torch.strided:
+            x = torch.view_as_real(x.detach().resolve_conj())
         if exact is None or x.layout != torch.strided:
             return x.detach().clone()
         with exact.paused():

@@ -29,7 +29,8 @@ _ASKS: Final = ("has_torch_function", "has_torch_function_unary", "has_torch_fun
 @lru_cache(maxsize=1024)
 def body_of(func: Callable[..., Any]) -> Callable[..., Any] | None:
     """The function without its own call of the mode, to be called with one on; None if it has nothing inside."""
-    if not isinstance(func, FunctionType) or not (func in BACKWARDS or _is_composite(func)):
+    opened = func in BACKWARDS or _is_composite(func)
+    if not opened or not isinstance(func, FunctionType):
         return None
     unasked = dict.fromkeys(_ASKS, _has_none)
     body = FunctionType(func.__code__, {**func.__globals__, **unasked}, func.__name__, func.__defaults__)
@@ -37,9 +38,11 @@ def body_of(func: Callable[..., Any]) -> Callable[..., Any] | None:
     return body
 
 
-def _is_composite(func: FunctionType) -> bool:
-    written_here = func.__module__ == F.__name__ and func.__globals__ is vars(F) and func.__closure__ is None
-    return written_here and func not in _WHOLE
+def _is_composite(func: Callable[..., Any]) -> bool:
+    """Whether it is a function of `torch.nn.functional` that is written in Python, without a closure."""
+    if func in _WHOLE or not isinstance(func, FunctionType):
+        return False
+    return func.__module__ == F.__name__ and func.__globals__ is vars(F) and func.__closure__ is None
 
 
 def _has_none(*_tensors: Any) -> bool:
