@@ -110,3 +110,16 @@ def test_numbers_of_known_constants_may_leave(exact):
     assert (BUFFER * 2).long().tolist() == [6, -4, 1, 0, 14]
     with pytest.raises(LeavingFieldError):
         (drawn(5) * WEIGHTS).sum().item()
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_known_numbers_are_known_in_any_layout(seed):
+    columns = torch.arange(1.0, 7.0).view(2, 3).t()
+    weight = torch.tensor([0.3], requires_grad=True)
+    with ExactArithmetic(seed=seed) as exact:
+        doubled = columns * 2
+        assert not doubled.is_contiguous()
+        assert (doubled > 5).tolist() == [[False, True], [False, True], [True, True]]
+        with pytest.raises(LeavingFieldError):
+            _ = (doubled * weight > 5).tolist()
+    assert exact.ops

@@ -61,14 +61,15 @@ class Constants:
 
     def keep_value(self, tensor: Tensor, value: Tensor) -> None:
         """Keep the real numbers that the residues of a whole storage stand for, unless one of them is none."""
-        if not tensor.is_contiguous() or not covers_storage(tensor):
+        if not covers_storage(tensor):
             return
         unknown = value.isnan() | value.isposinf()
         tag = self.run.tag(tensor)
         if bool((unknown & ~tensor.isnan() if tag.void else unknown).any()):
             return
         if not tag.real:
-            self.run.tags.set(tensor, replace(tag, value=value.to(torch.float64).contiguous()))
+            kept = torch.empty_strided(tensor.size(), tensor.stride(), dtype=torch.float64, device=tensor.device)
+            self.run.tags.set(tensor, replace(tag, value=kept.copy_(value)))
 
     # Lifting ---------------------------------------------------------------------------------------------------------
 
