@@ -494,6 +494,7 @@ CHANCES = {
     "an exponential alone": (replace(ASKING, loose=True), 10 / (P - 11) + 10 * 4 * 2 * 5 / P),
     "compared": (replace(TEN, orders=3.0, queries=Degree(over=4.0)), 10 / P + 2 * 9 * 4 / P),
     "compared without operands": (replace(TEN, orders=3.0), 10 / P),
+    "asked without end, by no gate and no comparison": (replace(TEN, queries=UNKNOWN), 10 / P),
     "asked and not compared": (replace(TEN, queries=Degree(over=4.0)), 10 / P),
 }
 

@@ -123,3 +123,147 @@ def test_group_norm_by_hand(groups):
             y = function(x, w, b)
             found.append([exact.digits(t) for t in (y, *torch.autograd.grad((y * y).sum(), (x, w, b)))])
     assert all(same(*found))
+
+
+# With weights, biases, several dims -----------------------------------------------------------------------------------
+
+
+def digits_of(function, *inputs):
+    """The result and the gradients of the sum of its squares."""
+    leaves = [x.clone().requires_grad_() for x in inputs]
+    with mode() as exact:
+        y = function(*leaves)
+        weights = torch.arange(1.0, y.numel() + 1).view(y.shape)
+        gradients = torch.autograd.grad((y * y * weights).sum(), leaves)
+        return [exact.digits(t) for t in (y, *gradients)]
+
+
+def normalized_by_hand(x, dims, *, eps, center=True):
+    centred = x - x.mean(dims, keepdim=True) if center else x
+    return centred * torch.rsqrt((centred * centred).mean(dims, keepdim=True) + eps)
+
+
+@pytest.mark.parametrize("shape", [(3,), (4, 3), (2, 4, 3)])
+@pytest.mark.parametrize("given", [0, 1, 2])
+def test_layer_norm_over_any_last_dims_with_and_without_weight_and_bias(shape, given):
+    inputs = [drawn(1, 2, 4, 3), drawn(2, *shape), drawn(3, *shape)][: 1 + given]
+    dims = tuple(range(-len(shape), 0))
+
+    def fused(x, w=None, b=None):
+        return F.layer_norm(x, shape, w, b, eps=0.25)
+
+    def by_hand(x, w=1, b=0):
+        return normalized_by_hand(x, dims, eps=0.25) * w + b
+
+    assert all(same(digits_of(fused, *inputs), digits_of(by_hand, *inputs)))
+    wrong = digits_of(lambda x, *more: by_hand(x * 2, *more), *inputs)
+    assert not same(digits_of(fused, *inputs), wrong)[0]
+
+
+@pytest.mark.parametrize("shape", [(3,), (4, 3), (2, 4, 3)])
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("eps", [0.25, None])
+def test_rms_norm_over_any_last_dims_with_and_without_weight(shape, weighted, eps):
+    inputs = [drawn(1, 2, 4, 3).double(), drawn(2, *shape).double()][: 1 + weighted]
+    dims = tuple(range(-len(shape), 0))
+
+    def fused(x, w=None):
+        return F.rms_norm(x, shape, w, eps=eps)
+
+    def by_hand(x, w=1):
+        own = torch.finfo(torch.float64).eps if eps is None else eps
+        return normalized_by_hand(x, dims, eps=own, center=False) * w
+
+    assert all(same(digits_of(fused, *inputs), digits_of(by_hand, *inputs)))
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("shape", [(5, 4), (3, 4, 2), (2, 4, 3, 2)])
+@pytest.mark.parametrize("given", [0, 1, 2])
+def test_batch_norm_and_its_backward(training, shape, given):
+    inputs = [drawn(1, *shape), drawn(2, 4), drawn(3, 4)][: 1 + given]
+    mean, var = drawn(4, 4), drawn(5, 4)
+    over, by_channel = (0, *range(2, len(shape))), (1, 4, *(1,) * (len(shape) - 2))
+
+    def fused(x, w=None, b=None):
+        return F.batch_norm(x, mean.clone(), var.clone(), w, b, training=training, eps=0.25)
+
+    def by_hand(x, w=None, b=None):
+        if training:
+            y = normalized_by_hand(x, over, eps=0.25)
+        else:
+            y = (x - mean.view(by_channel)) * torch.rsqrt(var + 0.25).view(by_channel)
+        y = y if w is None else y * w.view(by_channel)
+        return y if b is None else y + b.view(by_channel)
+
+    assert all(same(digits_of(fused, *inputs), digits_of(by_hand, *inputs)))
+    twice = digits_of(lambda x, *more: by_hand(x, *more) * 2, *inputs)
+    assert not any(same(digits_of(fused, *inputs), twice))
+
+
+@pytest.mark.parametrize("given", [0, 1, 2])
+@pytest.mark.parametrize("shape", [(2, 6), (2, 6, 5), (2, 6, 2, 3)])
+def test_group_norm_with_and_without_weight_and_bias(given, shape):
+    inputs = [drawn(1, *shape), drawn(2, 6), drawn(3, 6)][: 1 + given]
+    by_channel = (1, 6, *(1,) * (len(shape) - 2))
+
+    def fused(x, w=None, b=None):
+        return F.group_norm(x, 3, w, b, eps=0.25)
+
+    def by_hand(x, w=None, b=None):
+        y = normalized_by_hand(x.reshape(2, 3, -1), -1, eps=0.25).reshape(shape)
+        y = y if w is None else y * w.view(by_channel)
+        return y if b is None else y + b.view(by_channel)
+
+    assert all(same(digits_of(fused, *inputs), digits_of(by_hand, *inputs)))
+
+
+def test_the_statistics_are_results_too():
+    x, w = drawn(1, 4, 3), drawn(2, 3)
+    with mode() as exact:
+        rsqrt = torch.rsqrt(x.var(1, correction=0, keepdim=True) + 0.25)
+        _, mean, rstd = torch.native_layer_norm(x, (3,), w, None, 0.25)
+        assert torch.equal(exact.digits(mean), exact.digits(x.mean(1, keepdim=True)))
+        assert torch.equal(exact.digits(rstd), exact.digits(rsqrt))
+        _, rms = torch.ops.aten._fused_rms_norm(x, (3,), w, 0.25)
+        assert torch.equal(exact.digits(rms), exact.digits(torch.rsqrt(x.square().mean(1, keepdim=True) + 0.25)))
+        _, mean, rstd = torch.native_group_norm(x.view(2, 6, 1), None, None, 2, 6, 1, 2, 0.25)
+        assert torch.equal(exact.digits(mean), exact.digits(x.view(2, 2, 3).mean(2)))
+        assert torch.equal(exact.digits(rstd), exact.digits(rsqrt.view(2, 2)))
+
+
+MASKS = [[True, False, False], [False, True, False], [False, False, True], [False] * 3, [True] * 3]
+
+
+@pytest.mark.parametrize("mask", MASKS)
+def test_a_backward_gives_the_gradients_that_are_asked_for_and_no_others(mask):
+    grad, x, w, b = drawn(1, 2, 4, 3), drawn(2, 2, 4, 3), drawn(3, 4), drawn(4, 4)
+    with mode() as exact:
+
+        def asked(op, *args, n=3):
+            found = op(*args, mask[:n])
+            whole = op(*args, [True] * n)
+            for want, one, every in zip(mask, found, whole, strict=False):
+                assert (one is not None) is want
+                assert one is None or torch.equal(exact.digits(one), exact.digits(every))
+
+        t = x.mT.contiguous()
+        _, mean, rstd = torch.native_layer_norm(t, (4,), w, b, 0.25)
+        asked(torch.ops.aten.native_layer_norm_backward, grad.mT, t, (4,), mean, rstd, w, b)
+        _, rstd = torch.ops.aten._fused_rms_norm(t, (4,), w, 0.25)
+        asked(torch.ops.aten._fused_rms_norm_backward, grad.mT, t, (4,), rstd, w, n=2)
+        _, mean, rstd = torch.native_group_norm(x, w, b, 2, 4, 3, 2, 0.25)
+        asked(torch.ops.aten.native_group_norm_backward, grad, x, mean, rstd, w, 2, 4, 3, 2)
+        mean, rstd = x.mean((0, 2)), torch.rsqrt(x.var((0, 2), correction=0) + 0.25)
+        asked(torch.ops.aten.native_batch_norm_backward, grad, x, w, None, None, mean, rstd, True, 0.25)
+
+
+def test_without_a_weight_or_bias_there_is_no_gradient_for_one():
+    grad, x = drawn(1, 2, 4), drawn(2, 2, 4)
+    with mode():
+        _, mean, rstd = torch.native_layer_norm(x, (4,), None, None, 0.25)
+        found = torch.ops.aten.native_layer_norm_backward(grad, x, (4,), mean, rstd, None, None, [True] * 3)
+        assert [t is None for t in found] == [False, True, True]
+        _, rstd = torch.ops.aten._fused_rms_norm(x, (4,), None, 0.25)
+        found = torch.ops.aten._fused_rms_norm_backward(grad, x, (4,), rstd, None, [True] * 2)
+        assert [t is None for t in found] == [False, True]
