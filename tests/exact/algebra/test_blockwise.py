@@ -1,11 +1,14 @@
 """Formulas in blocks against formulas in one go."""
 
+import dataclasses
+
 import pytest
 import torch
 from tests.exact.algebra.residues import M, drawn, modulo, residue
 
 from shardproof.exact.algebra import blocks
 from shardproof.exact.algebra.blockwise import by_elements, by_rows
+from shardproof.exact.algebra.degree import VARIABLE
 from shardproof.exact.algebra.residue import Residue
 from shardproof.exact.rules.registry import RULES, find_op
 
@@ -139,3 +142,102 @@ def test_softmax_in_blocks(name, masked, monkeypatch):
     assert (modulo(softmax.tensor.sum(-1)) == 1).all()
     if masked:
         assert (softmax.tensor[1:, :, 5:] == 0).all()
+
+
+# What a formula may be, and where its result goes ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("large", [False, True])
+@pytest.mark.parametrize("given", ["nothing", "another", "the operand", "another shape"])
+def test_a_result_goes_where_it_should(large, given, monkeypatch):
+    if large:
+        monkeypatch.setattr(blocks, "_ELEMENTS_A_THREAD", 7)
+    x = residue(drawn(4, 5))
+    want = modulo(3 * x.tensor)
+    into = {"nothing": None, "another": torch.zeros(4, 5).double(), "the operand": x.tensor}.get(given)
+    if given == "another shape":
+        into = torch.zeros(4, 1, 5).double()
+        target = by_elements(M, lambda _m, x: x * 3, (x,), {}, into=into[:, 0])
+        assert torch.equal(into[:, 0].long(), want)
+        assert target.tensor.shape == (4, 5)
+        return
+    found = by_elements(M, lambda _m, x: x * 3, (x,), {}, into=into)
+    assert into is None or found.tensor is into
+    assert torch.equal(found.tensor.long(), want)
+    assert found.degree == VARIABLE
+
+
+def test_a_result_that_is_no_residue_goes_nowhere(tiny_blocks):
+    into = torch.zeros(4, 5).double()
+    assert by_elements(M, lambda _m, x: x.numel(), (residue(drawn(4, 5)),), {}, into=into) == 20
+    assert bool((into == 0).all())
+
+
+def test_a_formula_of_numbers_alone_is_called_once():
+    seen = []
+    assert by_elements(M, lambda _m, a, b: seen.append((a, b)) or 7, (1, 2), {}) == 7
+    assert seen == [(1, 2)]
+
+
+def test_an_operand_with_a_companion_goes_in_one_piece_and_so_does_a_result(tiny_blocks):
+    seen = []
+
+    def noting(_m, x):
+        seen.append(x.numel())
+        return x * 1
+
+    x = residue(drawn(4, 5))
+    by_elements(M, noting, (dataclasses.replace(x, squared=x),), {})
+    assert seen == [20]
+    logarithm = by_elements(M, lambda _m, x: x.log(), (residue(drawn(4, 5).abs() + 1),), {})
+    assert logarithm.exponential.shape == (4, 5)  # a part's would not do
+    assert logarithm.shape == (4, 5)
+
+
+def test_a_broadcast_that_is_small_goes_in_one_piece(tiny_blocks):
+    """The product of the operands' sizes is large; what they broadcast to is not."""
+    seen = []
+
+    def noting(_m, x, y):
+        seen.append(x.numel())
+        return x + y
+
+    block = blocks.block_size()
+    x, y = residue(drawn(block)), residue(drawn(block))
+    found = by_elements(M, noting, (x, y), {})
+    assert seen == [block]
+    assert torch.equal(found.tensor.long(), modulo(x.tensor + y.tensor))
+
+
+def test_parts_of_roots_are_roots(tiny_blocks):
+    x = residue(drawn(4, 5))
+    root = x.sqrt()
+    found = by_elements(M, lambda _m, r: r.square(), (root,), {})
+    assert torch.equal(found.tensor, x.tensor)
+    (rows,) = by_rows(lambda r: (r.square(),), 1, root)
+    assert torch.equal(rows.tensor, x.tensor)
+    assert found.degree == rows.degree == root.square().degree
+
+
+@pytest.mark.parametrize("dim", [0, 1])
+@pytest.mark.parametrize("large", [False, True])
+def test_several_results_of_rows_are_each_their_own(dim, large, monkeypatch):
+    if large:
+        monkeypatch.setattr(blocks, "_ELEMENTS_A_THREAD", 7)
+    x = residue(drawn(6, 8))
+    first, second = by_rows(lambda r: (r + r.sum(-1, keepdim=True), r * 2), dim, x, results=2)
+    assert torch.equal(first.tensor.long(), modulo(x.tensor + modulo(x.tensor.sum(dim, keepdim=True))))
+    assert torch.equal(second.tensor.long(), modulo(2 * x.tensor))
+    assert first.degree == VARIABLE + VARIABLE.sum_of(x.shape[dim])
+    assert second.degree == VARIABLE
+
+
+def test_rows_as_long_as_a_block_are_never_cut(tiny_blocks):
+    seen = []
+
+    def noting(r):
+        seen.append(tuple(r.shape))
+        return (r * 1,)
+
+    by_rows(noting, 1, residue(drawn(3, 50)))
+    assert seen == [(1, 50)] * 3

@@ -1,7 +1,9 @@
 """Softmax and log-softmax, forward and backward, against Python's integers."""
 
 import pytest
+import torch
 import torch.nn.functional as F
+from tests.exact.algebra.residues import FIELD, PRIME, M, drawn, modulo
 from tests.exact.rules.formulas import (
     by_rows,
     check_gradient,
@@ -9,6 +11,10 @@ from tests.exact.rules.formulas import (
     total,
 )
 from tests.exact.rules.integers import ORACLES as O
+
+from shardproof.exact import NotANumberError
+from shardproof.exact.algebra.degree import Degree
+from shardproof.exact.rules.registry import RULES, SELECTIONS, find_op
 
 
 def softmin(row):
@@ -48,3 +54,124 @@ BACKWARD = {
 @pytest.mark.parametrize("name", BACKWARD)
 def test_the_gradient_of_a_function_of_rows(name):
     check_gradient(*BACKWARD[name])
+
+
+# Rows, masks and degrees, by the rules themselves ---------------------------------------------------------------------
+
+INFINITE, LOWEST = float("-inf"), torch.finfo(torch.float64).min
+D = Degree(over=3.0, under=2.0, gates=1.0)
+
+
+def rule(name):
+    return RULES[find_op(name)].function
+
+
+def residues(rows, degree=D):
+    return M.residue(torch.tensor(rows, dtype=torch.float64), degree)
+
+
+def exp_of(x):
+    return M.oracles.look_up(M.oracles.exp(), x)
+
+
+def by_definition(row):
+    """The softmax of one row of small integers and symbols, in Python's integers."""
+    kept = [x for x in row if x > -FIELD.half]
+    rank = {x: int(M.oracles.look_up(M.oracles.permutation("order"), torch.tensor(float(x)))) for x in kept}
+    shift = max(kept, key=rank.get)
+    exps = [int(exp_of(torch.tensor(float(FIELD.representative(x - shift))))) if x in kept else 0 for x in row]
+    inverse = pow(sum(exps), -1, PRIME)
+    return [FIELD.representative(e * inverse) for e in exps]
+
+
+ROWS_OF_MASKS = {
+    "nothing masked": [3, -2, 7, 7],
+    "minus infinity": [3, INFINITE, 7, INFINITE],
+    "the lowest number": [3, LOWEST, 7, -2],
+    "both": [INFINITE, LOWEST, 7, -2],
+    "all but one": [INFINITE, INFINITE, 5, LOWEST],
+}
+
+
+@pytest.mark.parametrize("name", ROWS_OF_MASKS)
+@pytest.mark.parametrize("dim", [0, 1, -1])
+def test_masked_elements_have_no_part_in_their_row(name, dim):
+    row = ROWS_OF_MASKS[name]
+    rows = [row, row[::-1]]
+    x = residues(rows) if dim in (1, -1) else residues(list(zip(*rows, strict=True)))
+    found = rule("_softmax.default")(M, x, dim, False, symbols=True).tensor
+    found = found if dim in (1, -1) else found.t()
+    assert found.tolist() == [by_definition(r) for r in rows]
+    logarithm = rule("_log_softmax.default")(M, x, dim, False, symbols=True)
+    known = logarithm.exponential.tensor
+    assert torch.equal(known if dim in (1, -1) else known.t(), found)
+    masked = x.tensor < -FIELD.half
+    assert torch.equal(logarithm.tensor[masked], x.tensor[masked])
+    assert bool((logarithm.tensor[~masked].abs() <= FIELD.half).all())
+
+
+def test_masked_logarithms_are_differences_less_the_logarithm_of_the_sum():
+    row = [3, INFINITE, 7, LOWEST]
+    kept = rule("_log_softmax.default")(M, residues([[3, 7]]), 1, False, symbols=False)
+    found = rule("_log_softmax.default")(M, residues([row]), 1, False, symbols=True)
+    assert found.tensor.tolist()[0] == [kept.tensor[0, 0], INFINITE, kept.tensor[0, 1], LOWEST]
+
+
+def test_a_row_of_nothing_but_the_lowest_number_is_uniform():
+    x = residues([[LOWEST] * 4, [LOWEST, INFINITE, LOWEST, INFINITE]])
+    found = rule("_softmax.default")(M, x, 1, False, symbols=True)
+    quarter, half = FIELD.representative(pow(4, -1, PRIME)), FIELD.representative(pow(2, -1, PRIME))
+    assert found.tensor.tolist() == [[quarter] * 4, [half, 0, half, 0]]
+
+
+@pytest.mark.parametrize("name", ["_softmax.default", "_log_softmax.default"])
+def test_a_row_of_nothing_but_minus_infinity_is_refused(name):
+    with pytest.raises(NotANumberError, match="a row of nothing but -inf"):
+        rule(name)(M, residues([[1, 2], [INFINITE, INFINITE]]), 1, False, symbols=True)
+
+
+def test_of_one_number_softmax_is_one_and_its_logarithm_zero():
+    x = residues(5)
+    assert rule("_softmax.default")(M, x, 0, False, symbols=False).tensor.tolist() == 1
+    assert rule("_log_softmax.default")(M, x, 0, False, symbols=False).tensor.tolist() == 0
+
+
+@pytest.mark.parametrize("symbols", [False, True])
+def test_the_degrees_of_softmax_and_its_logarithm(symbols):
+    x = residues([[1, 2, 3]])
+    less = D + D
+    total_of = less.exp().sum_of(3)
+    softmax = (less.exp() * total_of.inverse()).chosen_by(D.shifted_by_one_of(3))
+    found = rule("_softmax.default")(M, x, 1, False, symbols=symbols)
+    assert found.degree == softmax
+    logarithm = rule("_log_softmax.default")(M, x, 1, False, symbols=symbols)
+    assert logarithm.degree == (less + total_of.log()).chosen_by(D.shifted_by_one_of(3))
+    assert logarithm.exponential.degree == softmax
+    assert softmax.orders == 3 * (1 + D.orders)
+
+
+def test_the_degrees_of_the_backwards():
+    grad, x = residues([[1, 2, 3]], Degree(over=1.0, under=4.0)), residues([[4, 5, 6]])
+    y = rule("_softmax.default")(M, x, 1, False, symbols=False)
+    found = rule("_softmax_backward_data.default")(M, grad, y, 1, None)
+    assert found.degree == y.degree.softmax_backward(grad.degree, 3)
+    logarithm = rule("_log_softmax.default")(M, x, 1, False, symbols=False)
+    found = rule("_log_softmax_backward_data.default")(M, grad, logarithm, 1, None, symbols=False)
+    assert found.degree == grad.degree + y.degree * grad.degree.sum_of(3)
+
+
+@pytest.mark.parametrize("dim", [0, 1, 2])
+def test_the_backwards_along_any_dim(dim):
+    grad, x = M.residue(drawn(2, 3, 4, seed=1), D), M.residue(drawn(2, 3, 4, seed=2), D)
+    y = rule("_softmax.default")(M, x, dim, False, symbols=False)
+    inner = modulo(modulo(grad.tensor * y.tensor).sum(dim, keepdim=True))
+    found = rule("_softmax_backward_data.default")(M, grad, y, dim, None)
+    assert torch.equal(found.tensor.long(), modulo(y.tensor * modulo(grad.tensor - inner)))
+    logarithm = rule("_log_softmax.default")(M, x, dim, False, symbols=False)
+    found = rule("_log_softmax_backward_data.default")(M, grad, logarithm, dim, None, symbols=False)
+    whole = modulo(grad.tensor.sum(dim, keepdim=True))
+    assert torch.equal(found.tensor.long(), modulo(grad.tensor - modulo(y.tensor * whole)))
+
+
+def test_softmax_chooses_its_maximum_and_is_recorded():
+    assert {find_op("_softmax.default"), find_op("_log_softmax.default")} <= SELECTIONS
