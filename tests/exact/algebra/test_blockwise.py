@@ -241,3 +241,62 @@ def test_rows_as_long_as_a_block_are_never_cut(tiny_blocks):
 
     by_rows(noting, 1, residue(drawn(3, 50)))
     assert seen == [(1, 50)] * 3
+
+
+def test_a_small_result_is_not_copied():
+    x, results = residue(drawn(4, 5)), []
+
+    def noting(_m, x, *more):
+        results.append(x * 1)
+        return results[-1]
+
+    assert by_elements(M, noting, (x,), {}).tensor is results[-1].tensor
+
+
+def test_a_small_result_of_many_small_operands_is_not_copied(tiny_blocks):
+    block = blocks.block_size()
+    results = []
+
+    def noting(_m, x, y):
+        results.append(x + y)
+        return results[-1]
+
+    assert by_elements(M, noting, (residue(drawn(block)), residue(drawn(block))), {}).tensor is results[-1].tensor
+
+
+def test_operands_stand_where_they_stood(tiny_blocks):
+    """Tensors and residues, by position and by name, between things that are neither."""
+    x, y = residue(drawn(4, 5, seed=1)), residue(drawn(4, 5, seed=2))
+    mask, other = drawn(4, 5, seed=3) > 0, drawn(4, 5, seed=4) > 0
+
+    def chosen(_m, number, mask, x, *, y, times, other):
+        return x.masked(mask) * number + y.masked(other) * times
+
+    found = by_elements(M, chosen, (3, mask, x), {"y": y, "times": 5, "other": other})
+    want = 3 * torch.where(mask, x.tensor, 0.0) + 5 * torch.where(other, y.tensor, 0.0)
+    assert torch.equal(found.tensor.long(), modulo(want))
+    assert by_elements(M, chosen, (3, mask, x), {"y": y, "times": 4, "other": other}).tensor.tolist() != want.tolist()
+
+
+def test_an_operand_that_shares_memory_with_the_result_is_read_before_it_is_written(tiny_blocks):
+    memory = drawn(101)
+    behind, target = memory[:100].view(10, 10), memory[1:].view(10, 10)
+    want = modulo(3 * behind)
+    found = by_elements(M, lambda _m, x: x * 3, (residue(behind),), {}, into=target)
+    assert found.tensor is target
+    assert torch.equal(target.long(), want)
+
+
+def test_a_row_of_the_result_is_read_before_it_is_written(tiny_blocks):
+    target, x = drawn(10, 10), residue(drawn(10, 10, seed=1))
+    row = residue(target[:1])  # the same address and strides, another shape
+    want = modulo(x.tensor + 2 * target[:1])
+    by_elements(M, lambda _m, x, row: x + row * 2, (x, row), {}, into=target)
+    assert torch.equal(target.long(), want)
+
+
+def test_a_transposed_operand_is_read_before_it_is_written(tiny_blocks):
+    target = drawn(10, 10)
+    want = modulo(3 * target.t())
+    by_elements(M, lambda _m, x: x * 3, (residue(target.t()),), {}, into=target)
+    assert torch.equal(target.long(), want)

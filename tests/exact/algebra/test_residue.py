@@ -216,6 +216,14 @@ def test_matrix_products_and_their_degree():
     assert more.degree == VARIABLE + (D * E).sum_of(3)
 
 
+def test_a_batch_of_products_has_the_degree_of_its_inner_dim():
+    m = arithmetic()
+    a, b = m.residue(drawn(2, 3, 4), D), m.residue(drawn(2, 4, 5, seed=1), E)
+    found = a @ b
+    assert found.degree == (D * E).sum_of(4)
+    assert torch.equal(found.tensor[1].long(), modulo(a.tensor[1].long() @ b.tensor[1].long()))
+
+
 def test_shapes_are_the_tensors():
     x = of(arithmetic(), *SHAPED)
     assert (x.shape, x.ndim, x.numel()) == ((2, 3), 2, 6)

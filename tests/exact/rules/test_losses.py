@@ -335,3 +335,11 @@ def test_the_mean_is_taken_where_the_op_is_not_told(name):
         op = getattr(torch.ops.aten, name)
         assert torch.equal(exact.digits(op(x, y.detach())), exact.digits(getattr(F, name)(x, y.detach())))
         assert exact.digits(op(x, y.detach())).ndim == 0
+
+
+def test_an_ignored_target_of_a_single_class():
+    x = torch.tensor([[0.5], [3.0]], dtype=torch.float64).requires_grad_()
+    with mode() as exact:
+        loss = F.nll_loss(x, torch.tensor([0, -100]))
+        check(exact.digits(loss), [-Z(0.5)])
+        check(exact.digits(torch.autograd.grad(loss, x)[0]), [Z(-1), Z(0)])

@@ -267,3 +267,26 @@ def test_without_a_weight_or_bias_there_is_no_gradient_for_one():
         _, rstd = torch.ops.aten._fused_rms_norm(x, (4,), None, 0.25)
         found = torch.ops.aten._fused_rms_norm_backward(grad, x, (4,), rstd, None, [True] * 2)
         assert [t is None for t in found] == [False, True]
+
+
+# PyTorch takes `rms_norm` apart on a CPU; the fused ops are what it calls elsewhere.
+
+
+@pytest.mark.parametrize("shape", [(3,), (4, 3), (2, 4, 3)])
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("eps", [0.25, None])
+def test_the_fused_rms_norm_and_its_backward_are_the_form_by_hand(shape, weighted, eps):
+    leaves = [drawn(1, 2, 4, 3).double().requires_grad_(), drawn(2, *shape).double().requires_grad_()][: 1 + weighted]
+    x, w = leaves[0], leaves[1] if weighted else None
+    grad, dims = drawn(3, 2, 4, 3).double(), tuple(range(-len(shape), 0))
+    own = torch.finfo(torch.float64).eps if eps is None else eps
+    with mode() as exact:
+        y, rstd = torch.ops.aten._fused_rms_norm(x.detach(), shape, None if w is None else w.detach(), eps)
+        found = torch.ops.aten._fused_rms_norm_backward(grad, x.detach(), shape, rstd, w, [True, True])
+        by_hand = normalized_by_hand(x, dims, eps=own, center=False) * (1 if w is None else w)
+        wanted = torch.autograd.grad(by_hand, leaves, grad)
+        assert torch.equal(exact.digits(y), exact.digits(by_hand))
+        assert torch.equal(exact.digits(rstd), exact.digits(torch.rsqrt(x.square().mean(dims, keepdim=True) + own)))
+        assert torch.equal(exact.digits(found[0]), exact.digits(wanted[0]))
+        assert w is None or torch.equal(exact.digits(found[1]), exact.digits(wanted[1]))
+        assert not torch.equal(exact.digits(y), exact.digits(by_hand * 2))

@@ -13,7 +13,7 @@ from tests.exact.rules.formulas import (
 from tests.exact.rules.integers import ORACLES as O
 
 from shardproof.exact import NotANumberError
-from shardproof.exact.algebra.degree import Degree
+from shardproof.exact.algebra.degree import CONSTANT, Degree
 from shardproof.exact.rules.registry import RULES, SELECTIONS, find_op
 
 
@@ -76,7 +76,7 @@ def exp_of(x):
 
 def by_definition(row):
     """The softmax of one row of small integers and symbols, in Python's integers."""
-    kept = [x for x in row if x > -FIELD.half]
+    kept = [x for x in row if x >= -FIELD.half]
     rank = {x: int(M.oracles.look_up(M.oracles.permutation("order"), torch.tensor(float(x)))) for x in kept}
     shift = max(kept, key=rank.get)
     exps = [int(exp_of(torch.tensor(float(FIELD.representative(x - shift))))) if x in kept else 0 for x in row]
@@ -175,3 +175,55 @@ def test_the_backwards_along_any_dim(dim):
 
 def test_softmax_chooses_its_maximum_and_is_recorded():
     assert {find_op("_softmax.default"), find_op("_log_softmax.default")} <= SELECTIONS
+
+
+@pytest.mark.parametrize("symbols", [False, True])
+@pytest.mark.parametrize("dim", [0, 1, 2, -1])
+def test_every_row_along_a_dim_adds_up_to_one(dim, symbols):
+    x = M.residue(drawn(3, 4, 5, seed=4), D)
+    found = rule("_softmax.default")(M, x, dim, False, symbols=symbols)
+    assert bool((modulo(found.tensor.sum(dim)) == 1).all())
+    assert torch.equal(found.tensor, rule("_softmax.default")(M, x, dim, False, symbols=not symbols).tensor)
+
+
+def test_the_lowest_residue_is_no_mask():
+    rows = [[-FIELD.half, 3, LOWEST]]
+    found = rule("_softmax.default")(M, residues(rows), 1, False, symbols=True)
+    assert found.tensor.tolist() == [by_definition(rows[0])]
+    assert found.tensor[0, 0] != 0
+
+
+def test_the_logarithms_of_a_uniform_row_are_those_of_equal_numbers():
+    equal = rule("_log_softmax.default")(M, residues([[7, 7, 7, 7]]), 1, False, symbols=False)
+    found = rule("_log_softmax.default")(M, residues([[LOWEST] * 4]), 1, False, symbols=True)
+    assert torch.equal(found.tensor, equal.tensor)
+    assert torch.equal(found.exponential.tensor, equal.exponential.tensor)
+
+
+@pytest.mark.parametrize("dim", [0, 1])
+def test_a_large_tensor_is_computed_by_rows(dim, monkeypatch):
+    x, grad = M.residue(drawn(9, 11, seed=5), D), M.residue(drawn(9, 11, seed=6), D)
+
+    def everything():
+        y = rule("_softmax.default")(M, x, dim, False, symbols=False)
+        logarithm = rule("_log_softmax.default")(M, x, dim, False, symbols=False)
+        return [
+            y,
+            logarithm,
+            logarithm.exponential,
+            rule("_softmax_backward_data.default")(M, grad, y, dim, None),
+            rule("_log_softmax_backward_data.default")(M, grad, logarithm, dim, None, symbols=False),
+        ]
+
+    whole = everything()
+    monkeypatch.setattr("shardproof.exact.algebra.blocks._ELEMENTS_A_THREAD", 7)
+    for a, b in zip(whole, everything(), strict=True):
+        assert torch.equal(a.tensor, b.tensor)
+        assert a.degree == b.degree
+
+
+def test_the_backward_of_one_number_is_zero():
+    y = residues(1, CONSTANT)
+    found = rule("_softmax_backward_data.default")(M, residues(5), y, 0, None)
+    assert found.tensor.tolist() == 0
+    assert found.degree == CONSTANT.softmax_backward(D, 1)
