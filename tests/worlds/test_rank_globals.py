@@ -3,6 +3,7 @@
 import importlib
 import os
 import sys
+import types
 
 import pytest
 import torch
@@ -201,3 +202,23 @@ def test_modules_of_libraries_are_not_the_users():
     for name in ("torch.nn", "os", "shardproof.worlds.turns", "numpy", "transformers.models.llama", "_pytest.python"):
         assert not is_users_module(name)
     assert not is_users_module(None)
+
+
+def change_by_name(comm):
+    sys.modules["unreached" + "_state"].value = comm.rank
+    return comm.rank
+
+
+def test_a_change_that_no_reference_leads_to_is_undone_and_refused(monkeypatch):
+    state = types.ModuleType("unreached_state")
+    state.value = "as it was"
+    monkeypatch.setitem(sys.modules, "unreached_state", state)
+    with pytest.raises(CannotRunError, match="spawn=True"):
+        ThreadedWorld(size=2).run(change_by_name)
+    assert state.value == "as it was"
+
+
+def test_a_module_under_two_names_is_watched(monkeypatch):
+    monkeypatch.setitem(sys.modules, "another_name_of_it", parallel_state)
+    for rank, (first, second) in enumerate(ThreadedWorld(size=2).run(set_and_look)):
+        assert first == second == expected_state(rank)

@@ -23,6 +23,7 @@ from torch.utils._python_dispatch import _disable_current_modes
 
 from shardproof.errors import CannotRunError
 from shardproof.worlds.rank_state import Names, Queried, states_of
+from shardproof.worlds.reachable_modules import find_reachable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -95,9 +96,12 @@ class RankGlobals:
     """Of one run.
 
     Attributes:
+        roots: the functions that ranks run, and their arguments: modules that these cannot reach are looked at once, at
+            the end of the run.
         current: the rank whose globals the process has now; None: its own.
     """
 
+    roots: Any = None
     current: int | None = None
     _watched: dict[int, _Watched] = field(default_factory=dict)
     _libraries: list[tuple[RankState, Any]] = field(default_factory=list)
@@ -105,9 +109,19 @@ class RankGlobals:
     _own: dict[int | None, dict[int, Any]] = field(default_factory=dict)
     _turns: dict[int, int] = field(default_factory=dict)
     _modules: int = 0
+    _reachable: set[str] = field(default_factory=set)
+    _others: list[tuple[RankState, Any]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self._watch(Queried("os.environ", lambda: dict(os.environ), _set_environment))
+        self._reachable = find_reachable(self.roots, is_users_module)
+        # By identity: a module may stand under several names (`__main__` and `__mp_main__`).
+        reachable = {id(sys.modules[name]) for name in self._reachable}
+        for name, module in list(sys.modules.items()):
+            if isinstance(module, ModuleType) and is_users_module(name) and id(module) not in reachable:
+                self._known[id(module.__dict__)] = module
+                names = Names(name, module.__dict__)
+                self._others.append((names, names.take()))
         self._find_modules()
         for name, module in list(sys.modules.items()):
             if isinstance(module, ModuleType) and (name in _PATCHED_EXACTLY or name.startswith(_PATCHED)):
@@ -137,6 +151,8 @@ class RankGlobals:
             turns = self._turns[self.current] = self._turns.get(self.current, 0) + 1
             if turns <= _TURNS_WITH_LIBRARIES or last:
                 self._find_patches(late=turns > _TURNS_WITH_LIBRARIES)
+        if last:
+            self._check_others()
         own = self._own.setdefault(self.current, {})
         for key, watched in list(self._watched.items()):
             if watched.state.equals(watched.now):
@@ -190,6 +206,13 @@ class RankGlobals:
                 self._refuse(state)
             self._watched[id(state)] = _Watched(state=state, base=snapshot, now=snapshot)
             self._libraries.remove((state, snapshot))
+
+    def _check_others(self) -> None:
+        """Refuse changes in modules that the ranks' code does not lead to: nobody knows whose they are."""
+        for state, snapshot in self._others:
+            if not state.equals(snapshot):
+                state.put(snapshot)
+                self._refuse(state)
 
     def _refuse(self, state: RankState) -> None:
         rank = self.current

@@ -21,6 +21,7 @@ from torch._C._distributed_c10d import HashStore
 from shardproof.errors import CannotRunError
 from shardproof.worlds.processgroup import ProcessGroupCommunicator
 from shardproof.worlds.randomness import randomness_kept
+from shardproof.worlds.rank_globals import RankGlobals
 from shardproof.worlds.thread_group import Exchanges, ThreadGroup, join_exchanges
 from shardproof.worlds.turns import Turns
 from shardproof.worlds.world import DEFAULT_TIMEOUT
@@ -60,7 +61,7 @@ class ThreadedWorld:
             )
         results: dict[int, R] = {}
         with _threads_as_ranks(), randomness_kept():
-            turns = Turns(size=self.size)
+            turns = Turns(size=self.size, rank_globals=RankGlobals(roots=(fn, args)))
             exchanges = Exchanges(turns=turns)
             threads = [
                 threading.Thread(
