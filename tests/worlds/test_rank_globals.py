@@ -53,6 +53,12 @@ def test_every_rank_sees_its_own_and_the_process_its_own_again(size):
     assert parallel_state.state() == before
 
 
+def test_a_module_under_two_names_is_watched(monkeypatch):
+    monkeypatch.setitem(sys.modules, "another_name_of_it", parallel_state)
+    for rank, (first, second) in enumerate(ThreadedWorld(size=2).run(set_and_look)):
+        assert first == second == expected_state(rank)
+
+
 def test_without_separation_the_ranks_would_share(monkeypatch):
     # The negative control of the test above.
     monkeypatch.setattr("shardproof.worlds.rank_globals.is_users_module", lambda _name: False)
@@ -216,9 +222,3 @@ def test_a_change_that_no_reference_leads_to_is_undone_and_refused(monkeypatch):
     with pytest.raises(CannotRunError, match="spawn=True"):
         ThreadedWorld(size=2).run(change_by_name)
     assert state.value == "as it was"
-
-
-def test_a_module_under_two_names_is_watched(monkeypatch):
-    monkeypatch.setitem(sys.modules, "another_name_of_it", parallel_state)
-    for rank, (first, second) in enumerate(ThreadedWorld(size=2).run(set_and_look)):
-        assert first == second == expected_state(rank)
