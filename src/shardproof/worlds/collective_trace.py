@@ -19,6 +19,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from shardproof.worlds.in_flight import calls_in_flight, early_accesses_reported
+from shardproof.worlds.process_calls import is_asynchronous, note_functional, note_wait, start_call
 from shardproof.worlds.thread_group import is_thread_of_world, thread_calls_traced
 
 if TYPE_CHECKING:
@@ -119,22 +120,50 @@ class _TraceMode(TorchDispatchMode):
             return func(*args, **kwargs)  # shape propagation
         if not all(kind in _PLAIN for kind in types):
             return NotImplemented
-        name = func._schema.name.partition("::")[2]  # noqa: SLF001 - the schema is private by name only
-        if func.namespace in _NAMESPACES and name not in _NOT_COLLECTIVES:
-            given = dict(zip((a.name for a in func._schema.arguments), args, strict=False)) | kwargs  # noqa: SLF001
-            kind = f"{name} {_name_of(given.get('reduce_op'))}".strip()
-            self._add(
-                TracedCollective(kind=kind, ranks=_ranks_of(given), shapes=_shapes_of(given), dtype=_dtype_of(given))
+        calls, name = calls_in_flight(), func._schema.name.partition("::")[2]  # noqa: SLF001 - private by name only
+        if calls.started:
+            calls.check_op(func, args, kwargs)
+        if func.namespace not in _NAMESPACES:
+            return func(*args, **kwargs)
+        if name == "wait_tensor":
+            result = func(*args, **kwargs)
+            note_wait(args[0])
+            return result
+        if name in _NOT_COLLECTIVES or not calls.checked:  # unchecked: a part of a wait
+            return func(*args, **kwargs)
+        given = {a.name: a.default_value for a in func._schema.arguments if a.has_default_value()}  # noqa: SLF001
+        given |= dict(zip((a.name for a in func._schema.arguments), args, strict=False)) | kwargs  # noqa: SLF001
+        asynchronous = func.namespace == "c10d" and is_asynchronous(name, given)
+        kind = f"{name} {_name_of(given.get('reduce_op'))}".strip()
+        self._add(
+            TracedCollective(
+                kind=kind,
+                ranks=_ranks_of(name, given),
+                shapes=_shapes_of(given),
+                dtype=_dtype_of(given),
+                asynchronous=asynchronous,
             )
-        return func(*args, **kwargs)
+        )
+        if asynchronous:
+            return start_call(func, name, given)
+        result = func(*args, **kwargs)
+        if func.namespace == "_c10d_functional":
+            note_functional(result)
+        return result
 
 
-def _ranks_of(given: dict[str, Any]) -> tuple[int, ...]:
+def _ranks_of(name: str, given: dict[str, Any]) -> tuple[int, ...]:
     if "process_group" in given:
         group = dist.ProcessGroup.unbox(given["process_group"])
     else:
         group = _resolve_process_group(given.get("group_name") or given["group"])
-    return tuple(dist.get_process_group_ranks(group))
+    ranks = tuple(dist.get_process_group_ranks(group))
+    own = dist.get_rank()
+    if name == "send":
+        return own, ranks[given["dst"]]
+    if name.startswith("recv"):
+        return ranks[given["src"]] if "src" in given else -1, own
+    return ranks
 
 
 def _shapes_of(data: Any) -> tuple[tuple[int, ...], ...]:

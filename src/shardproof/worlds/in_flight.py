@@ -49,6 +49,7 @@ class CallInFlight:
         is_done: whether `complete` would not wait.
         finished: the program has waited for it.
         written: the outputs hold the result.
+        work: what the program waits for, kept alive until then.
     """
 
     call: str
@@ -59,6 +60,7 @@ class CallInFlight:
     line: str = field(default_factory=access_line)
     finished: bool = False
     written: bool = False
+    work: Work | None = None
 
     def finish(self) -> None:
         """Wait, if it has not been waited for."""
@@ -137,6 +139,12 @@ class CallsInFlight:
                         of_input=of_input,
                     )
                 )
+            call.finish()
+
+    def finish_on(self, tensor: Tensor) -> None:
+        """The program has waited, by a way of PyTorch's own, for the calls that write this tensor."""
+        for call in [call for call in self.started if any(_overlap(tensor, output) for output in call.outputs)]:
+            call.written = True
             call.finish()
 
     @contextmanager

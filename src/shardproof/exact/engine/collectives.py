@@ -68,7 +68,7 @@ class Collectives:
                 if not x.is_floating_point():
                     self.run.tags.set(x, union([self.run.tag(x)]))
             return result
-        if name not in _METHODS:
+        if name not in _METHODS and name not in _MESSAGES:
             self.run.refuse_op(op, "is a collective that exact arithmetic does not carry out yet")
         if any(x.is_complex() for x in floats):
             self.run.refuse_op(op, "is given complex numbers: send torch.view_as_real of them")
@@ -77,6 +77,11 @@ class Collectives:
                 self.entry.admit(x)
         given = {a.name: a.default_value for a in op._schema.arguments if a.has_default_value()}
         given |= dict(zip((a.name for a in op._schema.arguments), args, strict=False)) | kwargs
+        if name in _MESSAGES:
+            from shardproof.exact.engine.messages import Messages
+
+            messages = Messages(run=self.run, constants=self.constants, writing=self.writing)
+            return messages.send(given) if name == "send" else messages.receive(given)
         group = _distributed().ProcessGroup.unbox(given["process_group"])
         return _METHODS[name](self, _Call(op=op, group=group, given=given))
 
@@ -350,6 +355,7 @@ def _boxed(work: Any) -> Any:
 
 # Their tensor only gives the device, or they only look for NaN.
 _PASS: Final = frozenset({"barrier", "monitored_barrier_", "check_for_nan"})
+_MESSAGES: Final = frozenset({"send", "recv_"})
 
 _METHODS: Final[dict[str, Any]] = {
     "allreduce_": Collectives._all_reduce,
