@@ -12,8 +12,8 @@ from shardproof.errors import CannotRunError
 from shardproof.proving.cause import Cause, CauseKind
 from shardproof.proving.findings import Finding, Verdict
 from shardproof.proving.judging.bounds import bound_of_trials
-from shardproof.proving.judging.causes import mend_of_sum
 from shardproof.proving.judging.marks import mark_roots
+from shardproof.proving.judging.unreduced import Judged, keep_findings
 from shardproof.proving.records import ACTIVATIONS, Phase
 
 if TYPE_CHECKING:
@@ -50,24 +50,15 @@ def conclude(
     """
     if not trials[0]:
         raise CannotRunError("nothing was compared: the step computes no gradient, loss or update")
-    findings: list[Finding] = []
-    pending: Finding | None = None  # the first of the partial activations that nothing is known to have reduced yet
+    judged: list[Judged] = []
     for key in trials[0]:
         outcomes = [trial[key] for trial in trials if key in trial]
         finding = _conclude_one(key, outcomes, rounding, blind)
-        if key.phase in ACTIVATIONS and finding.verdict.ok:
-            # Right activations are no findings; a wrong one is where the trouble starts.
-            partial_here = all(outcome.partial for outcome in outcomes)
-            pending = (pending or unreduced(key, outcomes[0])) if partial_here else None
-            continue
-        if own_training and key.phase in ACTIVATIONS and _is_scaled(outcomes):
+        if own_training and key.phase in ACTIVATIONS and not finding.verdict.ok and _is_scaled(outcomes):
             continue  # a rank's own scale (a local mean), which its training may make up for later
-        if pending is not None and key.phase in ACTIVATIONS | {Phase.LOSS} and finding.verdict is Verdict.WRONG:
-            if all(earlier.verdict.ok for earlier in findings):
-                findings.append(pending)
-            pending = None
-        findings.append(finding)
-    return mark_roots(drop_other_ways(findings))
+        partial = all(outcome.partial for outcome in outcomes)
+        judged.append(Judged(finding=finding, partial_over=outcomes[0].partial_over if partial else ()))
+    return mark_roots(drop_other_ways(keep_findings(judged)))
 
 
 def _conclude_one(
@@ -156,12 +147,6 @@ def first_cause(outcomes: Sequence[Outcome]) -> Cause | None:
 def _is_scaled(outcomes: Sequence[Outcome]) -> bool:
     cause = first_cause(outcomes)
     return cause is not None and cause.kind is CauseKind.SCALED
-
-
-def unreduced(key: Key, outcome: Outcome) -> Finding:
-    """An activation that was partial on each rank, when what is computed from it turns out wrong."""
-    cause = Cause(kind=CauseKind.UNREDUCED, axes=outcome.partial_over, mend=mend_of_sum(key.phase))
-    return Finding(key=key, verdict=Verdict.WRONG, cause=cause, elements=outcome.elements)
 
 
 def drop_other_ways(findings: Sequence[Finding]) -> list[Finding]:

@@ -17,6 +17,7 @@ from shardproof.proving.judging.closeness import WithinNoise
 from shardproof.proving.judging.marks import mark_roots
 from shardproof.proving.judging.outcomes import cause_of_shape, walk
 from shardproof.proving.judging.places import locate
+from shardproof.proving.judging.unreduced import Judged, keep_findings
 from shardproof.proving.records import ACTIVATIONS
 
 if TYPE_CHECKING:
@@ -100,13 +101,17 @@ def conclude_numerically(own: OwnRuns) -> tuple[Finding, ...]:
     Raises:
         CannotRunError: nothing was compared.
     """
-    found = walk(own.measured, lambda key, aligned: _finding(key, aligned, own), _faulty)
-    results = [finding for key, finding in found.items() if key.phase not in ACTIVATIONS]
+    found = walk(
+        own.measured,
+        lambda key, aligned: _judge(key, aligned, own),
+        lambda key, fault: Judged(finding=_faulty(key, fault)),
+    )
+    results = [one.finding for key, one in found.items() if key.phase not in ACTIVATIONS]
     if not results:
         raise CannotRunError("nothing was compared: the step computes no gradient, loss or update")
     if all(finding.verdict.ok for finding in results):
         return tuple(results)
-    return mark_roots([one for key, one in found.items() if key.phase not in ACTIVATIONS or not one.verdict.ok])
+    return mark_roots(keep_findings(found.values(), approximate=True))
 
 
 def _faulty(key: Key, fault: Cause) -> Finding:
@@ -114,24 +119,25 @@ def _faulty(key: Key, fault: Cause) -> Finding:
     return Finding(key=key, verdict=verdict, cause=fault)
 
 
-def _finding(key: Key, aligned: Aligned, own: OwnRuns) -> Finding:
+def _judge(key: Key, aligned: Aligned, own: OwnRuns) -> Judged:
     misshapen = cause_of_shape(aligned)
     if misshapen:
-        return _faulty(key, misshapen)
+        return Judged(finding=_faulty(key, misshapen))
     numbers = own.of(key)
     if numbers is None:
-        return Finding(key=key, verdict=Verdict.UNDECIDED, cause=Cause(kind=CauseKind.NO_NOISE))
+        return Judged(finding=Finding(key=key, verdict=Verdict.UNDECIDED, cause=Cause(kind=CauseKind.NO_NOISE)))
     difference = Difference(
         phase=key.phase, held=aligned.held, axes=own.measured.axes, closeness=WithinNoise(numbers.noise)
     )
     if numbers.no_reference:
         cause = Cause(kind=CauseKind.NO_NUMBERS_IN_REFERENCE, dtype=own.dtype)
-        return Finding(key=key, verdict=Verdict.VACUOUS, cause=cause, numbers=numbers)
+        return Judged(finding=Finding(key=key, verdict=Verdict.VACUOUS, cause=cause, numbers=numbers))
     verdict = numbers.verdict
-    if verdict is not Verdict.ROUNDING and key.phase in ACTIVATIONS and axes_of_sum(difference):
-        verdict = Verdict.ROUNDING  # parts of a sum: if nobody reduces them, what is computed from them differs
+    partial_over = axes_of_sum(difference) if verdict is not Verdict.ROUNDING and key.phase in ACTIVATIONS else ()
+    if partial_over:
+        verdict = Verdict.ROUNDING  # if nobody reduces them, what is computed from them differs
     wrong = verdict is Verdict.WRONG
-    return Finding(
+    finding = Finding(
         key=key,
         verdict=verdict,
         cause=_cause(difference, numbers.maxdiff) if wrong else None,
@@ -139,6 +145,7 @@ def _finding(key: Key, aligned: Aligned, own: OwnRuns) -> Finding:
         elements=sum(one.expected.numel() for one in aligned.held.values()),
         numbers=numbers,
     )
+    return Judged(finding=finding, partial_over=partial_over)
 
 
 def _cause(difference: Difference, maxdiff: float) -> Cause:

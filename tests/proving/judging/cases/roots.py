@@ -2,8 +2,19 @@
 
 from fractions import Fraction
 
-from tests.proving.judging.cases.case import NOTHING, Case, assign, both, change, in_runs, of, wrong_loss
-from tests.proving.judging.made_up import BIAS, DOWN, DOWN_GRADIENT, LOSS, NEW_BIAS, NORM, UP, exact_runs
+from tests.proving.judging.cases.case import NOTHING, Case, about, assign, both, change, in_runs, of, wrong_loss
+from tests.proving.judging.made_up import (
+    BIAS,
+    DOWN,
+    DOWN_GRADIENT,
+    LOSS,
+    NEW_BIAS,
+    NORM,
+    UP,
+    WEIGHT,
+    exact_runs,
+    judged_numerically,
+)
 
 from shardproof.proving.cause import CauseKind, Mend
 from shardproof.proving.findings import Verdict
@@ -38,9 +49,24 @@ ROOTS = {
     ),
     "partial values of which something right is computed are no cause": Case(
         change=both(change("part", DOWN), change("spoil", BIAS)), key=DOWN, verdict=NOTHING, roots={BIAS},
-        twin=both(change("part", DOWN), change("spoil", DOWN_GRADIENT), change("spoil", BIAS)),
-        twin_verdict=Verdict.WRONG,
+        twin=both(change("part", DOWN), wrong_loss, change("spoil", BIAS)), twin_verdict=Verdict.WRONG,
         twin_cause=of(CauseKind.UNREDUCED, axes=("tp",), mend=Mend.ALL_REDUCE_IN_FORWARD),
+    ),
+    "a partial gradient of an activation comes before the gradients of its module's parameters": Case(
+        change=both(change("part", DOWN_GRADIENT), change("part", BIAS)), key=DOWN_GRADIENT, verdict=Verdict.WRONG,
+        cause=of(CauseKind.UNREDUCED, axes=("tp",), mend=Mend.ALL_REDUCE_IN_BACKWARD),
+        twin=both(change("part", DOWN_GRADIENT), change("spoil", WEIGHT)), twin_verdict=NOTHING,
+    ),
+    "a partial gradient of an activation, in numbers": Case(
+        change=both(change("part", DOWN_GRADIENT), change("part", BIAS)), key=DOWN_GRADIENT, verdict=Verdict.WRONG,
+        cause=about(CauseKind.UNREDUCED, axes=("tp",), mend=Mend.ALL_REDUCE_IN_BACKWARD),
+        twin=change("part", DOWN_GRADIENT), twin_verdict=NOTHING, judge=judged_numerically,
+    ),
+    "what is undecided hides no partial values": Case(
+        change=both(in_runs(exact_runs, "spoil", UP), change("part", DOWN), wrong_loss), key=DOWN,
+        verdict=Verdict.WRONG, roots={UP, DOWN},
+        cause=of(CauseKind.UNREDUCED, axes=("tp",), mend=Mend.ALL_REDUCE_IN_FORWARD),
+        twin=both(change("spoil", UP), change("part", DOWN), wrong_loss), twin_verdict=NOTHING,
     ),
     "partial values behind something wrong are no first cause": Case(
         change=both(change("spoil", UP), change("part", DOWN), wrong_loss), key=DOWN, verdict=NOTHING, roots={UP},
