@@ -24,7 +24,7 @@ def calling_line() -> str:
     """
     caller: FrameType | None = sys._getframe(2)  # noqa: SLF001 - past the hook; inspect's way to it reads source files
     frame = _find_user_frame(caller, stop_at="shardproof.proving")
-    return "" if frame is None else _describe(frame, _shorten(frame.f_code.co_filename))
+    return "" if frame is None else _describe(frame, shorten_path(frame.f_code.co_filename))
 
 
 def access_line() -> str:
@@ -36,7 +36,7 @@ def access_line() -> str:
     frame = _find_user_frame(sys._getframe(1))  # noqa: SLF001 - as in `calling_line`
     if frame is None or frame.f_globals.get("__name__") == "threading" or frame.f_code.co_filename.startswith("<"):
         return ""
-    return _describe(frame, _shorten(frame.f_code.co_filename))
+    return _describe(frame, shorten_path(frame.f_code.co_filename))
 
 
 def _find_user_frame(frame: FrameType | None, *, stop_at: str | None = None) -> FrameType | None:
@@ -55,7 +55,7 @@ def _describe(frame: FrameType, path: str) -> str:
     return f"{path}:{frame.f_lineno} in {frame.f_code.co_name}"
 
 
-def _shorten(path: str) -> str:
+def shorten_path(path: str) -> str:
     """The path within site-packages, or within the current folder; of any other file its name."""
     parts = Path(path).parts
     if "site-packages" in parts:

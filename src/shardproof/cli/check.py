@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from shardproof.cli.output import Exit, Format, check_writable, write_result
+from shardproof.cli.tracebacks import traceback_shown
 
 if TYPE_CHECKING:
     from shardproof.report.certificate import Certificate
@@ -24,6 +25,9 @@ def check_command(
     *,
     spawn: Annotated[bool, typer.Option("--spawn", help="A process for each rank, on this machine.")] = False,
     timeout: Annotated[float, typer.Option(help="Seconds without progress after which ranks are given up.")] = 60.0,
+    show_traceback: Annotated[
+        bool, typer.Option("--traceback", help="If your code raises an error, show where in full.")
+    ] = False,
     output_format: Annotated[Format, typer.Option("--format", help="How the answer is written.")] = Format.text,
     output: Annotated[Path | None, typer.Option(help="Write to this file instead of standard output.")] = None,
 ) -> int:
@@ -43,8 +47,8 @@ def check_command(
     read = read_certificate(certificate)
     notes = _list_changes(read)
     load = read.specification.load
-    target = load()
-    with progress_shown() as tell:
+    with traceback_shown(show_traceback), progress_shown() as tell:
+        target = load()
         proof = prove(
             target.step,
             parallelize=target.parallelize,

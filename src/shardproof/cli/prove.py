@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from shardproof.cli.output import Exit, Format, check_writable, write_result
+from shardproof.cli.tracebacks import traceback_shown
 from shardproof.errors import CannotRunError
 
 
@@ -44,6 +45,9 @@ def prove_command(
     ] = None,
     plan_set: Annotated[list[str] | None, typer.Option(help="PATTERN=STYLE: put an entry into the hf: plan.")] = None,
     plan_drop: Annotated[list[str] | None, typer.Option(help="PATTERN: take entries out of the hf: plan.")] = None,
+    show_traceback: Annotated[
+        bool, typer.Option("--traceback", help="If your code raises an error, show where in full.")
+    ] = False,
     output_format: Annotated[
         Format, typer.Option("--format", help="As text, or as a certificate in JSON.")
     ] = Format.text,
@@ -68,8 +72,8 @@ def prove_command(
         steps=steps,
         seed=seed,
     )
-    target = specification.load()
-    with progress_shown() as tell:
+    with traceback_shown(show_traceback), progress_shown() as tell:
+        target = specification.load()
         proof = prove(
             target.step,
             parallelize=target.parallelize,

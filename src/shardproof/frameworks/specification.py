@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict
 
 from shardproof.errors import CannotRunError
+from shardproof.raised import describe_error
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -156,5 +157,5 @@ def _run(path: Path) -> ModuleType:
     try:
         spec.loader.exec_module(module)
     except (Exception, SystemExit) as error:
-        raise CannotRunError(f"{path} cannot be run: {type(error).__name__}: {error}") from error
+        raise CannotRunError(f"{path} cannot be run: {describe_error(error)}") from error
     return module

@@ -45,6 +45,7 @@ class CauseKind(StrEnum):
     NOT_CLIPPED = "not clipped"
     # One side has what the other has not.
     MISSHAPEN = "misshapen"
+    UNTIED = "not tied"  # to another parameter, as on one device
     MISSING_GRADIENT = "missing gradient"
     EXTRA_GRADIENT = "extra gradient"
     NOT_COMPUTED = "not computed"
@@ -104,6 +105,7 @@ class Mend(StrEnum):
     GENERATOR_FOR_EACH_SHARD = "a random generator for each shard"
     MORE_ELEMENTS = "a larger batch or more steps"
     RESTORE_GENERATOR = "restore the random generator for the recomputation"
+    TIE = "tie the parameters again"
     WAIT = "wait for the asynchronous call"
 
 
@@ -130,7 +132,7 @@ class Cause:
         dim: of UNEXPLAINED: of which only some indices are concerned; None if all indices of all dims are.
         indices: of that dim, of what a rank holds.
         largest: of UNEXPLAINED: the largest difference in ordinary arithmetic, if it is finite; no part of an equality.
-        parameter: its name, of NORM_COUNTS_PARAMETER and NORM_MISSES_PARAMETER.
+        parameter: its name, of NORM_COUNTS_PARAMETER and NORM_MISSES_PARAMETER; of UNTIED: the other one's.
         ranks: of REPLICAS_DIFFER and NO_NUMBER_HERE: those that are wrong; of BUFFER_GONE: those that lack it; of
             ZEROED, HELD_TWICE and PADDING_USED: where; of NORM_MISSES_SHARD: the one left out; of SHARD_ORDER: whose
             shard each rank holds.

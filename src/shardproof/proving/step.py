@@ -5,13 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from torch import Tensor
+from torch.nn import Module
+
 from shardproof.errors import CannotRunError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Mapping
 
-    from torch import Tensor
-    from torch.nn import Module, Parameter
+    from torch.nn import Parameter
     from torch.optim import Optimizer
 
 
@@ -45,6 +47,8 @@ class Step:
     steps: int = 3
 
     def __post_init__(self) -> None:
+        for name in ("model", "loss", "forward", "optimizer", "clip"):
+            _require_function(name, getattr(self, name))
         if (self.loss is None) == (self.forward is None):
             raise CannotRunError("a Step needs exactly one of loss(outputs, targets) and forward(model, batch)")
         if self.loss is not None and not (isinstance(self.batch, tuple | list) and len(self.batch) == 2):
@@ -62,9 +66,39 @@ class Step:
         return self.clip_norm is not None or self.clip is not None
 
     def compute_loss(self, model: Module, batch: Any) -> Tensor:
-        """The scalar that is differentiated."""
+        """The scalar that is differentiated.
+
+        Raises:
+            CannotRunError: the user's function returns anything else.
+        """
         if self.forward is not None:
-            return self.forward(model, batch)
-        assert self.loss is not None
-        inputs, targets = batch
-        return self.loss(model(inputs), targets)
+            name, loss = "forward(model, batch)", self.forward(model, batch)
+        else:
+            assert self.loss is not None
+            inputs, targets = batch
+            name, loss = "loss(outputs, targets)", self.loss(model(inputs), targets)
+        if not isinstance(loss, Tensor):
+            raise CannotRunError(f"{name} returned {type(loss).__name__}; it must return the loss, a scalar tensor")
+        if loss.numel() != 1:
+            raise CannotRunError(f"{name} returned a tensor of shape {list(loss.shape)}; it must return a scalar")
+        return loss
+
+
+# What each of the functions is given, and returns.
+_FORMS: Mapping[str, str] = {
+    "model": "lambda: Net(...)",
+    "loss": "loss(outputs, targets)",
+    "forward": "forward(model, batch)",
+    "optimizer": "lambda parameters: torch.optim.AdamW(parameters)",
+    "clip": "clip(model)",
+}
+
+
+def _require_function(name: str, value: object) -> None:
+    """Refuse what can be called by mistake (a model), or not at all (an optimizer)."""
+    built = name == "model" and isinstance(value, Module)
+    if value is not None and (built or not callable(value)):
+        why = ", which builds it anew for each side" if name in ("model", "optimizer") else ""
+        raise CannotRunError(
+            f"Step({name}=...) was given {type(value).__name__}; needed is a function{why}: {_FORMS[name]}"
+        )

@@ -17,6 +17,7 @@ import torch.distributed as dist
 from torch.distributed.rendezvous import rendezvous
 
 from shardproof.errors import CannotRunError
+from shardproof.raised import describe_error
 from shardproof.tensorfiles import first_line
 from shardproof.worlds.failure_store import (
     TerminatedError,
@@ -128,8 +129,7 @@ class LaunchedWorld:
                 raise SystemExit(2) from error
             raise CannotRunError(f"{collect_failures(store, self.size, error.call)}; rank 0 was in {error}") from error
         except Exception as error:
-            own = str(error) if isinstance(error, CannotRunError) else f"{type(error).__name__}: {error}"
-            message = f"rank {self.rank}: {own}"
+            message = f"rank {self.rank}: {describe_error(error)}"
             store_error(store, self.rank, message)
             raise CannotRunError(message) from error
         return [unpack(one) for one in packed] if packed is not None else []

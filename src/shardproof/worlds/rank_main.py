@@ -16,7 +16,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from shardproof.errors import CannotRunError
+from shardproof.raised import describe_error
 from shardproof.worlds import spawned
 from shardproof.worlds.diagnosis import Failure
 from shardproof.worlds.gloo import use_loopback
@@ -60,8 +60,7 @@ def _join_and_run(directory: Path, rank: int, size: int, timeout: float) -> Any:
 
 
 def _explain(error: BaseException) -> Failure:
-    known = isinstance(error, CannotRunError)
-    message = str(error) if known else f"{type(error).__name__}: {error}"
+    message = describe_error(error)
     trace = "".join(traceback.format_exception(error, limit=-5))
     return Failure(message=message, trace=trace, secondary=isinstance(error, CollectiveFailedError))
 

@@ -17,6 +17,7 @@ import torch
 from greenlet import GreenletExit, getcurrent, greenlet
 
 from shardproof.errors import CannotRunError
+from shardproof.raised import describe_error
 from shardproof.worlds.call import Call, call_all_gather, call_all_reduce, call_reduce_scatter, copy_for_one_rank
 from shardproof.worlds.communicator import shard_range
 from shardproof.worlds.diagnosis import describe_mismatch, describe_waiting, name_ranks
@@ -123,9 +124,7 @@ class _Scheduler:
         except _EndRunError as end:
             raise CannotRunError(str(end)) from None
         except Exception as error:
-            message = f"rank {rank}: " + (
-                str(error) if isinstance(error, CannotRunError) else f"{type(error).__name__}: {error}"
-            )
+            message = f"rank {rank}: {describe_error(error)}"
             if self.collective is not None and self.collective.arrived:
                 message += f"; {describe_waiting(range(self.collective.arrived), self.collective.call)}"
             raise CannotRunError(message) from error

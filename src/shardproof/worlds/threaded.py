@@ -9,6 +9,7 @@ The only file that uses PyTorch's world for threads, which PyTorch has for its o
 
 from __future__ import annotations
 
+import sys
 import threading
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -107,12 +108,14 @@ def _threads_as_ranks() -> Iterator[None]:
         dist.Backend.register_backend(_BACKEND, _make_group, devices=["cpu", "cuda"])
     isolate: Callable[[bool], None] = torch._C._distributed_c10d._set_thread_isolation_mode  # type: ignore[attr-defined]  # noqa: SLF001
     isolate(True)
+    hook = sys.excepthook  # PyTorch puts another in its place, which writes a rank before each line
     threaded._install_threaded_pg()  # noqa: SLF001
     try:
         yield
     finally:
         threaded._uninstall_threaded_pg()  # noqa: SLF001
         isolate(False)
+        sys.excepthook = hook
 
 
 def _make_group(_store: Any, rank: int, size: int, _timeout: Any) -> ThreadGroup:

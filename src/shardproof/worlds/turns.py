@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from shardproof.errors import CannotRunError
+from shardproof.raised import describe_error
 from shardproof.worlds.randomness import Randomness
 from shardproof.worlds.rank_globals import RankGlobals
 
@@ -120,9 +121,7 @@ class Turns:
         """Raise the first rank's failure, if there is one."""
         if self.failures:
             failure = self.failures[0]
-            known = isinstance(failure.error, CannotRunError)
-            message = str(failure.error) if known else f"{type(failure.error).__name__}: {failure.error}"
-            raise CannotRunError(f"rank {failure.rank}: {message}") from failure.error
+            raise CannotRunError(f"rank {failure.rank}: {describe_error(failure.error)}") from failure.error
 
     def _set_state_of(self, rank: int) -> None:
         """Give the process the rank's random generators and Python globals."""

@@ -28,6 +28,7 @@ from shardproof.proving.judging.noise import align_own_runs, measure_rounding
 from shardproof.proving.judging.numeric import add_numbers, conclude_numerically
 from shardproof.proving.judging.outcomes import compare_exactly, find_blind, own_buffers
 from shardproof.proving.judging.recomputation import judge_recomputed_collectives, judge_recomputed_masks
+from shardproof.proving.judging.ties import explain_untied
 from shardproof.proving.records import Phase, Precision
 
 if TYPE_CHECKING:
@@ -89,6 +90,7 @@ def judge_exactly(both: BothSides, layout: Layout, outcomes: Sequence[Mapping[Ke
     )
     recomputed = judge_recomputed_collectives([side.trials[0] for side in both.ranks])
     early = _conclude_early_accesses(both)
+    findings = explain_untied(findings, layout)
     if both.reference.failed:
         return (*early, *findings, *recomputed)
     divergences = find_divergences(
@@ -112,7 +114,8 @@ def judge_numerically(both: BothSides, layout: Layout) -> tuple[Finding, ...]:
     """
     if both.reference.failed:
         raise CannotRunError(f"the step does not run in {both.dtype} on one device: {both.reference.failed}")
-    return (*_conclude_early_accesses(both), *conclude_numerically(align_own_runs(both, layout)))
+    findings = explain_untied(conclude_numerically(align_own_runs(both, layout)), layout)
+    return (*_conclude_early_accesses(both), *findings)
 
 
 def judge_drawn(both: BothSides, layout: Layout) -> tuple[tuple[Finding, ...], tuple[Finding, ...]]:

@@ -26,8 +26,10 @@ from shardproof.proving.running.models import (
     tensors_of_state,
 )
 from shardproof.proving.running.one_rank import run_parallelized, run_reference
+from shardproof.proving.running.quiet import quiet_pytorch
 from shardproof.proving.running.request import RunContext
 from shardproof.proving.running.thread_count import one_thread_if_small
+from shardproof.raised import describe_error
 from shardproof.worlds.processgroup import ProcessGroupCommunicator
 from shardproof.worlds.spawned import SpawnedWorld
 from shardproof.worlds.threaded import ThreadedWorld
@@ -83,7 +85,7 @@ class Runner:
         # The ranks get arithmetics of their own: what the reference lifts or tags is not known to them.
         arithmetics = request.make_arithmetics(drawn.values())
         native = precisions_of(dtypes) if natively else ()
-        with one_thread_if_small(state):
+        with quiet_pytorch(), one_thread_if_small(state):
             reference = self._run_reference(replace(request, native=native), state, initial, arithmetics)
             native = tuple(one for one in (Precision.FLOAT64, Precision.OWN) if one in reference.native)
             ranks = self._run_ranks(replace(request, native=native), state, drawn, initial)
@@ -118,8 +120,7 @@ class Runner:
                 if isinstance(error, ExactArithmeticError)
                 else ""
             )
-            told = f"{type(error).__name__}: {error}{instead}"
-            raise CannotRunError(f"the step cannot be run on one device: {told}") from error
+            raise CannotRunError(f"the step cannot be run on one device: {describe_error(error)}{instead}") from error
 
     def _run_ranks(
         self,
@@ -205,7 +206,7 @@ def _run_process(
         arithmetics=request.make_arithmetics(drawn.values()),
         heartbeat=comm.beat,
     )
-    with one_thread_if_small(state):
+    with quiet_pytorch(), one_thread_if_small(state):
         return _run_rank(comm, target, context)
 
 

@@ -12,8 +12,10 @@ from shardproof.proving.running.batch import copy_batch
 from shardproof.proving.running.capture import Recorder
 from shardproof.proving.running.dropout import dropout_standing_in
 from shardproof.proving.running.models import build_model, draw_buffers, nudge_parameters, tensors_of_state
+from shardproof.proving.running.quiet import quiet_pytorch
 from shardproof.proving.running.thread_count import one_thread_if_small
 from shardproof.proving.running.training import train
+from shardproof.raised import describe_error
 from shardproof.worlds.randomness import Randomness
 
 if TYPE_CHECKING:
@@ -64,12 +66,12 @@ def _take(step: Step, model: nn.Module, seed: int) -> tuple[Records, list[str]]:
     batch = copy_batch(step.batch)
     before = Randomness.now()
     try:
-        with dropout_standing_in(), one_thread_if_small(tensors_of_state(model)):
+        with quiet_pytorch(), dropout_standing_in(), one_thread_if_small(tensors_of_state(model)):
             train(model, step, batch, recorder)
     except CannotRunError:
         raise
     except Exception as error:
-        raise CannotRunError(f"the step cannot be run on one device: {type(error).__name__}: {error}") from error
+        raise CannotRunError(f"the step cannot be run on one device: {describe_error(error)}") from error
     return recorder.records, before.moved()
 
 

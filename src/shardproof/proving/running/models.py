@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from shardproof.errors import CannotRunError
 from shardproof.proving.records import SAMPLES, Precision
 from shardproof.proving.running.capture import clone_parameters, local_value
+from shardproof.raised import describe_error
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -38,7 +39,7 @@ def build_model(step: Step, seed: int) -> nn.Module:
     try:
         model = step.model()
     except Exception as error:
-        raise CannotRunError(f"the model cannot be built: {type(error).__name__}: {error}") from error
+        raise CannotRunError(f"the model cannot be built: {describe_error(error)}") from error
     if not isinstance(model, nn.Module) or not list(model.parameters()):
         raise CannotRunError(f"model() gave {type(model).__name__}; needed is a torch.nn.Module with parameters")
     for name, parameter in model.named_parameters():
@@ -213,12 +214,13 @@ def shard_model(model: nn.Module, parallelize: Parallelize, mesh: DeviceMesh) ->
         CannotRunError: `parallelize` returns no module, or one with other parameters' names.
     """
     before = {name for name, _ in model.named_parameters()}
+    tied = {name for name, _ in model.named_parameters(remove_duplicate=False)} - before
     sharded = parallelize(model, mesh)
     if not isinstance(sharded, nn.Module):
         raise CannotRunError(
             f"parallelize(model, mesh) returned {type(sharded).__name__}; it must return the sharded model"
         )
-    after = {name for name, _ in sharded.named_parameters()}
+    after = {name for name, _ in sharded.named_parameters()} - tied
     if before != after:
         changed = ", ".join(sorted(before ^ after)[:4])
         raise CannotRunError(f"parallelize changed the parameters' names ({changed}); they must keep their names")

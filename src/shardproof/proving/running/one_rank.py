@@ -23,6 +23,7 @@ from shardproof.proving.running.models import build_model, dtype_of, initial_val
 from shardproof.proving.running.recomputation import recomputation_followed
 from shardproof.proving.running.segments import Segments, number_parameters
 from shardproof.proving.running.training import train
+from shardproof.raised import describe_error
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -129,7 +130,7 @@ def run_reference(context: RunContext) -> SideRecord:
     try:
         own = take(replace(context, request=replace(request, native=samples, draws=False), arithmetics=()))
     except Exception as error:  # noqa: BLE001 - whatever the user's code raises
-        return replace(side, failed=f"{type(error).__name__}: {error}")
+        return replace(side, failed=describe_error(error))
     return replace(side, native={**side.native, **own.native})
 
 

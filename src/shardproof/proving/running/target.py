@@ -34,6 +34,13 @@ class ProofTarget:
     def __post_init__(self) -> None:
         if (self.parallelize is None) == (self.candidate is None):
             raise CannotRunError("prove needs exactly one of parallelize(model, mesh) and candidate(run)")
+        if self.parallelize is not None and not callable(self.parallelize):
+            raise CannotRunError(
+                f"parallelize is {type(self.parallelize).__name__}; needed is a function. For a plan: "
+                "lambda model, mesh: parallelize_module(model, mesh, plan)"
+            )
+        if self.candidate is not None and not callable(self.candidate):
+            raise CannotRunError(f"candidate is {type(self.candidate).__name__}; needed is a function: candidate(run)")
 
     def __call__(self) -> ProofTarget:
         """Itself: a target that can be pickled is its own `reload` in another process."""

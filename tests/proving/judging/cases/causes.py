@@ -71,6 +71,23 @@ def swap_shards(draft):
         first[WEIGHT], second[WEIGHT] = second[WEIGHT], first[WEIGHT]
 
 
+def tied_to_experts(draft):
+    """A second parameter that holds the experts' elements, with their gradient."""
+    draft.start["tied"] = [EACH, EACH]
+    for rank in draft.ranks:
+        for held in rank.values():
+            held[key(Phase.GRADIENT, "tied")] = held[EXPERTS].clone()
+
+
+def part_of_tied(draft):
+    """Each of the two has a part of the gradient of the one."""
+    for run in draft.ranks[0]:
+        for rank in draft.ranks:
+            part = run.noise(SHAPES["experts"], seed=21).to(rank[run][EXPERTS].dtype)
+            rank[run][key(Phase.GRADIENT, "tied")] = part
+            rank[run][EXPERTS] = run.residues(rank[run][EXPERTS] - part)
+
+
 ROWS, THREE, EACH = parameters().values()
 WEIGHT_BEFORE, BIAS_BEFORE, EXPERTS_BEFORE = (key(Phase.INITIAL, name) for name in SHAPES)
 ON_BOTH_SIDES = {None: {BIAS}, 0: {BIAS}, 1: {BIAS}}
@@ -115,6 +132,16 @@ CAUSES = {
     "shards in another order": Case(
         change=swap_shards, key=WEIGHT, verdict=Verdict.WRONG, cause=of(CauseKind.SHARD_ORDER, ranks=(1, 0)),
         twin=both(swap_shards, off_by_one_element(WEIGHT)), twin_verdict=Verdict.WRONG,
+    ),
+    "not tied": Case(
+        change=both(tied_to_experts, part_of_tied), key=EXPERTS, verdict=Verdict.WRONG,
+        cause=of(CauseKind.UNTIED, parameter="tied", mend=Mend.TIE), roots={EXPERTS, key(Phase.GRADIENT, "tied")},
+        twin=tied_to_experts,
+    ),
+    "not tied, in numbers": Case(
+        change=both(tied_to_experts, part_of_tied), key=EXPERTS, verdict=Verdict.WRONG,
+        cause=of(CauseKind.UNTIED, parameter="tied", mend=Mend.TIE), roots={EXPERTS, key(Phase.GRADIENT, "tied")},
+        twin=tied_to_experts, twin_verdict=Verdict.ROUNDING, judge=judged_numerically,
     ),
     "misshapen": Case(
         change=lambda draft: draft.change(NORM, lambda values, _run, _rank: values.reshape(1)), key=NORM,
