@@ -112,6 +112,15 @@ def test_bounds_are_the_worst_of_those_that_are_derived(bounds, told):
     assert [line for line in found if "agree" in line] == told
 
 
+def test_elements_that_the_only_trial_leaves_out_are_counted():
+    alone = finding("table", uncompared=1, elements=64)
+    said = "divides by zero by chance in the only trial, and agree in float64 alone: take more trials."
+    assert f"1 element of 1 of these tensors {said.replace('agree', 'agrees')}" in lines(alone)
+    said = "divide by zero by chance in the only trial, and agree in float64 alone: take more trials."
+    assert f"3 elements of 2 of these tensors {said}" in lines(alone, finding("bias", uncompared=2, elements=64))
+    assert not any("by chance in the only trial" in line for line in lines(finding("table", elements=64)))
+
+
 def test_a_gradient_that_was_probed_in_part_is_said_to_be():
     found = lines(finding("table", probed=4, elements=16, false_accept=0.0))
     assert "step 1, gradient: table: 25% of its elements were probed, the rest are zero." in found

@@ -121,6 +121,7 @@ class Finding:
         numbers: in the user's own dtypes; None where they cannot be compared, or the step does not run in them.
         root: it is a first cause: nothing earlier was wrong that it could follow from.
         probed: how many of the elements were not zero in some run; the others were compared as zeros.
+        uncompared: how many of the elements divide by zero by chance in the only trial: they agree in float64 alone.
         source_line: of a root, the line of the user's code that called the module, as the first rank ran it.
         allowed: the user's pattern that accepts it although it is not ok; empty without one.
     """
@@ -136,6 +137,7 @@ class Finding:
     numbers: Numbers | None = None
     root: bool = False
     probed: int = 0
+    uncompared: int = 0
     source_line: str = ""
     allowed: str = ""
 

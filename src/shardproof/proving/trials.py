@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from shardproof.errors import CannotRunError
 from shardproof.proving.judging.bounds import choose_cuts, count_missing_trials
-from shardproof.proving.judging.judge import align_trial, compare_trials
+from shardproof.proving.judging.judge import align_trial, compare_trials, needs_another_trial
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -34,8 +34,11 @@ def take_trials(
         tell(_more(len(request.seeds) - 1))
         outcomes += _judge_again(runner, replace(request, seeds=request.seeds[1:]), first, outcomes[0], layout)
     more = 0 if wanted is None else count_missing_trials(outcomes, wanted)
+    reason = f"for a bound of {wanted}"
+    if not more and needs_another_trial(first, layout, outcomes):
+        more, reason = 1, "as elements divide by zero, perhaps by chance"
     if more:
-        tell(f"{_more(more)} for a bound of {wanted}")
+        tell(f"{_more(more)} {reason}")
         last = request.seeds[-1]
         further = tuple(range(last + 1, last + 1 + more))
         outcomes += _judge_again(runner, replace(request, seeds=further), first, outcomes[0], layout)

@@ -78,6 +78,7 @@ def _finding(finding: Finding, mesh: Mapping[str, int]) -> dict[str, object]:
         "differing": finding.differing,
         "elements": finding.elements,
         "probed": finding.probed,
+        "uncompared": finding.uncompared,
         "false_accept": finding.false_accept,
         "float64_maxdiff": None if finding.rounding is None else json_number(finding.rounding.maxdiff),
         "float64_noise": None if finding.rounding is None else json_number(finding.rounding.noise),

@@ -123,6 +123,13 @@ def _bound_lines(proof: Proof) -> Iterator[str]:
         named = ", ".join(sorted({_escaped(finding.key.name) for finding in rest}))
         which = f" ({named})" if len({finding.key.name for finding in rest}) < 4 else ""
         yield f"{_tensors(len(rest))}{which} at {proof.trials} random points, no derived bound."
+    uncompared = [finding for finding in proved if finding.uncompared]
+    if uncompared:
+        count, tensors = sum(finding.uncompared for finding in uncompared), len(uncompared)
+        yield (
+            f"{count} element{'s' * (count != 1)} of {tensors} of these tensors divide{'s' * (count == 1)} by zero by "
+            f"chance in the only trial, and agree{'s' * (count == 1)} in float64 alone: take more trials."
+        )
     in_part = [finding for finding in proved if finding.key.phase is Phase.GRADIENT and finding.probed_in_part]
     for group in group_findings(in_part):
         first = group.first

@@ -1,5 +1,7 @@
 """Outcomes of all trials to one finding each: verdicts, bounds, weak probes, and activations that do work otherwise."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -20,14 +22,14 @@ GRADIENT, LOSS, OUTPUT = Key(0, Phase.GRADIENT, "w"), Key(0, Phase.LOSS, "loss")
 EQUAL, DIFFERS = Outcome(equal=True, chance=2.0**-20), Outcome(equal=False)
 
 
-def void(actual, expected, **fields):
+def void_outcome(actual, expected, **fields):
     """An outcome of which these elements on rank 0 are void."""
     masks = (torch.tensor(mask, dtype=torch.bool) for mask in (actual, expected))
     return Outcome(equal=True, void={0: VoidHeld(**dict(zip(("actual", "expected"), masks, strict=True)))}, **fields)
 
 
-BOTH, OTHERS = void([1, 0], [1, 0]), void([0, 1], [0, 1])
-HERE, THERE = void([1, 0], [0, 0]), void([0, 0], [1, 0])
+BOTH, OTHERS = void_outcome([1, 0], [1, 0]), void_outcome([0, 1], [0, 1])
+HERE, THERE = void_outcome([1, 0], [0, 0]), void_outcome([0, 0], [1, 0])
 SCALED = Cause(kind=CauseKind.SCALED)
 FAR, NEAR = (Rounding(maxdiff=1.0, noise=1e-9, agrees=agrees) for agrees in (False, True))
 
@@ -66,6 +68,40 @@ def test_a_void_element_is_no_number_on_one_side_or_divides_by_zero_on_both():
     assert judge_trials([THERE, THERE])[1] == Cause(kind=CauseKind.NO_NUMBER_IN_REFERENCE, ranks=(0,))
     assert judge_trials([BOTH, BOTH])[1] == Cause(kind=CauseKind.DIVIDES_BY_ZERO)
     assert concluded({GRADIENT: HERE}, {GRADIENT: HERE}, rounding=NEAR)[GRADIENT].verdict is Verdict.WRONG
+
+
+def only_trial(*void, of=64, reference=True):
+    """An outcome of which these elements on rank 0 are void on the rank, and perhaps on one device."""
+    actual = [int(at in void) for at in range(of)]
+    return void_outcome(actual, actual if reference else [0] * of)
+
+
+@pytest.mark.parametrize("reference", [True, False])
+def test_a_small_part_void_in_the_only_trial_is_compared_in_float64_alone_and_has_no_bound(reference):
+    outcome = only_trial(3, 17, reference=reference)
+    finding = concluded({GRADIENT: outcome}, rounding=NEAR)[GRADIENT]
+    assert (finding.verdict, finding.uncompared, finding.false_accept, finding.cause) == (Verdict.PROVED, 2, None, None)
+
+
+@pytest.mark.parametrize(
+    ("trials", "rounding"),
+    [
+        ([only_trial(3, 17, 20)], NEAR),  # no small part
+        ([only_trial(3)], FAR),
+        ([only_trial(3)], None),
+        ([only_trial(3), only_trial(3)], NEAR),  # not by chance
+    ],
+)
+def test_what_may_be_void_in_every_trial_is_not(trials, rounding):
+    finding = concluded(*({GRADIENT: outcome} for outcome in trials), rounding=rounding)[GRADIENT]
+    assert (finding.verdict, finding.uncompared) == (Verdict.UNSUPPORTED, 0)
+    assert finding.cause == Cause(kind=CauseKind.DIVIDES_BY_ZERO)
+
+
+def test_void_elements_excuse_no_others():
+    differs = replace(only_trial(3), equal=False)
+    assert concluded({GRADIENT: differs}, rounding=FAR)[GRADIENT].verdict is Verdict.WRONG
+    assert concluded({GRADIENT: only_trial(3)}, {GRADIENT: EQUAL}, rounding=NEAR)[GRADIENT].uncompared == 0
 
 
 @pytest.mark.parametrize(

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 # A right activation is no finding; a buffer may well be a table of constants.
 _NEVER_VACUOUS = ACTIVATIONS | {Phase.BUFFER}
+# Of what a rank holds of a tensor, so much may be void in the only trial while the rest is judged.
+_SMALL_PART = 1 / 32
 
 
 def conclude(
@@ -68,6 +70,9 @@ def _conclude_one(
     blind: Callable[[Key], frozenset[Part]],
 ) -> Finding:
     verdict, unjudged = judge_trials(outcomes)
+    uncompared = count_uncompared(outcomes, rounding(key)) if verdict is Verdict.UNSUPPORTED else 0
+    if uncompared:
+        verdict, unjudged = Verdict.PROVED, None
     weakness = find_weakness(outcomes, blind(key)) if verdict.ok and key.phase not in _NEVER_VACUOUS else None
     if weakness:
         verdict = Verdict.VACUOUS
@@ -84,6 +89,7 @@ def _conclude_one(
         differing=worst.differing,
         elements=worst.elements,
         probed=max(outcome.informative for outcome in outcomes),
+        uncompared=uncompared,
         rounding=native,
         false_accept=bound if verdict is Verdict.PROVED and bound < 1 else None,
     )
@@ -114,6 +120,26 @@ def judge_trials(outcomes: Sequence[Outcome]) -> tuple[Verdict, Cause | None]:
     if any(_in_all([one.either for one in trials]) for trials in always.values()):
         return Verdict.UNSUPPORTED, Cause(kind=CauseKind.DIVIDES_BY_ZERO)
     return Verdict.PROVED, None
+
+
+def count_uncompared(outcomes: Sequence[Outcome], in_float64: Rounding | None) -> int:
+    """How many elements are void in the only trial, if it may be by chance and they are a small part of the tensor.
+
+    By chance a residue is 0 once in as many as the prime, so an element may be void in one trial; in two it is so by
+    its formula. Then it is NaN or infinite in float64 too, or far from the reference.
+
+    Args:
+        outcomes: of all trials.
+        in_float64: the tensor's difference there.
+
+    Returns:
+        0 where the void elements are too many, or may be void in every trial.
+    """
+    if len(outcomes) > 1 or in_float64 is None or not in_float64.agrees:
+        return 0
+    void = [one.either for one in outcomes[0].void.values()]
+    small = all(int(mask.sum()) <= mask.numel() * _SMALL_PART for mask in void)
+    return sum(int(mask.sum()) for mask in void) if small else 0
 
 
 def _in_all(masks: Sequence[Tensor]) -> bool:

@@ -18,7 +18,7 @@ from shardproof.proving.findings import Verdict
 from shardproof.proving.judging.alignment import Alignment
 from shardproof.proving.judging.bounds import over_segments
 from shardproof.proving.judging.collectives import conclude_divergences, find_divergences, find_lower_dtype
-from shardproof.proving.judging.conclude import conclude
+from shardproof.proving.judging.conclude import conclude, count_uncompared, judge_trials
 from shardproof.proving.judging.coverage import judge_coverage
 from shardproof.proving.judging.early_access import conclude_early_accesses
 from shardproof.proving.judging.initial import find_repeated, judge_initial
@@ -29,7 +29,7 @@ from shardproof.proving.judging.numeric import add_numbers, conclude_numerically
 from shardproof.proving.judging.outcomes import compare_exactly, find_blind, own_buffers
 from shardproof.proving.judging.recomputation import judge_recomputed_collectives, judge_recomputed_masks
 from shardproof.proving.judging.ties import explain_untied
-from shardproof.proving.records import Phase, Precision
+from shardproof.proving.records import ACTIVATIONS, Phase, Precision
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -104,6 +104,16 @@ def judge_exactly(both: BothSides, layout: Layout, outcomes: Sequence[Mapping[Ke
         lower=find_lower_dtype([side.native[both.own_precision] for side in both.ranks], both.dtype),
     )
     return (*early, *numbered, *recomputed)
+
+
+def needs_another_trial(both: BothSides, layout: Layout, outcomes: Sequence[Mapping[Key, Outcome]]) -> bool:
+    """Whether a second trial may judge what the only one does not: elements that divide by zero, perhaps by chance."""
+    if len(outcomes) > 1:
+        return False
+    results = {key: one for key, one in outcomes[0].items() if key.phase not in ACTIVATIONS}
+    unjudged = [(key, one) for key, one in results.items() if judge_trials([one])[0] is Verdict.UNSUPPORTED]
+    rounding = _rounding(both, _align_float64(both, layout)) if unjudged else None
+    return rounding is not None and any(not count_uncompared([one], rounding(key)) for key, one in unjudged)
 
 
 def judge_numerically(both: BothSides, layout: Layout) -> tuple[Finding, ...]:
