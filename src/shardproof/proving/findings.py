@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from shardproof.exact.algebra.reference_constants import TakenConstant
     from shardproof.proving.cause import Cause
     from shardproof.proving.records import Key
 
@@ -191,6 +192,7 @@ class Proof:
         probes: what the step was probed with, in words.
         allow: the user's patterns of findings to accept.
         own_buffers: the names of buffers that only the candidate has, which are compared with nothing.
+        taken_constants: real constants of the ranks that were taken for one device's: they differ by rounding.
     """
 
     findings: tuple[Finding, ...]
@@ -203,6 +205,7 @@ class Proof:
     probes: str = ""
     allow: tuple[str, ...] = ()
     own_buffers: tuple[str, ...] = ()
+    taken_constants: tuple[TakenConstant, ...] = ()
 
     @property
     def devices(self) -> int:

@@ -16,6 +16,7 @@ from shardproof.proving.judging.judge import (
     judge_numerically,
     judge_without_layout,
     list_own_buffers,
+    list_taken_constants,
 )
 from shardproof.proving.judging.marks import mark_allowed, mark_source_lines
 from shardproof.proving.judging.update_inputs import collect_update_inputs
@@ -135,6 +136,7 @@ def prove(
         seeds=request.seeds,
         native=_describe_native(first),
         own_buffers=list_own_buffers(first),
+        taken_constants=list_taken_constants(first),
     )
 
 

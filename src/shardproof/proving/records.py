@@ -16,6 +16,7 @@ from torch import Tensor
 if TYPE_CHECKING:
     from collections.abc import Collection
 
+    from shardproof.exact.algebra.reference_constants import TakenConstant
     from shardproof.proving.axes import Axes
     from shardproof.worlds.early_access import EarlyAccess
 
@@ -176,6 +177,7 @@ class SideRecord:
             user's own training step is run, which is given its parameters.
         start: its own before the first step in the user's own dtypes; empty if that run was not asked for.
         masks: the dropout masks that its generators draw; empty if not asked for.
+        taken_constants: real constants that exact arithmetic took for the reference's, of the ranks.
     """
 
     parameters: Mapping[str, Tensor]
@@ -185,6 +187,7 @@ class SideRecord:
     initial: Mapping[str, Tensor] = field(default_factory=dict)
     start: Mapping[str, Tensor] = field(default_factory=dict)
     masks: Masks = field(default_factory=dict)
+    taken_constants: Sequence[TakenConstant] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

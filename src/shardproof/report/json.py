@@ -42,6 +42,7 @@ def render_json(proof: Proof, specification: Specification | None = None) -> str
             "trials": proof.trials,
             "probes": proof.probes,
             "own_buffers": proof.own_buffers,
+            "taken_constants": [asdict(one) for one in proof.taken_constants],
             "primes": proof.primes,
             "seeds": proof.seeds,
             "native": _native_fields(proof),

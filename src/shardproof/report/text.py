@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 
 _MOST_BUFFERS = 6
+_MOST_CONSTANTS = 4
 
 
 def render_text(proof: Proof) -> str:
@@ -57,6 +58,7 @@ def _lines(proof: Proof) -> Iterator[str]:
         more = len(proof.own_buffers) - _MOST_BUFFERS
         rest = f" and {more} more" if more > 0 else ""
         yield f"Buffers that only the candidate has, compared with nothing: {named}{rest}."
+    yield from _constant_lines(proof)
     yield from _bound_lines(proof)
     for line in _number_lines(proof):
         yield _escaped(line)
@@ -106,6 +108,16 @@ def _follow_lines(follows: Sequence[Finding]) -> Iterator[str]:
     counts = Counter((finding.key.step, finding.key.phase, finding.verdict) for finding in follows)
     for (step, phase, verdict), count in counts.items():
         yield f"  step {step + 1}, {phase}: {count} {verdict}"
+
+
+def _constant_lines(proof: Proof) -> Iterator[str]:
+    """Constants that differ from one device's in the last place, which is rounding and not wrong."""
+    taken = proof.taken_constants
+    if taken:
+        named = ", ".join(f"{one.given:.17g} for {one.taken:.17g}" for one in taken[:_MOST_CONSTANTS])
+        rest = f" and {len(taken) - _MOST_CONSTANTS} more" if len(taken) > _MOST_CONSTANTS else ""
+        constants = "1 constant of the ranks is" if len(taken) == 1 else f"{len(taken)} constants of the ranks are"
+        yield f"{constants} taken for one device's, from which they differ in the last place: {named}{rest}."
 
 
 def _title(group: Group) -> str:

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from shardproof.exact.algebra.field import ROOTED, Field
+from shardproof.exact.algebra.reference_constants import ReferenceConstants, TakenConstant
 from shardproof.exact.errors import SymbolError
 
 Floats = npt.NDArray[np.float64]
@@ -55,10 +56,21 @@ class Snap:
 
 @dataclasses.dataclass(slots=True, kw_only=True)
 class Lift:
-    """The lift into one field; remembers constants, so that one computed in float64 another way snaps to the first."""
+    """The lift into one field; remembers constants, so that one computed in float64 another way snaps to the first.
+
+    Attributes:
+        field: of the residues.
+        reference: the constants of another program, for which those of this one are taken; None without one.
+        constants: those lifted so far, to be the reference of another program.
+        snaps: constants that were taken for earlier ones of this program.
+        taken: constants that were taken for the reference's, by themselves.
+    """
 
     field: Field
+    reference: ReferenceConstants | None = None
+    constants: ReferenceConstants = dataclasses.field(default_factory=ReferenceConstants)
     snaps: list[Snap] = dataclasses.field(default_factory=list)
+    taken: dict[float, TakenConstant] = dataclasses.field(default_factory=dict)
     _seen: dict[int, list[float]] = dataclasses.field(default_factory=dict)
     _residues: dict[tuple[int, float], int] = dataclasses.field(default_factory=dict)
 
@@ -76,7 +88,7 @@ class Lift:
         if not np.isfinite(value):
             msg = f"a constant is {value}; exact arithmetic needs finite numbers (and -inf or finfo.min in masks only)"
             raise FloatingPointError(msg)
-        return int(self._elements(np.array([value]), bits)[0])
+        return int(self._elements(self._as_in_reference(np.array([value]), bits), bits)[0])
 
     def tensor(self, values: Tensor, *, bits: int | None = None) -> Tensor:
         """The residues of a real tensor's elements, in float64; -inf and finfo.min stay the symbols they are.
@@ -90,7 +102,7 @@ class Lift:
         small = (flat == flat.round()) & (flat.abs() <= self.field.half) & (flat != torch.finfo(torch.float16).min)
         if bool(small.all()):
             return values.detach().to(torch.float64, copy=True)
-        found = self._elements(flat.numpy(), precision)
+        found = self._elements(self._as_in_reference(flat.numpy(), precision), precision)
         return torch.from_numpy(found).to(values.device).view(values.shape)
 
     def simplest(self, values: Tensor) -> Tensor:
@@ -108,6 +120,26 @@ class Lift:
             nearest,
         )
         return torch.from_numpy(real).to(values.device).view(values.shape)
+
+    def _as_in_reference(self, values: Floats, bits: int) -> Floats:
+        """The constants, those of the reference in place of their own where they are taken for them."""
+        if self.reference is None:
+            self.constants.add(values, bits)
+            return values
+        found = self.reference.replace(values, bits, self._unknown)
+        for i in np.flatnonzero((found != values) & np.isfinite(values)):
+            given = float(values[i])
+            self.taken[given] = TakenConstant(given=given, taken=float(found[i]))
+        return found
+
+    def _unknown(self, values: Floats, bits: int) -> Flags:
+        """Which numbers stand for no simple quotient, and no root of one."""
+        meaning = _Meaning(values, bits)
+        unknown = ~(meaning.simple | meaning.rooted)
+        if values.size <= _FEW:
+            for i in np.flatnonzero(unknown):
+                unknown[i] = self._fourth_root(float(values[i]), bits) is None
+        return unknown
 
     def _elements(self, values: Floats, bits: int) -> Floats:
         result = values.copy()

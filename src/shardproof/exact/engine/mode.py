@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from torch._ops import OpOverload
 
     from shardproof.exact.algebra.degree import Degree
+    from shardproof.exact.algebra.reference_constants import ReferenceConstants, TakenConstant
     from shardproof.exact.engine.run import Selection
     from shardproof.exact.errors import CodeLocation
 
@@ -56,6 +57,8 @@ class ExactArithmetic:
         seed: draws the prime, the key of the oracles and the residues of the inputs. The same seed gives the same
             digits in every process and on every machine.
         prime: instead of the drawn one; from 3 to 2**23.
+        reference: the constants of a program that this one is compared with. One that stands for no known number, and
+            lies a few units in the last place from exactly one of them, is taken for it: see `taken_constants`.
         variables: tensors of float64 whose numbers are variables wherever they come in, as leaves that require a
             gradient are: frozen parameters, buffers. Each becomes a drawn residue, the same for the same number.
         random: 'refuse' random draws inside; 'oracle' makes dropout's mask an oracle of each element, and refuses other
@@ -74,6 +77,7 @@ class ExactArithmetic:
         seed: int = 0,
         prime: int | None = None,
         variables: Iterable[Tensor] = (),
+        reference: ReferenceConstants | None = None,
         random: Literal["refuse", "oracle", "draw"] = "refuse",
         leaving: Literal["refuse", "allow"] = "refuse",
         record_selections: bool = False,
@@ -86,7 +90,9 @@ class ExactArithmetic:
             )
             raise ValueError(msg)
         field = Field(choose_prime(seed) if prime is None else prime)
-        self.arithmetic = Arithmetic(field=field, oracles=oracles_of(field, seed), lift=Lift(field=field))
+        self.arithmetic = Arithmetic(
+            field=field, oracles=oracles_of(field, seed), lift=Lift(field=field, reference=reference)
+        )
         self.tags = TagStore()
         self.modules = ModuleStack()
         known = KnownNumbers.of(variables)
@@ -152,6 +158,16 @@ class ExactArithmetic:
         self.modules.stop()
         _active.remove(self)
         self.entry.leave()
+
+    @property
+    def constants(self) -> ReferenceConstants:
+        """The constants lifted so far, to be the `reference` of another program; none where there is one."""
+        return self.arithmetic.lift.constants
+
+    @property
+    def taken_constants(self) -> tuple[TakenConstant, ...]:
+        """The constants that were taken for the reference's, from which they differ in the last place."""
+        return tuple(self.arithmetic.lift.taken.values())
 
     @property
     def prime(self) -> int:

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
+    from shardproof.exact.algebra.reference_constants import TakenConstant
     from shardproof.proving.cause import Part
     from shardproof.proving.findings import Finding, Rounding
     from shardproof.proving.judging.layout import Layout
@@ -164,6 +165,12 @@ def list_own_buffers(both: BothSides) -> tuple[str, ...]:
     """The names of the buffers that only the candidate has."""
     sides = [[*side.trials, *side.native.values()][0] for side in (both.reference, *both.ranks)]
     return own_buffers(sides[0], sides[1:])
+
+
+def list_taken_constants(both: BothSides) -> tuple[TakenConstant, ...]:
+    """The constants of the ranks that were taken for one device's."""
+    found = {one for side in both.ranks for one in side.taken_constants}
+    return tuple(sorted(found, key=lambda one: (one.given, one.taken)))
 
 
 def _frozen_on(both: BothSides) -> frozenset[tuple[int, str]]:

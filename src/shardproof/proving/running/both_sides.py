@@ -10,6 +10,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from shardproof.errors import CannotRunError
+from shardproof.exact.algebra.reference_constants import ReferenceConstants
 from shardproof.exact.errors import ExactArithmeticError
 from shardproof.proving.records import BothSides, Precision
 from shardproof.proving.running.batch import require_same_batch
@@ -82,13 +83,14 @@ class Runner:
         drawn |= {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
         state = {name: tensor.clone() for name, tensor in tensors_of_state(model).items()}
         request = replace(request, dtypes=dtypes, extra=extra_state(model))
-        # The ranks get arithmetics of their own: what the reference lifts or tags is not known to them.
+        # The ranks get arithmetics of their own: of what the reference lifts or tags, they are given its constants.
         arithmetics = request.make_arithmetics(drawn.values())
         native = precisions_of(dtypes) if natively else ()
         with quiet_pytorch(), one_thread_if_small(state):
             reference = self._run_reference(replace(request, native=native), state, initial, arithmetics)
             native = tuple(one for one in (Precision.FLOAT64, Precision.OWN) if one in reference.native)
-            ranks = self._run_ranks(replace(request, native=native), state, drawn, initial)
+            constants = ReferenceConstants.merged(exact.constants for exact in arithmetics)
+            ranks = self._run_ranks(replace(request, native=native), state, drawn, initial, constants)
         return BothSides(
             reference=reference,
             ranks=ranks,
@@ -128,12 +130,13 @@ class Runner:
         state: Mapping[str, Tensor],
         drawn: Mapping[str, Tensor],
         initial: Mapping[str, Tensor],
+        constants: ReferenceConstants,
     ) -> list[SideRecord]:
         if self.spawn:
             processes = SpawnedWorld(size=request.size, timeout=self.timeout)
-            return run_in_processes(processes, self.reload or self.target, request, state, drawn, initial)
+            return run_in_processes(processes, self.reload or self.target, request, state, drawn, initial, constants)
         world = ThreadedWorld(size=request.size, timeout=self.timeout)
-        return run_in_threads(world, self.target, request, state, drawn, initial)
+        return run_in_threads(world, self.target, request, state, drawn, initial, constants)
 
 
 def run_in_threads(
@@ -143,6 +146,7 @@ def run_in_threads(
     state: Mapping[str, Tensor],
     drawn: Mapping[str, Tensor] = _NO_VALUES,
     initial: Mapping[str, Tensor] = _NO_VALUES,
+    constants: ReferenceConstants | None = None,
 ) -> list[SideRecord]:
     """What each rank computed, in rank order.
 
@@ -153,6 +157,7 @@ def run_in_threads(
         state: the full state dict that exact runs start from.
         drawn: what the prover has drawn, by name: every parameter, and some buffers; variables in exact arithmetic.
         initial: the full state dict that ordinary runs start from.
+        constants: those of the one device.
 
     Raises:
         CannotRunError: a rank failed or came to no end.
@@ -163,7 +168,7 @@ def run_in_threads(
         state=state,
         drawn=drawn,
         initial=initial,
-        arithmetics=request.make_arithmetics(drawn.values()),
+        arithmetics=request.make_arithmetics(drawn.values(), constants),
     )
     return world.run(_run_rank, target, context)
 
@@ -175,13 +180,14 @@ def run_in_processes(
     state: Mapping[str, Tensor],
     drawn: Mapping[str, Tensor] = _NO_VALUES,
     initial: Mapping[str, Tensor] = _NO_VALUES,
+    constants: ReferenceConstants | None = None,
 ) -> list[SideRecord]:
     """What each rank computed, in rank order; `reload` is called in each process.
 
     Raises:
         CannotRunError: `reload` cannot be sent to another process; a rank failed, died or came to no end.
     """
-    return world.run(_run_process, reload, request, dict(state), dict(drawn), dict(initial))
+    return world.run(_run_process, reload, request, dict(state), dict(drawn), dict(initial), constants)
 
 
 def _run_process(
@@ -191,6 +197,7 @@ def _run_process(
     state: Mapping[str, Tensor],
     drawn: Mapping[str, Tensor],
     initial: Mapping[str, Tensor],
+    constants: ReferenceConstants | None,
 ) -> SideRecord:
     """One rank in a process of its own, which makes its step and its arithmetics itself."""
     assert isinstance(comm, ProcessGroupCommunicator)
@@ -203,7 +210,7 @@ def _run_process(
         state=state,
         drawn=drawn,
         initial=initial,
-        arithmetics=request.make_arithmetics(drawn.values()),
+        arithmetics=request.make_arithmetics(drawn.values(), constants),
         heartbeat=comm.beat,
     )
     with quiet_pytorch(), one_thread_if_small(state):

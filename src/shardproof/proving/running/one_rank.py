@@ -101,7 +101,10 @@ def record_side(context: RunContext, take: Callable[[OneRun], Mapping[str, Tenso
     masks: Masks = {}
     if request.draws:
         take(OneRun(precision=Precision.FLOAT64, recorder=context.make_recorder(), masks=masks))
-    return SideRecord(parameters=parameters, trials=trials, native=native, start=start, masks=masks)
+    taken = dict.fromkeys(one for exact in context.arithmetics for one in exact.taken_constants)
+    return SideRecord(
+        parameters=parameters, trials=trials, native=native, start=start, masks=masks, taken_constants=tuple(taken)
+    )
 
 
 def run_reference(context: RunContext) -> SideRecord:

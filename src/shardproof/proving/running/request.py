@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
+    from shardproof.exact.algebra.reference_constants import ReferenceConstants
     from shardproof.proving.records import Cuts, Precision
     from shardproof.proving.step import Step
 
@@ -60,14 +61,19 @@ class RunRequest:
         """How many ranks."""
         return self.axes.size
 
-    def make_arithmetics(self, variables: Iterable[Tensor] = ()) -> list[ExactArithmetic]:
+    def make_arithmetics(
+        self, variables: Iterable[Tensor] = (), reference: ReferenceConstants | None = None
+    ) -> list[ExactArithmetic]:
         """An exact arithmetic for each seed; ranks that are threads share them.
 
         Args:
             variables: the tensors in float64 that the prover has drawn: parameters, frozen ones too, and buffers.
+            reference: of the ranks' arithmetics, the constants of the one device.
         """
         variables = list(variables)
-        return [ExactArithmetic(seed=seed, variables=variables, random="oracle") for seed in self.seeds]
+        return [
+            ExactArithmetic(seed=seed, variables=variables, reference=reference, random="oracle") for seed in self.seeds
+        ]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

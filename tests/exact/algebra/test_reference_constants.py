@@ -1,0 +1,119 @@
+"""Constants that differ by a last place from the reference's are taken for them, each is listed, and no other is."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from shardproof.exact.algebra.field import Field, choose_prime
+from shardproof.exact.algebra.lift import Lift
+from shardproof.exact.algebra.reference_constants import ReferenceConstants
+
+FIELD = Field(choose_prime(3))
+SLOPE = 2 ** (-5 / 3)
+
+
+def lifted(value, reference=None, dtype=torch.float64, bits=None):
+    """The residues of a tensor or number; those of the reference are lifted first, and what was taken for one."""
+    one = Lift(field=FIELD)
+    for constant in () if reference is None else reference:
+        lift(one, constant, dtype, bits)
+    beside = Lift(field=FIELD, reference=None if reference is None else one.constants)
+    return lift(beside, value, dtype, bits), beside.taken
+
+
+def lift(by, value, dtype, bits):
+    if isinstance(value, float):
+        return by.number(value)
+    return by.tensor(torch.as_tensor(value).to(dtype), bits=bits).tolist()
+
+
+def up(value, places=1):
+    """So many float64 numbers above."""
+    return float(np.nextafter(value, math.inf)) if places == 1 else up(up(value), places - 1)
+
+
+def table(base=10000.0, length=24):
+    """The angles of a rotary table, float32."""
+    return torch.outer(torch.arange(1.0, length), base ** (-torch.arange(0, 8, 2) / 8))
+
+
+@pytest.mark.parametrize("places", [1, 3])
+def test_a_number_a_few_units_away_is_taken_for_the_references_and_listed(places):
+    other = up(SLOPE, places)
+    assert lifted(other)[0] != lifted(SLOPE)[0]
+    found, taken = lifted(other, [SLOPE])
+    assert found == lifted(SLOPE)[0]
+    assert [(one.given, one.taken) for one in taken.values()] == [(other, SLOPE)]
+    assert lifted(-other, [SLOPE])[0] == -found
+    assert lifted(SLOPE, [SLOPE]) == (found, {})
+
+
+@pytest.mark.parametrize(
+    ("given", "reference"),
+    [
+        (up(SLOPE, 40), [SLOPE]),
+        (SLOPE * (1 + 1e-4), [SLOPE]),
+        (up(SLOPE), [SLOPE, up(SLOPE, 3)]),  # which of the two?
+        (up(SLOPE), [0.3]),
+        (0.3, [up(0.3, 2)]),  # it is known what it stands for
+        (math.sqrt(3), [up(math.sqrt(3), 2)]),
+    ],
+)
+def test_no_other_is(given, reference):
+    assert lifted(given, reference) == (lifted(given)[0], {})
+
+
+def test_a_float32_table_computed_in_another_way_is_taken_as_a_whole():
+    one = table().cos()
+    upwards = torch.arange(one.numel()).view_as(one) % 3 > 0
+    other = torch.where(upwards, torch.nextafter(one, torch.full_like(one, 2.0)), one)
+    found, taken = lifted(other, [one], torch.float32)
+    assert found == lifted(one, dtype=torch.float32)[0]
+    assert len(taken) == len(set(other[one != other].tolist()))
+    # converted to float64, as the buffers of a model are
+    assert lifted(other, [one])[0] == lifted(one)[0]
+    # one rank's rows
+    rows = slice(0, 23)
+    assert lifted(other[rows], [torch.cat([one, one + 1])], torch.float32)[0] == found
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_wrong_table_is_not(dtype):
+    one = table().cos()
+    for wrong in (table(base=10001.0).cos(), table().roll(1, 0).cos(), one * (1 + 1e-4), -one.sin()):
+        found, _ = lifted(wrong, [one], dtype)
+        assert found != lifted(one, dtype=dtype)[0]
+    at_one_element = one.clone()
+    at_one_element[3, 1] *= 1 + 1e-5
+    assert lifted(at_one_element, [one], dtype)[0] != lifted(one, dtype=dtype)[0]
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_numbers_of_16_bits_stay_distinct(dtype):
+    one = table().cos().to(dtype)
+    other = torch.nextafter(one, torch.full_like(one, 2.0))
+    assert lifted(other, [one], dtype) == (lifted(other, dtype=dtype)[0], {})
+    found, taken = lifted(other, [one])  # converted to float64
+    assert found == lifted(other)[0]
+    assert not taken
+
+
+def test_elements_of_a_small_tensor_are_taken_one_by_one():
+    slopes = torch.tensor([2 ** (-8 * i / 12) for i in range(1, 13)], dtype=torch.float64)
+    own = slopes[4:8].clone()
+    own[0] = up(float(own[0]))
+    found, taken = lifted(own, [slopes])
+    assert found == lifted(slopes)[0][4:8]
+    assert list(taken) == [float(own[0])]
+
+
+def test_constants_of_several_runs_are_merged():
+    several = [ReferenceConstants(), ReferenceConstants()]
+    several[0].add(np.array([SLOPE]), 53)
+    several[1].add(np.array([SLOPE]), 53)
+    several[1].add(np.array([SLOPE / 3]), 24)
+    several[1].add(np.array([0.3]), 11)
+    merged = ReferenceConstants.merged(several)
+    assert {bits: len(tables) for bits, tables in merged.tables.items()} == {53: 1, 24: 1}
