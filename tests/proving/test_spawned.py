@@ -32,11 +32,16 @@ def test_a_step_of_closures_is_loaded_again_in_each_rank():
     assert not spawned.ok
 
 
-def test_a_step_of_closures_that_nobody_can_load_says_so():
-    subject = steps.load_with_lambdas()
-    step, parallelize = subject.step, subject.parallelize
-    with pytest.raises(CannotRunError, match=r"cannot send a value to another process.*at the top of a module"):
-        prove(step, parallelize=parallelize, devices=2, trials=1, spawn=True)
+@pytest.mark.parametrize(("bug", "right"), [(None, True), ("bias inside", False)])
+def test_a_step_of_closures_travels_by_value(bug, right):
+    class OwnMLP(steps.MLP):
+        pass
+
+    step = steps.make_step(model=lambda: OwnMLP(), loss=lambda output, target: (output - target).square().mean())
+    simulated = prove(step, parallelize=steps.megatron(bug), devices=2, trials=1)
+    spawned = prove(step, parallelize=steps.megatron(bug), devices=2, trials=1, spawn=True)
+    assert spawned == simulated
+    assert spawned.ok is right
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import tempfile
 import textwrap
+import threading
 import time
 from pathlib import Path
 
@@ -161,8 +162,14 @@ def test_rank_that_hangs_ends_the_run_within_the_timeout():
 
 
 def test_what_cannot_travel_starts_nothing():
-    with pytest.raises(CannotRunError, match="at the top of a module"):
-        SpawnedWorld(size=2).run(lambda comm: comm.rank)
+    lock = threading.Lock()
+    with pytest.raises(CannotRunError, match="cannot send a value"):
+        SpawnedWorld(size=2).run(lambda comm: (comm.rank, lock))
+
+
+def test_a_closure_travels():
+    factor = 4
+    assert SpawnedWorld(size=2).run(lambda comm: comm.rank * factor) == [0, 4]
 
 
 @pytest.mark.parametrize(("options", "said"), [({"size": 0}, "0 ranks"), ({"size": 2, "timeout": 0.0}, "0.0 s")])
@@ -205,8 +212,11 @@ def test_script_spawns_its_own_function(script):
     assert (done.stdout, done.stderr) == ("[0, 10]\n", "")
 
 
-def test_script_without_a_guard_is_told_so(script):
-    script.write_text(script.read_text().replace('if __name__ == "__main__":', "if True:"))
+def test_script_without_a_guard_spawns_where_its_function_travels_by_value_and_is_told_so_where_it_runs_again(script):
+    text = script.read_text().replace('if __name__ == "__main__":', "if True:")
+    script.write_text(text)
+    assert run_script(script.parent, script.name).stdout == "[0, 10]\n"
+    script.write_text("import threading\nlock = threading.Lock()\n" + text.replace("assert", "assert lock and"))
     done = run_script(script.parent, script.name)
     assert done.returncode == 1
     assert 'put that below `if __name__ == "__main__":`' in done.stderr.strip()

@@ -39,8 +39,11 @@ def test_what_one_rank_raises_is_said_with_its_number():
             raise OverflowError("too much")
         dist.all_reduce(torch.ones(2))
 
-    with pytest.raises(CannotRunError, match="rank 1: OverflowError: too much"):
+    with pytest.raises(CannotRunError, match="rank 1: OverflowError: too much") as caught:
         run(fail)
+    (note,) = caught.value.__notes__
+    assert note.startswith("On rank 1:\nTraceback")
+    assert 'raise OverflowError("too much")' in note
 
 
 def test_ranks_in_different_collectives_are_told_apart():

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import threading
 
 import pytest
 import torch
@@ -55,24 +56,67 @@ def test_same_tensor_twice_stays_one():
     assert first is second
 
 
-@pytest.mark.parametrize("value", [lambda comm: comm.rank, open(__file__)], ids=["closure", "file"])  # noqa: SIM115, PTH123
-def test_what_cannot_travel_is_refused(value):
-    with pytest.raises(CannotRunError, match="at the top of a module"):
-        pack(value)
-    if hasattr(value, "close"):
-        value.close()
+def make_adder(amount):
+    class Adder:
+        def __call__(self, x):
+            return x + amount
+
+    return Adder()
 
 
-def test_function_of_the_command_line_is_refused():
-    code = """
-from shardproof.errors import CannotRunError
-from shardproof.worlds.transport import pack
-def fn(comm): pass
-try:
-    pack(fn)
-except CannotRunError as error:
-    print(error)
+@pytest.mark.parametrize("value", [lambda x: x + 3, make_adder(3)], ids=["lambda", "class in a function"])
+def test_what_is_not_at_the_top_of_a_module_travels_by_value(value):
+    back = unpack(pack(value))
+    assert back is not value
+    assert back(4) == 7
+
+
+@pytest.mark.parametrize("wrap", [lambda value: value, lambda value: lambda: value], ids=["itself", "in a closure"])
+def test_what_cannot_travel_is_refused(wrap):
+    with pytest.raises(CannotRunError, match=r"cannot send a value .* make it where it is used"):
+        pack(wrap(threading.Lock()))
+
+
+SCRIPT = """
+import sys, threading
+from shardproof.worlds.spawned import SpawnedWorld
+print("runs", file=sys.stderr if __name__ == "__main__" else sys.stdout)
+factor = {held}
+class Scaled:
+    def times(self, rank):
+        return rank * factor()
+def fn(comm):
+    return Scaled().times(comm.rank + 1)
+if __name__ == "__main__":
+    print(SpawnedWorld(size=2).run(fn))
 """
-    for arguments, stdin in ((["-c", code], None), (["-"], code)):
-        done = subprocess.run([sys.executable, *arguments], input=stdin, capture_output=True, text=True, check=True)
-        assert done.stdout.startswith("fn is defined on the command line or on stdin")
+
+
+def run_script(directory, text, how):
+    script = directory / "script.py"
+    script.write_text(text)
+    given = {"file": [str(script)], "command line": ["-c", text], "stdin": ["-"]}[how]
+    done = subprocess.run(
+        [sys.executable, *given], input=text if how == "stdin" else None, capture_output=True, text=True, check=False
+    )
+    return done.stdout + done.stderr.split("\n")[-2] * done.returncode
+
+
+@pytest.mark.processes
+@pytest.mark.parametrize("how", ["file", "command line", "stdin"])
+def test_functions_and_classes_of_a_script_travel_by_value(tmp_path, how):
+    assert run_script(tmp_path, SCRIPT.format(held="lambda: 5"), how) == "[5, 10]\n"
+
+
+@pytest.mark.processes
+def test_a_script_with_what_has_no_value_to_send_runs_again_in_each_rank(tmp_path):
+    text = SCRIPT.format(held="lambda lock=threading.Lock(): 5")
+    assert run_script(tmp_path, text, "file") == "[5, 10]\n"
+    assert "cannot send a value to another process" in run_script(tmp_path, text, "command line")
+
+
+@pytest.mark.processes
+def test_a_script_that_another_library_has_bound_to_the_name_of_spawned_scripts(tmp_path):
+    # As `multiprocess` does when it is imported.
+    text = 'import sys\nsys.modules["__mp_main__"] = sys.modules["__main__"]\n' + SCRIPT.format(held="lambda: 5")
+    assert run_script(tmp_path, text, "file") == "[5, 10]\n"

@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 from shardproof.errors import CannotRunError
 from shardproof.worlds.diagnosis import describe_waiting, diagnose_stall, name_ranks
 from shardproof.worlds.heartbeats import RankStatus, create_heartbeat_files, read_heartbeats
+from shardproof.worlds.rank_environment import find_free_port, make_environment
 from shardproof.worlds.stack_dump import ask_for_stack
 from shardproof.worlds.transport import pack, unpack
 from shardproof.worlds.world import DEFAULT_TIMEOUT
@@ -94,7 +95,8 @@ class SpawnedWorld:
             processes: list[_RankProcess] = []
             try:
                 # One at a time into the list, so that an interrupt leaves no process unknown.
-                processes.extend(_start(rank, self.size, directory, self.timeout) for rank in range(self.size))
+                port = find_free_port()
+                processes.extend(_start(rank, self.size, directory, self.timeout, port) for rank in range(self.size))
                 _Supervisor(directory=directory, processes=processes, timeout=self.timeout).wait_for_reports()
                 _end(processes)
             finally:
@@ -150,7 +152,7 @@ class _RankProcess:
             self.process.stdin.close()
 
 
-def _start(rank: int, size: int, directory: Path, timeout: float) -> _RankProcess:
+def _start(rank: int, size: int, directory: Path, timeout: float, port: int) -> _RankProcess:
     threads = max(1, _count_cores() // size)
     receiver, sender = Pipe(duplex=False)
     options = {
@@ -170,7 +172,12 @@ def _start(rank: int, size: int, directory: Path, timeout: float) -> _RankProces
             stdout=2,
             stderr=stderr,
             pass_fds=[sender.fileno()],
-            env={**os.environ, "OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)},
+            env={
+                **os.environ,
+                **make_environment(rank, size, port),
+                "OMP_NUM_THREADS": str(threads),
+                "MKL_NUM_THREADS": str(threads),
+            },
         )
     sender.close()
     return _RankProcess(rank=rank, process=process, channel=receiver, log=log)

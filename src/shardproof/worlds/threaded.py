@@ -9,6 +9,7 @@ The only file that uses PyTorch's world for threads, which PyTorch has for its o
 
 from __future__ import annotations
 
+import os
 import sys
 import threading
 from contextlib import contextmanager
@@ -22,7 +23,9 @@ from torch._C._distributed_c10d import HashStore
 from shardproof.errors import CannotRunError
 from shardproof.worlds.processgroup import ProcessGroupCommunicator
 from shardproof.worlds.randomness import randomness_kept
+from shardproof.worlds.rank_environment import find_free_port, make_environment
 from shardproof.worlds.rank_globals import RankGlobals
+from shardproof.worlds.rank_meshes import meshes_told_apart, tell_meshes_apart
 from shardproof.worlds.thread_group import Exchanges, ThreadGroup, join_exchanges
 from shardproof.worlds.turns import Turns
 from shardproof.worlds.world import DEFAULT_TIMEOUT
@@ -61,12 +64,13 @@ class ThreadedWorld:
                 "them in a process of their own, or destroy_process_group() first"
             )
         results: dict[int, R] = {}
-        with _threads_as_ranks(), randomness_kept():
+        with _threads_as_ranks(), meshes_told_apart(), randomness_kept():
             turns = Turns(size=self.size, rank_globals=RankGlobals(roots=(fn, args)))
             exchanges = Exchanges(turns=turns)
+            port = find_free_port()
             threads = [
                 threading.Thread(
-                    target=_run_rank, args=(rank, exchanges, results, fn, args), daemon=True, name=f"rank {rank}"
+                    target=_run_rank, args=(rank, port, exchanges, results, fn, args), daemon=True, name=f"rank {rank}"
                 )
                 for rank in range(self.size)
             ]
@@ -81,13 +85,15 @@ class ThreadedWorld:
 
 
 def _run_rank(
-    rank: int, exchanges: Exchanges, results: dict[int, Any], fn: Callable[..., Any], args: tuple[Any, ...]
+    rank: int, port: int, exchanges: Exchanges, results: dict[int, Any], fn: Callable[..., Any], args: tuple[Any, ...]
 ) -> None:
     error: BaseException | None = None
     turns = exchanges.turns
     join_exchanges(rank, exchanges)
+    tell_meshes_apart()
     try:
         turns.begin(rank)
+        os.environ.update(make_environment(rank, turns.size, port))  # this rank's own, see rank_globals.py
         torch.set_num_threads(torch.get_num_threads())  # OpenMP's number of threads is each thread's own
         dist.init_process_group(_BACKEND, rank=rank, world_size=turns.size, store=HashStore())
         group = dist.group.WORLD

@@ -1,11 +1,15 @@
-"""Values as bytes between our own processes: pickle, with tensors as plain bytes and functions found by their file.
+"""Values as bytes between our own processes: pickle, with tensors as plain bytes.
 
-PyTorch's own way puts tensors into shared-memory files, which remain when a process is killed. Only for a parent and
+Functions and classes at the top of a module are found by its file in the other process. Others (lambdas, inner
+functions, those of a script, a notebook or the command line) travel by value, by cloudpickle. Only for a parent and
 the processes that it started: pickle trusts its sender.
+
+PyTorch's own way puts tensors into shared-memory files, which remain when a process is killed.
 """
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import importlib.util
 import io
@@ -14,14 +18,17 @@ import pickle
 import sys
 from pathlib import Path
 from types import FunctionType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
+import cloudpickle
 import torch
 
 from shardproof.errors import CannotRunError
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+_CANNOT_PICKLE: Final = (pickle.PicklingError, AttributeError, TypeError, RecursionError, NotImplementedError)
 
 
 def pack(value: object) -> bytes:
@@ -30,14 +37,23 @@ def pack(value: object) -> bytes:
     Raises:
         CannotRunError: the value holds something that another process could not find or build.
     """
-    buffer = io.BytesIO()
-    pickler = _Pickler(buffer)
     try:
-        pickler.dump(value)
-    except (pickle.PicklingError, AttributeError, TypeError, RecursionError) as error:
+        return _pack(value, script_by_value=True)
+    except _CANNOT_PICKLE as by_value:
+        # A script may use something that has no value to send, a lock or a file: then the other process runs it again.
+        if _main_source() is not None:
+            with contextlib.suppress(*_CANNOT_PICKLE):
+                return _pack(value, script_by_value=False)
         raise CannotRunError(
-            f"cannot send a value to another process: {error}: use functions and classes at the top of a module"
-        ) from error
+            f"cannot send a value to another process: {by_value}: make it where it is used, in the function that "
+            "each rank runs, or put the function at the top of a module"
+        ) from by_value
+
+
+def _pack(value: object, *, script_by_value: bool) -> bytes:
+    buffer = io.BytesIO()
+    pickler = _Pickler(buffer, script_by_value=script_by_value)
+    pickler.dump(value)
     return pickle.dumps((pickler.files, buffer.getvalue()))
 
 
@@ -47,33 +63,51 @@ def unpack(packed: bytes) -> Any:
     return _Unpickler(io.BytesIO(content), files).load()
 
 
-class _Pickler(pickle.Pickler):
-    """Notes the file of each module that it names, for a process that cannot import the module by its name."""
+class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]  # it has no types
+    """Notes the file of each module that it names, for a process that cannot import the module by its name.
 
-    def __init__(self, buffer: io.BytesIO) -> None:
+    Args:
+        buffer: written to.
+        script_by_value: functions and classes of `__main__` travel by value; otherwise that script runs again.
+    """
+
+    def __init__(self, buffer: io.BytesIO, *, script_by_value: bool) -> None:
         super().__init__(buffer, protocol=5)
         self.files: dict[str, str] = {}
+        self._by_value = {"__main__"} if script_by_value else set()
 
     def reducer_override(self, value: Any) -> Any:
         if isinstance(value, FunctionType | type):
-            self._note_module(value.__module__, value.__qualname__)
+            if value.__module__ not in self._by_value and _is_at_the_top(value):
+                self._note_module(value.__module__)
+                return NotImplemented  # by its name
         elif type(value) in (torch.Tensor, torch.nn.Parameter):
             return _split_tensor(value.detach())
-        return NotImplemented
+        return super().reducer_override(value)
 
-    def _note_module(self, name: str, wanted: str) -> None:
-        module = sys.modules.get(name)
-        file = getattr(module, "__file__", None)
-        spec = getattr(module, "__spec__", None)
-        if name == "__main__" and spec is not None:
-            self.files[name] = spec.name  # run by `python -m`: a module that can be imported by its name
+    def _note_module(self, name: str) -> None:
+        file = _main_source() if name == "__main__" else getattr(sys.modules.get(name), "__file__", None)
+        if name == "__main__" and file is not None:
+            self.files[name] = file
         elif file is not None and Path(file).is_file():
             self.files[name] = str(Path(file).resolve())
-        elif name == "__main__":
-            raise CannotRunError(
-                f"{wanted} is defined on the command line or on stdin, where another process cannot find it: "
-                "put it into a module"
-            )
+
+
+def _is_at_the_top(value: Any) -> bool:
+    """Whether a function or class is found by its name in its module."""
+    try:
+        return operator.attrgetter(value.__qualname__)(sys.modules[value.__module__]) is value
+    except (AttributeError, KeyError):
+        return False
+
+
+def _main_source() -> str | None:
+    """The script that runs as `__main__`, or the name of its module under `python -m`; None on the command line."""
+    module = sys.modules.get("__main__")
+    spec, file = getattr(module, "__spec__", None), getattr(module, "__file__", None)
+    if spec is not None:
+        return str(spec.name)
+    return str(Path(file).resolve()) if file is not None and Path(file).is_file() else None
 
 
 class _Unpickler(pickle.Unpickler):
