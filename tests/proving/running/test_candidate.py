@@ -1,6 +1,7 @@
 """The user's own training step: right ones are proved, wrong averages, norms and updates found, gaps are findings."""
 
 from contextlib import nullcontext
+from itertools import islice
 
 import pytest
 import torch
@@ -137,6 +138,67 @@ def test_a_training_that_stops_early_is_not_proved():
 def test_a_training_that_cannot_be_followed_says_why(training, said):
     with pytest.raises(CannotRunError, match=said):
         run(training)
+
+
+def train(run, model, batches, factor=1):
+    """One device's step on every rank; returns how many batches there were."""
+    optimizer, taken = torch.optim.SGD(model.parameters(), lr=0.1), 0
+    for x, y in batches:
+        model.zero_grad()
+        loss = F.mse_loss(model(x), y)
+        run.record_loss(loss)
+        (loss * factor).backward()
+        run.record_gradients()
+        optimizer.step()
+        run.record_update(optimizer)
+        taken += 1
+    return taken
+
+
+@pytest.mark.parametrize(
+    ("shard", "factor"), [(None, 1), (steps.parallelize, 1), (steps.scaled_gradient, 1), (None, 3)]
+)
+def test_the_model_is_built_loaded_sharded_and_watched(shard, factor):
+    seen = []
+
+    def training(run):
+        model = run.model(shard)
+        seen.append(next(model.parameters()).dtype)
+        train(run, model, run.batches(), factor)
+
+    assert run(training).ok == (shard is not steps.scaled_gradient and factor == 1)
+    assert set(seen) == {torch.float64, torch.float32}
+
+
+@pytest.mark.parametrize("broken", [lambda model, mesh: None, lambda model, mesh: nn.Identity()], ids=["none", "empty"])
+def test_what_shard_returns_has_to_be_a_model(broken):
+    with pytest.raises(CannotRunError, match="needed is a Module with parameters"):
+        run(lambda run: run.model(broken))
+
+
+@pytest.mark.parametrize("factor", [1, 2])
+def test_batches_may_be_looked_at_first_and_taken_in_epochs(factor):
+    taken = []
+
+    def training(run):
+        model = run.model()
+        x, y = next(iter(run.batches()))
+        assert (x.shape, y.shape) == ((4, 6), (4, 4))
+        taken.extend(train(run, model, islice(run.batches(), 2), factor) for _ in range(3))
+
+    assert run(training, steps=3).ok == (factor == 1)
+    assert taken[:3] == [2, 1, 0]
+
+
+def test_a_loop_over_all_batches_for_each_epoch_takes_them_once():
+    counts = []
+
+    def training(run):
+        model = run.model()
+        counts.append([train(run, model, run.batches()) for _ in range(2)])
+
+    assert run(training).ok
+    assert counts[0] == [2, 0]
 
 
 def test_exactly_one_of_parallelize_and_candidate():

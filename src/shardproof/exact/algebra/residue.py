@@ -58,6 +58,7 @@ class Arithmetic:
         divided_before: the same before the rule that is running: its operands hold no void element.
         operands_void: which elements of that op's first operand were void; None if none were.
         cuts: what reached each cut.
+        limits: of the numbers (tensors without dims) that were limited, x to at least y: the residues of x - y.
     """
 
     field: Field
@@ -67,6 +68,7 @@ class Arithmetic:
     divided_before: int = 0
     operands_void: Tensor | None = None
     cuts: list[Cut] = dataclasses.field(default_factory=list)
+    limits: set[int] = dataclasses.field(default_factory=set)
     _constants: dict[float | Fraction, int] = dataclasses.field(default_factory=dict)
 
     def residue(self, tensor: Tensor, degree: Degree = CONSTANT) -> Residue:

@@ -16,7 +16,7 @@ from shardproof.exact.engine.complex_tensors import ComplexTensors
 from shardproof.exact.engine.constants import Constants
 from shardproof.exact.engine.draws import draw
 from shardproof.exact.engine.entry import refuse_unusable
-from shardproof.exact.engine.escapes import READS_NUMBER
+from shardproof.exact.engine.escapes import READS_NUMBER, READS_ONE
 from shardproof.exact.engine.reals import Reals, one_lowest
 from shardproof.exact.engine.tags import REAL
 from shardproof.exact.engine.tensor_trees import PLAIN, floats_in, in_float64, map_tensors, tensors_in
@@ -204,7 +204,7 @@ class Dispatcher:
         known = {id(x): value for x in call.floats if (value := self.constants.value_of(x)) is not None}
         for x in call.tensors:
             if id(x) not in known or self.run.tag(x).real or self.void.of(x) is not None:
-                self.refuse_reading(x, name)
+                self.refuse_reading(x, name, number=name in READS_ONE)
         args, kwargs = map_tensors(lambda x: known.get(id(x), x), (call.args, call.kwargs))
         return call.op(*args, **kwargs)
 
@@ -324,13 +324,19 @@ class Dispatcher:
             tensor = self.entry.read(tensor)
         return self.constants.residues_of(torch.view_as_real(tensor.resolve_conj()) if tensor.is_complex() else tensor)
 
-    def refuse_reading(self, tensor: Tensor, what: str) -> None:
-        """Refuse `numpy()` and the like on residues and on booleans from comparing them, unless leaving is allowed."""
+    def refuse_reading(self, tensor: Tensor, what: str, *, number: bool = False) -> None:
+        """Refuse `numpy()` and the like on residues and on booleans from comparing them, unless leaving is allowed.
+
+        Args:
+            tensor: what is read.
+            what: reads it.
+            number: it reads one number, which may be followed.
+        """
         tag = self.run.tags.get(tensor)
         if tag is None:
             return
         if tag.compared or not tag.real:
-            self.run.leave(f"{what} of a comparison of residues" if tag.compared else what)
+            self.run.leave(f"{what} of a comparison of residues" if tag.compared else what, number=number)
         if self.void.of(tensor) is not None:
             self.run.escaped_void = True
         self.run.escaped = self.run.escaped.chosen_by(tag.degree)

@@ -15,3 +15,5 @@ DISPLAYS: Final = frozenset({Tensor.__repr__, Tensor.__format__})
 
 # ATen ops whose result is a Python number or bool.
 READS_NUMBER: Final = frozenset({"_local_scalar_dense", "item", "equal", "is_nonzero", "allclose"})
+# Those among them that read one number.
+READS_ONE: Final = frozenset({"_local_scalar_dense", "item", "is_nonzero"})

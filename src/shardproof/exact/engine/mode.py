@@ -21,6 +21,7 @@ from shardproof.exact.algebra.residue import VOID, Arithmetic, Cut
 from shardproof.exact.engine.dispatch import Dispatcher
 from shardproof.exact.engine.entry import Entry, inner_tensors
 from shardproof.exact.engine.escapes import DISPLAYS, READS_MEMORY
+from shardproof.exact.engine.followed_numbers import NumberReads
 from shardproof.exact.engine.input_residues import KnownNumbers
 from shardproof.exact.engine.modules import ModuleStack
 from shardproof.exact.engine.rewrites import Rewrites
@@ -33,7 +34,7 @@ from shardproof.exact.rules.cut import CutBothWays, number_elements, number_symb
 from shardproof.source_lines import user_line
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Collection, Iterable, Iterator
     from types import TracebackType
 
     from torch._ops import OpOverload
@@ -63,7 +64,9 @@ class ExactArithmetic:
             gradient are: frozen parameters, buffers. Each becomes a drawn residue, the same for the same number.
         random: 'refuse' random draws inside; 'oracle' makes dropout's mask an oracle of each element, and refuses other
             draws; 'draw' takes numbers from PyTorch's generators as the program would.
-        leaving: 'refuse' `.item()` and branches on residues, or 'allow' them (the representative is what is seen).
+        leaving: 'refuse' `.item()` and branches on residues; 'allow' them (the representative is what is seen); or
+            'follow' the numbers that are read, see `followed_numbers.py`.
+        limits: with 'follow', `limits` of the reference of this program; None where this is the reference.
         record_selections: keep the operands of max, sort, topk and comparisons in `selections`.
         check: verify after each op that every element is canonical. Slow; for finding a rule that is wrong.
 
@@ -79,14 +82,15 @@ class ExactArithmetic:
         variables: Iterable[Tensor] = (),
         reference: ReferenceConstants | None = None,
         random: Literal["refuse", "oracle", "draw"] = "refuse",
-        leaving: Literal["refuse", "allow"] = "refuse",
+        leaving: Literal["refuse", "allow", "follow"] = "refuse",
+        limits: Collection[int] | None = None,
         record_selections: bool = False,
         check: bool = False,
     ) -> None:
-        if random not in ("refuse", "oracle", "draw") or leaving not in ("refuse", "allow"):
+        if random not in ("refuse", "oracle", "draw") or leaving not in ("refuse", "allow", "follow"):
             msg = (
-                f"random is {random!r}, leaving is {leaving!r}; needed: 'refuse', 'oracle' or 'draw', and 'refuse' or "
-                "'allow'"
+                f"random is {random!r}, leaving is {leaving!r}; needed: 'refuse', 'oracle' or 'draw', and 'refuse', "
+                "'allow' or 'follow'"
             )
             raise ValueError(msg)
         field = Field(choose_prime(seed) if prime is None else prime)
@@ -107,6 +111,12 @@ class ExactArithmetic:
             check=check,
         )
         self.dispatcher = Dispatcher(run=self.run, entry=self.entry)
+        self.reads = NumberReads(
+            dispatcher=self.dispatcher,
+            key=seed,
+            known_limits=None if limits is None else frozenset(limits),
+            is_inside=lambda: threading.get_ident() in self._members,
+        )
         self._modes = ExitStack()
         self._process = ExitStack()
         self._members: set[int] = set()
@@ -258,6 +268,11 @@ class ExactArithmetic:
         return tuple(self.run.selections)
 
     @property
+    def limits(self) -> frozenset[int]:
+        """Of the numbers limited so far, x to at least y: the residues of x - y; see `followed_numbers.py`."""
+        return frozenset(self.arithmetic.limits)
+
+    @property
     def ops(self) -> int:
         """How many ATen ops have been carried out so far, those that composite ops consist of included."""
         return self.run.ops
@@ -358,12 +373,17 @@ class _Functions(TorchFunctionMode):
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
+        reads = self._exact.reads if self._exact.run.leaving == "follow" else None
+        if reads is not None and reads.count:
+            args, kwargs = reads.replace(args), reads.replace(kwargs)
         if func in DISPLAYS:
             with ordinary_pytorch():
                 return func(*args, **kwargs)
         for tensor in tensors_in((args, kwargs)):
             if tensor.dtype.is_floating_point or tensor.dtype.is_complex:
                 self._admit(tensor)
+        if reads is not None and (found := reads.read(func, args)) is not NotImplemented:
+            return found
         if func in READS_MEMORY:
             for tensor in inner_tensors(args[0]):
                 self._exact.dispatcher.refuse_reading(tensor, getattr(func, "__name__", str(func)))
@@ -371,7 +391,13 @@ class _Functions(TorchFunctionMode):
                 return func(*args, **kwargs)
         if func is Tensor.__deepcopy__:
             return self._copy(*args)
-        return self._rewrites.call(func, args, kwargs, inside=self)
+        if reads is None:
+            return self._rewrites.call(func, args, kwargs, inside=self)
+        if (found := reads.build(func, args)) is not NotImplemented:
+            return found
+        result = self._rewrites.call(func, args, kwargs, inside=self)
+        reads.remember(func, args, result)
+        return result
 
     def _admit(self, tensor: Tensor) -> None:
         if isinstance(tensor, FakeTensor):

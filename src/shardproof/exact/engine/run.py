@@ -46,7 +46,7 @@ class Run:
     tags: TagStore
     modules: ModuleStack
     random: Literal["refuse", "oracle", "draw"] = "refuse"
-    leaving: Literal["refuse", "allow"] = "refuse"
+    leaving: Literal["refuse", "allow", "follow"] = "refuse"
     record_selections: bool = False
     check: bool = False
     selections: list[Selection] = field(default_factory=list)
@@ -98,9 +98,14 @@ class Run:
             "        return x * x + 1  # an expression of residues: + - * / @ and what Residue has"
         )
 
-    def leave(self, what: str) -> None:
-        """Refuse that a residue becomes a number. Where the program may, note it: nothing later has a derived bound."""
-        if self.leaving == "allow":
+    def leave(self, what: str, *, number: bool = False) -> None:
+        """Refuse that a residue becomes a number. Where the program may, note it: nothing later has a derived bound.
+
+        Args:
+            what: does so.
+            number: Python reads one number, which may be followed.
+        """
+        if self.leaving == "allow" or (number and self.leaving == "follow"):
             self.left = True
             return
         raise LeavingFieldError(

@@ -56,6 +56,8 @@ def at_least(m: Arithmetic, x: Residue, low: Residue | float) -> Residue:
     if isinstance(value, Tensor) and limit is not None:
         larger = by_value(m, value >= limit, x, low)
         return replace(larger, value=torch.where(value >= limit, value, limit))
+    if not x.tensor.ndim:
+        m.limits.update((x - low).tensor.nan_to_num().reshape(-1).int().tolist())
     if isinstance(low, Residue):
         return (x + low.oracle(_LIMIT)).oracle(_CLAMP)
     return x.shifted_oracle(_CLAMP, _shift(m, low))

@@ -90,7 +90,8 @@ class Runner:
             reference = self._run_reference(replace(request, native=native), state, initial, arithmetics)
             native = tuple(one for one in (Precision.FLOAT64, Precision.OWN) if one in reference.native)
             constants = ReferenceConstants.merged(exact.constants for exact in arithmetics)
-            ranks = self._run_ranks(replace(request, native=native), state, drawn, initial, constants)
+            request = replace(request, native=native, limits=tuple(exact.limits for exact in arithmetics))
+            ranks = self._run_ranks(request, state, drawn, initial, constants)
         return BothSides(
             reference=reference,
             ranks=ranks,

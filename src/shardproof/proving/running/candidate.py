@@ -1,8 +1,7 @@
 """The user's own training step: what the prover hands to it, and what it reports back.
 
     def my_training(run):                                    # called on every rank
-        model = my_shard(Model(), run.state, run.mesh)
-        run.watch(model)
+        model = run.model(my_shard)                          # or one of your own, and run.watch(model)
         optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
         for batch in run.batches():
             optimizer.zero_grad()
@@ -35,7 +34,7 @@ from shardproof.proving.records import Phase
 from shardproof.proving.running.batch import copy_batch, draw_batch
 from shardproof.proving.running.capture import clone_parameters
 from shardproof.proving.running.hooks import modules_recorded
-from shardproof.proving.running.models import dtype_of, fill_drawn_buffers, make_mesh
+from shardproof.proving.running.models import dtype_of, fill_drawn_buffers, load_model, make_mesh
 from shardproof.proving.running.one_rank import record_side
 from shardproof.proving.running.training import record_gradients, record_norm, record_update
 
@@ -46,9 +45,9 @@ if TYPE_CHECKING:
     from torch.optim import Optimizer
 
     from shardproof.proving.records import SideRecord
+    from shardproof.proving.running.models import Parallelize
     from shardproof.proving.running.one_rank import OneRun
     from shardproof.proving.running.request import RunContext
-    from shardproof.proving.step import Step
 
     Candidate = Callable[["Run"], None]
 
@@ -86,8 +85,29 @@ class Run:
         """
         self._training.watch(model)
 
+    def model(self, shard: Parallelize | None = None) -> nn.Module:
+        """Build the step's model with this run's values and dtypes, shard it, and watch it.
+
+        Args:
+            shard: `shard(model, mesh) -> model`, the training's own; None: every rank keeps the whole model.
+
+        Returns:
+            What `shard` returned.
+
+        Raises:
+            CannotRunError: the model cannot be built; `shard` returned no module; or as for `watch`.
+        """
+        model = self._training.build()
+        if shard is not None:
+            model = shard(model, self.mesh)
+        self.watch(model)
+        return model
+
     def batches(self) -> Iterator[Any]:
         """The whole batch, once a step, the same on every rank: splitting it is the training's own business.
+
+        Iterating again goes on with the steps that are left: an epoch may take some of them, and a batch that was only
+        looked at, of which nothing is recorded, comes again. After the last step there are none.
 
         Raises:
             CannotRunError: no model is watched.
@@ -102,12 +122,12 @@ class Run:
         """Report the parameters' gradients as they are to be applied, before clipping."""
         record_gradients(self._training.watched, Phase.GRADIENT, self._training.run.recorder)
 
-    def record_update(self, optimizer: Optimizer | None, *, norm: Tensor | None = None) -> None:
+    def record_update(self, optimizer: Optimizer | None, *, norm: Tensor | float | None = None) -> None:
         """Report parameters after the update, optimizer state, and the norm that clipped the gradients.
 
         Args:
             optimizer: the one stepped; None for an update by hand, whose state is not compared.
-            norm: over the whole model, if the step clips.
+            norm: over the whole model, if the step clips; a tensor, or a number that was read from one.
         """
         recorder = self._training.run.recorder
         record_norm(recorder, norm)
@@ -119,27 +139,29 @@ class _Training:
     """What the prover keeps of one run.
 
     Attributes:
-        step: what the training has to compute.
+        context: what the training has to compute, and from what.
         run: which run it is, and its records.
         model: the one watched; None before that.
         parameters: this rank's own before the first step.
         taken: how many batches were taken.
-        drawn: what the prover has drawn, by name: every parameter, and some buffers.
+        batches: one for each step; in exact arithmetic drawn when it is taken first.
         inside: closed when the training returns: leaves the run's arithmetic and removes the hooks.
     """
 
-    step: Step
+    context: RunContext
     run: OneRun
     model: nn.Module | None = None
     parameters: Mapping[str, Tensor] = field(default_factory=dict)
     taken: int = 0
-    drawn: Mapping[str, Tensor] = field(default_factory=dict)
+    batches: list[Any] = field(default_factory=list)
     inside: ExitStack = field(default_factory=ExitStack)
 
     @property
     def watched(self) -> nn.Module:
         if self.model is None:
-            raise CannotRunError("the training step has not called run.watch(model), which must come before the loop")
+            raise CannotRunError(
+                "the training step has not called run.watch(model), or run.model(), which must come before the loop"
+            )
         return self.model
 
     def watch(self, model: nn.Module) -> None:
@@ -148,27 +170,40 @@ class _Training:
         if self.model is not None or self.taken:
             raise CannotRunError("run.watch was called twice, or after the first batch; call it once, before the loop")
         self.model = model
-        fill_drawn_buffers(model, self.drawn, dtype_of(self.run.precision))
+        fill_drawn_buffers(model, self.context.drawn, dtype_of(self.run.precision))
         self.parameters = clone_parameters(model)
 
+    def build(self) -> nn.Module:
+        context, run = self.context, self.run
+        return load_model(context.step, context.request.build_seed, context.state_for(run.recorder), run.precision)
+
     def take_batches(self) -> Iterator[Any]:
-        model, recorder = self.watched, self.run.recorder
-        # Cast before exact arithmetic, as the reference's batch is: a number is lifted at its own dtype's precision.
-        batches = [copy_batch(self.step.batch, dtype_of(self.run.precision)) for _ in range(self.step.steps)]
-        for number, batch in enumerate(batches):
-            if not number:
+        model, recorder, steps = self.watched, self.run.recorder, self.context.step.steps
+        if not self.batches:
+            # Cast before exact arithmetic, as the reference's batch is: numbers are lifted at their own precision.
+            step, dtype = self.context.step, dtype_of(self.run.precision)
+            self.batches.extend(copy_batch(step.batch, dtype) for _ in range(steps))
+        only_looked_at = bool(self.taken) and not self._has_recorded()  # by an iteration before this one
+        for number in range(self.taken - only_looked_at, steps):
+            if not self.taken:
                 self.inside.enter_context(self.run.entered())
                 self.inside.enter_context(modules_recorded(model, recorder))
             recorder.step = number
+            if number == self.taken and recorder.exact is not None:
+                self.batches[number] = draw_batch(recorder.exact, self.batches[number])
             self.taken = number + 1
-            yield batch if recorder.exact is None else draw_batch(recorder.exact, batch)
+            yield self.batches[number]
+
+    def _has_recorded(self) -> bool:
+        """Whether anything was recorded of the step whose batch was taken last."""
+        records = self.run.recorder.records
+        return any(key.step == self.taken - 1 for key in (*records.tensors, *records.missing, *records.frozen))
 
     def require_complete(self) -> None:
         """Raise CannotRunError if no model was watched, or fewer steps were taken than the step has."""
-        if self.watched and self.taken != self.step.steps:
-            raise CannotRunError(
-                f"the training step took {self.taken} of {self.step.steps} steps: loop over run.batches()"
-            )
+        steps = self.context.step.steps
+        if self.watched and self.taken != steps:
+            raise CannotRunError(f"the training step took {self.taken} of {steps} steps: loop over run.batches()")
 
 
 def run_candidate(context: RunContext, candidate: Candidate) -> SideRecord:
@@ -196,7 +231,7 @@ def _take_one_run(context: RunContext, candidate: Candidate, mesh: DeviceMesh, r
         for name, tensor in context.state_for(run.recorder).items()
     }
     state |= request.extra
-    training = _Training(step=context.step, run=run, drawn=context.drawn)
+    training = _Training(context=context, run=run)
     try:
         candidate(Run(mesh=mesh, state=state, steps=context.step.steps, _training=training))
     finally:

@@ -37,6 +37,7 @@ class RunRequest:
         fresh: parameters and optimizer state start each step from fresh residues.
         draws: initial values and dropout masks are recorded too, as the build seed gives them.
         batch: a digest of the step's batch, which each process has to load the same.
+        limits: to which the reference limited numbers in each exact run (`ExactArithmetic.limits`); None for itself.
     """
 
     mesh: Mapping[str, int]
@@ -50,6 +51,7 @@ class RunRequest:
     fresh: bool = True
     draws: bool = False
     batch: str = ""
+    limits: tuple[frozenset[int], ...] | None = None
 
     @property
     def axes(self) -> Axes:
@@ -71,8 +73,12 @@ class RunRequest:
             reference: of the ranks' arithmetics, the constants of the one device.
         """
         variables = list(variables)
+        limits = self.limits or (None,) * len(self.seeds)
         return [
-            ExactArithmetic(seed=seed, variables=variables, reference=reference, random="oracle") for seed in self.seeds
+            ExactArithmetic(
+                seed=seed, variables=variables, reference=reference, random="oracle", leaving="follow", limits=known
+            )
+            for seed, known in zip(self.seeds, limits, strict=True)
         ]
 
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor
 
+from shardproof.exact.engine.followed_numbers import FollowedNumber
 from shardproof.proving.records import Phase
 from shardproof.proving.running.capture import local_value, match_placements
 from shardproof.proving.running.clipping import clip_model
@@ -81,10 +83,14 @@ def record_gradients(model: Module, phase: Phase, recorder: Recorder, segments: 
             segments.renew_gradient(name, parameter, f"{phase} of step {recorder.step + 1}")
 
 
-def record_norm(recorder: Recorder, norm: Tensor | None) -> None:
+def record_norm(recorder: Recorder, norm: Tensor | float | None) -> None:
     """Record the norm that clipped the gradients, and its square, in which a wrong sum shows; None: it is not known."""
     if norm is None:
         return
+    if isinstance(norm, FollowedNumber):
+        norm = norm.tensor  # as it was read, whatever a branch has told of it since
+    elif not isinstance(norm, Tensor):
+        norm = torch.tensor(norm, dtype=torch.get_default_dtype())
     key = recorder.add(Phase.NORM, "gradient norm", norm)
     recorder.add_square(key, norm)
 
