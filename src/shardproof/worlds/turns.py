@@ -7,7 +7,6 @@ states of the random generators and the Python globals become those of the rank 
 from __future__ import annotations
 
 import threading
-import traceback
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -122,10 +121,7 @@ class Turns:
         """Raise the first rank's failure, if there is one."""
         if self.failures:
             failure = self.failures[0]
-            error = CannotRunError(f"rank {failure.rank}: {describe_error(failure.error)}")
-            if not isinstance(failure.error, CannotRunError):
-                error.add_note(f"On rank {failure.rank}:\n{''.join(traceback.format_exception(failure.error))}")
-            raise error from failure.error
+            raise CannotRunError(f"rank {failure.rank}: {describe_error(failure.error)}") from failure.error
 
     def _set_state_of(self, rank: int) -> None:
         """Give the process the rank's random generators and Python globals."""
