@@ -64,3 +64,16 @@ def test_within_noise_a_few_factors_are_told_apart():
     factors = set(WithinNoise(1.0).candidate_factors(numbers(1.0), numbers(1.0)))
     assert {Fraction(0), Fraction(2), Fraction(16), Fraction(1, 16)} < factors
     assert factors.isdisjoint({Fraction(1), Fraction(17), Fraction(3, 2)})
+
+
+def test_squares_are_those_of_one_norm_modulo_the_prime_or_within_the_noise_of_the_norm():
+    assert EXACT.squares(residues(11, -3)).tolist() == [20, 9]
+    assert EXACT.same_square(3, 3 - 5 * PRIME)
+    assert not EXACT.same_square(3, -3)
+    close = WithinNoise(0.01)
+    assert close.squares(torch.tensor([3.0], dtype=torch.bfloat16)).dtype is torch.float64
+    assert close.same_square(9.0, 3.03**2)
+    assert not close.same_square(9.0, 3.05**2)
+    assert close.same_square(0.0, -1e-20)
+    assert not close.same_square(torch.nan, torch.nan)
+    assert not close.same_square(torch.inf, torch.inf)

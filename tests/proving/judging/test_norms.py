@@ -7,6 +7,7 @@ from shardproof.exact import VOID
 from shardproof.proving.axes import Axes
 from shardproof.proving.cause import Cause, CauseKind
 from shardproof.proving.judging.alignment import Alignment
+from shardproof.proving.judging.closeness import Exact
 from shardproof.proving.judging.layout import find_layout
 from shardproof.proving.judging.norms import explain_clipping
 from shardproof.proving.records import Key, Phase, Recorded, Records
@@ -34,7 +35,7 @@ def explain(squares, *, gradient=GRADIENT, told=True):
         layout=layout,
         axes=AXES,
     )
-    return explain_clipping(alignment, NORM, alignment.of(NORM), PRIME)
+    return explain_clipping(alignment, NORM, alignment.of(NORM), Exact(PRIME))
 
 
 def half(first):
@@ -70,4 +71,4 @@ def test_without_squares_or_with_a_void_number_nothing_is_said():
 def test_nothing_is_said_of_other_tensors():
     state = {"w": torch.ones(1).double()}
     alignment = Alignment(reference=Records(), ranks=[], layout=find_layout(state, {}), axes=AXES)
-    assert explain_clipping(alignment, Key(0, Phase.LOSS, "loss"), None, PRIME) is None
+    assert explain_clipping(alignment, Key(0, Phase.LOSS, "loss"), None, Exact(PRIME)) is None

@@ -156,8 +156,10 @@ def test_the_norm_of_plain_shards_is_within_rounding_noise_in_numbers_alone():
         (lambda _model: None, CauseKind.NOT_CLIPPED),
     ],
 )
-def test_wrong_clipping_is_found_with_its_cause(clip, kind):
-    proof = prove_clipping(clip=clip)
+@pytest.mark.parametrize("settings", [{}, {"numeric": True}], ids=["exact", "numeric"])
+def test_wrong_clipping_is_found_with_its_cause(clip, kind, settings):
+    step = steps.make_step(clip_norm=MAX_NORM, clip=clip)
+    proof = prove(step, parallelize=plain, devices=2, trials=1, **settings)
     assert not proof.ok
     causes = {finding.cause.kind for finding in proof.roots if finding.cause}
     assert causes == {kind}

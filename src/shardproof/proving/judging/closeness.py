@@ -5,6 +5,7 @@ The relations in `causes.py` are written once, against `Closeness`; the exact ju
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import TYPE_CHECKING, Protocol
@@ -50,6 +51,14 @@ class Closeness(Protocol):
         """The tensor times a factor."""
         ...
 
+    def squares(self, tensor: Tensor) -> Tensor:
+        """The square of each element, in the dtype in which it can be added up."""
+        ...
+
+    def same_square(self, actual: float, expected: float) -> bool:
+        """Whether two sums of squares are the square of the same norm."""
+        ...
+
     def candidate_factors(self, actual: Tensor, expected: Tensor) -> Iterator[Fraction]:
         """Factors k for which actual = k * expected is worth testing on every element; none if all expected are 0."""
         ...
@@ -78,6 +87,12 @@ class Exact:
 
     def scaled(self, tensor: Tensor, factor: Fraction) -> Tensor:
         return self.canonical(tensor * (factor.numerator * pow(factor.denominator, -1, self.prime) % self.prime))
+
+    def squares(self, tensor: Tensor) -> Tensor:
+        return tensor**2 % self.prime
+
+    def same_square(self, actual: float, expected: float) -> bool:
+        return (int(actual) - int(expected)) % self.prime == 0
 
     def candidate_factors(self, actual: Tensor, expected: Tensor) -> Iterator[Fraction]:
         """The small fractions that are the ratio at the first element that is not expected to be 0."""
@@ -114,6 +129,12 @@ class WithinNoise:
 
     def scaled(self, tensor: Tensor, factor: Fraction) -> Tensor:
         return tensor.double() * float(factor)
+
+    def squares(self, tensor: Tensor) -> Tensor:
+        return tensor.double().square()
+
+    def same_square(self, actual: float, expected: float) -> bool:
+        return abs(math.sqrt(max(actual, 0.0)) - math.sqrt(max(expected, 0.0))) <= _NEAR * self.noise
 
     def candidate_factors(self, actual: Tensor, expected: Tensor) -> Iterator[Fraction]:  # noqa: ARG002 - all are tried
         if bool(expected.any()):

@@ -15,17 +15,19 @@ from shardproof.proving.findings import Finding, Verdict
 from shardproof.proving.judging.causes import Difference, axes_of_sum, explain
 from shardproof.proving.judging.closeness import WithinNoise
 from shardproof.proving.judging.marks import mark_roots
+from shardproof.proving.judging.norms import explain_clipping
 from shardproof.proving.judging.outcomes import cause_of_shape, walk
 from shardproof.proving.judging.places import locate
 from shardproof.proving.judging.unreduced import Judged, keep_findings
-from shardproof.proving.records import ACTIVATIONS
+from shardproof.proving.records import ACTIVATIONS, Key, Phase
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
 
+    from shardproof.proving.findings import Numbers
     from shardproof.proving.judging.alignment import Aligned
     from shardproof.proving.judging.noise import OwnRuns
-    from shardproof.proving.records import CollectiveCall, Key
+    from shardproof.proving.records import CollectiveCall
 
 # Beside an exact proof ---------------------------------------------------------------------------------------------
 
@@ -140,7 +142,7 @@ def _judge(key: Key, aligned: Aligned, own: OwnRuns) -> Judged:
     finding = Finding(
         key=key,
         verdict=verdict,
-        cause=_cause(difference, numbers.maxdiff) if wrong else None,
+        cause=_cause(key, aligned, difference, own, numbers) if wrong else None,
         ranks=tuple(difference.wrong) if wrong else (),
         elements=sum(one.expected.numel() for one in aligned.held.values()),
         numbers=numbers,
@@ -148,7 +150,17 @@ def _judge(key: Key, aligned: Aligned, own: OwnRuns) -> Judged:
     return Judged(finding=finding, partial_over=partial_over)
 
 
-def _cause(difference: Difference, maxdiff: float) -> Cause:
+def _cause_of_clipping(key: Key, aligned: Aligned, own: OwnRuns, numbers: Numbers) -> Cause | None:
+    if key.phase not in (Phase.NORM, Phase.CLIPPED):
+        return None
+    # What was never clipped has the noise of the gradient before.
+    before = own.of(Key(key.step, Phase.GRADIENT, key.name, key.call)) if key.phase is Phase.CLIPPED else numbers
+    noise = numbers.noise if before is None else before.noise
+    return explain_clipping(own.measured, key, aligned, WithinNoise(noise))
+
+
+def _cause(key: Key, aligned: Aligned, difference: Difference, own: OwnRuns, numbers: Numbers) -> Cause:
     """The relation that explains a difference, or else where it is."""
-    found = explain(difference)
-    return found or replace(locate(difference), largest=maxdiff if math.isfinite(maxdiff) else None)
+    found = _cause_of_clipping(key, aligned, own, numbers) or explain(difference)
+    largest = numbers.maxdiff if math.isfinite(numbers.maxdiff) else None
+    return found or replace(locate(difference), largest=largest)

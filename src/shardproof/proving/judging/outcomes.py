@@ -93,7 +93,7 @@ def compare_exactly(alignment: Alignment, prime: int) -> dict[Key, Outcome]:
         outcome = _outcome(key.phase, aligned, prime, alignment.axes)
         if outcome.equal or key.phase not in (Phase.NORM, Phase.CLIPPED):
             return outcome
-        return replace(outcome, cause=explain_clipping(alignment, key, aligned, prime) or outcome.cause)
+        return replace(outcome, cause=explain_clipping(alignment, key, aligned, Exact(prime)) or outcome.cause)
 
     return walk(
         alignment,

@@ -2,8 +2,8 @@
 
 from fractions import Fraction
 
-from tests.proving.judging.cases.case import Case, both, of, off_by_one_element
-from tests.proving.judging.made_up import BIAS, EXPERTS, NORM, WEIGHT, key
+from tests.proving.judging.cases.case import Case, about, both, of, off_by_one_element
+from tests.proving.judging.made_up import BIAS, EXPERTS, NORM, WEIGHT, judged_numerically, key
 
 from shardproof.proving.cause import CauseKind
 from shardproof.proving.findings import Verdict
@@ -30,6 +30,20 @@ def norm_of(*, rank0, rank1=None, spoiled=True):
             draft.spoil(NORM)
 
     return change
+
+
+def in_numbers(change):
+    """The norms of all runs are the roots of the squares, for a report of numbers alone."""
+
+    def changed(draft):
+        change(draft)
+        for run in [run for run in draft.runs if run.prime is None]:
+            draft.reference[run][NORM] = sum_squares(run, draft.reference[run]).sqrt()
+            for rank, held in enumerate(draft.ranks):
+                if run in held:
+                    held[run][NORM] = draft.squares[rank](run, held[run]).sqrt()
+
+    return changed
 
 
 def own(number):
@@ -89,6 +103,42 @@ NORMS = {
     "a norm of right squares": Case(
         change=norm_of(rank0=counted(), spoiled=False), key=NORM, verdict=Verdict.PROVED,
         twin=norm_of(rank0=counted()), twin_verdict=Verdict.WRONG,
+    ),
+    **{
+        f"{name}, in numbers": Case(
+            change=in_numbers(norm_of(**right, spoiled=False)), key=NORM, verdict=Verdict.WRONG, cause=cause,
+            twin=in_numbers(norm_of(**twin, spoiled=False)), twin_verdict=verdict, twin_cause=twin_cause,
+            judge=judged_numerically,
+        )
+        for name, right, cause, twin, verdict, twin_cause in (
+            (
+                "each rank's own norm", {"rank0": own(0), "rank1": own(1)}, about(CauseKind.NORM_OF_PART),
+                {"rank0": counted()}, Verdict.ROUNDING, None,
+            ),
+            (
+                "a norm that counts replicas", {"rank0": counted(bias=2, experts=2)},
+                about(CauseKind.NORM_COUNTS_REPLICAS, axes=("tp",)),
+                {"rank0": counted(bias=2, experts=3)}, Verdict.WRONG, None,
+            ),
+            (
+                "a norm that misses a shard", {"rank0": own(1)}, about(CauseKind.NORM_MISSES_SHARD, ranks=(0,)),
+                {"rank0": counted(other=1)}, Verdict.WRONG, None,
+            ),
+            (
+                "a norm that counts a parameter twice", {"rank0": counted(experts=2)},
+                about(CauseKind.NORM_COUNTS_PARAMETER, parameter="experts", factor=Fraction(2)),
+                {"rank0": counted(experts=2.01)}, Verdict.WRONG, None,
+            ),
+            (
+                "a norm that misses a parameter", {"rank0": counted(bias=0)},
+                about(CauseKind.NORM_MISSES_PARAMETER, parameter="down.bias"),
+                {"rank0": counted(bias=0.01)}, Verdict.WRONG, None,
+            ),
+        )
+    },
+    "a gradient that is not clipped, in numbers": Case(
+        change=clipped(1), key=CLIPPED, verdict=Verdict.WRONG, cause=about(CauseKind.NOT_CLIPPED),
+        twin=clipped(2), twin_verdict=Verdict.WRONG, judge=judged_numerically,
     ),
     "a gradient that is not clipped": Case(
         change=clipped(1), key=CLIPPED, verdict=Verdict.WRONG, cause=of(CauseKind.NOT_CLIPPED),
