@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import sys
 import threading
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch._C._distributed_c10d import Work
 from torch.futures import Future
-from torch.utils._python_dispatch import _disable_current_modes
+from torch.utils._python_dispatch import _disable_current_modes, _get_current_dispatch_mode_stack
 from torch.utils._pytree import tree_leaves
 
 from shardproof.source_lines import access_line
@@ -50,6 +50,8 @@ class CallInFlight:
         finished: the program has waited for it.
         written: the outputs hold the result.
         work: what the program waits for, kept alive until then.
+        modes: PyTorch's modes at the call. The outputs are written in these: a wait may come from inside an op that a
+            mode carries out, and that mode would not see what is written.
     """
 
     call: str
@@ -61,6 +63,7 @@ class CallInFlight:
     finished: bool = False
     written: bool = False
     work: Work | None = None
+    modes: list[Any] = field(default_factory=_get_current_dispatch_mode_stack)
 
     def finish(self) -> None:
         """Wait, if it has not been waited for."""
@@ -75,7 +78,9 @@ class CallInFlight:
         """Write the outputs, if they are not written; the program has still to wait."""
         if not self.written:
             self.written = True
-            with calls_in_flight().unchecked():
+            with calls_in_flight().unchecked(), _disable_current_modes(), ExitStack() as modes:
+                for mode in self.modes:
+                    modes.enter_context(mode)
                 self.complete()
 
 

@@ -52,7 +52,8 @@ class Constants:
             return tensor
         if tag.real or tag.value is None:
             return tensor if tag.real else None
-        return tag.value.as_strided(tensor.size(), tensor.stride(), tensor.storage_offset())
+        value = tag.value.as_strided(tensor.size(), tensor.stride(), tensor.storage_offset())
+        return value if tag.void or not bool(value.isnan().any()) else None  # memory that was never written
 
     def constant_of(self, tensor: Tensor) -> Tensor | None:
         """The same; None too where comparing residues chose the numbers, which are then known in this run alone."""
@@ -110,8 +111,8 @@ class Constants:
         whole = whole_storage(tensor)
         numbers = whole.clone()
         whole.copy_(tag.lifted)
-        unknown = tag.compared or bool(tag.degree.orders) or bool(numbers.isnan().any())
-        return replace(tag.bare, real=False, value=None if unknown else numbers)
+        chosen = tag.compared or bool(tag.degree.orders)
+        return replace(tag.bare, real=False, value=None if chosen else numbers)
 
     def _lift(self, tensor: Tensor, tag: Tag) -> Tag:
         whole = whole_storage(tensor)
