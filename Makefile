@@ -33,9 +33,9 @@ mutants: $(VENV)/.installed-test       ## planted bugs and correct configuration
 mutants-fast: $(VENV)/.installed-test  ## every planted bug and a fixed spread of the configurations, in ten minutes
 	$(BIN)/python -m benchmarks.mutants --fast
 
-mutate: $(VENV)/.installed-mutate      ## small changes of the source: do the tests notice? FILES="exact/algebra/bound.py"
+mutate: $(VENV)/.installed-mutate      ## small changes of the source: do the tests notice? FILES="exact/algebra/bound.py" SAMPLE=30
 	$(BIN)/python -m pytest -n0 -q tests/mutation/check_mutants.py
-	OMP_NUM_THREADS=1 $(BIN)/python -m tests.mutation $(FILES)
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.mutation $(FILES) $(addprefix --sample ,$(SAMPLE))
 
 $(VENV)/bin/python:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "shardproof needs Python 3.11 or newer; this is " + sys.version.split()[0] + ". Set PYTHON=...")'

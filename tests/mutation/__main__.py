@@ -6,7 +6,7 @@ import signal
 import sys
 import time
 
-from tests.mutation.mutants import make_mutants
+from tests.mutation.mutants import draw_sample, make_mutants
 from tests.mutation.results import Result, read_reasons, read_results, write_page, write_results
 from tests.mutation.runs import run_baseline, run_sources
 from tests.mutation.targets import PACKAGE, find_test, list_targets, make_tests
@@ -19,7 +19,7 @@ def main():
     parser = argparse.ArgumentParser(prog="python -m tests.mutation", description=__doc__)
     parser.add_argument("files", nargs="*", metavar="FILE", help="below src/shardproof: exact/algebra/bound.py [all]")
     parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="mutants at a time [one a core]")
-    parser.add_argument("--sample", type=int, metavar="N", help="so many mutants of each file, and nothing written")
+    parser.add_argument("--sample", type=int, metavar="N", help="so many mutants of each file, drawn at random [all]")
     arguments = parser.parse_args()
     files = arguments.files or list_targets()
     for file in files:
@@ -34,9 +34,8 @@ def main():
         if result is None:
             return 2
         share = min(share, result.share)
-        if arguments.sample is None:
-            write_results({**read_results(), file: result})
-            write_page(read_results(), read_reasons())
+        write_results({**read_results(), file: result})
+        write_page(read_results(), read_reasons())
     return int(share < WANTED)
 
 
@@ -47,10 +46,9 @@ def run_file(file, *, jobs, sample=None):
     if not baseline.passed:
         print(f"{file}: its tests do not pass as it is\n{baseline.printed}")
         return None
-    mutants = make_mutants(tests.path.read_text())
-    if sample is not None and sample < len(mutants):
-        mutants = [mutants[i * len(mutants) // sample] for i in range(sample)]
-    print(f"{file}: {len(mutants)} mutants, {baseline.seconds:.1f} s for its tests", flush=True)
+    every = make_mutants(tests.path.read_text())
+    mutants = draw_sample(every, sample, seed=file)
+    print(f"{file}: {len(mutants)} of {len(every)} mutants, {baseline.seconds:.1f} s for its tests", flush=True)
     started = time.monotonic()
     fates = {"killed": 0, "timed out": 0, "survived": 0}
     survivors = []
@@ -65,7 +63,11 @@ def run_file(file, *, jobs, sample=None):
     told = ", ".join(f"{count} {fate}" for fate, count in fates.items())
     print(f"{file}: {told}; {seconds:.0f} s, {seconds / max(1, len(mutants)):.2f} s a mutant", flush=True)
     return Result(
-        killed=fates["killed"], timed_out=fates["timed out"], survivors=tuple(survivors), seconds=round(seconds)
+        mutants=len(every),
+        killed=fates["killed"],
+        timed_out=fates["timed out"],
+        survivors=tuple(survivors),
+        seconds=round(seconds),
     )
 
 

@@ -1,7 +1,7 @@
 """The operators make the mutants that they should. Run by `make mutate`, which has Cosmic Ray."""
 
 import pytest
-from tests.mutation.mutants import make_mutants
+from tests.mutation.mutants import draw_sample, make_mutants
 
 
 def changes(source):
@@ -47,3 +47,11 @@ def test_the_first_of_a_difference_is_not_dropped_alone():
 
 def test_a_mutant_knows_its_line():
     assert {mutant.line for mutant in make_mutants("x = 1\ny = x * x\n")} == {1, 2}
+
+
+def test_a_sample_is_the_same_each_time_and_in_order():
+    mutants = list(range(100))
+    sample = draw_sample(mutants, 10, seed="a.py")
+    assert sample == sorted(sample) == draw_sample(mutants, 10, seed="a.py") != draw_sample(mutants, 10, seed="b.py")
+    assert len(set(sample)) == 10
+    assert draw_sample(mutants, 100, seed="a.py") == draw_sample(mutants, None, seed="a.py") == mutants

@@ -2,6 +2,7 @@
 
 import ast
 import difflib
+import random
 from dataclasses import dataclass
 
 from cosmic_ray.ast import ast_nodes, get_ast
@@ -37,6 +38,14 @@ def make_mutants(source):
             if mutated is not None and mutated not in found and _is_another_program(program, mutated):
                 found[mutated] = Mutant(**_describe(source, mutated), source=mutated)
     return sorted(found.values(), key=lambda mutant: (mutant.line, mutant.change))
+
+
+def draw_sample(mutants, size, *, seed):
+    """So many of them in their order, the same for the same seed; all if `size` is None or there are no more."""
+    if size is None or size >= len(mutants):
+        return mutants
+    chosen = set(random.Random(seed).sample(range(len(mutants)), size))
+    return [mutant for i, mutant in enumerate(mutants) if i in chosen]
 
 
 def _is_another_program(program, mutated):

@@ -16,26 +16,28 @@ class Result:
     """The mutants of one file.
 
     Attributes:
+        mutants: how many there are; those that were tried may be a sample.
         killed: how many of them the tests noticed.
         timed_out: how many never ended, which is noticed too.
         survivors: changes that no test noticed, `before -> after`, in the order of the file.
-        seconds: for all of them.
+        seconds: for all that were tried.
     """
 
+    mutants: int
     killed: int
     timed_out: int
     survivors: tuple[str, ...]
     seconds: float
 
     @property
-    def total(self):
-        """How many mutants."""
+    def tried(self):
+        """How many were tried."""
         return self.killed + self.timed_out + len(self.survivors)
 
     @property
     def share(self):
-        """Which part of the mutants was noticed; 1 where there are none."""
-        return 1 - len(self.survivors) / self.total if self.total else 1.0
+        """Which part of those was noticed; 1 where there are none."""
+        return 1 - len(self.survivors) / self.tried if self.tried else 1.0
 
 
 def read_results(path=RESULTS):
@@ -56,11 +58,11 @@ def read_reasons(path=REASONS):
 
 def render(results, reasons):
     """The lines of the page: a row for each file, then each survivor with its reason."""
-    yield "| file | mutants | killed | timed out | survived | noticed |"
-    yield "|---|---|---|---|---|---|"
+    yield "| file | mutants | tried | killed | timed out | survived | noticed |"
+    yield "|---|---|---|---|---|---|---|"
     for name in sorted(results):
         yield _row(f"`{name}`", [results[name]])
-    yield _row("all", results.values())
+    yield _row("all", list(results.values()))
     for name in sorted(results):
         if results[name].survivors:
             yield ""
@@ -71,11 +73,12 @@ def render(results, reasons):
 
 
 def _row(name, results):
-    killed, timed_out = (sum(getattr(result, field) for result in results) for field in ("killed", "timed_out"))
-    survived = sum(len(result.survivors) for result in results)
-    total = killed + timed_out + survived
-    share = f"{(total - survived) / total:.1%}" if total else "-"
-    return f"| {name} | {total} | {killed} | {timed_out} | {survived} | {share} |"
+    mutants, tried, killed, timed_out = (
+        sum(getattr(result, field) for result in results) for field in ("mutants", "tried", "killed", "timed_out")
+    )
+    survived = tried - killed - timed_out
+    share = f"{(tried - survived) / tried:.1%}" if tried else "-"
+    return f"| {name} | {mutants} | {tried} | {killed} | {timed_out} | {survived} | {share} |"
 
 
 def write_page(results, reasons, page=PAGE):

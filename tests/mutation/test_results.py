@@ -3,8 +3,8 @@
 from tests.mutation.results import END, START, Result, read_results, render, write_page, write_results
 
 RESULTS = {
-    "exact/algebra/bound.py": Result(killed=7, timed_out=1, survivors=("a -> b", "c -> d"), seconds=3),
-    "exact/algebra/lift.py": Result(killed=10, timed_out=0, survivors=(), seconds=4),
+    "exact/algebra/bound.py": Result(mutants=10, killed=7, timed_out=1, survivors=("a -> b", "c -> d"), seconds=3),
+    "exact/algebra/lift.py": Result(mutants=40, killed=10, timed_out=0, survivors=(), seconds=4),
 }
 REASONS = {"exact/algebra/bound.py": {"a -> b": "The same program."}}
 
@@ -12,9 +12,9 @@ REASONS = {"exact/algebra/bound.py": {"a -> b": "The same program."}}
 def test_the_table_counts_each_file_and_all():
     lines = list(render(RESULTS, REASONS))
     assert lines[2:5] == [
-        "| `exact/algebra/bound.py` | 10 | 7 | 1 | 2 | 80.0% |",
-        "| `exact/algebra/lift.py` | 10 | 10 | 0 | 0 | 100.0% |",
-        "| all | 20 | 17 | 1 | 2 | 90.0% |",
+        "| `exact/algebra/bound.py` | 10 | 10 | 7 | 1 | 2 | 80.0% |",
+        "| `exact/algebra/lift.py` | 40 | 10 | 10 | 0 | 0 | 100.0% |",
+        "| all | 50 | 20 | 17 | 1 | 2 | 90.0% |",
     ]
 
 
@@ -24,9 +24,9 @@ def test_each_survivor_has_its_reason_or_lacks_one():
     assert "Survivors of `exact/algebra/lift.py`:" not in lines
 
 
-def test_a_share_is_of_all_mutants_and_one_that_never_ends_is_noticed():
+def test_a_share_is_of_those_that_were_tried_and_one_that_never_ends_is_noticed():
     assert RESULTS["exact/algebra/bound.py"].share == 0.8
-    assert Result(killed=0, timed_out=0, survivors=(), seconds=0).share == 1
+    assert Result(mutants=3, killed=0, timed_out=0, survivors=(), seconds=0).share == 1
 
 
 def test_results_are_read_as_they_were_written(tmp_path):
