@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import nn
 
 from benchmarks.mutants.bug import Bug
+from shardproof.proving.cause import CauseKind
 
 
 def tie(model: nn.Module) -> None:
@@ -21,4 +22,5 @@ BUG = Bug(
     change=tie,
     root="gradient embedding.weight",
     training="tensor parallel",
+    cause=CauseKind.UNTIED,
 )

@@ -10,6 +10,7 @@ from benchmarks.mutants.bug import Bug
 from benchmarks.mutants.collectives import Reduce
 from benchmarks.mutants.configuration import Configuration, sharded
 from benchmarks.mutants.models.two_layers import TwoLayers, draw, own_part, split_two_layers, two_layer_step
+from shardproof.proving.cause import CauseKind
 from shardproof.proving.step import Step
 
 VALID = torch.tensor([1.0, 1.0, 1.0, 0.0, 0.0, 0.0])
@@ -39,6 +40,6 @@ BUG = Bug(
     phase="F",
     seen_in="Megatron-LM#1877",
     root="loss loss",
-    cause="NaN",
+    cause=CauseKind.NO_NUMBER_HERE,
     plant=plant,
 )

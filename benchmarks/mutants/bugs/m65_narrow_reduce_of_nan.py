@@ -9,6 +9,7 @@ from benchmarks.mutants.bug import Bug
 from benchmarks.mutants.collectives import Reduce
 from benchmarks.mutants.configuration import Configuration, sharded
 from benchmarks.mutants.models.two_layers import OUTPUTS, TwoLayers, split_two_layers, two_layer_step
+from shardproof.proving.cause import CauseKind
 
 
 class LogScaled(TwoLayers):
@@ -43,6 +44,6 @@ BUG = Bug(
     phase="N",
     seen_in="pytorch#186998",
     root="*",
-    cause="lower dtype",
+    cause=CauseKind.LOWER_DTYPE_COLLECTIVE,
     plant=plant,
 )

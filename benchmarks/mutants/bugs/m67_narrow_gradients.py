@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from benchmarks.mutants.bug import Bug
 from benchmarks.mutants.configuration import Configuration, on_mesh
 from benchmarks.mutants.models.two_layers import two_layer_step
+from shardproof.proving.cause import CauseKind
 
 
 def plant(planted: bool) -> Configuration:
@@ -30,6 +31,6 @@ BUG = Bug(
     phase="N",
     seen_in="pytorch#186998",
     root="*",
-    cause="lower dtype",
+    cause=CauseKind.LOWER_DTYPE_COLLECTIVE,
     plant=plant,
 )

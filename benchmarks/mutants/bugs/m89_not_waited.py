@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from benchmarks.mutants.bug import Bug
 from benchmarks.mutants.configuration import Configuration, sharded
 from benchmarks.mutants.models.two_layers import split_two_layers, two_layer_step
+from shardproof.proving.cause import CauseKind
 
 
 def plant(planted: bool) -> Configuration:
@@ -43,6 +44,6 @@ BUG = Bug(
     phase="F",
     seen_in="review: asynchronous collectives",
     root="output model",
-    cause="wait",
+    cause=CauseKind.USED_BEFORE_WAIT,
     plant=plant,
 )

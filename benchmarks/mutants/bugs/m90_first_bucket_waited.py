@@ -13,6 +13,7 @@ from benchmarks.mutants.configuration import Configuration, trained
 from benchmarks.mutants.models.training import average_loss, load, own_rows
 from benchmarks.mutants.models.two_layers import TwoLayers, two_layer_step
 from benchmarks.mutants.steps import sgd
+from shardproof.proving.cause import CauseKind
 
 
 def plant(planted: bool) -> Configuration:
@@ -48,6 +49,6 @@ BUG = Bug(
     phase="B",
     seen_in="Megatron-LM, overlapped gradient reduction",
     root="gradient *",
-    cause="wait",
+    cause=CauseKind.USED_BEFORE_WAIT,
     plant=plant,
 )

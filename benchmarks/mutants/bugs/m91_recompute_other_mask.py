@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from benchmarks.mutants.bug import Bug
 from benchmarks.mutants.configuration import Configuration, sharded
 from benchmarks.mutants.models.dropping import dropping_step, split_dropping
+from shardproof.proving.cause import CauseKind
 
 if TYPE_CHECKING:
     from torch import nn
@@ -25,7 +26,7 @@ BUG = Bug(
     phase="B",
     seen_in="Megatron-LM, checkpointing without its RNG tracker",
     root="dropout mask drop*",
-    cause="recomput",
+    cause=CauseKind.RECOMPUTED_MASK,
     plant=plant,
     shown_beside_right=True,
 )

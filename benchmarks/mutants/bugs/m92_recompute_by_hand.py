@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from benchmarks.mutants.bug import Bug
 from benchmarks.mutants.configuration import Configuration, sharded
 from benchmarks.mutants.models.dropping import Dropping, RecomputeByHand, dropping_step, split_dropping
+from shardproof.proving.cause import CauseKind
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -37,7 +38,7 @@ BUG = Bug(
     phase="B",
     seen_in="review: recomputation",
     root="dropout mask drop*",
-    cause="recomput",
+    cause=CauseKind.RECOMPUTED_MASK,
     plant=plant,
     shown_beside_right=True,
 )

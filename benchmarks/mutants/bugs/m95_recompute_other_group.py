@@ -12,6 +12,7 @@ from torch.utils.checkpoint import checkpoint
 from benchmarks.mutants.bug import Bug
 from benchmarks.mutants.configuration import Configuration, on_mesh
 from benchmarks.mutants.models.two_layers import TwoLayers, draw, two_layer_step
+from shardproof.proving.cause import CauseKind
 
 STATE: dict[str, Any] = {"group": None}
 
@@ -93,6 +94,6 @@ BUG = Bug(
     phase="B",
     seen_in="review: recomputation",
     root="*",
-    cause="recomput",
+    cause=CauseKind.RECOMPUTED_COLLECTIVE,
     plant=plant,
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from fractions import Fraction
 from typing import Any
 
 import torch
@@ -13,6 +14,7 @@ from benchmarks.mutants.collectives import all_reduced
 from benchmarks.mutants.configuration import Configuration, trained
 from benchmarks.mutants.models.training import load
 from benchmarks.mutants.steps import sgd
+from shardproof.proving.cause import CauseKind
 from shardproof.proving.step import Step
 
 MAX_NORM = 0.1
@@ -63,6 +65,7 @@ BUG = Bug(
     phase="U",
     seen_in="Megatron-LM#7228",
     root="gradient norm gradient norm",
-    cause="twice",
+    cause=CauseKind.NORM_COUNTS_PARAMETER,
+    factor=Fraction(2),
     plant=plant,
 )

@@ -50,6 +50,5 @@ BUG = Bug(
     phase="U",
     seen_in="torchtitan#4312",
     root="updated parameter *",
-    cause="clip",
     plant=plant,
 )

@@ -103,3 +103,8 @@ def test_the_same_modules_collective_is_the_one_to_compare_with():
     # Outside any module it may be any of them.
     assert collectives(SUM, other, again(ranks=(0,), location="after loss loss")) == ()
     assert collectives(SUM, replace(other, step=1), again(ranks=(0,), location="after loss loss")) != ()
+
+
+def test_what_the_backward_sums_afterwards_is_not_the_forward():
+    assert len(collectives(SUM, again(ranks=(0,)), replace(SUM, ranks=(0,)))) == 1
+    assert collectives(SUM, replace(SUM, ranks=(0,)), again(ranks=(0,))) == ()  # it may be the forward's

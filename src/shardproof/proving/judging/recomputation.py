@@ -63,8 +63,8 @@ def judge_recomputed_collectives(ranks: Sequence[Records]) -> tuple[Finding, ...
     found: dict[Key, list[int]] = {}
     causes: dict[Key, Cause] = {}
     for rank, records in enumerate(ranks):
-        for again in records.collectives:
-            instead = _replaced_by(again, records.collectives) if again.recomputed else None
+        for number, again in enumerate(records.collectives):
+            instead = _replaced_by(again, records.collectives[:number]) if again.recomputed else None
             if instead is not None:
                 key = Key(again.step, Phase.COLLECTIVES, f"{instead.location} (recomputed)")
                 causes.setdefault(
@@ -111,14 +111,15 @@ def _judge_masks(key: Key, found: Sequence[_Repeated]) -> Finding:
     return Finding(key=key, verdict=Verdict.PROVED, elements=elements, false_accept=2.0 ** -max(counts.values()))
 
 
-def _replaced_by(again: CollectiveCall, collectives: Sequence[CollectiveCall]) -> CollectiveCall | None:
+def _replaced_by(again: CollectiveCall, before: Sequence[CollectiveCall]) -> CollectiveCall | None:
     """The forward's collective in whose place this one stands; None if the forward has it too, or none in its place.
 
-    In its place stands one of the same step, on a tensor of the same shape; in the same module, if there is one.
+    In its place stands one of the same step, on a tensor of the same shape; in the same module, if there is one. Only
+    calls `before` it are asked: a gradient of the same shape may be summed over the other group afterwards.
     """
     alike = [
         one
-        for one in collectives
+        for one in before
         if one.step == again.step
         and not one.recomputed
         and one.shapes[:1] == again.shapes[:1]
