@@ -7,6 +7,7 @@ import pytest
 from shardproof.cli import app
 from shardproof.cli.output import Exit
 from shardproof.errors import CannotRunError
+from shardproof.version import __version__
 
 
 @pytest.fixture
@@ -88,3 +89,14 @@ def test_a_wrong_option_is_one_line_and_exit_code_2(run, arguments, said):
     assert err.startswith("shardproof: error: ")
     assert said in err
     assert err.count("\n") == 1
+
+
+def test_the_version_is_printed(run):
+    assert run("--version") == (0, f"shardproof {__version__}\n", "")
+
+
+@pytest.mark.parametrize("option", ["-h", "--help"])
+def test_help_has_two_names_and_examples(run, option):
+    code, out, _ = run("prove", option)
+    assert code == 0
+    assert "shardproof prove hf:llama --devices 2" in out

@@ -6,27 +6,46 @@ Exit codes: 0 equal or proved, 1 diverged, 2 could not run.
 from __future__ import annotations
 
 import sys
-from typing import cast
+from typing import Annotated, cast
 
 import typer
 
 from shardproof.cli.check import check_command
 from shardproof.cli.compare import compare_command
 from shardproof.cli.output import Exit
-from shardproof.cli.prove import prove_command
+from shardproof.cli.prove import EXAMPLES, prove_command
 from shardproof.cli.walkthrough import walkthrough_command
 from shardproof.errors import CannotRunError
+from shardproof.version import __version__
 
 app = typer.Typer(
     name="shardproof",
-    help="Prove that a sharded training step is still the same training step.",
     no_args_is_help=True,
     add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
     pretty_exceptions_enable=False,
 )
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(f"shardproof {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    *,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    """Prove that a sharded training step is still the same training step."""
+
+
 app.command("walkthrough")(walkthrough_command)
 app.command("compare")(compare_command)
-app.command("prove")(prove_command)
+app.command("prove", epilog=EXAMPLES)(prove_command)
 app.command("check")(check_command)
 
 

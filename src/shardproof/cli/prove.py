@@ -12,6 +12,20 @@ from shardproof.cli.output import Exit, Format, check_writable, write_result
 from shardproof.cli.tracebacks import traceback_shown
 from shardproof.errors import CannotRunError
 
+# Shown below the options; an empty line between two keeps each on a line of its own.
+EXAMPLES = """Examples:
+
+shardproof prove my_step.py:step --parallelize my_step.py:parallelize --devices 4
+
+shardproof prove my_step.py:step --candidate my_loop.py:train --mesh dp=2,tp=2 --spawn
+
+shardproof prove hf:llama --devices 2 --steps 1
+
+shardproof prove hf:qwen3 --devices 2 --plan-drop '*q_norm'
+
+shardproof prove hf:mixtral --mesh dp=2,tp=2 --max-false-accept 1e-12 --format json --output proof.json
+"""
+
 
 def prove_command(
     step: Annotated[str, typer.Argument(metavar="STEP", help="FILE.py:NAME of a Step, or hf:TYPE, or hf:CONFIG.json.")],
