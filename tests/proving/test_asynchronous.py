@@ -6,7 +6,9 @@ import torch.distributed as dist
 from tests.proving import steps
 
 from shardproof.proving.cause import CauseKind
+from shardproof.proving.findings import Verdict
 from shardproof.proving.prove import prove
+from shardproof.proving.records import Phase
 from shardproof.report.words import describe_cause
 
 
@@ -52,3 +54,44 @@ def test_without_the_wait_it_is_wrong_at_that_line_and_nothing_else_is(seed):
 
 def test_with_the_wait_it_is_proved():
     assert prove(steps.make_step(), parallelize=row_parallel(True), devices=2, trials=2).ok
+
+
+def average_gradients(waits):
+    """Data parallelism by hooks: the early use is in the backward."""
+
+    def shard(model, mesh):
+        def average(gradient):
+            total = gradient.clone()
+            work = dist.all_reduce(total, async_op=True, group=mesh.get_group())
+            if waits:
+                work.wait()
+            mean = total / mesh.size()
+            work.wait()
+            return mean
+
+        for parameter in model.parameters():
+            parameter.register_hook(average)
+        return model
+
+    return shard
+
+
+@pytest.mark.parametrize("spawn", [False, pytest.param(True, marks=pytest.mark.processes)])
+@pytest.mark.parametrize("numeric", [False, True])
+@pytest.mark.parametrize(
+    ("sharding", "mesh", "access"), [(row_parallel, {"tp": 2}, "add"), (average_gradients, {"dp": 2}, "div")]
+)
+def test_early_uses_are_found_in_exact_arithmetic_and_in_numbers_on_threads_and_processes(
+    sharding, mesh, access, numeric, spawn
+):
+    step = steps.make_step_of_four_rows(steps=1)
+    for waits in (True, False):
+        proof = prove(step, parallelize=sharding(waits), mesh=mesh, spawn=spawn, numeric=numeric, trials=1)
+        assert proof.ok == waits
+        early = [one for one in proof.findings if one.key.phase is Phase.COLLECTIVES]
+        assert len(early) == (not waits)
+        for one in early:
+            assert (one.verdict, one.cause.kind, one.ranks) == (Verdict.WRONG, CauseKind.USED_BEFORE_WAIT, (0, 1))
+            assert one.cause.early_access.access == access
+            assert "test_asynchronous.py" in one.cause.early_access.call_line
+            assert "test_asynchronous.py" in one.cause.early_access.access_line

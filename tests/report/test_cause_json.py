@@ -28,7 +28,7 @@ FULL = Cause(
     parts=(Part(rank=1), Part(rank=0, index=0)),
     elements=0,
     dtype="float32",
-    exact_collective=COLLECTIVE,
+    exact_collective=replace(COLLECTIVE, asynchronous=True),
     native_collective=COLLECTIVE,
     forward_collective=COLLECTIVE,
     recomputed_collective=replace(COLLECTIVE, recomputed=True),
@@ -48,6 +48,7 @@ def test_the_full_cause_has_every_field():
 @pytest.mark.parametrize("cause", [None, FULL, *(Cause(kind=kind) for kind in CauseKind)], ids=str)
 def test_a_cause_comes_back_the_same(cause):
     assert through_json(cause) == cause
+    assert repr(through_json(cause)) == repr(cause)  # what is not compared too
 
 
 def test_what_is_empty_is_left_out_and_the_words_stand_beside():

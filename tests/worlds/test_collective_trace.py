@@ -5,6 +5,7 @@ import torch
 import torch.distributed as dist
 
 from shardproof.worlds.collective_trace import TracedCollective, trace_collectives
+from shardproof.worlds.spawned import SpawnedWorld
 from shardproof.worlds.threaded import ThreadedWorld
 
 
@@ -80,3 +81,24 @@ def test_a_collective_has_the_dtype_of_its_tensors_in_a_thread():
 @pytest.mark.usefixtures("alone")
 def test_a_collective_has_the_dtype_of_its_tensors_in_a_process():
     assert [one.dtype for one in traced(in_two_dtypes)] == ["bfloat16", "int64"]
+
+
+def of_every_kind(comm):
+    """Of a program that calls asynchronous and synchronous collectives: what is traced beside kind and shapes."""
+
+    def calls():
+        dist.all_reduce(torch.ones(2, dtype=torch.bfloat16))
+        dist.all_reduce(torch.ones(2, dtype=torch.float64), async_op=True).wait()
+        dist.broadcast(torch.ones(3, dtype=torch.int32), 0, async_op=True).wait()
+        if comm.rank:
+            dist.recv(torch.ones(2), 0)
+        else:
+            dist.send(torch.ones(2), 1)
+
+    return [(one.dtype, one.asynchronous) for one in traced(calls)]
+
+
+@pytest.mark.parametrize("world", [ThreadedWorld, pytest.param(SpawnedWorld, marks=pytest.mark.processes)])
+def test_dtypes_and_asynchronous_calls_are_traced(world):
+    expected = [("bfloat16", False), ("float64", True), ("int32", True), ("float32", False)]
+    assert world(size=2).run(of_every_kind) == [expected] * 2

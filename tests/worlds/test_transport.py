@@ -3,6 +3,7 @@
 import subprocess
 import sys
 import threading
+import traceback
 
 import pytest
 import torch
@@ -69,6 +70,19 @@ def test_what_is_not_at_the_top_of_a_module_travels_by_value(value):
     back = unpack(pack(value))
     assert back is not value
     assert back(4) == 7
+
+
+def test_what_travels_by_value_keeps_its_lines():
+    def fail():
+        def inner():
+            return [1 / x for x in (1, 0)]
+
+        return inner()
+
+    with pytest.raises(ZeroDivisionError) as caught:
+        unpack(pack(fail))()
+    lines = [(line.filename, line.line) for line in traceback.extract_tb(caught.tb)[1:3]]
+    assert lines == [(__file__, "return inner()"), (__file__, "return [1 / x for x in (1, 0)]")]
 
 
 @pytest.mark.parametrize("wrap", [lambda value: value, lambda value: lambda: value], ids=["itself", "in a closure"])

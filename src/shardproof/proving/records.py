@@ -88,6 +88,7 @@ class CollectiveCall:
         shapes: of the rank's tensors.
         placement: of a DTensor that is redistributed, from what to what; else empty.
         dtype: of the rank's tensors: 'float32'; empty where it has none. In exact arithmetic it is always float64.
+        asynchronous: the program, or DTensor, waits for it by itself. Of messages it is not known, and False.
         recomputed: it is part of a forward that is computed again in the backward.
     """
 
@@ -98,6 +99,7 @@ class CollectiveCall:
     shapes: tuple[tuple[int, ...], ...]
     placement: str = ""
     dtype: str = field(default="", compare=False)
+    asynchronous: bool = field(default=False, compare=False)
     recomputed: bool = False
 
 

@@ -138,6 +138,7 @@ def _read_collective(value: object) -> CollectiveCall:
         location=_text(content.get("location")),
         placement=_text(content.get("placement")),
         dtype=_text(content.get("dtype", "")),
+        asynchronous=_typed(content.get("asynchronous", False), bool),
         recomputed=_typed(content.get("recomputed", False), bool),
     )
 

@@ -47,7 +47,7 @@ class TracedCollective:
         ranks: of the group, by their global rank; of a message its source (-1: any) and destination.
         shapes: of the rank's tensors.
         dtype: of the rank's tensors: 'float32'; empty where it has none. Two runs of one program may differ in it.
-        asynchronous: whether the program waits for it by itself.
+        asynchronous: whether the program waits for it by itself. Of a message this is not known, and False.
     """
 
     kind: str
@@ -141,7 +141,7 @@ class _TraceMode(TorchDispatchMode):
                 ranks=_ranks_of(name, given),
                 shapes=_shapes_of(given),
                 dtype=_dtype_of(given),
-                asynchronous=asynchronous,
+                asynchronous=bool(given.get("async_op")),
             )
         )
         if asynchronous:

@@ -44,7 +44,7 @@ class ThreadCall:
         kind: 'AllReduce SUM', 'Send'.
         ranks: of the group; of a message its source (-1: any) and destination.
         tensors: what the rank gave and what it gets.
-        asynchronous: whether the program waits for it by itself.
+        asynchronous: whether the program waits for it by itself; False for messages.
     """
 
     kind: str
@@ -222,7 +222,7 @@ class ThreadGroup(dist.ProcessGroup):
         (tensor,) = tensors
         message = Send(source=_thread.rank, destination=ranks[destination], tag=tag, tensor=tensor)
         calls_in_flight().check_tensor(tensor, "send", writes=False)
-        self._trace("Send", (message.source, message.destination), tensors, asynchronous=True)
+        self._trace("Send", (message.source, message.destination), tensors, asynchronous=False)
         with torch.no_grad():
             self._mailbox().send(message)
         return self._work(str(message), [], tensors, lambda: None, lambda: message.done)
@@ -237,7 +237,7 @@ class ThreadGroup(dist.ProcessGroup):
         (tensor,) = tensors
         receive = Receive(source=source, destination=_thread.rank, tag=tag, tensor=tensor)
         calls_in_flight().check_tensor(tensor, "recv", writes=True)
-        self._trace("Receive", (-1 if source is None else source, _thread.rank), tensors, asynchronous=True)
+        self._trace("Receive", (-1 if source is None else source, _thread.rank), tensors, asynchronous=False)
         with torch.no_grad():
             self._mailbox().receive(receive)
 

@@ -17,7 +17,7 @@ import operator
 import pickle
 import sys
 from pathlib import Path
-from types import FunctionType
+from types import CodeType, FunctionType
 from typing import TYPE_CHECKING, Any, Final
 
 import cloudpickle
@@ -83,6 +83,9 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]  # it has no types
                 return NotImplemented  # by its name
         elif type(value) in (torch.Tensor, torch.nn.Parameter):
             return _split_tensor(value.detach())
+        elif isinstance(value, CodeType):
+            _, fields = self.dispatch_table[CodeType](value)
+            return _build_code, (fields, value.co_filename)
         return super().reducer_override(value)
 
     def _note_module(self, name: str) -> None:
@@ -91,6 +94,11 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]  # it has no types
             self.files[name] = file
         elif file is not None and Path(file).is_file():
             self.files[name] = str(Path(file).resolve())
+
+
+def _build_code(fields: tuple[Any, ...], file: str) -> CodeType:
+    """Code with its file, which cloudpickle leaves out: messages and findings have the user's lines."""
+    return CodeType(*fields).replace(co_filename=file)
 
 
 def _is_at_the_top(value: Any) -> bool:

@@ -61,6 +61,7 @@ class _Log:
                 shapes=traced.shapes,
                 placement=self.placements[-1] if self.placements else "",
                 dtype=traced.dtype,
+                asynchronous=traced.asynchronous,
                 recomputed=is_recomputed(self.recorder),
             )
         )
