@@ -152,7 +152,8 @@ def test_the_same_function_written_otherwise_is_undecided_and_not_wrong():
 
     proof = prove(step, parallelize=shifted, devices=2, trials=1)
     assert not proof.ok
-    assert {finding.verdict for finding in proof.roots} == {Verdict.UNDECIDED}
+    told = {finding.verdict for finding in proof.roots if finding.key.phase is not Phase.SHARDING}
+    assert told == {Verdict.UNDECIDED}
 
 
 @pytest.mark.parametrize(
@@ -212,6 +213,6 @@ def test_tied_weights_are_one_tensor():
             return self.head(self.embedding(ids))
 
     step = steps.make_step(model=Tied, batch=(torch.arange(7), torch.arange(7).flip(0)), loss=F.cross_entropy)
-    proof = prove(step, parallelize=lambda model, _mesh: model, devices=2, trials=1)
+    proof = prove(step, parallelize=lambda model, _mesh: model, devices=2, trials=1, allow=["VACUOUS sharding *"])
     assert proof.ok
     assert {f.key.name for f in proof.findings if f.key.phase is Phase.GRADIENT} == {"embedding.weight"}

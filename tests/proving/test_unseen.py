@@ -3,12 +3,15 @@
 Each right sharding stands beside one with a bug that only this shows.
 """
 
+from functools import partial
+
 import pytest
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 from tests.proving import steps
 from torch import nn
+from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
 
 from shardproof.proving.cause import CauseKind
 from shardproof.proving.findings import Verdict
@@ -438,3 +441,191 @@ def test_buffers_of_a_training_of_ones_own_are_watched(load_all):
     )
     assert right.ok
     assert not wrong.ok
+
+
+# Something is split --------------------------------------------------------------------------------------------------
+
+
+def matches_nothing(model, mesh):
+    return parallelize_module(model, mesh, {"block.up": ColwiseParallel(), "block.down": RowwiseParallel()})
+
+
+def own_rows(model, mesh):
+    """Rows of the batch for each rank along an axis that is no data axis; whole parameters."""
+    rank, size = mesh.get_local_rank(), mesh.size()
+    whole = model.forward
+    for parameter in model.parameters():
+        parameter.register_hook(lambda gradient: dist.all_reduce(gradient := gradient.clone()) or gradient)
+    model.up.register_forward_pre_hook(lambda _module, inputs: (inputs[0].chunk(size)[rank],))
+
+    def forward(x):
+        parts = [torch.empty(len(x) // size, 4, dtype=x.dtype) for _ in range(size)]
+        return GatherRows.apply(whole(x), parts)
+
+    model.forward = forward
+    return model
+
+
+class GatherRows(torch.autograd.Function):
+    """All-gather of rows forward, this rank's rows backward."""
+
+    @staticmethod
+    def forward(ctx, x, parts):
+        dist.all_gather(parts, x.contiguous())
+        return torch.cat(parts)
+
+    @staticmethod
+    def backward(ctx, grad):
+        return grad.chunk(dist.get_world_size())[dist.get_rank()], None
+
+
+def test_a_plan_that_matches_nothing_is_no_proof_and_says_which_entries():
+    proof = run(steps.MLP, matches_nothing)
+    assert failed(proof) == {(Phase.SHARDING, "tp"): (Verdict.VACUOUS, CauseKind.NOTHING_SPLIT)}
+    (found,) = proof.roots
+    assert found.cause.entries == proof.sharding.unmatched == ("block.up", "block.down")
+    assert (proof.sharding.split, proof.sharding.parameters) == (0, 4)
+
+
+def test_numbers_alone_do_not_pass_where_nothing_is_split():
+    settings = {"devices": 2, "numeric": True}
+    idle = prove(steps.make_step(), parallelize=lambda model, _mesh: model, **settings)
+    assert not idle.ok
+    assert prove(steps.make_step(), parallelize=steps.parallelize, **settings).ok
+
+
+def test_nothing_split_can_be_allowed():
+    proof = prove(steps.make_step(), parallelize=lambda m, _mesh: m, devices=2, trials=1, allow=["VACUOUS sharding *"])
+    assert proof.ok
+    assert proof.count.allowed == 1
+
+
+def test_rows_of_each_ranks_own_are_a_split():
+    proof = prove(steps.make_step(rows=4), parallelize=own_rows, devices=2, trials=1)
+    assert proof.ok
+    assert proof.sharding.split == 0
+
+
+def over_tp_alone(model, mesh):
+    return steps.parallelize(model, mesh["tp"])
+
+
+def over_tp_by_another_name(model, mesh):
+    return matches_nothing(model, mesh["tp"])
+
+
+@pytest.mark.parametrize("axis", ["dp", "rep"])
+def test_an_axis_of_replicas_is_told_beside_one_that_splits(axis):
+    step = steps.make_step(rows=4)
+    sizes = {axis: 2, "tp": 2}
+
+    def average(model, mesh):
+        model = over_tp_alone(model, mesh)
+        for parameter in model.parameters():
+            parameter.register_hook(partial(mean_over, mesh[axis].get_group()))
+        return model
+
+    proof = prove(step, parallelize=average if axis == "dp" else over_tp_alone, mesh=sizes, trials=1)
+    assert proof.ok
+    assert proof.sharding.split == 3
+    assert proof.sharding.idle == (() if axis == "dp" else ("rep",))
+
+
+def mean_over(group, gradient):
+    """The mean of a gradient over a group; a DTensor's stays one."""
+    gradient = gradient.clone()
+    local = gradient.to_local() if hasattr(gradient, "to_local") else gradient
+    dist.all_reduce(local, group=group)
+    return gradient.div_(2)
+
+
+def test_a_plan_that_matches_nothing_beside_a_data_axis_is_no_proof():
+    def parallelize(model, mesh):
+        model = over_tp_by_another_name(model, mesh)
+        for parameter in model.parameters():
+            parameter.register_hook(partial(mean_over, mesh["dp"].get_group()))
+        return model
+
+    proof = prove(steps.make_step(rows=4), parallelize=parallelize, mesh={"dp": 2, "tp": 2}, trials=1)
+    assert failed(proof) == {(Phase.SHARDING, "tp"): (Verdict.VACUOUS, CauseKind.NOTHING_SPLIT)}
+
+
+def load(run):
+    model = steps.MLP().to(run.state["up.weight"].dtype)
+    model.load_state_dict(dict(run.state))
+    run.watch(model)
+    return model
+
+
+def update_own_parameters(run):
+    """Every rank takes the whole batch, and keeps the optimizer's state of its own parameters (ZeRO-1)."""
+    model = load(run)
+    owned = list(model.named_parameters())[run.rank :: run.size]
+    optimizer = torch.optim.Adam([parameter for _, parameter in owned], lr=0.1)
+    for x, y in run.batches():
+        loss = F.mse_loss(model(x), y)
+        run.record_loss(loss)
+        model.zero_grad()
+        loss.backward()
+        run.record_gradients()
+        optimizer.step()
+        for number, parameter in enumerate(model.parameters()):
+            dist.broadcast(parameter.data, src=number % run.size)
+        run.record_update(optimizer)
+
+
+def update_own_rows(run, factor=1.0):
+    """Every rank takes the whole batch, updates its part of all parameters in one vector, and gathers the others'."""
+    model = load(run)
+    for x, y in run.batches():
+        loss = F.mse_loss(model(x), y)
+        run.record_loss(loss)
+        model.zero_grad()
+        loss.backward()
+        run.record_gradients()
+        with torch.no_grad():
+            vector = torch.cat([one.reshape(-1) for one in model.parameters()])
+            gradient = torch.cat([one.grad.reshape(-1) for one in model.parameters()])
+            own = slice(run.rank * len(vector) // run.size, (run.rank + 1) * len(vector) // run.size)
+            updated = vector[own] - 0.1 * factor * gradient[own]
+            parts = [torch.empty_like(updated) for _ in range(run.size)]
+            dist.all_gather(parts, updated)
+            whole, at = torch.cat(parts), 0
+            for one in model.parameters():
+                one.copy_(whole[at : at + one.numel()].view_as(one))
+                at += one.numel()
+        run.record_update(None)
+
+
+@pytest.mark.parametrize(
+    ("training", "optimizer", "ok"),
+    [
+        (update_own_parameters, lambda parameters: torch.optim.Adam(parameters, lr=0.1), True),
+        (update_own_rows, steps.make_sgd, True),
+        (partial(update_own_rows, factor=0.5), steps.make_sgd, False),
+    ],
+)
+def test_an_optimizer_of_which_each_rank_has_its_part_is_a_split(training, optimizer, ok):
+    proof = prove(steps.make_step(optimizer=optimizer, steps=2), candidate=training, devices=2, trials=1)
+    assert proof.ok == ok
+    assert proof.sharding.idle == ()
+
+
+def same_rows(run):
+    """Data parallel, where every rank has been given the same rows: there is no sampler."""
+    model = load(run)
+    for x, y in run.batches():
+        model.zero_grad()
+        loss = F.mse_loss(model(x), y)
+        run.record_loss(loss)
+        loss.backward()
+        for parameter in model.parameters():
+            dist.all_reduce(parameter.grad)
+            parameter.grad /= run.size
+        run.record_gradients()
+
+
+def test_a_data_parallel_training_whose_ranks_have_the_same_rows_is_no_proof():
+    step = steps.make_step(optimizer=None)
+    proof = prove(step, candidate=same_rows, mesh={"dp": 2}, trials=1)
+    assert failed(proof) == {(Phase.SHARDING, "dp"): (Verdict.VACUOUS, CauseKind.NOTHING_SPLIT)}

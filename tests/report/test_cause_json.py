@@ -28,6 +28,7 @@ FULL = Cause(
     parts=(Part(rank=1), Part(rank=0, index=0)),
     elements=0,
     dtype="float32",
+    entries=("up.*", "down"),
     exact_collective=replace(COLLECTIVE, asynchronous=True),
     native_collective=COLLECTIVE,
     forward_collective=COLLECTIVE,

@@ -9,7 +9,7 @@ from tests.report.proofs import FLOAT32, NEAR, ROUNDED, finding, proof
 
 from shardproof.frameworks.specification import Specification
 from shardproof.proving.cause import Cause, CauseKind
-from shardproof.proving.findings import Verdict
+from shardproof.proving.findings import Sharding, Verdict
 from shardproof.report.json import SCHEMA_VERSION, installed_versions, render_json
 from shardproof.version import __version__
 
@@ -31,6 +31,15 @@ def test_a_cause_is_a_value_with_its_words():
 def test_without_a_cause_it_is_null():
     (found,) = rendered(finding())["findings"]
     assert found["cause"] is None
+
+
+def test_what_is_split_and_which_buffers_are_the_candidates_own_are_said():
+    found = rendered(
+        finding(), sharding=Sharding(parameters=5, split=4, idle=("pp",), unmatched=("up.*",)), own_buffers=("a",)
+    )
+    assert found["sharding"] == {"parameters": 5, "split": 4, "idle": ["pp"], "unmatched": ["up.*"], "ranks": 2}
+    assert found["own_buffers"] == ["a"]
+    assert rendered(finding())["sharding"] is None
 
 
 def test_steps_and_calls_count_from_one():

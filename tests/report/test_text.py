@@ -7,7 +7,7 @@ import pytest
 from tests.report.proofs import FLOAT32, NEAR, ROUNDED, finding, proof
 
 from shardproof.proving.cause import Cause, CauseKind, Mend
-from shardproof.proving.findings import Native, Verdict
+from shardproof.proving.findings import Native, Sharding, Verdict
 from shardproof.proving.records import CollectiveCall, Phase
 from shardproof.report.text import render_text
 
@@ -39,6 +39,28 @@ def test_the_second_line_has_the_mesh_and_the_primes():
     assert lines(finding(), mesh={"dp": 2, "tp": 3})[1] == "6 ranks (dp 2 x tp 3), 2 trials, primes 101, 103"
     assert lines(finding(), trials=1, primes=(7,))[1] == "2 ranks, 1 trial, primes 7"
     assert lines(finding(), trials=0)[1] == "2 ranks, numbers only, no exact arithmetic"
+
+
+def test_what_is_split_is_said_and_which_entries_of_the_plan_do_nothing():
+    found = lines(finding(), sharding=Sharding(parameters=5, split=4))
+    assert found[1] == "4 of 5 parameters split, 2 ranks, 2 trials, primes 101, 103"
+    assert not any("do nothing" in line for line in found)
+    found = lines(finding(), sharding=Sharding(parameters=5, split=0, unmatched=("up.*", "down\n")))
+    assert "Plan entries that match no module, and do nothing: up.*, down\\n." in found
+
+
+def test_an_axis_of_replicas_is_named_unless_it_is_a_finding():
+    said = "Along rep nothing is split: its ranks hold and compute the same."
+    sharding = Sharding(parameters=5, split=4, idle=("rep",))
+    assert said in lines(finding(), sharding=sharding)
+    cause = Cause(kind=CauseKind.NOTHING_SPLIT, axes=("rep",))
+    assert said not in lines(finding("rep", Verdict.VACUOUS, phase=Phase.SHARDING, cause=cause), sharding=sharding)
+
+
+def test_buffers_of_the_candidate_alone_are_listed():
+    assert not any("Buffers" in line for line in lines(finding()))
+    found = lines(finding(), own_buffers=tuple("abcdefgh"))
+    assert "Buffers that only the candidate has, compared with nothing: a, b, c, d, e, f and 2 more." in found
 
 
 @pytest.mark.parametrize("approximate", [False, True])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 
 from shardproof.errors import CannotRunError
+from shardproof.proving.running.plan_entries import note_entries
 from shardproof.proving.step import Step
 from shardproof.worlds.communicator import shard_range
 
@@ -40,6 +42,7 @@ TINY = {
 # Grouped matrix products have no float64 kernel; the loop over experts does.
 _EXPERTS = {"experts_implementation": "eager"}
 _SEQUENCE, _BATCH = 9, 2
+_INDEX = re.compile(r"\d+")  # a plan of transformers has `*` in place of a layer's number
 IGNORED = -100
 
 
@@ -153,6 +156,8 @@ class OwnPlan:
         _untie(model)
         sharded: Any = apply_tensor_parallelism(model, mesh, plan)
         sharded.tie_weights(recompute_mapping=False)
+        generic = {_INDEX.sub("*", name) for name in (*names, *dict(model.named_parameters()))}
+        note_entries(sharded, [pattern for pattern in plan if _INDEX.sub("*", pattern) not in generic])
         return cast("nn.Module", sharded)
 
 

@@ -36,6 +36,9 @@ if TYPE_CHECKING:
 # The module attribute that holds its style's traffic; read it with `traffic_of`.
 _TRAFFIC = "shardproof_traffic"
 
+# The attribute of a model that holds the entries of its own plan that match nothing; the prover reports them.
+_UNMATCHED = "shardproof_unmatched"
+
 # transformers has no plan for GPT-2. Its [Q; K; V] is one projection; its attention cuts the output at split_size.
 GPT2_PLAN: Mapping[str, Style | str] = {
     "transformer.wte": "embedding_rowwise",
@@ -79,6 +82,7 @@ def parallelize(
     if not plan:
         raise CannotRunError(f"{type(model).__name__} has no tp_plan of its own: give a plan")
     planned = _prepare(model, ranks, plan, all_must_match=given)
+    setattr(model, _UNMATCHED, planned.unmatched)
     for path, parameter in planned.cuts.items():
         _own_parameters(model, path.module)[path.name] = parameter
     for name, change in planned.changes.items():
@@ -108,10 +112,11 @@ class _ParameterPath:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Planned:
-    """All changes of a plan: of modules, by path, and the cut tensors of bare parameters."""
+    """All changes of a plan: of modules, by path, the cut tensors of bare parameters, entries that match nothing."""
 
     changes: Mapping[str, Change]
     cuts: Mapping[_ParameterPath, nn.Parameter]
+    unmatched: tuple[str, ...] = ()
 
 
 def _prepare(model: nn.Module, axis: Axis, plan: Mapping[str, Any], *, all_must_match: bool) -> _Planned:
@@ -122,7 +127,9 @@ def _prepare(model: nn.Module, axis: Axis, plan: Mapping[str, Any], *, all_must_
         for name, module in modules.items()
         for own, _ in module.named_parameters(recurse=False)
     }
-    entries = _match(plan, [*modules, *parameters], all_must_match=all_must_match)
+    names = [*modules, *parameters]
+    entries = _match(plan, names, all_must_match=all_must_match)
+    unmatched = tuple(pattern for pattern in plan if not _matched(pattern, names))
     kv_replicas: dict[int, Axis | None] = {}
 
     def kv_replicas_of(heads: int) -> Axis | None:
@@ -146,7 +153,7 @@ def _prepare(model: nn.Module, axis: Axis, plan: Mapping[str, Any], *, all_must_
         changes[name] = translate(entry, module, shown).prepare(site)
         _check_replaceable(shown, module, changes[name])
     _tie(modules, changes, cuts)
-    return _Planned(changes=changes, cuts=cuts)
+    return _Planned(changes=changes, cuts=cuts, unmatched=unmatched)
 
 
 def _match(plan: Mapping[str, Any], names: Sequence[str], *, all_must_match: bool) -> dict[str, Any]:
@@ -154,8 +161,7 @@ def _match(plan: Mapping[str, Any], names: Sequence[str], *, all_must_match: boo
     entries: dict[str, Any] = {}
     origin: dict[str, str] = {}
     for pattern, entry in plan.items():
-        parts = pattern.split(".") if pattern else []
-        matched = [name for name in names if _fits(name.split(".") if name else [], parts)]
+        matched = _matched(pattern, names)
         if all_must_match and not matched:
             close = get_close_matches(pattern, names, n=1, cutoff=0.0)
             raise CannotRunError(f"the plan's {pattern!r} matches no module and no parameter; closest is {close[0]!r}")
@@ -164,6 +170,11 @@ def _match(plan: Mapping[str, Any], names: Sequence[str], *, all_must_match: boo
                 raise CannotRunError(f"the plan's {origin[name]!r} and {pattern!r} both match {name}: leave one out")
             entries[name], origin[name] = entry, pattern
     return entries
+
+
+def _matched(pattern: str, names: Sequence[str]) -> list[str]:
+    parts = pattern.split(".") if pattern else []
+    return [name for name in names if _fits(name.split(".") if name else [], parts)]
 
 
 def _fits(parts: Sequence[str], pattern: Sequence[str]) -> bool:

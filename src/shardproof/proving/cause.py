@@ -62,6 +62,7 @@ class CauseKind(StrEnum):
     NO_NUMBER_IN_REFERENCE = "no number on the reference's side"
     # The comparison could not have told.
     DIVIDES_BY_ZERO = "divides by zero in every trial"
+    NOTHING_SPLIT = "nothing split"
     NEVER_REACHED = "never reached"
     NO_GRADIENT = "no gradient"  # on either side, in any step
     CONSTANT = "constant"
@@ -140,6 +141,7 @@ class Cause:
         parts: of NEVER_REACHED: what is zero in every run.
         elements: of MASK_TOO_SMALL: how many there are; of LOST, ZEROED, HELD_TWICE and PADDING_USED: how many it is
             about.
+        entries: of NOTHING_SPLIT: entries of the plan that match no module.
         dtype: of the runs in the user's own dtypes, as `Native.dtype`.
         exact_collective: of COLLECTIVES_DIVERGE: the one in exact arithmetic; None where that sequence has ended.
         native_collective: the one in the user's own dtypes; None where that sequence has ended. Of
@@ -163,6 +165,7 @@ class Cause:
     parts: tuple[Part, ...] = ()
     elements: int | None = None
     dtype: str = ""
+    entries: tuple[str, ...] = ()
     exact_collective: CollectiveCall | None = None
     native_collective: CollectiveCall | None = None
     forward_collective: CollectiveCall | None = None

@@ -178,6 +178,23 @@ class Native:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Sharding:
+    """What the candidate splits.
+
+    Attributes:
+        parameters: how many the step has on one device.
+        split: how many of them are not whole on every rank.
+        idle: the axes of the mesh along which the ranks hold, compute and send the same.
+        unmatched: entries of the plan that match no module.
+    """
+
+    parameters: int
+    split: int
+    idle: tuple[str, ...] = ()
+    unmatched: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Proof:
     """All findings, in execution order.
 
@@ -191,6 +208,7 @@ class Proof:
         native: what was run beside them.
         probes: what the step was probed with, in words.
         allow: the user's patterns of findings to accept.
+        sharding: what is split; None where no layout could be found.
         own_buffers: the names of buffers that only the candidate has, which are compared with nothing.
         taken_constants: real constants of the ranks that were taken for one device's: they differ by rounding.
     """
@@ -204,6 +222,7 @@ class Proof:
     native: Native | None = None
     probes: str = ""
     allow: tuple[str, ...] = ()
+    sharding: Sharding | None = None
     own_buffers: tuple[str, ...] = ()
     taken_constants: tuple[TakenConstant, ...] = ()
 

@@ -14,6 +14,7 @@ from shardproof.proving.judging.judge import (
     judge_drawn,
     judge_exactly,
     judge_numerically,
+    judge_sharding,
     judge_without_layout,
     list_own_buffers,
     list_taken_constants,
@@ -106,6 +107,7 @@ def prove(
     tell("the numbers" if numeric else f"trial 1 of {trials}, and the numbers")
     runner = Runner(target=target, spawn=spawn, timeout=timeout, reload=reload)
     first = runner.run(replace(request, seeds=request.seeds[:1], draws=True), natively=True)
+    sharding = None
     try:
         layout = find_candidate_layout(first)
     except CannotRunError:
@@ -113,6 +115,7 @@ def prove(
         if not findings:
             raise
     else:
+        sharding, idle = judge_sharding(first, layout)
         initial, masks = judge_drawn(first, layout)
         inputs = collect_update_inputs(first, layout)
         in_float64 = first.own_precision is Precision.FLOAT64
@@ -124,7 +127,7 @@ def prove(
         else:
             request, outcomes = take_trials(runner, request, first, layout, max_false_accept, tell)
             findings = judge_exactly(first, layout, outcomes)
-        findings = (*initial, *findings, *masks)
+        findings = (*idle, *initial, *findings, *masks)
     return Proof(
         findings=mark_source_lines(mark_allowed(findings, allow), first.source_lines),
         probes=describe_probes(step.batch),
@@ -135,6 +138,7 @@ def prove(
         primes=tuple(choose_prime(one) for one in request.seeds),
         seeds=request.seeds,
         native=_describe_native(first),
+        sharding=sharding,
         own_buffers=list_own_buffers(first),
         taken_constants=list_taken_constants(first),
     )

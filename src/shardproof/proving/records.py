@@ -37,6 +37,7 @@ class Phase(StrEnum):
     UPDATE = "updated parameter"
     BUFFER = "buffer"
     MASK = "dropout mask"  # as each rank's generator draws it
+    SHARDING = "sharding"  # no tensor: what the ranks along an axis of the mesh share out
     COLLECTIVES = "collectives"  # no tensor: where the sequences of two runs part
 
 
@@ -180,6 +181,7 @@ class SideRecord:
         start: its own before the first step in the user's own dtypes; empty if that run was not asked for.
         masks: the dropout masks that its generators draw; empty if not asked for.
         taken_constants: real constants that exact arithmetic took for the reference's, of the ranks.
+        unmatched: the entries of the sharding's plan that match no module.
     """
 
     parameters: Mapping[str, Tensor]
@@ -190,6 +192,7 @@ class SideRecord:
     start: Mapping[str, Tensor] = field(default_factory=dict)
     masks: Masks = field(default_factory=dict)
     taken_constants: Sequence[TakenConstant] = ()
+    unmatched: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

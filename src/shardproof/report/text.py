@@ -31,9 +31,10 @@ def _lines(proof: Proof) -> Iterator[str]:
     told = ", ".join(f"{count} {verdict}" for verdict, count in sorted(counts.items()))
     yield f"{_head_of(proof)}: {len(proof.findings)} tensors: {told}"
     primes = f"{proof.trials} trial{'s' * (proof.trials != 1)}, primes {', '.join(map(str, proof.primes))}"
-    yield f"{_said_ranks(proof)}, {primes if proof.trials else 'numbers only, no exact arithmetic'}"
+    yield f"{_said_split(proof)}{_said_ranks(proof)}, {primes if proof.trials else 'numbers only, no exact arithmetic'}"
     if proof.trials:
         yield f"Probed with: {proof.probes}."
+    yield from _sharding_lines(proof)
     roots = [finding for finding in proof.roots if finding.failed]
     if roots:
         yield ""
@@ -66,6 +67,24 @@ def _lines(proof: Proof) -> Iterator[str]:
 
 def _cause(finding: Finding, mesh: Mapping[str, int]) -> str:
     return "" if finding.cause is None else _escaped(describe_cause(finding.cause, mesh=mesh))
+
+
+def _sharding_lines(proof: Proof) -> Iterator[str]:
+    """What of the plan and of the mesh does nothing; an axis that is a finding is told of there."""
+    if proof.sharding is None:
+        return
+    if proof.sharding.unmatched:
+        named = ", ".join(map(_escaped, proof.sharding.unmatched))
+        yield f"Plan entries that match no module, and do nothing: {named}."
+    told = {finding.key.name for finding in proof.findings if finding.key.phase is Phase.SHARDING}
+    for axis in proof.sharding.idle:
+        if axis not in told:
+            yield f"Along {axis} nothing is split: its ranks hold and compute the same."
+
+
+def _said_split(proof: Proof) -> str:
+    sharding = proof.sharding
+    return "" if sharding is None else f"{sharding.split} of {sharding.parameters} parameters split, "
 
 
 def _said_ranks(proof: Proof) -> str:

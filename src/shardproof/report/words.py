@@ -62,6 +62,7 @@ _SENTENCES: Mapping[CauseKind, str] = {
     ),
     CauseKind.BUFFER_GONE: "one device has the buffer, and rank {ranks} has none of that name",
     CauseKind.NO_GRADIENT: "no gradient on either side: nothing in the batch reaches it",
+    CauseKind.NOTHING_SPLIT: "nothing is split{over}: every rank holds all of it, and computes all of it{unmatched}",
     CauseKind.NEVER_REACHED: "zero in every run on {parts}: nothing in the batch reaches it",
     CauseKind.CONSTANT: "the same numbers whatever the parameters and inputs are: a wrong way to them would not show",
     CauseKind.NO_NOISE: "the reference has no rounding noise to measure",
@@ -173,6 +174,7 @@ def _parameters(cause: Cause, *, name_axes: bool) -> Mapping[str, str]:
         "expected": str(expected),
         "parts": _parts(cause.parts),
         "elements": str(cause.elements),
+        "unmatched": f"; plan entries {_quoted(cause.entries)} match no module" if cause.entries else "",
         "dtype": cause.dtype,
         "exact": describe_collective(cause.exact_collective),
         "native": describe_collective(cause.native_collective),
@@ -212,6 +214,11 @@ def _parts(parts: Sequence[Part]) -> str:
     named = [f"rank {part.rank}" if part.index is None else f"slice {part.index} of rank {part.rank}" for part in parts]
     more = f" and {len(named) - _MOST_PARTS} more" if len(named) > _MOST_PARTS else ""
     return ", ".join(named[:_MOST_PARTS]) + more
+
+
+def _quoted(entries: Sequence[str]) -> str:
+    more = f" and {len(entries) - _MOST_PARTS} more" if len(entries) > _MOST_PARTS else ""
+    return ", ".join(f"`{one}`" for one in entries[:_MOST_PARTS]) + more
 
 
 def _listed(numbers: Iterable[int]) -> str:

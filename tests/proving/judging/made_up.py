@@ -19,6 +19,7 @@ from shardproof.proving.judging.judge import (
     judge_drawn,
     judge_exactly,
     judge_numerically,
+    judge_sharding,
 )
 from shardproof.proving.records import (
     BothSides,
@@ -287,7 +288,8 @@ def judged(change=None, *, axes=TP):
     layout = find_candidate_layout(both)
     initial, masks = judge_drawn(both, layout)
     findings = judge_exactly(both, layout, compare_trials(both, layout))
-    return {finding.key: finding for finding in (*initial, *findings, *masks)}
+    _, idle = judge_sharding(both, layout)
+    return {finding.key: finding for finding in (*idle, *initial, *findings, *masks)}
 
 
 def judged_numerically(change=None, *, axes=TP):

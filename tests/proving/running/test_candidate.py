@@ -16,6 +16,8 @@ from shardproof.proving.prove import prove
 from shardproof.proving.records import Phase
 from shardproof.proving.step import Step
 
+NOTHING_SPLIT = ["VACUOUS sharding *"]  # allowed: the training takes the whole step on every rank
+
 
 def run(training, **changes):
     return prove(steps.make_step_of_four_rows(**changes), candidate=training, devices=2, trials=1)
@@ -99,7 +101,8 @@ def test_extra_state_is_in_the_state_that_a_training_loads(factor):
             run.record_gradients()
 
     step = steps.make_step(model=WithExtraState, steps=1, optimizer=None)
-    assert prove(step, candidate=training, devices=2, trials=1).ok == (factor == 1)
+    proof = prove(step, candidate=training, devices=2, trials=1, allow=NOTHING_SPLIT)
+    assert proof.ok == (factor == 1)
 
 
 def test_gradients_that_are_not_averaged_are_found():
@@ -246,10 +249,11 @@ def by_hand(*, momentum):
 
 @pytest.mark.parametrize("momentum", [0.9, 0.8])
 def test_an_update_by_hand_has_no_state_to_compare_and_its_updates_tell(momentum):
-    proof = run(by_hand(momentum=momentum), optimizer=lambda ps: torch.optim.SGD(ps, lr=0.1, momentum=0.9), steps=3)
+    step = steps.make_step(optimizer=lambda ps: torch.optim.SGD(ps, lr=0.1, momentum=0.9), steps=3)
+    proof = prove(step, candidate=by_hand(momentum=momentum), devices=2, trials=1, allow=NOTHING_SPLIT)
     assert proof.ok == (momentum == 0.9)
     assert Phase.STATE not in {finding.key.phase for finding in proof.findings}
-    assert {finding.key.step for finding in proof.findings if not finding.verdict.ok} == (set() if proof.ok else {1, 2})
+    assert {finding.key.step for finding in proof.findings if finding.failed} == (set() if proof.ok else {1, 2})
 
 
 # Activations in zigzag order ------------------------------------------------------------------------------------------

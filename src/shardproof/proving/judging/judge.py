@@ -28,6 +28,7 @@ from shardproof.proving.judging.noise import align_own_runs, measure_rounding
 from shardproof.proving.judging.numeric import add_numbers, conclude_numerically
 from shardproof.proving.judging.outcomes import compare_exactly, find_blind, own_buffers
 from shardproof.proving.judging.recomputation import judge_recomputed_collectives, judge_recomputed_masks
+from shardproof.proving.judging.splitting import describe_sharding, judge_splitting
 from shardproof.proving.judging.ties import explain_untied
 from shardproof.proving.records import ACTIVATIONS, Phase, Precision
 
@@ -38,10 +39,10 @@ if TYPE_CHECKING:
 
     from shardproof.exact.algebra.reference_constants import TakenConstant
     from shardproof.proving.cause import Part
-    from shardproof.proving.findings import Finding, Rounding
+    from shardproof.proving.findings import Finding, Rounding, Sharding
     from shardproof.proving.judging.layout import Layout
     from shardproof.proving.judging.outcomes import Outcome
-    from shardproof.proving.records import BothSides, Key
+    from shardproof.proving.records import BothSides, Key, Records, SideRecord
 
 
 def find_candidate_layout(both: BothSides) -> Layout:
@@ -154,6 +155,14 @@ def _reached_elements(both: BothSides) -> dict[str, Tensor]:
     return found
 
 
+def judge_sharding(both: BothSides, layout: Layout) -> tuple[Sharding, tuple[Finding, ...]]:
+    """What the candidate splits; findings where it splits nothing."""
+    sharding = describe_sharding(
+        layout, both.axes, _first_runs(both.ranks), both.ranks[0].unmatched, own_training=both.own_training
+    )
+    return sharding, judge_splitting(sharding, both.axes)
+
+
 def judge_without_layout(both: BothSides) -> tuple[Finding, ...]:
     """The findings of a sharding that draws its own values: shards that start alike. Nothing else can be told of it."""
     if not all(side.initial for side in both.ranks):
@@ -163,8 +172,12 @@ def judge_without_layout(both: BothSides) -> tuple[Finding, ...]:
 
 def list_own_buffers(both: BothSides) -> tuple[str, ...]:
     """The names of the buffers that only the candidate has."""
-    sides = [[*side.trials, *side.native.values()][0] for side in (both.reference, *both.ranks)]
-    return own_buffers(sides[0], sides[1:])
+    reference, *ranks = _first_runs([both.reference, *both.ranks])
+    return own_buffers(reference, ranks)
+
+
+def _first_runs(sides: Sequence[SideRecord]) -> list[Records]:
+    return [next(iter([*side.trials, *side.native.values()])) for side in sides]
 
 
 def list_taken_constants(both: BothSides) -> tuple[TakenConstant, ...]:
@@ -175,10 +188,9 @@ def list_taken_constants(both: BothSides) -> tuple[TakenConstant, ...]:
 
 def _frozen_on(both: BothSides) -> frozenset[tuple[int, str]]:
     """Rank and name of the parameters that do not train there in the first step."""
-    runs = [[*side.trials, *side.native.values()][0] for side in both.ranks]
     return frozenset(
         (rank, key.name)
-        for rank, records in enumerate(runs)
+        for rank, records in enumerate(_first_runs(both.ranks))
         for key in records.frozen
         if key.step == 0 and key.phase is Phase.GRADIENT
     )

@@ -179,8 +179,8 @@ def _measure(
     noise_scale: float,
 ) -> Numbers:
     pairs = [compare(one.actual, one.expected.to(one.actual.dtype)) for one in beside.values()]
-    scale = largest(own[0].expected)
-    epsilon = torch.finfo(own[0].actual.dtype).eps
+    scale = _worst(largest(one.expected) for one in own.values())  # a rank may hold none of it
+    epsilon = torch.finfo(next(iter(own.values())).actual.dtype).eps
     noise = _worst(largest(one.actual.double() - one.expected) for one in own.values())
     if noise_scale < 1 and not math.isfinite(noise):
         noise = 0.0  # float32 overflows where float64 does not

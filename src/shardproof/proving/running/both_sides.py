@@ -27,6 +27,7 @@ from shardproof.proving.running.models import (
     tensors_of_state,
 )
 from shardproof.proving.running.one_rank import run_parallelized, run_reference
+from shardproof.proving.running.plan_entries import unmatched_entries_noted
 from shardproof.proving.running.quiet import quiet_pytorch
 from shardproof.proving.running.request import RunContext
 from shardproof.proving.running.thread_count import one_thread_if_small
@@ -171,7 +172,9 @@ def run_in_threads(
         initial=initial,
         arithmetics=request.make_arithmetics(drawn.values(), constants),
     )
-    return world.run(_run_rank, target, context)
+    with unmatched_entries_noted() as entries:
+        sides = world.run(_run_rank, target, context)
+    return [_with_unmatched(side, entries) for side in sides]
 
 
 def run_in_processes(
@@ -214,8 +217,13 @@ def _run_process(
         arithmetics=request.make_arithmetics(drawn.values(), constants),
         heartbeat=comm.beat,
     )
-    with quiet_pytorch(), one_thread_if_small(state):
-        return _run_rank(comm, target, context)
+    with quiet_pytorch(), one_thread_if_small(state), unmatched_entries_noted() as entries:
+        side = _run_rank(comm, target, context)
+    return _with_unmatched(side, entries)
+
+
+def _with_unmatched(side: SideRecord, entries: Sequence[str]) -> SideRecord:
+    return replace(side, unmatched=tuple(dict.fromkeys((*side.unmatched, *entries))))
 
 
 def _run_rank(comm: Communicator, target: ProofTarget, context: RunContext) -> SideRecord:

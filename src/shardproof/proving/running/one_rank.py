@@ -20,6 +20,7 @@ from shardproof.proving.running.collective_log import collectives_recorded, earl
 from shardproof.proving.running.data_parallel import BatchSplit, make_split
 from shardproof.proving.running.dropout import dropout_standing_in, masks_drawn
 from shardproof.proving.running.models import build_model, dtype_of, initial_values, load_model, make_mesh, shard_model
+from shardproof.proving.running.plan_entries import noted_entries
 from shardproof.proving.running.recomputation import recomputation_followed
 from shardproof.proving.running.segments import Segments, number_parameters
 from shardproof.proving.running.training import train
@@ -158,7 +159,7 @@ def run_parallelized(context: RunContext, parallelize: Parallelize) -> SideRecor
     if not request.draws:
         return side
     initial = shard_model(build_model(step, request.build_seed), parallelize, mesh)
-    return replace(side, initial=initial_values(initial))
+    return replace(side, initial=initial_values(initial), unmatched=noted_entries(initial))
 
 
 def _train_one_run(

@@ -45,6 +45,13 @@ def with_zeros(values, row):
     return changed
 
 
+def whole_everywhere(draft):
+    for rank in draft.ranks:
+        for run, held in rank.items():
+            held.update({one: values.clone() for one, values in draft.reference[run].items()})
+    draft.start = draft.initial = {"up.weight": [ROWS, ROWS]}
+
+
 def own_values_along_dp(draft):
     """Each rank's own gradient, whose mean is right."""
     draft.change(
@@ -213,6 +220,11 @@ CAUSES = {
             assign(start={"down.bias": [THREE, 0 * THREE]}, frozen={1: {BIAS}}),
             change("scale", NEW_BIAS, 0, ranks=(1,)),
         ),
+    ),
+    "nothing split": Case(
+        change=whole_everywhere, key=key(Phase.SHARDING, "tp"), verdict=Verdict.VACUOUS,
+        cause=of(CauseKind.NOTHING_SPLIT, axes=("tp",)),
+        twin=nothing, twin_verdict=NOTHING,
     ),
     "buffer gone": Case(
         change=change("drop", COUNT, ranks=(1,)), key=COUNT, verdict=Verdict.WRONG,
