@@ -80,6 +80,7 @@ class CauseKind(StrEnum):
     INITIAL_SPREAD = "initial values spread otherwise"
     INITIAL_MEAN = "initial values of another mean"
     INITIAL_CONSTANT = "initial values constant on one side"
+    INITIAL_BY_DTENSOR = "initial values drawn by DTensor"
     INITIAL_REPEATED = "shards start alike"
     INITIAL_REPLICAS_DIFFER = "replicas start differently"
     INITIAL_MISSHAPEN = "initial shape differs"

@@ -209,6 +209,8 @@ class Proof:
         probes: what the step was probed with, in words.
         allow: the user's patterns of findings to accept.
         sharding: what is split; None where no layout could be found.
+        loaded: the names of parameters that the sharding fills with values of its own, whatever it is given: the
+            prover's values were loaded into them after it.
         own_buffers: the names of buffers that only the candidate has, which are compared with nothing.
         taken_constants: real constants of the ranks that were taken for one device's: they differ by rounding.
     """
@@ -223,6 +225,7 @@ class Proof:
     probes: str = ""
     allow: tuple[str, ...] = ()
     sharding: Sharding | None = None
+    loaded: tuple[str, ...] = ()
     own_buffers: tuple[str, ...] = ()
     taken_constants: tuple[TakenConstant, ...] = ()
 

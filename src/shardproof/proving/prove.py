@@ -108,6 +108,7 @@ def prove(
     runner = Runner(target=target, spawn=spawn, timeout=timeout, reload=reload)
     first = runner.run(replace(request, seeds=request.seeds[:1], draws=True), natively=True)
     sharding = None
+    loaded: tuple[str, ...] = ()
     try:
         layout = find_candidate_layout(first)
     except CannotRunError:
@@ -116,6 +117,7 @@ def prove(
             raise
     else:
         sharding, idle = judge_sharding(first, layout)
+        loaded = tuple(sorted({name for side in first.ranks for name in side.own_values}))
         initial, masks = judge_drawn(first, layout)
         inputs = collect_update_inputs(first, layout)
         in_float64 = first.own_precision is Precision.FLOAT64
@@ -139,6 +141,7 @@ def prove(
         seeds=request.seeds,
         native=_describe_native(first),
         sharding=sharding,
+        loaded=loaded,
         own_buffers=list_own_buffers(first),
         taken_constants=list_taken_constants(first),
     )

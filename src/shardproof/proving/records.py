@@ -176,12 +176,16 @@ class SideRecord:
         trials: the records of the runs in exact arithmetic.
         native: the records of the runs in ordinary arithmetic.
         failed: why the reference has no run in the user's own dtypes, if one was asked for; else empty.
-        initial: its parameters as the user's model initialises them, in float64; empty if not asked for, or if the
-            user's own training step is run, which is given its parameters.
+        initial: its parameters as the user's model initialises them, in float64; empty if not asked for. Of the user's
+            own training step, which is given its parameters, those alone that it fills itself.
         start: its own before the first step in the user's own dtypes; empty if that run was not asked for.
         masks: the dropout masks that its generators draw; empty if not asked for.
         taken_constants: real constants that exact arithmetic took for the reference's, of the ranks.
         unmatched: the entries of the sharding's plan that match no module.
+        drawn_by_dtensor: those in `initial` that hold random numbers which DTensor has drawn for a shard.
+        own_values: the parameters that the sharding fills with values of its own, whatever it is given; the full state
+            was loaded into them after it, where they are DTensors or whole.
+        depending: those of `own_values` that do depend on what the sharding is given, or are others each time.
     """
 
     parameters: Mapping[str, Tensor]
@@ -193,6 +197,9 @@ class SideRecord:
     masks: Masks = field(default_factory=dict)
     taken_constants: Sequence[TakenConstant] = ()
     unmatched: tuple[str, ...] = ()
+    drawn_by_dtensor: tuple[str, ...] = ()
+    own_values: tuple[str, ...] = ()
+    depending: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -42,6 +42,7 @@ def render_json(proof: Proof, specification: Specification | None = None) -> str
             "trials": proof.trials,
             "probes": proof.probes,
             "sharding": None if proof.sharding is None else asdict(proof.sharding) | {"ranks": proof.devices},
+            "loaded": proof.loaded,
             "own_buffers": proof.own_buffers,
             "taken_constants": [asdict(one) for one in proof.taken_constants],
             "primes": proof.primes,

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from shardproof.report.grouping import Group
 
 
-_MOST_BUFFERS = 6
+_MOST_NAMES = 6
 _MOST_CONSTANTS = 4
 
 
@@ -54,15 +54,22 @@ def _lines(proof: Proof) -> Iterator[str]:
         for group in group_findings(drawn):
             yield f"  {_title(group)}: {_cause(group.first, proof.mesh)}."
     yield ""
+    if proof.loaded:
+        yield (
+            "Parameters that the ranks fill themselves, whatever they are given, into which the prover's values were "
+            f"loaded before the first step: {_some_of(proof.loaded)}."
+        )
     if proof.own_buffers:
-        named = ", ".join(map(_escaped, proof.own_buffers[:_MOST_BUFFERS]))
-        more = len(proof.own_buffers) - _MOST_BUFFERS
-        rest = f" and {more} more" if more > 0 else ""
-        yield f"Buffers that only the candidate has, compared with nothing: {named}{rest}."
+        yield f"Buffers that only the candidate has, compared with nothing: {_some_of(proof.own_buffers)}."
     yield from _constant_lines(proof)
     yield from _bound_lines(proof)
     for line in _number_lines(proof):
         yield _escaped(line)
+
+
+def _some_of(names: Sequence[str]) -> str:
+    named = ", ".join(map(_escaped, names[:_MOST_NAMES]))
+    return f"{named} and {len(names) - _MOST_NAMES} more" if len(names) > _MOST_NAMES else named
 
 
 def _cause(finding: Finding, mesh: Mapping[str, int]) -> str:
@@ -74,8 +81,7 @@ def _sharding_lines(proof: Proof) -> Iterator[str]:
     if proof.sharding is None:
         return
     if proof.sharding.unmatched:
-        named = ", ".join(map(_escaped, proof.sharding.unmatched))
-        yield f"Plan entries that match no module, and do nothing: {named}."
+        yield f"Plan entries that match no module, and do nothing: {_some_of(proof.sharding.unmatched)}."
     told = {finding.key.name for finding in proof.findings if finding.key.phase is Phase.SHARDING}
     for axis in proof.sharding.idle:
         if axis not in told:

@@ -90,6 +90,9 @@ _SENTENCES: Mapping[CauseKind, str] = {
     ),
     CauseKind.INITIAL_MEAN: "the ranks' own numbers, whose mean is not that of one device's",
     CauseKind.INITIAL_CONSTANT: "all numbers are the same on one side, and drawn on the other",
+    CauseKind.INITIAL_BY_DTENSOR: (
+        "DTensor draws the numbers: on GPUs each shard its own, which ranks on CPUs cannot show"
+    ),
     CauseKind.INITIAL_REPEATED: "shards that should differ start with the same numbers",
     CauseKind.INITIAL_REPLICAS_DIFFER: "replicas start with different numbers",
     CauseKind.INITIAL_MISSHAPEN: "of another shape than when it is given the proof's values",

@@ -6,7 +6,7 @@ from tests.proving.judging.cases.draws import drawn
 
 from shardproof.proving.cause import Cause, CauseKind
 from shardproof.proving.findings import Verdict
-from shardproof.proving.judging.initial import find_other_spread, find_repeated, judge_initial
+from shardproof.proving.judging.initial import find_faults, find_other_spread, given_values, judge_initial
 from shardproof.proving.judging.layout import find_layout
 
 ADDRESSES = torch.arange(1.0, 9.0, dtype=torch.float64).view(4, 2)
@@ -107,8 +107,39 @@ def test_only_parameters_that_differ_are_named():
     assert [one.key.name for one in judge_initial({"w": WHOLE, "b": drawn(2, seed=4)}, ranks, layout)] == ["b"]
 
 
-def test_without_a_layout_repeated_shards_are_all_that_can_be_told():
-    alike, apart = drawn(2, 2, seed=1), drawn(2, 2, seed=2)
-    (finding,) = find_repeated({"w": WHOLE}, [{"w": alike, "x": alike}, {"w": alike, "x": alike}])
+def test_shards_that_dtensor_has_drawn_may_start_alike():
+    alike = drawn(2, 2, seed=1)
+    layout = find_layout({"w": ADDRESSES}, {"w": HALVES})
+    for by_dtensor, verdict, kind in (
+        ((), Verdict.WRONG, CauseKind.INITIAL_REPEATED),
+        (("w",), Verdict.DRAWN, CauseKind.INITIAL_BY_DTENSOR),
+    ):
+        (finding,) = judge_initial({"w": WHOLE}, [{"w": alike}] * 2, layout, by_dtensor)
+        assert (finding.verdict, finding.cause.kind) == (verdict, kind)
+
+
+def test_of_what_dtensor_has_drawn_the_spread_is_compared():
+    addresses = torch.arange(1.0, 801.0, dtype=torch.float64).view(40, 20)
+    layout = find_layout({"w": addresses}, {"w": {0: addresses[:20], 1: addresses[20:]}})
+    whole, alike = {"w": drawn(40, 20, seed=0)}, drawn(20, 20, seed=1)
+    for factor, kind in ((1, CauseKind.INITIAL_BY_DTENSOR), (2, CauseKind.INITIAL_SPREAD)):
+        (finding,) = judge_initial(whole, [{"w": factor * alike}] * 2, layout, ("w",))
+        assert finding.cause.kind is kind
+
+
+def test_without_a_layout_repeated_shards_and_another_spread_are_all_that_can_be_told():
+    alike, apart = drawn(20, 20, seed=1), drawn(20, 20, seed=2)
+    whole = {"w": drawn(40, 20, seed=0)}
+    (finding,) = find_faults(whole, [{"w": alike, "x": alike}, {"w": alike, "x": alike}], ["w", "x"], ())
     assert (finding.key.name, finding.verdict, finding.cause.kind) == ("w", Verdict.WRONG, CauseKind.INITIAL_REPEATED)
-    assert find_repeated({"w": WHOLE}, [{"w": alike}, {"w": apart}]) == ()
+    assert find_faults(whole, [{"w": alike}, {"w": alike}], ["w"], ("w",), by_dtensor=("w",)) == ()
+    assert find_faults(whole, [{"w": alike}, {"w": apart}], ["w"], ("w",)) == ()
+    wide = [{"w": 2 * alike}, {"w": 2 * apart}]
+    (finding,) = find_faults(whole, wide, ["w"], ("w",))
+    assert (finding.verdict, finding.cause.kind) == (Verdict.WRONG, CauseKind.INITIAL_SPREAD)
+    assert find_faults(whole, wide, ["w"], ()) == ()  # given and scaled, not drawn
+
+
+def test_what_a_rank_is_given_is_what_one_device_starts_with_and_zero_in_padding():
+    whole = torch.tensor([5.0, 6.0, 7.0])
+    assert given_values(torch.tensor([[2, 0], [-1, 1]]), whole).tolist() == [[7, 5], [0, 6]]

@@ -18,7 +18,7 @@ from shardproof.proving.judging.layout import PADDING
 from shardproof.proving.records import Key, Phase
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Collection, Mapping, Sequence
 
     from torch import Tensor
 
@@ -30,16 +30,22 @@ _DEVIATIONS = 5.0  # a right initialisation is that far off in one of a million 
 _LEAST_KURTOSIS = 1.8  # of a uniform distribution
 
 
-def judge_initial(reference: Values, ranks: Sequence[Values], layout: Layout) -> tuple[Finding, ...]:
+def judge_initial(
+    reference: Values, ranks: Sequence[Values], layout: Layout, by_dtensor: Collection[str] = ()
+) -> tuple[Finding, ...]:
     """One finding for all parameters if each is what one device starts with, else one for each that is not.
 
     Args:
         reference: the full parameters that one device starts with.
         ranks: what each rank starts with.
         layout: where each rank's elements lie, found from the values of the proof.
+        by_dtensor: the parameters whose shards DTensor has drawn: on CPUs all alike, which is no error.
     """
     whole = layout.state.flatten(reference).double()
-    found = [_judge(name, [rank[name] for rank in ranks], layout, whole, reference) for name in ranks[0]]
+    found = [
+        _judge(name, [rank[name] for rank in ranks], layout, whole, reference, by_dtensor=name in by_dtensor)
+        for name in ranks[0]
+    ]
     others = tuple(finding for finding in found if finding.verdict is not Verdict.PROVED)
     if others:
         return others
@@ -47,17 +53,42 @@ def judge_initial(reference: Values, ranks: Sequence[Values], layout: Layout) ->
     return (replace(_finding("all parameters", Verdict.PROVED, None), elements=elements, false_accept=0.0),)
 
 
-def find_repeated(reference: Values, ranks: Sequence[Values]) -> tuple[Finding, ...]:
-    """The parameters whose shards hold the same numbers, where no layout is known: the sharding draws its own."""
-    names = [name for name in ranks[0] if name in reference]
-    return tuple(
-        _finding(name, Verdict.WRONG, CauseKind.INITIAL_REPEATED)
-        for name in names
-        if _is_repeated([rank[name] for rank in ranks], reference[name])
-    )
+def find_faults(
+    reference: Values,
+    ranks: Sequence[Values],
+    names: Collection[str],
+    drawn: Collection[str],
+    by_dtensor: Collection[str] = (),
+) -> tuple[Finding, ...]:
+    """The parameters whose shards cannot be right whichever elements they are; no layout is known.
+
+    Args:
+        reference: the full parameters that one device starts with.
+        ranks: what each rank starts with.
+        names: of parameters that all ranks have.
+        drawn: of those that the sharding fills itself, whose mean and spread are compared.
+        by_dtensor: the parameters whose shards DTensor has drawn.
+    """
+    found = []
+    for name in names:
+        held = [rank[name] for rank in ranks]
+        if name in reference and name not in by_dtensor and _is_repeated(held, reference[name]):
+            found.append(_finding(name, Verdict.WRONG, CauseKind.INITIAL_REPEATED))
+        elif name in reference and name in drawn:
+            cause = find_other_spread(held, reference[name])
+            if cause is not None:
+                found.append(replace(_finding(name, Verdict.WRONG, cause.kind), cause=cause))
+    return tuple(found)
 
 
-def _judge(name: str, held: Sequence[Tensor], layout: Layout, whole: Tensor, reference: Values) -> Finding:
+def given_values(element_index: Tensor, whole: Tensor) -> Tensor:
+    """What a rank starts with that takes its elements from the full state, a vector; 0 where it holds padding."""
+    return torch.where(element_index != PADDING, whole[element_index.clamp(min=0)], 0.0)
+
+
+def _judge(
+    name: str, held: Sequence[Tensor], layout: Layout, whole: Tensor, reference: Values, *, by_dtensor: bool
+) -> Finding:
     element_index = [layout.element_index[name][rank] for rank in range(len(held))]
     if any(own.shape != index.shape for own, index in zip(held, element_index, strict=True)):
         return _finding(name, Verdict.WRONG, CauseKind.INITIAL_MISSHAPEN)
@@ -66,13 +97,14 @@ def _judge(name: str, held: Sequence[Tensor], layout: Layout, whole: Tensor, ref
         return _finding(name, Verdict.PROVED, None)
     if _replicas_differ(held, element_index):
         return _finding(name, Verdict.WRONG, CauseKind.INITIAL_REPLICAS_DIFFER, wrong)
-    if name in reference and _is_repeated(held, reference[name]):
+    repeated = name in reference and _is_repeated(held, reference[name])
+    if repeated and not by_dtensor:
         return _finding(name, Verdict.WRONG, CauseKind.INITIAL_REPEATED, wrong)
     parts = [own[index != PADDING] for own, index in zip(held, element_index, strict=True)]
     cause = find_other_spread(parts, reference[name]) if name in reference else None
     if cause is not None:
         return replace(_finding(name, Verdict.WRONG, cause.kind, wrong), cause=cause)
-    return _finding(name, Verdict.DRAWN, CauseKind.INITIAL_OWN, wrong)
+    return _finding(name, Verdict.DRAWN, CauseKind.INITIAL_BY_DTENSOR if repeated else CauseKind.INITIAL_OWN, wrong)
 
 
 def find_other_spread(held: Sequence[Tensor], full: Tensor) -> Cause | None:

@@ -21,8 +21,8 @@ from shardproof.proving.judging.collectives import conclude_divergences, find_di
 from shardproof.proving.judging.conclude import conclude, count_uncompared, judge_trials
 from shardproof.proving.judging.coverage import judge_coverage
 from shardproof.proving.judging.early_access import conclude_early_accesses
-from shardproof.proving.judging.initial import find_repeated, judge_initial
-from shardproof.proving.judging.layout import find_layout
+from shardproof.proving.judging.initial import find_faults, given_values, judge_initial
+from shardproof.proving.judging.layout import find_layout, not_of_the_state
 from shardproof.proving.judging.masks import judge_masks
 from shardproof.proving.judging.noise import align_own_runs, measure_rounding
 from shardproof.proving.judging.numeric import add_numbers, conclude_numerically
@@ -51,6 +51,9 @@ def find_candidate_layout(both: BothSides) -> Layout:
     Raises:
         CannotRunError: the candidate did not start from the full state.
     """
+    depending = sorted({name for side in both.ranks for name in side.depending})
+    if depending:
+        raise CannotRunError(not_of_the_state(depending[0]))
     names = list(both.ranks[0].parameters)
     held = {name: {rank: side.parameters[name] for rank, side in enumerate(both.ranks)} for name in names}
     return find_layout(both.reference.parameters, held)
@@ -133,16 +136,36 @@ def judge_numerically(both: BothSides, layout: Layout) -> tuple[Finding, ...]:
 def judge_drawn(both: BothSides, layout: Layout) -> tuple[tuple[Finding, ...], tuple[Finding, ...]]:
     """The findings of the initial values, which belong first, and of the dropout masks, which belong last.
 
-    There are none of the initial values where the training is the user's own, which is given its values.
+    Of the initial values of the user's own training, which is given its values, those are judged that it fills itself.
     """
     initial = judge_coverage(layout, both.axes, _frozen_on(both), _reached_elements(both))
-    if all(side.initial for side in both.ranks):
+    started = _initial_of_ranks(both, layout)
+    if started:
         told = {finding.key for finding in initial}
-        others = judge_initial(both.reference.initial, [side.initial for side in both.ranks], layout)
+        others = judge_initial(both.reference.initial, started, layout, _by_dtensor(both))
         initial += tuple(one for one in others if one.key not in told and not (told and one.verdict is Verdict.PROVED))
     drawn = [side.masks for side in both.ranks]
     masks = judge_masks(both.reference.masks, drawn, both.axes)
     return initial, (*masks, *judge_recomputed_masks(drawn))
+
+
+def _initial_of_ranks(both: BothSides, layout: Layout) -> list[dict[str, Tensor]]:
+    """By rank, what each parameter starts with; what a rank takes as it is given is what one device starts with."""
+    names = dict.fromkeys(name for side in both.ranks for name in side.initial)
+    if not names:
+        return []
+    whole = layout.state.flatten(both.reference.initial).double()
+    return [
+        {
+            name: side.initial[name] if name in side.initial else given_values(layout.element_index[name][rank], whole)
+            for name in names
+        }
+        for rank, side in enumerate(both.ranks)
+    ]
+
+
+def _by_dtensor(both: BothSides) -> set[str]:
+    return {name for side in both.ranks for name in side.drawn_by_dtensor}
 
 
 def _reached_elements(both: BothSides) -> dict[str, Tensor]:
@@ -164,10 +187,15 @@ def judge_sharding(both: BothSides, layout: Layout) -> tuple[Sharding, tuple[Fin
 
 
 def judge_without_layout(both: BothSides) -> tuple[Finding, ...]:
-    """The findings of a sharding that draws its own values: shards that start alike. Nothing else can be told of it."""
+    """The findings of a sharding that fills plain shards itself: they start alike, or spread otherwise.
+
+    Nothing else can be told of it.
+    """
     if not all(side.initial for side in both.ranks):
         return ()
-    return find_repeated(both.reference.initial, [side.initial for side in both.ranks])
+    names = [name for name in both.ranks[0].initial if all(name in side.initial for side in both.ranks)]
+    own = {name for side in both.ranks for name in side.own_values if name not in side.depending}
+    return find_faults(both.reference.initial, [side.initial for side in both.ranks], names, own, _by_dtensor(both))
 
 
 def list_own_buffers(both: BothSides) -> tuple[str, ...]:

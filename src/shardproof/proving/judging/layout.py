@@ -96,6 +96,17 @@ class Layout:
         ]
 
 
+def not_of_the_state(name: str, rank: int | None = None) -> str:
+    """Why a layout cannot be found: a parameter holds values that are none of those given."""
+    where = "" if rank is None else f" on rank {rank}"
+    return (
+        f"parameter {name}{where} starts with values that are not in the full state: the sharding must take its values "
+        "from the model that it is given (or load the state dict), not draw its own; values that are drawn whatever is "
+        "given, the same at every call, may stand in DTensors and in whole parameters, into which the full state is "
+        "loaded after the sharding"
+    )
+
+
 def find_layout(reference: Mapping[str, Tensor], candidate: Mapping[str, Mapping[int, Tensor]]) -> Layout:
     """Look up every local value among the reference's. A zero that is none of them is padding.
 
@@ -118,9 +129,6 @@ def find_layout(reference: Mapping[str, Tensor], candidate: Mapping[str, Mapping
             found = values[at] == local.reshape(-1)
             padding = ~found & (local.reshape(-1) == 0)
             if not bool((found | padding).all()):
-                raise CannotRunError(
-                    f"parameter {name} on rank {rank} starts with values that are not in the full state: the sharding "
-                    "must take its values from the model that it is given (or load the state dict), not draw its own"
-                )
+                raise CannotRunError(not_of_the_state(name, rank))
             element_index[name][rank] = torch.where(found, order[at], PADDING).reshape(local.shape)
     return Layout(state=state, element_index=element_index)

@@ -21,7 +21,7 @@ copies (master weights), which would then be stale. So later steps have weaker b
 from __future__ import annotations
 
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -33,9 +33,11 @@ from shardproof.errors import CannotRunError
 from shardproof.proving.records import Phase
 from shardproof.proving.running.batch import copy_batch, draw_batch
 from shardproof.proving.running.capture import clone_parameters
+from shardproof.proving.running.dtensor_draws import DTensorDraws
 from shardproof.proving.running.hooks import modules_recorded
 from shardproof.proving.running.models import dtype_of, fill_drawn_buffers, load_model, make_mesh
 from shardproof.proving.running.one_rank import record_side
+from shardproof.proving.running.own_values import OwnValues
 from shardproof.proving.running.training import record_gradients, record_norm, record_update
 
 if TYPE_CHECKING:
@@ -141,19 +143,25 @@ class _Training:
     Attributes:
         context: what the training has to compute, and from what.
         run: which run it is, and its records.
+        own: the parameters that the training fills itself, whatever it is given.
+        draws: notes what DTensor draws before the first step, in the run that draws masks too; else None.
         model: the one watched; None before that.
         parameters: this rank's own before the first step.
         taken: how many batches were taken.
         batches: one for each step; in exact arithmetic drawn when it is taken first.
+        before: closed when the model is watched, or the training returns: leaves `draws`.
         inside: closed when the training returns: leaves the run's arithmetic and removes the hooks.
     """
 
     context: RunContext
     run: OneRun
+    own: OwnValues
+    draws: DTensorDraws | None = None
     model: nn.Module | None = None
     parameters: Mapping[str, Tensor] = field(default_factory=dict)
     taken: int = 0
     batches: list[Any] = field(default_factory=list)
+    before: ExitStack = field(default_factory=ExitStack)
     inside: ExitStack = field(default_factory=ExitStack)
 
     @property
@@ -170,7 +178,13 @@ class _Training:
         if self.model is not None or self.taken:
             raise CannotRunError("run.watch was called twice, or after the first batch; call it once, before the loop")
         self.model = model
-        fill_drawn_buffers(model, self.context.drawn, dtype_of(self.run.precision))
+        self.before.close()
+        context, run = self.context, self.run
+        fill_drawn_buffers(model, context.drawn, dtype_of(run.precision))
+        exact, state = run.recorder.exact is not None, context.state_for(run.recorder)
+        self.own.load_over(model, state, context.drawn, run.precision, exact=exact)
+        if self.draws is not None:
+            self.own.drawn_by_dtensor = self.draws.names(model)
         self.parameters = clone_parameters(model)
 
     def build(self) -> nn.Module:
@@ -213,7 +227,17 @@ def run_candidate(context: RunContext, candidate: Candidate) -> SideRecord:
         CannotRunError: it watched no model, or took fewer steps than it should.
     """
     mesh = make_mesh(context.request.mesh)
-    return record_side(context, partial(_take_one_run, context, candidate, mesh))
+    own = OwnValues()
+    side = record_side(context, partial(_take_one_run, context, candidate, mesh, own))
+    if not context.request.draws:
+        return side
+    return replace(
+        side,
+        initial=own.initial(),
+        drawn_by_dtensor=own.drawn_by_dtensor,
+        own_values=tuple(sorted(own.names or ())),
+        depending=own.depending(),
+    )
 
 
 def _converted(own: torch.dtype, dtype: torch.dtype | None) -> torch.dtype:
@@ -223,7 +247,9 @@ def _converted(own: torch.dtype, dtype: torch.dtype | None) -> torch.dtype:
     return dtype.to_complex() if own.is_complex else dtype
 
 
-def _take_one_run(context: RunContext, candidate: Candidate, mesh: DeviceMesh, run: OneRun) -> Mapping[str, Tensor]:
+def _take_one_run(
+    context: RunContext, candidate: Candidate, mesh: DeviceMesh, own: OwnValues, run: OneRun
+) -> Mapping[str, Tensor]:
     request, dtype = context.request, dtype_of(run.precision)
     torch.manual_seed(request.build_seed)
     state = {
@@ -231,11 +257,14 @@ def _take_one_run(context: RunContext, candidate: Candidate, mesh: DeviceMesh, r
         for name, tensor in context.state_for(run.recorder).items()
     }
     state |= request.extra
-    training = _Training(context=context, run=run)
+    training = _Training(context=context, run=run, own=own, draws=None if run.masks is None else DTensorDraws())
     try:
+        if training.draws is not None:
+            training.before.enter_context(training.draws)
         candidate(Run(mesh=mesh, state=state, steps=context.step.steps, _training=training))
     finally:
         training.inside.close()
+        training.before.close()
     dist.barrier()  # the last rank to leave exact arithmetic puts every rank's parameters back
     training.require_complete()
     return training.parameters

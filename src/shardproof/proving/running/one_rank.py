@@ -19,7 +19,9 @@ from shardproof.proving.running.clipping import CountedElements
 from shardproof.proving.running.collective_log import collectives_recorded, early_uses_waited_for
 from shardproof.proving.running.data_parallel import BatchSplit, make_split
 from shardproof.proving.running.dropout import dropout_standing_in, masks_drawn
+from shardproof.proving.running.dtensor_draws import DTensorDraws
 from shardproof.proving.running.models import build_model, dtype_of, initial_values, load_model, make_mesh, shard_model
+from shardproof.proving.running.own_values import OwnValues
 from shardproof.proving.running.plan_entries import noted_entries
 from shardproof.proving.running.recomputation import recomputation_followed
 from shardproof.proving.running.segments import Segments, number_parameters
@@ -149,17 +151,31 @@ def run_parallelized(context: RunContext, parallelize: Parallelize) -> SideRecor
     step, request = context.step, context.request
     mesh = make_mesh(request.mesh)
 
+    own = OwnValues()
+
     def build(run: OneRun) -> nn.Module:
         state = context.state_for(run.recorder)
-        return shard_model(load_model(step, request.build_seed, state, run.precision), parallelize, mesh)
+        model = shard_model(load_model(step, request.build_seed, state, run.precision), parallelize, mesh)
+        own.load_over(model, state, context.drawn, run.precision, exact=run.recorder.exact is not None)
+        return model
 
     split = make_split(request.axes, mesh, dist.get_rank())
     counted = CountedElements() if step.clip_norm is not None else None
     side = record_side(context, partial(_train_one_run, context, build, split, counted=counted))
     if not request.draws:
         return side
-    initial = shard_model(build_model(step, request.build_seed), parallelize, mesh)
-    return replace(side, initial=initial_values(initial), unmatched=noted_entries(initial))
+    as_built, draws = build_model(step, request.build_seed), DTensorDraws()
+    with draws:
+        built = shard_model(as_built, parallelize, mesh)
+    initial = initial_values(built)
+    return replace(
+        side,
+        initial=initial,
+        drawn_by_dtensor=draws.names(built),
+        own_values=tuple(sorted(own.names or ())),
+        depending=own.depending(initial),
+        unmatched=noted_entries(built),
+    )
 
 
 def _train_one_run(
