@@ -108,7 +108,7 @@ def proof_of(otherwise, *, spawn=False):
     target = otherwise()
     return prove(
         target.step, parallelize=target.parallelize, candidate=target.candidate, devices=2, trials=1, spawn=spawn,
-        reload=otherwise if spawn else None,
+        reload=otherwise if spawn else None, allow=["VACUOUS sharding *"],
     )  # fmt: skip
 
 
@@ -116,7 +116,7 @@ def proof_of(otherwise, *, spawn=False):
 def test_constants_a_last_place_away_are_proved_and_listed(kind):
     proof = proof_of(kind(slopes="products", table="last place"))
     assert proof.ok
-    assert {one.verdict for one in proof.findings} == {Verdict.PROVED}
+    assert {one.verdict for one in proof.findings if not one.allowed} == {Verdict.PROVED}
     taken = {(one.given, one.taken) for one in proof.taken_constants}
     table = set(zip(TABLES["last place"]().flatten().tolist(), TABLES["cosine"]().flatten().tolist(), strict=True))
     assert table <= taken

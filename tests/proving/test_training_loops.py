@@ -67,7 +67,7 @@ def make_train(clip=clip_by_coefficient, read=lambda run, model, loss: None):
 
 def prove_loop(train, clip_norm=MAX_NORM, **settings):
     step = steps.make_step_of_four_rows(clip_norm=clip_norm, steps=1)
-    return prove(step, candidate=train, devices=2, **({"trials": 2} | settings))
+    return prove(step, candidate=train, devices=2, **({"trials": 2, "allow": ["VACUOUS sharding *"]} | settings))
 
 
 @pytest.mark.parametrize("clip", [clip_by_coefficient, clip_by_tensor, clip_by_min])
@@ -115,7 +115,7 @@ def test_a_branch_of_ones_own_is_proved_where_one_device_has_it_too(factor, righ
             scale(parameters, MAX_NORM / norm)
 
     step = steps.make_step_of_four_rows(clip=clip_by_norm, steps=1)
-    assert prove(step, candidate=make_train(clip), devices=2, trials=2).ok == right
+    assert prove(step, candidate=make_train(clip), devices=2, trials=2, allow=["VACUOUS sharding *"]).ok == right
 
 
 def log(_run, _model, loss):

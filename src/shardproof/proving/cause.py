@@ -56,6 +56,7 @@ class CauseKind(StrEnum):
     LOST = "lost elements"  # no rank holds them
     ZEROED = "zeros for elements"
     HELD_TWICE = "held twice"
+    OUT_OF_PLACE = "unused elements out of place"  # where a sharding in rank order has others
     PADDING_USED = "padding used"
     BUFFER_GONE = "buffer gone"
     NO_NUMBER_HERE = "no number on the candidate's side"  # NaN or infinite there alone
@@ -140,8 +141,8 @@ class Cause:
             shard each rank holds.
         shapes: of MISSHAPEN: the actual one and the expected one.
         parts: of NEVER_REACHED: what is zero in every run.
-        elements: of MASK_TOO_SMALL: how many there are; of LOST, ZEROED, HELD_TWICE and PADDING_USED: how many it is
-            about.
+        elements: of MASK_TOO_SMALL: how many there are; of LOST, ZEROED, HELD_TWICE, OUT_OF_PLACE and PADDING_USED: how
+            many it is about.
         entries: of NOTHING_SPLIT: entries of the plan that match no module.
         dtype: of the runs in the user's own dtypes, as `Native.dtype`.
         exact_collective: of COLLECTIVES_DIVERGE: the one in exact arithmetic; None where that sequence has ended.

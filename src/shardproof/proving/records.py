@@ -178,6 +178,8 @@ class SideRecord:
         failed: why the reference has no run in the user's own dtypes, if one was asked for; else empty.
         initial: its parameters as the user's model initialises them, in float64; empty if not asked for. Of the user's
             own training step, which is given its parameters, those alone that it fills itself.
+        reached: of the reference, the elements of frozen parameters that would have a gradient in the first step, by
+            name; empty if not asked for.
         start: its own before the first step in the user's own dtypes; empty if that run was not asked for.
         masks: the dropout masks that its generators draw; empty if not asked for.
         taken_constants: real constants that exact arithmetic took for the reference's, of the ranks.
@@ -193,6 +195,7 @@ class SideRecord:
     native: Mapping[Precision, Records]
     failed: str = ""
     initial: Mapping[str, Tensor] = field(default_factory=dict)
+    reached: Mapping[str, Tensor] = field(default_factory=dict)
     start: Mapping[str, Tensor] = field(default_factory=dict)
     masks: Masks = field(default_factory=dict)
     taken_constants: Sequence[TakenConstant] = ()

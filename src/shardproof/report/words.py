@@ -56,6 +56,10 @@ _SENTENCES: Mapping[CauseKind, str] = {
     CauseKind.UNFROZEN: "it trains here, and is frozen on one device (requires_grad is False)",
     CauseKind.LOST: "no rank holds {elements} of its elements: a zero, or nothing, is in their place",
     CauseKind.ZEROED: "zeros in place of {elements} elements before the first step, on {rank_list}",
+    CauseKind.OUT_OF_PLACE: (
+        "{elements} of its elements are in another order on {rank_list}: nothing in the batch reaches them, and the "
+        "others are where a sharding in rank order has them"
+    ),
     CauseKind.HELD_TWICE: "{elements} of its elements are held twice: shards overlap on {rank_list}",
     CauseKind.PADDING_USED: (
         "zeros of padding do not stay unused: {elements} of them on {rank_list} have a gradient or have been updated"

@@ -107,6 +107,7 @@ class Draft:
         missing: the gradients that are None, by rank; of the one device under None.
         frozen: those of frozen parameters, likewise.
         start: values of parameters before the first step, by name and rank, by which the layout is found.
+        drawn_by_dtensor: parameters whose initial values DTensor has drawn.
         masks: of dropout: that of the one device, then those of the ranks.
         masks_again: of the ranks, those that a forward draws that is computed again.
     """
@@ -125,6 +126,7 @@ class Draft:
     missing: dict[int | None, set[Key]] = field(default_factory=dict)
     frozen: dict[int | None, set[Key]] = field(default_factory=dict)
     start: dict[str, list[torch.Tensor]] = field(default_factory=dict)
+    drawn_by_dtensor: tuple[str, ...] = ()
     masks: list[DrawnMask] = field(default_factory=list)
     masks_again: list[DrawnMask] = field(default_factory=list)
 
@@ -269,6 +271,7 @@ def make_sides(change: Callable[[Draft], None] | None = None, *, axes=TP) -> Bot
             native={run.precision: records(held, run, rank) for run in native_runs(draft) if run in held},
             failed=draft.failed if rank is None else "",
             initial=initial,
+            drawn_by_dtensor=draft.drawn_by_dtensor,
             masks=masks,
         )
 

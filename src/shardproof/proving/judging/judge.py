@@ -26,6 +26,7 @@ from shardproof.proving.judging.layout import find_layout, not_of_the_state
 from shardproof.proving.judging.masks import judge_masks
 from shardproof.proving.judging.noise import align_own_runs, measure_rounding
 from shardproof.proving.judging.numeric import add_numbers, conclude_numerically
+from shardproof.proving.judging.order import judge_order
 from shardproof.proving.judging.outcomes import compare_exactly, find_blind, own_buffers
 from shardproof.proving.judging.recomputation import judge_recomputed_collectives, judge_recomputed_masks
 from shardproof.proving.judging.splitting import describe_sharding, judge_splitting
@@ -138,7 +139,10 @@ def judge_drawn(both: BothSides, layout: Layout) -> tuple[tuple[Finding, ...], t
 
     Of the initial values of the user's own training, which is given its values, those are judged that it fills itself.
     """
-    initial = judge_coverage(layout, both.axes, _frozen_on(both), _reached_elements(both))
+    reached = _reached_elements(both)
+    initial = judge_coverage(layout, both.axes, _frozen_on(both), reached)
+    told = {finding.key for finding in initial}
+    initial += tuple(one for one in judge_order(layout, both.axes, reached) if one.key not in told)
     started = _initial_of_ranks(both, layout)
     if started:
         told = {finding.key for finding in initial}
@@ -170,7 +174,7 @@ def _by_dtensor(both: BothSides) -> set[str]:
 
 def _reached_elements(both: BothSides) -> dict[str, Tensor]:
     """By name, the elements of a parameter that have a gradient in some step of the reference in float64."""
-    found: dict[str, Tensor] = {}
+    found = dict(both.reference.reached)
     for key, recorded in both.reference.native[Precision.FLOAT64].tensors.items():
         if key.phase is Phase.GRADIENT:
             seen = recorded.values != 0

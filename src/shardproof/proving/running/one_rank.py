@@ -23,6 +23,7 @@ from shardproof.proving.running.dtensor_draws import DTensorDraws
 from shardproof.proving.running.models import build_model, dtype_of, initial_values, load_model, make_mesh, shard_model
 from shardproof.proving.running.own_values import OwnValues
 from shardproof.proving.running.plan_entries import noted_entries
+from shardproof.proving.running.reach import reached_if_trained
 from shardproof.proving.running.recomputation import recomputation_followed
 from shardproof.proving.running.segments import Segments, number_parameters
 from shardproof.proving.running.training import train
@@ -130,7 +131,8 @@ def run_reference(context: RunContext) -> SideRecord:
     samples = tuple(precision for precision in request.native if precision in SAMPLES)
     side = take(replace(context, request=replace(request, native=needed)))
     if request.draws:
-        side = replace(side, initial=initial_values(build_model(step, request.build_seed)))
+        reached = reached_if_trained(step, request.build_seed, context.initial or context.state)
+        side = replace(side, initial=initial_values(build_model(step, request.build_seed)), reached=reached)
     if not samples:
         return side
     try:

@@ -205,6 +205,20 @@ CAUSES = {
         roots={EXPERTS_BEFORE, EXPERTS, NEW_EXPERTS},
         twin=assign(start={"experts": [EACH, EACH]}), twin_verdict=NOTHING,
     ),
+    "unused elements out of place": Case(
+        change=both(
+            assign(start={"experts": [EACH, EACH[[0, 2, 1]]]}),
+            change("change_both", EXPERTS, lambda values, _run: values * torch.tensor([1, 0, 0])[:, None, None]),
+        ),
+        key=EXPERTS_BEFORE,
+        verdict=Verdict.WRONG, cause=of(CauseKind.OUT_OF_PLACE, ranks=(1,), elements=8),
+        roots={EXPERTS_BEFORE, EXPERTS, NEW_EXPERTS},
+        twin=both(
+            assign(start={"experts": [EACH, EACH]}),
+            change("change_both", EXPERTS, lambda values, _run: values * torch.tensor([1, 0, 0])[:, None, None]),
+        ),
+        twin_verdict=NOTHING,
+    ),
     "padding used": Case(
         change=assign(start={"down.bias": [THREE, 0 * THREE]}), key=BIAS, verdict=Verdict.WRONG,
         cause=of(CauseKind.PADDING_USED, ranks=(1,), elements=3), roots={BIAS_BEFORE, BIAS},

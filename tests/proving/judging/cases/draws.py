@@ -5,6 +5,8 @@ from fractions import Fraction
 import torch
 from tests.proving.judging.cases.case import (
     Case,
+    assign,
+    both,
     nothing,
     of,
 )
@@ -87,6 +89,14 @@ DRAWN = {
         cause=of(CauseKind.INITIAL_REPEATED),
         twin=start("up.weight", drawn(2, 3, seed=1), drawn(2, 3, seed=2)), twin_verdict=Verdict.DRAWN,
         twin_cause=of(CauseKind.INITIAL_OWN),
+    ),
+    "initial values drawn by DTensor": Case(
+        change=both(
+            start("up.weight", drawn(2, 3, seed=1), drawn(2, 3, seed=1)), assign(drawn_by_dtensor=("up.weight",))
+        ),
+        key=INITIAL_WEIGHT, verdict=Verdict.DRAWN, cause=of(CauseKind.INITIAL_BY_DTENSOR),
+        twin=start("up.weight", drawn(2, 3, seed=1), drawn(2, 3, seed=1)), twin_verdict=Verdict.WRONG,
+        twin_cause=of(CauseKind.INITIAL_REPEATED),
     ),
     "constant shards of a parameter that one device draws": Case(
         change=start("up.weight", torch.ones(2, 3), torch.ones(2, 3)), key=INITIAL_WEIGHT, verdict=Verdict.WRONG,
