@@ -300,3 +300,10 @@ def test_a_transposed_operand_is_read_before_it_is_written(tiny_blocks):
     want = modulo(3 * target.t())
     by_elements(M, lambda _m, x: x * 3, (residue(target.t()),), {}, into=target)
     assert torch.equal(target.long(), want)
+
+
+@pytest.mark.parametrize("shape", [(2, 3), (6, 10)])
+def test_what_is_no_residue_goes_nowhere(tiny_blocks, shape):
+    into = torch.zeros(shape, dtype=torch.float64)
+    assert by_elements(M, lambda _m, x: x.numel(), (residue(drawn(*shape)),), {}, into=into) == into.numel()
+    assert not into.any()

@@ -458,6 +458,19 @@ def test_oracles_of_oracles_are_known_down_to_a_depth():
     assert not degree.oracle_of_preimage().unknown  # it asks for nothing new
 
 
+def test_one_of_two_is_a_product_of_variables_only_if_both_are():
+    product, total = VARIABLE * VARIABLE, VARIABLE + VARIABLE
+    assert (product | VARIABLE).monomial
+    assert not (product | total).monomial
+    assert not (total | product).monomial
+
+
+def test_arguments_that_come_back_bring_their_signs():
+    signed = Degree(over=1.0, gates=1.0, queries=Degree(over=1.0, signed=True))
+    assert signed.squared_root().signed
+    assert not Degree(over=1.0, gates=1.0, queries=Degree(over=1.0)).squared_root().signed
+
+
 def test_an_unknown_query_makes_what_asks_it_unknown():
     assert (Degree(over=1.0, queries=UNKNOWN) * VARIABLE * VARIABLE) == UNKNOWN
     assert UNKNOWN.oracle() == UNKNOWN

@@ -329,8 +329,9 @@ def test_the_root_of_a_product_is_the_product_of_the_roots():
         assert field.square_root(a * b) == product
 
 
-@pytest.mark.parametrize("prime", [n for n in range(3, 120) if is_prime(n)])
+@pytest.mark.parametrize("prime", [*(n for n in range(3, 120) if is_prime(n)), 3631])
 def test_a_primitive_root_is_the_smallest_generator(prime):
+    # 3631 - 1 = 2 * 3 * 5 * 11**2: of the square of its last factor the root must be taken too.
     generators = [g for g in range(1, prime) if len({pow(g, k, prime) for k in range(prime - 1)}) == prime - 1]
     assert primitive_root(prime) == generators[0]
 
