@@ -30,6 +30,7 @@ MIRRORED = (
     "cli/",
     "report/",
     "frameworks/",
+    "census/",
 )
 # Files without a test of their own, and what tests them instead.
 TESTED_ELSEWHERE = {

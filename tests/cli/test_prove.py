@@ -51,7 +51,7 @@ def test_json_says_what_was_run_and_what_it_showed(run):
     code, out, _ = run(*prove_file("scaled_gradient", "--format", "json", "--steps", "2", "--seed", "5"))
     content = json.loads(out)
     assert code == 1
-    assert (content["schema_version"], content["ok"], content["mesh"], content["trials"]) == (4, False, {"tp": 2}, 1)
+    assert (content["schema_version"], content["ok"], content["mesh"], content["trials"]) == (5, False, {"tp": 2}, 1)
     assert content["specification"]["parallelize"] == "my_training.py:scaled_gradient"
     assert content["specification"]["steps"] == 2
     assert {finding["step"] for finding in content["findings"]} == {1, 2}
@@ -99,7 +99,7 @@ SOURCES = {
         (["broken.py:step"], "SyntaxError"),
         (["raising.py:step"], "OverflowError: too much"),
         (["leaving.py:step"], "SystemExit"),
-        (["my_training.py:step", "--set", "a=1"], "--set, --plan-set and --plan-drop change an hf: model"),
+        (["my_training.py:step", "--set", "a=1"], "--plan-set and --plan-drop are for an hf: model"),
         (["my_training.py:step", "--output", "no/such/folder"], "its folder does not exist"),
         (["my_training.py:step", "--devices", "1"], "devices is 1"),
         (["my_training.py:step", "--trials", "0"], "trials is 0"),

@@ -228,12 +228,12 @@ def load_model(kind, *, count=True, **change):
     Its rows have unequal numbers of valid tokens, so that a rank is to divide by its share of all of them (`count`).
     """
     step = dataclasses.replace(tiny_step(kind, {}), steps=1)
-    ids, labels = step.batch
+    ids, labels = (step.batch["inputs"][name] for name in ("input_ids", "labels"))
     labels[0, -2:] = -100
     valid = int((labels[:, 1:] >= 0).sum())
 
     def forward(model, batch):
-        ids_here, labels_here = batch
+        ids_here, labels_here = (batch["inputs"][name] for name in ("input_ids", "labels"))
         items = valid * len(ids_here) // len(ids)
         return model(input_ids=ids_here, labels=labels_here, use_cache=False, num_items_in_batch=items).loss
 

@@ -10,6 +10,7 @@ from typing import Annotated, cast
 
 import typer
 
+from shardproof.cli.census import census_command
 from shardproof.cli.check import check_command
 from shardproof.cli.compare import compare_command
 from shardproof.cli.output import Exit
@@ -47,6 +48,7 @@ app.command("walkthrough")(walkthrough_command)
 app.command("compare")(compare_command)
 app.command("prove", epilog=EXAMPLES)(prove_command)
 app.command("check")(check_command)
+app.command("census")(census_command)
 
 
 # The error that typer raises for a wrong option. Its class is click's UsageError, from the copy of click inside typer.

@@ -28,7 +28,12 @@ shardproof prove hf:mixtral --mesh dp=2,tp=2 --max-false-accept 1e-12 --format j
 
 
 def prove_command(
-    step: Annotated[str, typer.Argument(metavar="STEP", help="FILE.py:NAME of a Step, or hf:TYPE, or hf:CONFIG.json.")],
+    step: Annotated[
+        str,
+        typer.Argument(
+            metavar="STEP", help="FILE.py:NAME of a Step; or hf: with a model type, config.json or checkpoint folder."
+        ),
+    ],
     *,
     parallelize: Annotated[str | None, typer.Option(help="FILE.py:NAME of parallelize(model, mesh) -> model.")] = None,
     candidate: Annotated[
@@ -55,7 +60,18 @@ def prove_command(
     ] = False,
     seed: Annotated[int, typer.Option(help="Seed of primes, oracles and random inputs.")] = 0,
     settings: Annotated[
-        list[str] | None, typer.Option("--set", help="KEY=VALUE: change the hf: configuration.")
+        list[str] | None,
+        typer.Option("--set", help="KEY=VALUE: change the hf: configuration; a.b=VALUE in its section a."),
+    ] = None,
+    full_size: Annotated[
+        bool, typer.Option("--full-size", help="Keep the hf: configuration's sizes, which are made small otherwise.")
+    ] = False,
+    memory: Annotated[
+        float | None,
+        typer.Option(help="GiB of an hf: model's parameters in float64 that may be built; 1 if not given."),
+    ] = None,
+    plan: Annotated[
+        str | None, typer.Option(help="A JSON file, or FILE.py:NAME: the plan of an hf: model, instead of its own.")
     ] = None,
     plan_set: Annotated[list[str] | None, typer.Option(help="PATTERN=STYLE: put an entry into the hf: plan.")] = None,
     plan_drop: Annotated[list[str] | None, typer.Option(help="PATTERN: take entries out of the hf: plan.")] = None,
@@ -81,6 +97,9 @@ def prove_command(
         parallelize=parallelize,
         candidate=candidate,
         settings={key: _read_value(value) for key, value in map(_split_at_equals, settings or [])},
+        full_size=full_size,
+        memory=memory,
+        plan=plan,
         plan_set=dict(map(_split_at_equals, plan_set or [])),
         plan_drop=tuple(plan_drop or []),
         steps=steps,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
+import json
 import sys
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -34,10 +35,13 @@ class Specification:
     """What `shardproof prove` is given.
 
     Attributes:
-        step: FILE.py:NAME of a `Step`, or hf:TYPE, or hf:CONFIG.json.
+        step: FILE.py:NAME of a `Step`, or hf:TYPE, or hf:CONFIG.json, or hf:FOLDER of a checkpoint.
         parallelize: FILE.py:NAME of `parallelize(model, mesh) -> model`; None for an hf: model's own plan.
         candidate: instead, FILE.py:NAME of `candidate(run)`, the user's own training step.
-        settings: changes of the hf: configuration.
+        settings: changes of the hf: configuration, by name; dots lead into sub-configurations.
+        full_size: keep the sizes of the hf: configuration.
+        memory: GiB of an hf: model's parameters in float64 that may be built; None for the usual limit.
+        plan: a JSON file with the plan of an hf: model, instead of its own; or FILE.py:NAME.
         plan_set: styles put into the hf: plan, by pattern.
         plan_drop: patterns taken out of the hf: plan.
         steps: training steps; None for the Step's own.
@@ -48,6 +52,9 @@ class Specification:
     parallelize: str | None = None
     candidate: str | None = None
     settings: Mapping[str, Any] = field(default_factory=dict)
+    full_size: bool = False
+    memory: float | None = None
+    plan: str | None = None
     plan_set: Mapping[str, str] = field(default_factory=dict)
     plan_drop: tuple[str, ...] = ()
     steps: int | None = None
@@ -69,10 +76,15 @@ class Specification:
     @property
     def files(self) -> tuple[str, ...]:
         """The files that the specification names."""
-        locations = (self.step, self.parallelize or "", self.candidate or "")
+        locations = (self.step, self.parallelize or "", self.candidate or "", self.plan or "")
         named = [location.rpartition(":")[0] for location in locations if ".py:" in location]
-        if self.step.startswith("hf:") and self.step.endswith(".json"):
-            named.append(self.step.removeprefix("hf:"))
+        source = self.step.removeprefix("hf:")
+        if source != self.step and source.endswith(".json"):
+            named.append(source)
+        elif source != self.step and Path(source).is_dir():
+            named.append(str(Path(source) / "config.json"))
+        if self.plan is not None and ".py:" not in self.plan:
+            named.append(self.plan)
         return tuple(dict.fromkeys(named))
 
     def digests(self) -> dict[str, str]:
@@ -87,23 +99,37 @@ class Specification:
             raise CannotRunError(f"{error.filename}: {error.strerror}") from error
 
     def _hf(self) -> tuple[Step, _Candidates]:
-        from shardproof.frameworks.transformers import OwnPlan, PlanChange, tiny_step
+        from shardproof.frameworks.transformers import MOST_MEMORY, OwnPlan, PlanChange, tiny_step
 
         own = self.parallelize is None and self.candidate is None
-        if not own and (self.plan_set or self.plan_drop):
+        if not own and (self.plan or self.plan_set or self.plan_drop):
             raise CannotRunError(
-                "--plan-set and --plan-drop change the model's own plan; leave --parallelize and --candidate out"
+                "--plan, --plan-set and --plan-drop change the model's own plan; leave --parallelize and "
+                "--candidate out"
             )
-        step = tiny_step(self.step.removeprefix("hf:"), self.settings, seed=self.seed)
+        if self.memory is not None and not self.memory > 0:
+            raise CannotRunError(f"--memory {self.memory}: give a number of GiB above 0")
+        step = tiny_step(
+            self.step.removeprefix("hf:"),
+            self.settings,
+            seed=self.seed,
+            full_size=self.full_size,
+            most_memory=MOST_MEMORY if self.memory is None else int(self.memory * 2**30),
+        )
         if not own:
             return step, self._candidates({})
-        return step, {"parallelize": OwnPlan(change=PlanChange(drop=self.plan_drop, put=self.plan_set))}
+        instead = None if self.plan is None else _read_plan(self.plan)
+        change = PlanChange(drop=self.plan_drop, put=self.plan_set, instead=instead)
+        return step, {"parallelize": OwnPlan(change=change)}
 
     def _files(self) -> tuple[Step, _Candidates]:
         from shardproof.proving.step import Step
 
-        if self.settings or self.plan_set or self.plan_drop:
-            raise CannotRunError("--set, --plan-set and --plan-drop change an hf: model; for your own, change its file")
+        if self.settings or self.plan_set or self.plan_drop or self.plan or self.full_size or self.memory:
+            raise CannotRunError(
+                "--set, --full-size, --memory, --plan, --plan-set and --plan-drop are for an hf: model; for your own, "
+                "change its file"
+            )
         if self.parallelize is None and self.candidate is None:
             raise CannotRunError(
                 "--parallelize FILE.py:NAME is needed: the function that shards the model; or --candidate "
@@ -127,6 +153,29 @@ def _function(location: str, form: str, modules: dict[Path, ModuleType]) -> Any:
     if not callable(found):
         raise CannotRunError(f"{location} is a {type(found).__name__}; needed is a function {form}")
     return found
+
+
+def _read_plan(location: str) -> dict[str, str]:
+    """The plan of a JSON file, or the object NAME of FILE.py."""
+    plan: Any
+    if ".py:" in location:
+        plan = _find(location, {})
+    else:
+        try:
+            plan = json.loads(Path(location).read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise CannotRunError(
+                f"--plan {location} cannot be read: {error}; give a JSON file, or FILE.py:NAME"
+            ) from error
+    if (
+        not isinstance(plan, dict)
+        or not plan
+        or not all(isinstance(word, str) for pair in plan.items() for word in pair)
+    ):
+        raise CannotRunError(
+            f"--plan {location}: needed is an object of styles by pattern of names, all of them strings"
+        )
+    return plan
 
 
 def _find(location: str, modules: dict[Path, ModuleType]) -> Any:

@@ -174,13 +174,17 @@ def _specification(content: dict[str, Any]) -> Specification:
     settings = _field(content, "settings", dict)
     for key in settings:
         # Not `_attn_implementation`, `auto_map` and the like, by which a configuration can name code.
-        if not key.isidentifier() or key.startswith("_") or key == "auto_map":
+        if not all(map(_is_plain, key.split("."))):
             raise CannotRunError(f"the certificate sets {key!r}, which is no plain setting of a configuration")
+    memory, plan = content.get("memory"), content.get("plan")
     specification = Specification(
         step=_field(content, "step", str),
         parallelize=None if parallelize is None else _typed(parallelize, str, "parallelize"),
         candidate=None if candidate is None else _typed(candidate, str, "candidate"),
         settings=settings,
+        full_size=_field(content, "full_size", bool),
+        memory=None if memory is None else float(_typed(memory, float, "memory")),
+        plan=None if plan is None else _typed(plan, str, "plan"),
         plan_set=_texts(_field(content, "plan_set", dict), "plan_set"),
         plan_drop=tuple(_typed(x, str, "plan_drop") for x in _field(content, "plan_drop", list)),
         steps=None if steps is None else _count(content, "steps", least=1),
@@ -193,6 +197,10 @@ def _specification(content: dict[str, Any]) -> Specification:
                 f"the certificate names {name}, which is outside the current folder: a check runs only what is inside"
             )
     return specification
+
+
+def _is_plain(part: str) -> bool:
+    return part.isdecimal() or (part.isidentifier() and not part.startswith("_") and part != "auto_map")
 
 
 def _axes(content: dict[str, Any]) -> Axes:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from shardproof.frameworks.specification import Specification
     from shardproof.proving.findings import Finding, Proof
 
-SCHEMA_VERSION = 4
+SCHEMA_VERSION = 5
 
 
 def render_json(proof: Proof, specification: Specification | None = None) -> str:

@@ -1,0 +1,120 @@
+"""One case: a model type proved, and whatever happens put into a result."""
+
+from __future__ import annotations
+
+import logging
+import time
+import warnings
+from collections import Counter
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from shardproof.census.results import Outcome, Result
+from shardproof.errors import CannotRunError
+from shardproof.exact.errors import ExactArithmeticError
+from shardproof.frameworks.transformers import OneDeviceError, OwnPlan, PlanChange, ShardedCrashError, tiny_step
+from shardproof.proving.findings import Verdict
+from shardproof.proving.prove import prove
+from shardproof.report.grouping import group_findings
+from shardproof.report.json import installed_versions
+from shardproof.report.words import describe_cause
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from shardproof.census.results import Case
+    from shardproof.proving.findings import Finding, Proof
+    from shardproof.proving.step import Step
+
+_WORST_FIRST = {
+    Verdict.WRONG: Outcome.WRONG,
+    Verdict.UNDECIDED: Outcome.UNDECIDED,
+    Verdict.UNSUPPORTED: Outcome.UNSUPPORTED,
+    Verdict.VACUOUS: Outcome.VACUOUS,
+}
+_MOST_CAUSES = 8
+_MOST_TEXT = 600
+
+
+def prove_case(case: Case) -> Result:
+    """Prove one training step of the type, small, with plain SGD: the plan decides the gradients, not the optimizer.
+
+    Where chance has made an element void in the only trial, other random numbers are taken, once.
+    """
+    logging.disable(logging.WARNING)
+    warnings.simplefilter("ignore")
+    started = time.monotonic()
+    versions = {name: version for name, version in installed_versions().items() if name != "python"}
+    model = ""
+    try:
+        step = replace(tiny_step(case.kind, case.settings, seed=case.seed), steps=1, optimizer=_sgd)
+        model = type(step.model()).__name__
+        proof = _prove(step, case)
+        result = _describe(case, proof)
+    except Exception as error:  # noqa: BLE001 - a result says what happened
+        result = Result(case=case, outcome=_name_outcome(error), said=_shorten(error))
+    return replace(result, model=model, seconds=round(time.monotonic() - started, 1), versions=versions)
+
+
+def _prove(step: Step, case: Case) -> Proof:
+    for seed in (case.seed, case.seed + 1):
+        proof = prove(
+            step,
+            parallelize=OwnPlan(change=PlanChange()),
+            devices=case.devices,
+            trials=case.trials,
+            seed=seed,
+            timeout=600,
+        )
+        if not any(finding.verdict is Verdict.UNSUPPORTED for finding in proof.findings):
+            break
+    return proof
+
+
+def _sgd(parameters: Any) -> torch.optim.Optimizer:
+    return torch.optim.SGD(parameters, lr=0.1)
+
+
+def _describe(case: Case, proof: Proof) -> Result:
+    counts = Counter(str(finding.verdict) for finding in proof.findings)
+    outcome = next((outcome for verdict, outcome in _WORST_FIRST.items() if counts[verdict]), Outcome.PROVED)
+    roots = [finding for finding in proof.roots if finding.failed]
+    causes = [_say(group.first, group.pattern, len(group.findings)) for group in group_findings(roots)]
+    more = [f"and {len(causes) - _MOST_CAUSES} more"] if len(causes) > _MOST_CAUSES else []
+    return Result(case=case, outcome=outcome, counts=dict(counts), causes=(*causes[:_MOST_CAUSES], *more))
+
+
+def _say(finding: Finding, pattern: str, count: int) -> str:
+    many = f" ({count} tensors)" if count > 1 else ""
+    cause = "" if finding.cause is None else f": {describe_cause(finding.cause, mesh={'tp': 2})}"
+    return f"{finding.verdict} {finding.key.phase} {pattern}{many}{cause}"
+
+
+def _name_outcome(error: BaseException) -> Outcome:
+    """What an error means, by the errors that it comes of."""
+    for one in _chain(error):
+        if isinstance(one, ExactArithmeticError):
+            return Outcome.UNSUPPORTED
+        if isinstance(one, MemoryError) or "can't allocate memory" in str(one):
+            return Outcome.MEMORY
+        if isinstance(one, OneDeviceError):
+            return Outcome.ONE_DEVICE
+        if isinstance(one, ShardedCrashError):
+            return Outcome.CRASH
+    last = list(_chain(error))[-1]
+    on_a_rank = str(error).startswith("rank ")
+    return Outcome.CRASH if on_a_rank and not isinstance(last, CannotRunError) else Outcome.REFUSED
+
+
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__
+
+
+def _shorten(error: Exception) -> str:
+    text = " ".join(str(error).split())
+    text = text if isinstance(error, CannotRunError) else f"{type(error).__name__}: {text}"
+    return text if len(text) <= _MOST_TEXT else text[:_MOST_TEXT] + " ..."

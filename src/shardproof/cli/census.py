@@ -1,0 +1,140 @@
+"""`shardproof census`: prove every model type of transformers that has a tensor-parallel plan."""
+
+from __future__ import annotations
+
+import sys
+from contextlib import contextmanager
+from pathlib import Path  # noqa: TC003 - typer reads the annotations
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from shardproof.cli.output import Exit, check_writable, write_atomically
+from shardproof.errors import CannotRunError
+
+if TYPE_CHECKING:
+    from collections import Counter
+    from collections.abc import Callable, Iterator
+
+    from shardproof.census.results import Case, Outcome, Result
+
+
+def census_command(
+    types: Annotated[
+        list[str] | None, typer.Argument(metavar="[TYPE]...", help="Model types; all if not given.")
+    ] = None,
+    *,
+    output: Annotated[
+        Path | None, typer.Option(help="Append each result to this file as it comes; what it holds is not run again.")
+    ] = None,
+    page: Annotated[Path | None, typer.Option(help="Write a page in Markdown of all results.")] = None,
+    variants: Annotated[
+        bool, typer.Option("--variants", help="Also each optional feature of a configuration, turned over.")
+    ] = False,
+    again: Annotated[
+        bool, typer.Option("--again", help="Run again what the file holds, if shardproof could not decide it.")
+    ] = False,
+    devices: Annotated[int, typer.Option(help="Number of ranks.")] = 2,
+    trials: Annotated[int, typer.Option(help="Number of random points.")] = 1,
+    seed: Annotated[int, typer.Option(help="Seed of primes, oracles and random inputs.")] = 0,
+    jobs: Annotated[int, typer.Option(help="Processes at once.")] = 2,
+    timeout: Annotated[float, typer.Option(help="Seconds after which a type is given up.")] = 300.0,
+    memory: Annotated[float, typer.Option(help="GiB of memory of each process.")] = 4.0,
+) -> int:
+    """Prove every model type of transformers that has a tensor-parallel plan, each in a process of its own.
+
+    Exit code 0: all are proved. 1: some are wrong. 2: none is wrong, and some could not be decided.
+    """
+    from shardproof.census import processes
+    from shardproof.census.cases import list_types
+    from shardproof.census.page import count_outcomes, render_page
+    from shardproof.census.results import keep_latest, read_results, write_line
+
+    for path in (output, page):
+        if path is not None:
+            check_writable(path)
+    if jobs < 1 or devices < 2 or trials < 1 or not timeout > 0 or not memory > 0:
+        raise CannotRunError(
+            "--jobs and --trials must be at least 1, --devices at least 2, --timeout and --memory above 0"
+        )
+    results = [] if output is None or not output.exists() else read_results(output)
+    wanted = _list_cases(types or [], variants=variants, devices=devices, trials=trials, seed=seed)
+    done = {_key(one.case, one) for one in results if one.outcome.decided or not again}
+    cases = [case for case in wanted if _key(case) not in done]
+    with _bar(len(cases)) as advance:
+        for result in processes.run_cases(cases, processes.Limits(seconds=timeout, memory=memory, jobs=jobs)):
+            results.append(result)
+            line = write_line(result) + "\n"
+            if output is None:
+                sys.stdout.write(line)
+                sys.stdout.flush()
+            else:
+                with output.open("a", encoding="utf-8") as file:
+                    file.write(line)
+            advance(result)
+    if page is not None:
+        write_atomically(page, render_page(results, list_types()))
+    named = {(case.kind, case.variant) for case in wanted}
+    latest = [one for key, one in keep_latest(results).items() if key in named]
+    counts = count_outcomes(latest)
+    print(_summarize(counts), file=sys.stdout if output is not None else sys.stderr)
+    return _exit_of(latest)
+
+
+def _list_cases(types: list[str], *, variants: bool, devices: int, trials: int, seed: int) -> list[Case]:
+    from shardproof.census.cases import list_types, list_variants
+    from shardproof.census.results import BASE, Case
+
+    known = list_types()
+    for kind in types:
+        if kind not in known:
+            raise CannotRunError(
+                f"{kind!r} is no model type of transformers with a tensor-parallel plan; there are {len(known)}"
+            )
+    return [
+        Case(kind=kind, variant=name, settings=settings, devices=devices, trials=trials, seed=seed)
+        for kind in types or known
+        for name, settings in (list_variants(kind) if variants else [(BASE, {})])
+    ]
+
+
+def _key(case: Case, result: Result | None = None) -> tuple[object, ...]:
+    """What has to be the same for a result to stand for a case."""
+    from shardproof.report.json import installed_versions
+
+    versions = installed_versions() if result is None or not result.versions else result.versions
+    numbers = (case.devices, case.trials, case.seed)
+    return case.kind, case.variant, *numbers, versions.get("torch"), versions.get("transformers")
+
+
+def _summarize(counts: Counter[Outcome]) -> str:
+    told = ", ".join(f"{count} {outcome}" for outcome, count in sorted(counts.items()))
+    return f"{counts.total()} model types: {told}" if counts else "no model types"
+
+
+def _exit_of(results: list[Result]) -> Exit:
+    from shardproof.census.results import Outcome
+
+    if any(one.outcome is Outcome.WRONG for one in results):
+        return Exit.DIVERGED
+    proved = bool(results) and all(one.outcome in (Outcome.PROVED, Outcome.VACUOUS) for one in results)
+    return Exit.PASSED if proved else Exit.COULD_NOT_RUN
+
+
+@contextmanager
+def _bar(total: int) -> Iterator[Callable[[Result], None]]:
+    """A progress bar on a terminal; elsewhere nothing."""
+    if not sys.stderr.isatty():
+        yield lambda _: None
+        return
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.progress import Progress
+
+    with Progress(console=Console(stderr=True)) as progress:
+        task = progress.add_task("census", total=total)
+
+        def advance(result: Result) -> None:
+            progress.update(task, advance=1, description=escape(f"{result.case.kind} {result.outcome}"))
+
+        yield advance

@@ -1,0 +1,17 @@
+"""transformers models with their own tensor-parallel plan: small, from a configuration, without weights or network."""
+
+from shardproof.frameworks.transformers.crashes import ShardedCrashError
+from shardproof.frameworks.transformers.inputs import IGNORED, probing_ids
+from shardproof.frameworks.transformers.plans import OwnPlan, PlanChange
+from shardproof.frameworks.transformers.step import MOST_MEMORY, OneDeviceError, tiny_step
+
+__all__ = [
+    "IGNORED",
+    "MOST_MEMORY",
+    "OneDeviceError",
+    "OwnPlan",
+    "PlanChange",
+    "ShardedCrashError",
+    "probing_ids",
+    "tiny_step",
+]

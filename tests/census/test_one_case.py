@@ -1,0 +1,61 @@
+"""One model type, proved or not: every kind of end is a result."""
+
+import pytest
+
+from shardproof.census import one_case
+from shardproof.census.one_case import _name_outcome, prove_case
+from shardproof.census.results import Case, Outcome
+from shardproof.errors import CannotRunError
+from shardproof.exact.errors import UnsupportedOpError
+from shardproof.frameworks.transformers import OneDeviceError, ShardedCrashError
+
+pytest.importorskip("transformers")
+
+
+def caused(error, cause):
+    error.__cause__ = cause
+    return error
+
+
+@pytest.mark.parametrize(
+    ("error", "outcome"),
+    [
+        (
+            caused(CannotRunError("the step cannot be run on one device: ..."), UnsupportedOpError("x")),
+            Outcome.UNSUPPORTED,
+        ),
+        (caused(CannotRunError("rank 0: ..."), ShardedCrashError("x")), Outcome.CRASH),
+        (caused(CannotRunError("rank 1: KeyError: 3"), KeyError(3)), Outcome.CRASH),
+        (caused(CannotRunError("rank 1: deadlock"), CannotRunError("deadlock")), Outcome.REFUSED),
+        (OneDeviceError("x"), Outcome.ONE_DEVICE),
+        (caused(CannotRunError("rank 1: ..."), MemoryError()), Outcome.MEMORY),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried"), Outcome.MEMORY),
+        (CannotRunError("forward needs hyperspace"), Outcome.REFUSED),
+        (KeyError("of our own"), Outcome.REFUSED),
+    ],
+)
+def test_what_an_error_means(error, outcome):
+    assert _name_outcome(error) is outcome
+
+
+@pytest.mark.slow
+def test_a_right_and_a_wrong_plan(monkeypatch):
+    right = prove_case(Case(kind="qwen3"))
+    assert (right.outcome, right.model, right.causes) == (Outcome.PROVED, "Qwen3ForCausalLM", ())
+    monkeypatch.setattr(one_case, "PlanChange", lambda: one_case_change(drop=("*q_norm",)))
+    wrong = prove_case(Case(kind="qwen3"))
+    assert wrong.outcome is Outcome.WRONG
+    (cause,) = wrong.causes
+    assert cause.startswith(
+        "WRONG gradient model.layers.*.self_attn.q_norm.weight (2 tensors): ranks hold partial values"
+    )
+    assert cause.endswith("an all-reduce is missing")
+
+
+one_case_change = one_case.PlanChange
+
+
+def test_a_type_that_cannot_be_built_is_a_result():
+    result = prove_case(Case(kind="no-such-type"))
+    assert result.outcome is Outcome.REFUSED
+    assert "transformers makes no configuration of 'no-such-type'" in result.said

@@ -1,0 +1,57 @@
+"""The page of a census: counts that add up, causes, and nothing of a model's text as markup."""
+
+from shardproof.census.page import render_page
+from shardproof.census.results import Case, Outcome, Result
+
+VERSIONS = {"torch": "2.13.0", "transformers": "5.23.0", "shardproof": "0.1.0"}
+
+
+def result(kind, outcome, variant="default", **more):
+    return Result(case=Case(kind=kind, variant=variant), outcome=outcome, versions=VERSIONS, **more)
+
+
+RESULTS = [
+    result("llama", Outcome.PROVED, counts={"PROVED": 95}, model="LlamaForCausalLM"),
+    result(
+        "apertus", Outcome.WRONG, causes=("WRONG gradient model.layers.*.act_fn.alpha_p: an all-reduce is missing",)
+    ),
+    result("apertus", Outcome.WRONG, "mlp_bias=true"),
+    result("odd", Outcome.CRASH, said="fails: <b>KeyError</b>"),
+]
+
+
+def table(page):
+    rows = [line for line in page.splitlines() if line.startswith("| ")]
+    return {row.split(" | ")[0][2:]: row.split(" | ")[1:3] for row in rows}
+
+
+def test_the_counts_add_up_to_the_types():
+    rows = table(render_page(RESULTS, ["llama", "apertus", "odd", "later"]))
+    assert rows["PROVED"] == ["1", "0"]
+    assert rows["WRONG"] == ["1", "1"]
+    assert rows["NOT RUN"] == ["1", "0"]
+    assert rows["total"] == ["4", "1"]
+
+
+def test_a_later_result_stands_for_an_earlier_one():
+    rows = table(render_page([*RESULTS, result("odd", Outcome.PROVED)], []))
+    assert rows["PROVED"] == ["2", "0"]
+    assert "CRASH" not in rows
+
+
+def test_what_is_wrong_has_its_cause_and_text_is_no_markup():
+    page = render_page(RESULTS, [])
+    assert "**apertus** (not built): WRONG" in page
+    assert r"model.layers.\*.act\_fn.alpha\_p: an all-reduce is missing" in page
+    assert r"\<b\>KeyError" in page
+
+
+def test_the_page_says_with_what_it_was_made():
+    assert "2 ranks, with torch 2.13.0, transformers 5.23.0" in render_page(RESULTS, [])
+
+
+def test_every_type_and_variant_has_its_row():
+    page = render_page(RESULTS, ["later"])
+    assert "| llama | default | LlamaForCausalLM | PROVED | 95 |" in page
+    assert "| apertus | mlp_bias=true |" in page
+    assert "| later | default |  | NOT RUN |  |" in page

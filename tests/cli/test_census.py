@@ -1,0 +1,94 @@
+"""`shardproof census` as a user meets it: lines, a page, resuming, exit codes; what is proved is made up here."""
+
+import json
+import sys
+
+import pytest
+
+from shardproof.census import processes
+from shardproof.census.results import Outcome, Result, read_results
+from shardproof.cli.app import main
+
+pytest.importorskip("transformers")
+
+
+@pytest.fixture
+def run(monkeypatch, capsys):
+    """Run the command; each type gets the outcome given, and the types that were run are listed."""
+
+    def census(*arguments, outcomes=None):
+        ran = []
+
+        def run_cases(cases, _limits):
+            for case in cases:
+                ran.append((case.kind, case.variant))
+                yield Result(case=case, outcome=(outcomes or {}).get(case.kind, Outcome.PROVED))
+
+        monkeypatch.setattr(processes, "run_cases", run_cases)
+        monkeypatch.setattr(sys, "argv", ["shardproof", "census", *map(str, arguments)])
+        with pytest.raises(SystemExit) as end:
+            main()
+        printed = capsys.readouterr()
+        return end.value.code or 0, ran, printed.out, printed.err
+
+    return census
+
+
+def test_each_result_is_a_line_on_standard_output(run):
+    code, ran, out, err = run("llama", "qwen3")
+    assert (code, ran) == (0, [("llama", "default"), ("qwen3", "default")])
+    assert [json.loads(line)["case"]["kind"] for line in out.splitlines()] == ["llama", "qwen3"]
+    assert err == "2 model types: 2 PROVED\n"
+
+
+def test_a_file_is_continued(run, tmp_path):
+    path = tmp_path / "lines.jsonl"
+    run("llama", "--output", path, outcomes={"llama": Outcome.TIMEOUT})
+    code, ran, out, _ = run("llama", "qwen3", "--output", path)
+    assert (code, ran) == (2, [("qwen3", "default")])
+    assert out == "2 model types: 1 PROVED, 1 TIMEOUT\n"
+    assert run("llama", "qwen3", "--output", path, "--again")[:2] == (0, [("llama", "default")])
+    assert [one.outcome for one in read_results(path)] == ["TIMEOUT", "PROVED", "PROVED"]
+
+
+def test_another_number_of_ranks_is_run_again(run, tmp_path):
+    path = tmp_path / "lines.jsonl"
+    run("llama", "--output", path)
+    assert run("llama", "--output", path, "--devices", 4)[1] == [("llama", "default")]
+
+
+def test_every_type_is_run_if_none_is_named_and_the_page_counts_them(run, tmp_path):
+    path, page = tmp_path / "lines.jsonl", tmp_path / "page.md"
+    code, ran, out, _ = run("--output", path, "--page", page, outcomes={"apertus": Outcome.WRONG})
+    assert code == 1
+    assert len(ran) > 100
+    assert out.startswith(f"{len(ran)} model types: ")
+    assert f"| total | {len(ran)} | 0 | |" in page.read_text()
+
+
+def test_variants_are_run_if_asked_for(run):
+    assert ("llama", "attention_bias=true") in run("llama", "--variants")[1]
+
+
+@pytest.mark.parametrize(
+    ("outcome", "code"),
+    [(Outcome.PROVED, 0), (Outcome.VACUOUS, 0), (Outcome.WRONG, 1), (Outcome.CRASH, 2), (Outcome.REFUSED, 2)],
+)
+def test_exit_codes(run, outcome, code):
+    assert run("llama", outcomes={"llama": outcome})[0] == code
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["gpt2"], "'gpt2' is no model type of transformers with a tensor-parallel plan"),
+        (["llama", "--jobs", "0"], "must be at least 1"),
+        (["llama", "--timeout", "0"], "above 0"),
+        (["llama", "--page", "no/such/folder/page.md"], "its folder does not exist"),
+    ],
+)
+def test_bad_input_is_one_line(run, arguments, said):
+    code, ran, out, err = run(*arguments)
+    assert (code, ran, out) == (2, [], "")
+    assert said in err
+    assert err.count("\n") == 1
