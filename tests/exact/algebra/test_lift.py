@@ -459,3 +459,36 @@ def test_constants_snap_in_float64_alone():
         one = lift()
         assert len(one.tensor(torch.stack([value, value * (1 + torch.finfo(dtype).eps)])).unique()) == 2
         assert one.snaps == []
+
+
+@pytest.mark.parametrize("ulps", [-2, -1, 1, 2])
+@pytest.mark.parametrize("number", [2, 3, Fraction(1, 2), 12])
+def test_a_root_computed_with_roundings_in_float64_is_the_root(number, ulps):
+    one = lift()
+    root = math.sqrt(number)
+    for _ in range(abs(ulps)):
+        root = math.nextafter(root, math.inf if ulps > 0 else 0)
+    assert one.number(root) == one.root(Fraction(number)) is not None
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("number", [Fraction(1, 2), Fraction(1, 3), Fraction(2, 3), 2])
+def test_a_root_in_16_bits_stands_for_the_root(number, dtype):
+    root = torch.tensor([math.sqrt(number), -math.sqrt(number)])
+    assert torch.allclose(lift().simplest(root.to(dtype)), root.double(), rtol=1e-7, atol=0)
+
+
+def test_what_is_no_number_stays_what_it_is_beside_numbers():
+    given = torch.tensor([math.nan, 0.1, math.inf])
+    found = lift().simplest(given)
+    assert found[0].isnan()
+    assert found[1:].tolist() == [0.1, math.inf]
+
+
+def test_a_generic_constant_snaps_to_the_smallest_of_several():
+    one = lift()
+    base = math.pi / 7
+    for value in (base, base * 1.5, base * 2.5):
+        one.number(value)
+    assert one.number(math.nextafter(base, 0)) == one.number(base)
+    assert [snap.taken for snap in one.snaps] == [base]

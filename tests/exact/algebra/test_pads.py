@@ -25,3 +25,4 @@ def test_padding_gets_no_pad_and_pads_are_canonical():
     assert element_pads(FIELD, 1, "cut here", torch.tensor([-1, 5])).tolist() == [0.0, float(PADS[5])]
     assert FIELD.is_canonical(PADS)
     assert len(set(PADS.tolist())) > 990
+    assert PADS[0] != 0  # only padding has none
