@@ -30,6 +30,10 @@ class Gated(nn.Module):
             return self.down(F.silu(self.gate(x)) * self.up(x))
         shared = x if self.bug == "no backward all-reduce" else AllReduceBackward.apply(x)
         hidden = F.silu(self.gate(shared)) * self.up(shared)
+        if self.bug == "a bias on each rank":
+            return AllReduceForward.apply(self.down(hidden))
+        if self.bug == "no forward all-reduce":
+            return F.linear(hidden, self.down.weight) + self.down.bias
         return AllReduceForward.apply(F.linear(hidden, self.down.weight)) + self.down.bias
 
 
@@ -75,6 +79,13 @@ def test_with_it_the_step_is_right_and_a_wrong_gradient_is_its_own_cause(setting
     assert not roots
     roots, _ = first_causes("gradient of the norm", **settings)
     assert roots == [(Phase.GRADIENT, "norm.weight", CauseKind.SCALED)]
+
+
+@pytest.mark.parametrize(("bug", "name"), [("a bias on each rank", "down"), ("no forward all-reduce", "model")])
+@pytest.mark.parametrize("settings", [{"trials": 1}, {"numeric": True}])
+def test_a_bias_in_each_partial_value_is_named(bug, name, settings):
+    roots, _ = first_causes(bug, **settings)
+    assert roots == [(Phase.OUTPUT, name, CauseKind.PARTS_WITH_BIAS)]
 
 
 def line_at(source_line):

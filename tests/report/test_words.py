@@ -102,6 +102,24 @@ def test_an_axis_is_named_where_there_are_several(mesh, told):
             "shards in another order: ranks hold the shards of 1, 0",
         ),
         (
+            Cause(kind=CauseKind.PARTS_WITH_BIAS, axes=("tp",)),
+            (
+                "ranks hold partial values whose sum over tp is right but for the same vector at every position: "
+                "each rank adds the bias before they are summed up, or they never are"
+            ),
+        ),
+        (
+            Cause(kind=CauseKind.FEW_VECTORS_OFF, elements=4),
+            (
+                "off by one of 4 vectors at every position: what a rank looks up in place of other ranks' rows "
+                "is not masked"
+            ),
+        ),
+        (
+            Cause(kind=CauseKind.ZERO_IN_PART, ranks=(1,), elements=6, dim=0, indices=(2,)),
+            "6 elements differ, all at index 2 of dim 0, on rank 1: zero there, and not on one device",
+        ),
+        (
             Cause(kind=CauseKind.UNEXPLAINED, ranks=(1,), elements=6, dim=0, indices=(2,), largest=0.125),
             "6 elements differ, all at index 2 of dim 0, on rank 1, at most 0.12 off; no known relation explains it",
         ),

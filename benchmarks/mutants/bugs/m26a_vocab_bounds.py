@@ -6,6 +6,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from benchmarks.mutants.bug import Bug
+from shardproof.proving.cause import CauseKind
 
 
 def embed(ids: Tensor, weight: Tensor, own: slice) -> Tensor:
@@ -23,4 +24,5 @@ BUG = Bug(
     line="embed",
     change=embed,
     root="output embedding",
+    cause=CauseKind.ZERO_IN_PART,
 )

@@ -6,6 +6,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from benchmarks.mutants.bug import Bug
+from shardproof.proving.cause import CauseKind
 
 
 def embed(ids: Tensor, weight: Tensor, own: slice) -> Tensor:
@@ -21,4 +22,5 @@ BUG = Bug(
     line="embed",
     change=embed,
     root="output embedding",
+    cause=CauseKind.FEW_VECTORS_OFF,
 )

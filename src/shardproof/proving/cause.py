@@ -34,6 +34,9 @@ class CauseKind(StrEnum):
     SCALED = "scaled"
     ZERO_EVERYWHERE = "zero everywhere"
     SAME_VECTOR_OFF = "same vector off everywhere"
+    PARTS_WITH_BIAS = "a bias in each partial value"
+    FEW_VECTORS_OFF = "one of a few vectors off everywhere"
+    ZERO_IN_PART = "zero in part"
     SHARD_ORDER = "shards in another order"
     UNEXPLAINED = "no known relation"
     # The gradient norm, of sums of squares, and what is clipped by it.
@@ -132,7 +135,7 @@ class Cause:
             of INITIAL_SPREAD: the ranks' standard deviation over one device's, rounded.
         axes: of the mesh, over which a sum or an average is missing; of NORM_OF_PART and NORM_COUNTS_REPLICAS: over
             which the norm is summed, none where it is each rank's own.
-        dim: of UNEXPLAINED: of which only some indices are concerned; None if all indices of all dims are.
+        dim: of UNEXPLAINED and ZERO_IN_PART: of which only some indices are concerned; None if all of all dims are.
         indices: of that dim, of what a rank holds.
         largest: of UNEXPLAINED: the largest difference in ordinary arithmetic, if it is finite; no part of an equality.
         parameter: its name, of NORM_COUNTS_PARAMETER and NORM_MISSES_PARAMETER; of UNTIED: the other one's.
@@ -141,8 +144,8 @@ class Cause:
             shard each rank holds.
         shapes: of MISSHAPEN: the actual one and the expected one.
         parts: of NEVER_REACHED: what is zero in every run.
-        elements: of MASK_TOO_SMALL: how many there are; of LOST, ZEROED, HELD_TWICE, OUT_OF_PLACE and PADDING_USED: how
-            many it is about.
+        elements: of MASK_TOO_SMALL: how many there are; of LOST, ZEROED, HELD_TWICE, OUT_OF_PLACE, PADDING_USED and
+            ZERO_IN_PART: how many it is about; of FEW_VECTORS_OFF: how many vectors.
         entries: of NOTHING_SPLIT: entries of the plan that match no module.
         dtype: of the runs in the user's own dtypes, as `Native.dtype`.
         exact_collective: of COLLECTIVES_DIVERGE: the one in exact arithmetic; None where that sequence has ended.

@@ -30,8 +30,18 @@ _SENTENCES: Mapping[CauseKind, str] = {
     CauseKind.SCALED: "{about}{size}",
     CauseKind.ZERO_EVERYWHERE: "{about}zero everywhere",
     CauseKind.SAME_VECTOR_OFF: (
-        "off by {about}the same vector at every position: a bias is added more than once, or not at all"
+        "off by {about}the same vector at every position: a bias is added more than once, not at all, "
+        "or in another order"
     ),
+    CauseKind.PARTS_WITH_BIAS: (
+        "ranks hold partial values whose sum{over} is {about}right but for the same vector at every position: "
+        "each rank adds the bias before they are summed up, or they never are"
+    ),
+    CauseKind.FEW_VECTORS_OFF: (
+        "off by {about}one of {elements} vectors at every position: what a rank looks up in place of other ranks' rows "
+        "is not masked"
+    ),
+    CauseKind.ZERO_IN_PART: "{places} on {rank_list}: {about}zero there, and not on one device",
     CauseKind.SHARD_ORDER: "shards in another order: ranks hold {about}the shards of {ranks}",
     CauseKind.UNEXPLAINED: "{places} on {rank_list}{largest}; no known relation explains it",
     CauseKind.NORM_OF_PART: "{norm_of}: the squares are not summed over all ranks",

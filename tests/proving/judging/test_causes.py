@@ -18,6 +18,7 @@ from shardproof.proving.judging.causes import (
     common_factor,
     explain,
     missing_reduction,
+    shard_order,
     sum_is_right,
 )
 from shardproof.proving.judging.closeness import Exact, WithinNoise
@@ -271,7 +272,7 @@ def test_the_first_relation_that_holds_is_the_cause(closeness):
     whole = values(closeness, 4)
     found = difference(closeness, [whole[2:], whole[:2]], [whole[:2], whole[2:]])
     holding = [relation for relation in RELATIONS if relation(found) is not None]
-    assert holding == [RELATIONS[-1]]
+    assert holding == [shard_order]
 
 
 def test_a_symbol_is_no_residue():
@@ -285,3 +286,46 @@ def test_a_symbol_is_no_residue():
 def test_nan_is_close_to_nothing():
     nan = torch.full((2,), torch.nan)
     assert bool(WithinNoise(1.0).differs(nan, nan).all())
+
+
+# A bias in parts, a few vectors, zeros ------------------------------------------------------------------------------
+
+
+def test_parts_with_a_vector_each_sum_up_but_for_vectors(closeness):
+    whole = values(closeness, 4, 3)
+    biases = [values(closeness, 3, seed=30 + rank) for rank in range(2)]
+    parts = [closeness.canonical(part + bias) for part, bias in zip(parts_of(closeness, whole, 2), biases, strict=True)]
+    found = explain(difference(closeness, parts, whole, phase=Phase.OUTPUT))
+    assert (found.kind, found.axes, found.approximate) == (CauseKind.PARTS_WITH_BIAS, ("tp",), closeness.approximate)
+    moved = [parts[0], off_by_one_element(parts[1], closeness)]
+    assert explain(difference(closeness, moved, whole, phase=Phase.OUTPUT)) is None
+    one_position = [part[:1] for part in parts]
+    assert explain(difference(closeness, one_position, whole[:1], phase=Phase.OUTPUT)) is None
+
+
+def test_replicas_are_no_parts(closeness):
+    whole = values(closeness, 4, 3)
+    twice = closeness.canonical(values(closeness, 3, seed=9) - whole)  # the sum of both is off by one vector
+    half = closeness.scaled(closeness.canonical(twice + 2 * whole), Fraction(1, 2))
+    assert explain(difference(closeness, [half, half], whole, phase=Phase.OUTPUT)) is None
+
+
+@pytest.mark.parametrize(("vectors", "positions", "told"), [(2, 5, True), (2, 4, False), (2, 3, False), (3, 9, False)])
+def test_few_vectors_are_at_most_as_many_as_ranks_at_more_than_twice_as_many_positions(vectors, positions, told):
+    closeness = COMPARISONS["exact"]
+    whole, off = values(closeness, positions, 3), values(closeness, vectors, 3, seed=4)
+    actual = closeness.canonical(whole + off[torch.arange(positions) % vectors])
+    found = explain(difference(closeness, [actual, actual], whole, phase=Phase.OUTPUT))
+    assert (found.kind if found else None) == (CauseKind.FEW_VECTORS_OFF if told else None)
+    assert found is None or found.elements == vectors
+    actual[0] = whole[0]  # a position that is right
+    assert explain(difference(closeness, [actual, actual], whole, phase=Phase.OUTPUT)) is None
+
+
+def test_zeros_in_part_have_their_place(closeness):
+    whole = values(closeness, 4, 3)
+    actual = whole.clone()
+    actual[[1, 3]] = 0
+    found = explain(difference(closeness, [actual, actual], whole))
+    assert (found.kind, found.dim, found.indices, found.elements) == (CauseKind.ZERO_IN_PART, 0, (1, 3), 12)
+    assert explain(difference(closeness, [off_by_one_element(actual, closeness)] * 2, whole)) is None

@@ -9,7 +9,7 @@ To add one: its kind in `proving/cause.py`, a function here, its line in `RELATI
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 from typing import TYPE_CHECKING
 
@@ -18,6 +18,7 @@ import torch
 from shardproof.proving.cause import Cause, CauseKind, Mend
 from shardproof.proving.judging.closeness import is_equal
 from shardproof.proving.judging.layout import PADDING
+from shardproof.proving.judging.places import locate
 from shardproof.proving.records import Phase
 
 if TYPE_CHECKING:
@@ -131,12 +132,11 @@ def scaling(difference: Difference) -> Cause | None:
 
 def repeated_bias(difference: Difference) -> Cause | None:
     """The difference is the same vector of features at every position, as of a bias that is added twice or never."""
+    if not _has_positions(difference):
+        return None
     for one in difference.held.values():
-        if one.element_index is not None or one.actual.ndim < 2 or one.actual[..., 0].numel() < 2:
-            return None
-        closeness = difference.closeness
-        off = closeness.canonical(closeness.numbers(one.actual) - closeness.numbers(one.expected)).flatten(0, -2)
-        if not is_equal(closeness, off, off[:1].expand_as(off)):
+        off = _off_by_position(one.actual, one.expected, difference.closeness)
+        if not is_equal(difference.closeness, off, off[:1].expand_as(off)):
             return None
     return difference.cause(CauseKind.SAME_VECTOR_OFF)
 
@@ -157,13 +157,57 @@ def shard_order(difference: Difference) -> Cause | None:
     return difference.cause(CauseKind.SHARD_ORDER, ranks=tuple(owners))
 
 
+def parts_with_bias(difference: Difference) -> Cause | None:
+    """Over some axes the sum of what the ranks hold is right but for the same vector of features at every position."""
+    held, closeness = difference.held, difference.closeness
+    if not _has_positions(difference):
+        return None
+    for names in difference.axes.choices():
+        groups = [[held[rank] for rank in group if rank in held] for group in difference.axes.groups(names)]
+        if all(_sums_up_beside_vector(group, closeness) for group in groups):
+            return difference.cause(CauseKind.PARTS_WITH_BIAS, axes=names)
+    return None
+
+
+def few_vectors(difference: Difference) -> Cause | None:
+    """At every position the difference is one of at most as many vectors of features as there are ranks.
+
+    So it is where each rank's lookup of rows that others hold is not masked. Each vector comes more than once, and
+    there are more than twice as many positions, or the same tokens might explain it. Not told within noise.
+    """
+    if difference.closeness.approximate or not _has_positions(difference):
+        return None
+    most = 0
+    for one in difference.held.values():
+        off = _off_by_position(one.actual, one.expected, difference.closeness)
+        vectors, counts = off.unique(dim=0, return_counts=True)
+        if not bool(off.any(1).all()) or int(counts.min()) < 2 or len(off) <= 2 * len(vectors):
+            return None
+        most = max(most, len(vectors))
+    if most > difference.axes.size:
+        return None
+    return difference.cause(CauseKind.FEW_VECTORS_OFF, elements=most)
+
+
+def zeros_in_part(difference: Difference) -> Cause | None:
+    """Whatever is wrong is zero."""
+    for one in difference.held.values():
+        wrong = difference.closeness.differs(one.actual, one.expected)
+        if bool(one.actual[wrong].any()):
+            return None
+    return replace(locate(difference), kind=CauseKind.ZERO_IN_PART)
+
+
 RELATIONS: tuple[Relation, ...] = (
     used_padding,
     missing_reduction,
     differing_replicas,
     scaling,
     repeated_bias,
+    parts_with_bias,
+    few_vectors,
     shard_order,
+    zeros_in_part,
 )
 
 # What they are made of ---------------------------------------------------------------------------------------------
@@ -216,6 +260,28 @@ def _element_index(group: Sequence[ActualExpected]) -> torch.Tensor | None:
     if not all(torch.equal(one.expected, expected) for one in group):
         return None
     return torch.arange(expected.numel()).repeat(len(group))
+
+
+def _has_positions(difference: Difference) -> bool:
+    """Whether it is an activation of several positions, each with a vector of features in the last dim."""
+    held = difference.held.values()
+    return all(one.element_index is None and one.actual.ndim > 1 and one.actual[..., 0].numel() > 1 for one in held)
+
+
+def _off_by_position(actual: torch.Tensor, expected: torch.Tensor, closeness: Closeness) -> torch.Tensor:
+    """The difference, a row for each position."""
+    return closeness.canonical(closeness.numbers(actual) - closeness.numbers(expected)).flatten(0, -2)
+
+
+def _sums_up_beside_vector(group: Sequence[ActualExpected], closeness: Closeness) -> bool:
+    """Whether ranks hold different parts of one tensor, whose sum is off by one vector at every position."""
+    if len(group) < 2 or not all(torch.equal(one.expected, group[0].expected) for one in group):
+        return False
+    if all(is_equal(closeness, one.actual, group[0].actual) for one in group):
+        return False
+    total = torch.stack([closeness.numbers(one.actual) for one in group]).sum(0)
+    off = _off_by_position(closeness.canonical(total), group[0].expected, closeness)
+    return is_equal(closeness, off, off[:1].expand_as(off))
 
 
 def common_factor(difference: Difference) -> Fraction | None:

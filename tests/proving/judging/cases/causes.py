@@ -36,6 +36,7 @@ from shardproof.proving.cause import CauseKind, Mend
 from shardproof.proving.findings import Verdict
 from shardproof.proving.records import Phase
 
+LONG = key(Phase.OUTPUT, "long")
 EXTRA, EXTRA_OUTPUT = key(Phase.BUFFER, "extra"), key(Phase.OUTPUT, "extra")
 
 
@@ -70,6 +71,25 @@ def add_vector_at_one_position(draft):
         return moved
 
     draft.change(DOWN, how)
+
+
+def add_vectors(count):
+    """At each of nine positions one of so many vectors, on both ranks."""
+
+    def change(draft):
+        for run in draft.runs:
+            right = run.noise((9, 3), seed=7)
+            off = torch.stack([run.noise((3,), seed=20 + number) for number in range(count)])
+            draft.reference[run][LONG] = right
+            for rank in draft.ranks:
+                if run in rank:
+                    rank[run] = {LONG: run.residues(right + off[torch.arange(9) % count])} | rank[run]
+
+    return change
+
+
+def zero_at(tensor_key, row):
+    return lambda draft: draft.change(tensor_key, lambda values, _run, _rank: with_zeros(values, row))
 
 
 def swap_shards(draft):
@@ -135,6 +155,21 @@ CAUSES = {
     "same vector off everywhere": Case(
         change=both(add_vector, wrong_loss), key=DOWN, verdict=Verdict.WRONG, cause=of(CauseKind.SAME_VECTOR_OFF),
         twin=both(add_vector_at_one_position, wrong_loss), twin_verdict=Verdict.WRONG,
+    ),
+    "a bias in each partial value": Case(
+        change=both(change("part", DOWN), add_vector, wrong_loss), key=DOWN, verdict=Verdict.WRONG,
+        cause=of(CauseKind.PARTS_WITH_BIAS, axes=("tp",)),
+        twin=both(change("part", DOWN), add_vector_at_one_position, wrong_loss), twin_verdict=Verdict.WRONG,
+    ),
+    "one of a few vectors off everywhere": Case(
+        change=both(add_vectors(2), wrong_loss), key=LONG, verdict=Verdict.WRONG,
+        cause=of(CauseKind.FEW_VECTORS_OFF, elements=2),
+        twin=both(add_vectors(3), wrong_loss), twin_verdict=Verdict.WRONG,
+    ),
+    "zero in part": Case(
+        change=both(zero_at(DOWN, 1), wrong_loss), key=DOWN, verdict=Verdict.WRONG,
+        cause=of(CauseKind.ZERO_IN_PART, ranks=(0, 1), elements=12, dim=0, indices=(1,)),
+        twin=both(zero_at(DOWN, 1), off_by_one_element(DOWN), wrong_loss), twin_verdict=Verdict.WRONG,
     ),
     "shards in another order": Case(
         change=swap_shards, key=WEIGHT, verdict=Verdict.WRONG, cause=of(CauseKind.SHARD_ORDER, ranks=(1, 0)),
