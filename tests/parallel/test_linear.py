@@ -273,7 +273,7 @@ BUGS = {
     ),
     "column input gradient not reduced": (
         "column_row", "start_all_reduce", start_unreduced,
-        (Phase.GRADIENT, "first.weight"), CauseKind.MISSING_ALL_REDUCE,
+        (Phase.OUTPUT_GRADIENT, "first"), CauseKind.UNREDUCED,
     ),
     "column shards gathered in another order": (
         "columns_gathered", "all_gather", gather_reversed, (Phase.OUTPUT, "up"), None,

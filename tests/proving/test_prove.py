@@ -49,7 +49,7 @@ def test_a_sharding_by_hand_is_proved(devices):
 @pytest.mark.parametrize(
     ("bug", "root", "cause"),
     [
-        ("no all-reduce", (Phase.OUTPUT, "model"), None),
+        ("no all-reduce", (Phase.OUTPUT, "model"), Cause(kind=CauseKind.PARTS_WITH_BIAS, axes=("tp",))),
         (
             "bias inside",
             (Phase.OUTPUT, "model"),

@@ -13,7 +13,6 @@ from shardproof.proving.cause import CauseKind, Mend
 from shardproof.proving.judging.alignment import ActualExpected
 from shardproof.proving.judging.causes import (
     RELATIONS,
-    Difference,
     axes_of_sum,
     common_factor,
     explain,
@@ -22,6 +21,7 @@ from shardproof.proving.judging.causes import (
     sum_is_right,
 )
 from shardproof.proving.judging.closeness import Exact, WithinNoise
+from shardproof.proving.judging.difference import Difference
 from shardproof.proving.judging.layout import PADDING
 from shardproof.proving.records import Phase
 

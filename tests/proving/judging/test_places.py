@@ -6,8 +6,8 @@ import torch
 from shardproof.proving.axes import Axes
 from shardproof.proving.cause import CauseKind
 from shardproof.proving.judging.alignment import ActualExpected
-from shardproof.proving.judging.causes import Difference
 from shardproof.proving.judging.closeness import Exact, WithinNoise
+from shardproof.proving.judging.difference import Difference
 from shardproof.proving.judging.places import locate
 from shardproof.proving.records import Phase
 

@@ -92,6 +92,7 @@ def test_a_right_loss_ends_it_and_a_wrong_one_follows_from_it():
 def test_the_next_step_has_a_run_of_its_own():
     first, second = partial(gradient("norm")), partial(gradient("norm", step=1))
     assert told(first, wrong(of_parameter("norm.weight", step=1))) == []
+    assert told(first, wrong(of_parameter("other.weight")), wrong(Key(1, Phase.OUTPUT, "other"))) == []
     findings = keep_findings([first, second, wrong(of_parameter("norm.weight", step=1))])
     assert findings[0].key == gradient("norm", step=1)
 

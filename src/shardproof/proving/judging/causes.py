@@ -9,7 +9,7 @@ To add one: its kind in `proving/cause.py`, a function here, its line in `RELATI
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from math import prod
 from typing import TYPE_CHECKING
 
@@ -25,9 +25,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from fractions import Fraction
 
-    from shardproof.proving.axes import Axes
     from shardproof.proving.judging.alignment import ActualExpected
     from shardproof.proving.judging.closeness import Closeness
+    from shardproof.proving.judging.difference import Difference
 
     Relation = Callable[["Difference"], Cause | None]
 
@@ -36,36 +36,6 @@ _MENDS_OF_SUMS = {
     Phase.OUTPUT: Mend.ALL_REDUCE_IN_FORWARD,
     Phase.OUTPUT_GRADIENT: Mend.ALL_REDUCE_IN_BACKWARD,
 }
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Difference:
-    """One tensor that some rank holds wrongly.
-
-    Attributes:
-        phase: what the tensor is.
-        held: what each rank holds and should hold, of one shape.
-        axes: of the mesh.
-        closeness: how values are compared.
-    """
-
-    phase: Phase
-    held: Mapping[int, ActualExpected]
-    axes: Axes
-    closeness: Closeness
-
-    @property
-    def wrong(self) -> list[int]:
-        """The ranks that hold a wrong element."""
-        return [rank for rank, one in self.held.items() if not self.is_right(one)]
-
-    def is_right(self, one: ActualExpected) -> bool:
-        """Whether a rank holds what it should."""
-        return is_equal(self.closeness, one.actual, one.expected)
-
-    def cause(self, kind: CauseKind, **parameters: object) -> Cause:
-        """A cause of this difference, as exact as its comparison."""
-        return Cause(kind=kind, approximate=self.closeness.approximate, **parameters)  # type: ignore[arg-type]
 
 
 def explain(difference: Difference) -> Cause | None:

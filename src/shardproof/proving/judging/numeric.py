@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING
 from shardproof.errors import CannotRunError
 from shardproof.proving.cause import Cause, CauseKind
 from shardproof.proving.findings import Finding, Verdict
-from shardproof.proving.judging.causes import Difference, axes_of_sum, explain
+from shardproof.proving.judging.causes import axes_of_sum, explain
 from shardproof.proving.judging.closeness import WithinNoise
+from shardproof.proving.judging.difference import Difference
 from shardproof.proving.judging.marks import mark_roots
 from shardproof.proving.judging.norms import explain_clipping
 from shardproof.proving.judging.outcomes import cause_of_shape, walk

@@ -10,8 +10,9 @@ from torch import Tensor
 
 from shardproof.exact import VOID
 from shardproof.proving.cause import Cause, CauseKind, Part
-from shardproof.proving.judging.causes import Difference, axes_of_sum, explain
+from shardproof.proving.judging.causes import axes_of_sum, explain
 from shardproof.proving.judging.closeness import Exact
+from shardproof.proving.judging.difference import Difference
 from shardproof.proving.judging.layout import PADDING
 from shardproof.proving.judging.norms import explain_clipping
 from shardproof.proving.judging.places import locate

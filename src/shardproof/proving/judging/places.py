@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from shardproof.proving.cause import Cause
-    from shardproof.proving.judging.causes import Difference
+    from shardproof.proving.judging.difference import Difference
 
 _MOST_INDICES = 16
 

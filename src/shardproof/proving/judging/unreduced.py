@@ -67,16 +67,17 @@ class _PartialRun:
     modules: set[tuple[int, str]] = field(default_factory=set)
 
     def see(self, key: Key) -> None:
-        """Take note of a tensor, right or wrong."""
+        """Take note of a tensor, right or wrong. A step before it has ended, and its runs with it."""
+        if self.keys and self.keys[-1].step != key.step:
+            self._end()
         if key.phase is Phase.OUTPUT_GRADIENT:
             self.modules.add((key.step, _module(key)))
 
     def add_right(self, judged: Judged) -> None:
         """Take in a right activation or loss; one that is no part of a sum ends the run."""
         key = judged.finding.key
-        if not judged.partial_over or (self.keys and self.keys[-1].step != key.step):
-            self._end()
         if not judged.partial_over:
+            self._end()
             return
         if self.first is None:
             cause = Cause(
