@@ -12,6 +12,7 @@ from torch import nn
 
 from shardproof.exact import ExactArithmetic, LeavingFieldError
 from shardproof.exact.engine.followed_numbers import FollowedNumber
+from shardproof.worlds.threaded import ThreadedWorld
 
 
 def drawn(*shape, seed=0):
@@ -132,6 +133,36 @@ def test_more_than_one_number_is_refused_as_before(way):
     x = drawn(3)
     with pytest.raises(LeavingFieldError), follow():
         LARGE[way](x)
+
+
+def read_replicated(comm, seed):
+    """Of a DTensor that is replicated: the number, and whether arithmetic with it is that with its local tensor."""
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.tensor import DTensor, Replicate, Shard
+
+    mesh = init_device_mesh("cpu", (comm.size,))
+    x = drawn(4)
+    exact = follow(seed)
+    with exact.joined():
+        split = DTensor.from_local((x * x).chunk(comm.size)[comm.rank], mesh, [Shard(0)], run_check=False)
+        total = split.sum().redistribute(placements=[Replicate()])
+        number = total.detach().item()
+        right = torch.equal(exact.digits(x.detach() * number), exact.digits(x.detach() * (x * x).sum().detach()))
+        return isinstance(number, FollowedNumber), right, math.exp(float(total.detach())) > 1
+
+
+def test_a_replicated_dtensor_is_read_as_its_local_tensor():
+    assert ThreadedWorld(size=1).run(read_replicated, 1) == [(True, True, True)]
+
+
+def test_whether_a_number_is_zero_ends_what_is_derived():
+    x = drawn(2)
+    for ask in (bool, lambda number: number == 3.0, lambda number: number != 3.0):
+        with follow() as exact:
+            number = (x * x).sum().item()
+            assert not exact.run.left
+            ask(number)
+            assert exact.run.left
 
 
 # Comparisons ----------------------------------------------------------------------------------------------------------

@@ -97,16 +97,18 @@ class NumberReads:
 
     def read(self, func: Any, args: tuple[Any, ...]) -> Any:
         """The number that a function reads from one residue; NotImplemented for other functions and tensors."""
-        if func not in _READS or type(args[0]) not in PLAIN or args[0].numel() != 1:
+        if func not in _READS or args[0].numel() != 1:
             return NotImplemented
-        x = args[0]
+        x = _own(args[0])
+        if type(x) not in PLAIN:
+            return NotImplemented
         if func is Tensor.__bool__ and (compared := self._compared.get(x)) is not None:
             return self._decide(compared)
         dispatcher = self.dispatcher
         if not x.is_floating_point() or not dispatcher.is_known(x) or dispatcher.constants.value_of(x) is not None:
             return NotImplemented
         if func is Tensor.__bool__:
-            return self.digit(x) != 0
+            return self.is_nonzero(x)
         self.count += 1
         if func is Tensor.item:
             dispatcher.run.left |= self.known_limits is None
@@ -138,6 +140,11 @@ class NumberReads:
                 dispatcher.run.escaped_void = True
             residue = float(dispatcher.residues_of(x.detach()).reshape(()).numpy())
         return 0 if math.isnan(residue) else int(residue)
+
+    def is_nonzero(self, x: Tensor) -> bool:
+        """Whether one element is not zero; what depends on it has no derived bound."""
+        self.dispatcher.run.left = True
+        return self.digit(x) != 0
 
     def shown(self, x: Tensor) -> float:
         """The number that is shown of a residue: positive, and drawn for it, evenly over the powers of two."""
@@ -188,6 +195,15 @@ def _limit(x: Tensor, y: Any, sign: float) -> Tensor:
         return torch.clamp(x, min=y) if sign > 0 else torch.clamp(x, max=y)
 
 
+def _own(x: Tensor) -> Tensor:
+    """The local tensor of a DTensor that every rank has whole; any other tensor itself."""
+    placements = getattr(x, "placements", None)
+    if placements is not None and all(placement.is_replicate() for placement in placements):
+        local: Tensor = x.to_local()  # type: ignore[attr-defined]  # of a DTensor
+        return local
+    return x
+
+
 def _stack(data: Any) -> Tensor:
     if isinstance(data, Tensor):
         return data.detach().clone()
@@ -224,7 +240,7 @@ class FollowedNumber(float):
         return float.__hash__(self)
 
     def __bool__(self) -> bool:
-        return self._reads.digit(self.now) != 0
+        return self._reads.is_nonzero(self.now)
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, int | float):
