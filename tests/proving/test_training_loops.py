@@ -9,6 +9,7 @@ from tests.proving import steps
 
 from shardproof.proving.prove import prove
 from shardproof.proving.records import Phase
+from shardproof.report.text import render_text
 
 MAX_NORM = 0.05
 
@@ -74,6 +75,10 @@ def prove_loop(train, clip_norm=MAX_NORM, **settings):
 def test_clipping_by_a_number_is_proved(clip):
     proof = prove_loop(make_train(clip))
     assert proof.ok
+    (branch,) = proof.branches
+    assert branch.limited
+    assert "test_training_loops.py" in branch.line
+    assert f"A comparison of numbers at {branch.line} is {str(branch.holds).lower()} wherever" in render_text(proof)
     assert all(one.false_accept is not None for one in proof.findings if one.key.phase is Phase.GRADIENT)
 
 
@@ -131,10 +136,23 @@ def track_the_best(run, _model, loss):
         track_the_best.best = best
 
 
+def warn(_run, _model, loss):
+    if loss.item() > 1e4:
+        print("large")
+
+
 @pytest.mark.parametrize("read", [log, track_the_best])
 def test_reading_the_loss_does_not_stop_a_proof(read, capsys):
     assert prove_loop(make_train(None, read), clip_norm=None).ok
     assert (len(set(capsys.readouterr().out.split("\n"))) > 2) == (read is log)
+
+
+def test_a_drawn_answer_is_told():
+    proof = prove_loop(make_train(None, warn), clip_norm=None)
+    assert proof.ok
+    assert proof.branches
+    assert not any(branch.limited for branch in proof.branches)
+    assert "has a drawn answer in each trial" in render_text(proof)
 
 
 def spoil(model):

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from shardproof.exact.algebra.number_branches import NumberBranch
     from shardproof.exact.algebra.reference_constants import TakenConstant
     from shardproof.proving.cause import Cause
     from shardproof.proving.records import Key
@@ -213,6 +214,7 @@ class Proof:
             prover's values were loaded into them after it.
         own_buffers: the names of buffers that only the candidate has, which are compared with nothing.
         taken_constants: real constants of the ranks that were taken for one device's: they differ by rounding.
+        branches: how the ranks' comparisons of numbers that they read were decided in the first trial.
     """
 
     findings: tuple[Finding, ...]
@@ -228,6 +230,7 @@ class Proof:
     loaded: tuple[str, ...] = ()
     own_buffers: tuple[str, ...] = ()
     taken_constants: tuple[TakenConstant, ...] = ()
+    branches: tuple[NumberBranch, ...] = ()
 
     @property
     def devices(self) -> int:

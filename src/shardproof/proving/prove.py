@@ -16,6 +16,7 @@ from shardproof.proving.judging.judge import (
     judge_numerically,
     judge_sharding,
     judge_without_layout,
+    list_branches,
     list_own_buffers,
     list_taken_constants,
 )
@@ -144,6 +145,7 @@ def prove(
         loaded=loaded,
         own_buffers=list_own_buffers(first),
         taken_constants=list_taken_constants(first),
+        branches=list_branches(first),
     )
 
 

@@ -16,6 +16,7 @@ from torch import Tensor
 if TYPE_CHECKING:
     from collections.abc import Collection
 
+    from shardproof.exact.algebra.number_branches import NumberBranch
     from shardproof.exact.algebra.reference_constants import TakenConstant
     from shardproof.proving.axes import Axes
     from shardproof.worlds.early_access import EarlyAccess
@@ -183,6 +184,7 @@ class SideRecord:
         start: its own before the first step in the user's own dtypes; empty if that run was not asked for.
         masks: the dropout masks that its generators draw; empty if not asked for.
         taken_constants: real constants that exact arithmetic took for the reference's, of the ranks.
+        branches: how comparisons of numbers that were read in exact arithmetic were decided.
         unmatched: the entries of the sharding's plan that match no module.
         drawn_by_dtensor: those in `initial` that hold random numbers which DTensor has drawn for a shard.
         own_values: the parameters that the sharding fills with values of its own, whatever it is given; the full state
@@ -199,6 +201,7 @@ class SideRecord:
     start: Mapping[str, Tensor] = field(default_factory=dict)
     masks: Masks = field(default_factory=dict)
     taken_constants: Sequence[TakenConstant] = ()
+    branches: Sequence[NumberBranch] = ()
     unmatched: tuple[str, ...] = ()
     drawn_by_dtensor: tuple[str, ...] = ()
     own_values: tuple[str, ...] = ()

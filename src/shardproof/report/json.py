@@ -45,6 +45,7 @@ def render_json(proof: Proof, specification: Specification | None = None) -> str
             "loaded": proof.loaded,
             "own_buffers": proof.own_buffers,
             "taken_constants": [asdict(one) for one in proof.taken_constants],
+            "branches": [asdict(one) for one in proof.branches],
             "primes": proof.primes,
             "seeds": proof.seeds,
             "native": _native_fields(proof),

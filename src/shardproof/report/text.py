@@ -62,6 +62,7 @@ def _lines(proof: Proof) -> Iterator[str]:
     if proof.own_buffers:
         yield f"Buffers that only the candidate has, compared with nothing: {_some_of(proof.own_buffers)}."
     yield from _constant_lines(proof)
+    yield from _branch_lines(proof)
     yield from _bound_lines(proof)
     for line in _number_lines(proof):
         yield _escaped(line)
@@ -116,6 +117,19 @@ def _root_lines(group: Group, mesh: Mapping[str, int]) -> Iterator[str]:
         yield f"    Its module is called at {_escaped(first.source_line)}."
     if first.differing:
         yield f"    {first.differing} of {first.elements} elements differ, on rank {', '.join(map(str, first.ranks))}."
+
+
+def _branch_lines(proof: Proof) -> Iterator[str]:
+    """What was decided by numbers that the ranks read: the way that was not taken is not proved."""
+    for one in proof.branches:
+        where = f" at {_escaped(one.line)}" if one.line else ""
+        if one.limited:
+            yield (
+                f"A comparison of numbers{where} is {str(one.holds).lower()} wherever one device limits the number: "
+                "the other way was not run in exact arithmetic."
+            )
+        else:
+            yield f"A comparison of numbers{where} has a drawn answer in each trial."
 
 
 def _allowed_lines(proof: Proof) -> Iterator[str]:

@@ -180,6 +180,7 @@ def test_a_comparison_is_decided_alike_everywhere_and_both_ways_over_seeds():
             assert number == (x * x).sum().item()
             assert number != other
             assert exact.run.left
+            assert {(one.holds, one.limited) for one in exact.branches} == {(True, False), (False, False)}
     assert 4 < sum(found) < 20
 
 
@@ -248,6 +249,11 @@ def test_a_branch_on_what_the_reference_limits_is_the_limit(clip, right):
             y = x.detach() * x
             found = clip(y, 2.0 / (y.sum().detach() + 1e-6))
             assert torch.equal(exact.digits(found), expected) == right
+            if clip is clip_always:
+                assert exact.branches == ()
+            for branch in exact.branches:
+                assert branch.limited == right
+                assert "test_followed_numbers.py" in branch.line
 
 
 def test_the_number_that_was_read_stays_beside_its_limited_value():

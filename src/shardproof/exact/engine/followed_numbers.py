@@ -25,7 +25,9 @@ from torch import Tensor
 from torch.utils._python_dispatch import _disable_current_modes
 from torch.utils.weak import WeakTensorKeyDictionary
 
+from shardproof.exact.algebra.number_branches import NumberBranch
 from shardproof.exact.engine.tensor_trees import PLAIN, tensors_in
+from shardproof.source_lines import access_line
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -71,6 +73,7 @@ class NumberReads:
             both programs compute may depend.
         is_inside: whether the calling thread is in exact arithmetic.
         count: how many numbers were read, or branched on.
+        branches: the ways that comparisons were decided, each once, in the order in which they came.
     """
 
     dispatcher: Dispatcher
@@ -78,6 +81,7 @@ class NumberReads:
     known_limits: frozenset[int] | None
     is_inside: Callable[[], bool]
     count: int = 0
+    branches: dict[NumberBranch, None] = field(default_factory=dict)
     _compared: WeakTensorKeyDictionary = field(default_factory=WeakTensorKeyDictionary)
     _limited: WeakTensorKeyDictionary = field(default_factory=WeakTensorKeyDictionary)
 
@@ -155,22 +159,27 @@ class NumberReads:
         """Decide a comparison of a followed number."""
         other = y.now if isinstance(y, FollowedNumber) else y
         sign, limited = self._sign(x.now, other)
-        found = _HOLDS[name](sign)
         if limited:
             x.now = _limit(x.now, other, sign)
-        return found
+        return self._answer(name, sign, limited=limited)
 
     def _decide(self, compared: _Comparison) -> bool:
         self.count += 1
         sign, limited = self._sign(compared.x, compared.y)
         if limited and isinstance(compared.x, Tensor):
             self._limited[compared.x] = _limit(compared.x, compared.y, sign)
-        return _HOLDS[compared.name](sign)
+        return self._answer(compared.name, sign, limited=limited)
+
+    def _answer(self, name: str, sign: float, *, limited: bool) -> bool:
+        holds = _HOLDS[name](sign)
+        if abs(sign) == 1:  # of a number and another one: neither equal, nor one of them infinite or NaN
+            self.branches[NumberBranch(line=access_line(), holds=holds, limited=limited)] = None
+        return holds
 
     def _sign(self, x: Any, y: Any) -> tuple[float, bool]:
         """The sign of x - y, NaN where y is, and whether the reference limits x to y or y to x."""
         if isinstance(y, float) and not math.isfinite(y):
-            return math.copysign(1, -y) if math.isinf(y) else math.nan, False
+            return -y, False
         with torch.no_grad():
             digit = self.digit((x - y).reshape(()))
         if digit == 0:

@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from torch._ops import OpOverload
 
     from shardproof.exact.algebra.degree import Degree
+    from shardproof.exact.algebra.number_branches import NumberBranch
     from shardproof.exact.algebra.reference_constants import ReferenceConstants, TakenConstant
     from shardproof.exact.engine.run import Selection
     from shardproof.exact.errors import CodeLocation
@@ -173,6 +174,11 @@ class ExactArithmetic:
     def constants(self) -> ReferenceConstants:
         """The constants lifted so far, to be the `reference` of another program; none where there is one."""
         return self.arithmetic.lift.constants
+
+    @property
+    def branches(self) -> tuple[NumberBranch, ...]:
+        """With `leaving='follow'`, how comparisons of numbers that were read were decided."""
+        return tuple(self.reads.branches)
 
     @property
     def taken_constants(self) -> tuple[TakenConstant, ...]:

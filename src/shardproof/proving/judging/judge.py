@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
+    from shardproof.exact.algebra.number_branches import NumberBranch
     from shardproof.exact.algebra.reference_constants import TakenConstant
     from shardproof.proving.cause import Part
     from shardproof.proving.findings import Finding, Rounding, Sharding
@@ -210,6 +211,11 @@ def list_own_buffers(both: BothSides) -> tuple[str, ...]:
 
 def _first_runs(sides: Sequence[SideRecord]) -> list[Records]:
     return [next(iter([*side.trials, *side.native.values()])) for side in sides]
+
+
+def list_branches(both: BothSides) -> tuple[NumberBranch, ...]:
+    """How the ranks' comparisons of numbers that they read were decided, by line."""
+    return tuple(sorted({one for side in both.ranks for one in side.branches}))
 
 
 def list_taken_constants(both: BothSides) -> tuple[TakenConstant, ...]:

@@ -106,8 +106,15 @@ def record_side(context: RunContext, take: Callable[[OneRun], Mapping[str, Tenso
     if request.draws:
         take(OneRun(precision=Precision.FLOAT64, recorder=context.make_recorder(), masks=masks))
     taken = dict.fromkeys(one for exact in context.arithmetics for one in exact.taken_constants)
+    branches = dict.fromkeys(one for exact in context.arithmetics for one in exact.branches)
     return SideRecord(
-        parameters=parameters, trials=trials, native=native, start=start, masks=masks, taken_constants=tuple(taken)
+        parameters=parameters,
+        trials=trials,
+        native=native,
+        start=start,
+        masks=masks,
+        taken_constants=tuple(taken),
+        branches=tuple(branches),
     )
 
 
