@@ -67,7 +67,7 @@ def test_a_step_that_does_not_run_in_its_own_dtypes_says_why_and_has_its_other_r
     step = steps.make_step(loss=None, forward=only_in_float64)
     context = make_context(step, seeds=(0,), native=(Precision.FLOAT64, *SAMPLES), draws=True)
     side = run_reference(context)
-    assert side.failed == "OverflowError: no kernel"
+    assert side.failed.startswith("OverflowError: no kernel (")
     assert (len(side.trials), list(side.native), bool(side.initial)) == (1, [Precision.FLOAT64], True)
     with pytest.raises(OverflowError):
         run_reference(make_context(step, native=(Precision.FLOAT32,)))
