@@ -117,3 +117,29 @@ def test_constants_of_several_runs_are_merged():
     several[1].add(np.array([0.3]), 11)
     merged = ReferenceConstants.merged(several)
     assert {bits: len(tables) for bits, tables in merged.tables.items()} == {53: 1, 24: 1}
+
+
+@pytest.mark.parametrize("scale", [2.0**-20, 1.0, 2.0**20])
+def test_near_is_relative(scale):
+    value = SLOPE * scale
+    assert lifted(up(value, 3), [value])[0] == lifted(value)[0]
+    assert lifted(up(value, 40), [value]) == (lifted(up(value, 40))[0], {})
+
+
+def test_a_table_of_numbers_that_lie_close_together_is_taken_as_a_whole():
+    one = table().cos()
+    one[0, 1] = torch.nextafter(one[0, 0], torch.tensor(2.0))  # one by one, neither could be told from the other
+    other = torch.nextafter(one, torch.full_like(one, 2.0))
+    assert lifted(other, [one], torch.float32)[0] == lifted(one, dtype=torch.float32)[0]
+    assert lifted(other[0], [one[0]], torch.float32)[0] != lifted(one[0], dtype=torch.float32)[0]  # too few for a table
+
+
+def test_constants_that_come_later_are_found_too():
+    reference = ReferenceConstants()
+
+    def all_unknown(values, _bits):
+        return np.ones(values.shape, dtype=bool)
+
+    for value in (SLOPE, SLOPE / 3):
+        reference.add(np.array([value]), 53)
+        assert reference.replace(np.array([up(value)]), 53, all_unknown).tolist() == [value]

@@ -118,6 +118,7 @@ OPERATIONS = {
     "x ** 6": (lambda x, y: x**6, lambda x, y: x**6, D.power(6)),
     "x ** 0": (lambda x, y: x**0, lambda x, y: 1, CONSTANT),
     "y ** -3": (lambda x, y: y**-3, lambda x, y: pow(y, -3, PRIME), E.inverse().power(3)),
+    "y ** -1": (lambda x, y: y**-1, lambda x, y: pow(y, -1, PRIME), E.inverse()),
     "square": (lambda x, y: x.square(), lambda x, y: x * x, D * D),
     "inverse": (lambda x, y: y.inverse(), lambda x, y: pow(y, -1, PRIME), E.inverse()),
     "moved": (lambda x, y: x.moved(torch.Tensor.clone), lambda x, y: x, D),
