@@ -98,6 +98,29 @@ def test_equal_findings_of_numbered_tensors_are_one_line():
     assert "  step 1, gradient: layers.*.w (3 tensors): WRONG" in found
 
 
+def test_equal_findings_of_any_tensors_are_one_first_cause():
+    place = Cause(kind=CauseKind.UNEXPLAINED, ranks=(0,), elements=4)
+    first = replace(WRONG, cause=place, differing=4, elements=4, ranks=(0,), source_line="a.py:1 in f")
+    found = lines(first, replace(first, key=replace(first.key, name="bias")))
+    at = found.index("First causes:")
+    assert found[at + 1 : at + 4] == [
+        "  step 1, gradient: w, bias (2 tensors): WRONG",
+        "    In the first, 4 elements differ on rank 0; no known relation explains it.",
+        "    The first module is called at a.py:1 in f.",
+    ]
+    alone = lines(first)
+    assert "    4 elements differ on rank 0; no known relation explains it." in alone
+    assert "    Its module is called at a.py:1 in f." in alone
+    assert "    4 of 4 elements differ, on rank 0." not in alone
+    assert "    4 of 9 elements differ, on rank 0." in lines(replace(first, elements=9))
+
+
+def test_a_difference_of_nothing_is_not_told_beside_another_cause():
+    missing = replace(WRONG, cause=Cause(kind=CauseKind.FROZEN), rounding=replace(NEAR, maxdiff=0.0))
+    assert not any("largest difference" in line for line in lines(missing))
+    assert any("largest difference" in line for line in lines(replace(missing, rounding=NEAR)))
+
+
 def test_what_follows_is_counted_by_step_and_phase():
     follows = [finding(f"f{n}", Verdict.WRONG, phase=Phase.UPDATE) for n in range(2)]
     found = lines(WRONG, *follows)

@@ -14,12 +14,22 @@ if TYPE_CHECKING:
     from shardproof.proving.findings import Finding
 
 
+_MOST_PATTERNS = 3
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Group:
-    """Findings of one step, verdict, phase and cause, and of one name but for numbers; `pattern` has `*` for these."""
+    """Findings of one step, verdict, phase and cause.
+
+    Attributes:
+        pattern: of their names, with `*` for numbers that differ.
+        findings: in execution order.
+        patterns: how many patterns `pattern` names or counts.
+    """
 
     pattern: str
     findings: tuple[Finding, ...]
+    patterns: int = 1
 
     @property
     def first(self) -> Finding:
@@ -28,17 +38,39 @@ class Group:
 
 
 def group_findings(findings: Iterable[Finding]) -> list[Group]:
-    """In the order of each group's first finding."""
+    """Those of one name but for numbers, in the order of each group's first finding."""
     groups: dict[tuple[object, ...], list[Finding]] = {}
     for finding in findings:
         blank = re.sub(r"\d+", "*", finding.key.name)
-        explained = finding.cause is None or finding.cause.kind is not CauseKind.UNEXPLAINED
-        cause = finding.cause if explained else CauseKind.UNEXPLAINED  # not where each of them differs
-        same = (blank, finding.key.phase, finding.verdict, cause, finding.key.step)
-        groups.setdefault(same, []).append(finding)
+        groups.setdefault((blank, *_said(finding)), []).append(finding)
     return [
         Group(pattern=_pattern([one.key.name for one in group]), findings=tuple(group)) for group in groups.values()
     ]
+
+
+def merge_groups(groups: Iterable[Group]) -> list[Group]:
+    """Groups that say the same of tensors of any names as one, in the order of the first of each."""
+    merged: dict[tuple[object, ...], list[Group]] = {}
+    for group in groups:
+        merged.setdefault(_said(group.first), []).append(group)
+    return [_merged(several) if len(several) > 1 else several[0] for several in merged.values()]
+
+
+def _merged(groups: list[Group]) -> Group:
+    named = ", ".join(group.pattern for group in groups[:_MOST_PATTERNS])
+    more = len(groups) - _MOST_PATTERNS
+    return Group(
+        pattern=f"{named} and {more} more" if more > 0 else named,
+        findings=tuple(finding for group in groups for finding in group.findings),
+        patterns=len(groups),
+    )
+
+
+def _said(finding: Finding) -> tuple[object, ...]:
+    """What is said of a tensor; where no relation explains it, not where it differs."""
+    explained = finding.cause is None or finding.cause.kind is not CauseKind.UNEXPLAINED
+    cause = finding.cause if explained else CauseKind.UNEXPLAINED
+    return finding.key.phase, finding.verdict, cause, finding.key.step
 
 
 def _pattern(names: list[str]) -> str:

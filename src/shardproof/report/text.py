@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING
 
+from shardproof.proving.cause import CauseKind
 from shardproof.proving.findings import FAR_RATIO, ROUNDING_RATIO, Verdict
 from shardproof.proving.records import Phase
-from shardproof.report.grouping import group_findings
+from shardproof.report.grouping import group_findings, merge_groups
 from shardproof.report.words import describe_cause, describe_mend
 
 if TYPE_CHECKING:
@@ -39,7 +40,7 @@ def _lines(proof: Proof) -> Iterator[str]:
     if roots:
         yield ""
         yield "First causes:"
-        for group in group_findings(roots):
+        for group in merge_groups(group_findings(roots)):
             yield from _root_lines(group, proof.mesh)
     yield from _allowed_lines(proof)
     follows = [finding for finding in proof.findings if finding.failed and not finding.root]
@@ -102,11 +103,13 @@ def _said_ranks(proof: Proof) -> str:
 def _root_lines(group: Group, mesh: Mapping[str, int]) -> Iterator[str]:
     first = group.first
     yield f"  {_title(group)}: {first.verdict}"
+    several = group.patterns > 1
+    unexplained = first.cause is not None and first.cause.kind is CauseKind.UNEXPLAINED
     if first.cause:
-        yield f"    {_cause(first, mesh)}."
+        yield f"    {'In the first, ' if several and unexplained else ''}{_cause(first, mesh)}."
         if first.cause.mend:
             yield f"    {describe_mend(first.cause)}"
-    if first.rounding is not None:
+    if first.rounding is not None and (first.rounding.maxdiff or first.verdict is not Verdict.WRONG):
         ratio = first.rounding.maxdiff / first.rounding.noise if first.rounding.noise else float("inf")
         yield f"    In float64 the largest difference is {first.rounding.maxdiff:.2g}, {ratio:.2g} times the noise."
     elif first.numbers is not None and not first.numbers.within:
@@ -114,8 +117,8 @@ def _root_lines(group: Group, mesh: Mapping[str, int]) -> Iterator[str]:
     if first.verdict is Verdict.UNDECIDED and first.rounding is not None:
         yield "    The digits differ, float64 agrees: the same function written otherwise, or a tiny error."
     if first.source_line:
-        yield f"    Its module is called at {_escaped(first.source_line)}."
-    if first.differing:
+        yield f"    {'The first' if several else 'Its'} module is called at {_escaped(first.source_line)}."
+    if first.differing and not (unexplained and first.differing == first.elements):
         yield f"    {first.differing} of {first.elements} elements differ, on rank {', '.join(map(str, first.ranks))}."
 
 

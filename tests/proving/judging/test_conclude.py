@@ -111,6 +111,8 @@ def test_void_elements_excuse_no_others():
         (NEAR, None, Verdict.UNDECIDED),
         (None, None, Verdict.WRONG),
         (NEAR, SCALED, Verdict.WRONG),
+        (NEAR, Cause(kind=CauseKind.ZERO_IN_PART), Verdict.UNDECIDED),
+        (FAR, Cause(kind=CauseKind.ZERO_IN_PART), Verdict.WRONG),
     ],
 )
 def test_what_agrees_in_float64_is_undecided_unless_a_relation_explains_it(rounding, cause, verdict):

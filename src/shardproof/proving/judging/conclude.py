@@ -77,7 +77,7 @@ def _conclude_one(
     if weakness:
         verdict = Verdict.VACUOUS
     native = None if verdict.ok or weakness else rounding(key)
-    if verdict is Verdict.WRONG and native is not None and native.agrees and not (unjudged or first_cause(outcomes)):
+    if verdict is Verdict.WRONG and native is not None and native.agrees and not (unjudged or _is_explained(outcomes)):
         verdict = Verdict.UNDECIDED
     worst = next((outcome for outcome in outcomes if not outcome.equal), outcomes[0])
     bound = bound_of_trials(outcomes)
@@ -168,6 +168,12 @@ def find_weakness(outcomes: Sequence[Outcome], blind: frozenset[Part]) -> Cause 
 def first_cause(outcomes: Sequence[Outcome]) -> Cause | None:
     """The cause that the first trial with one names: a relation that holds to the last digit is no rounding."""
     return next((outcome.cause for outcome in outcomes if outcome.cause), None)
+
+
+def _is_explained(outcomes: Sequence[Outcome]) -> bool:
+    """A relation holds that rounding cannot make. Zeros in part may be what is only nearly zero in float64."""
+    cause = first_cause(outcomes)
+    return cause is not None and cause.kind is not CauseKind.ZERO_IN_PART
 
 
 def _is_scaled(outcomes: Sequence[Outcome]) -> bool:
