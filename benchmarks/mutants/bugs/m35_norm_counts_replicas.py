@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from benchmarks.mutants.bug import Bug
 from benchmarks.mutants.collectives import all_reduced
 from benchmarks.mutants.training_lines import squares
+from shardproof.proving.cause import CauseKind
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -27,5 +28,6 @@ BUG = Bug(
     line="gradient_norm",
     change=gradient_norm,
     root="gradient norm gradient norm",
+    cause=CauseKind.NORM_COUNTS_REPLICAS,
     training="tensor parallel",
 )

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from benchmarks.mutants.bug import Bug
 from benchmarks.mutants.training_lines import squares
+from shardproof.proving.cause import CauseKind
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -30,5 +31,6 @@ BUG = Bug(
     line="gradient_norm",
     change=gradient_norm,
     root="gradient norm gradient norm",
+    cause=CauseKind.NORM_MISSES_SHARD,
     training="tensor parallel",
 )

@@ -115,6 +115,7 @@ def test_constants_of_several_runs_are_merged():
     several[1].add(np.array([SLOPE]), 53)
     several[1].add(np.array([SLOPE / 3]), 24)
     several[1].add(np.array([0.3]), 11)
+    several[1].add(np.array([3.0, -np.inf]), 53)  # no fraction
     merged = ReferenceConstants.merged(several)
     assert {bits: len(tables) for bits, tables in merged.tables.items()} == {53: 1, 24: 1}
 

@@ -63,8 +63,8 @@ class ReferenceConstants:
         return found
 
     def add(self, values: Floats, bits: int) -> None:
-        """Take in a tensor of constants."""
-        if bits < FLOAT32_BITS:
+        """Take in a tensor of constants; integers alone need not be known."""
+        if bits < FLOAT32_BITS or not _fractions(values).any():
             return
         tables = self.tables.setdefault(bits, {})
         content = values.tobytes()
@@ -84,9 +84,9 @@ class ReferenceConstants:
             unknown: of which values of a precision it is not known what number they stand for.
         """
         tables = self.tables.get(bits)
-        if not tables or values.tobytes() in tables:
+        fractions = _fractions(values)
+        if not tables or not fractions.any() or values.tobytes() in tables:
             return values
-        fractions = np.isfinite(values) & (values != np.rint(values))
         foreign = fractions & ~self._holds(values, bits)
         if not foreign.any():
             return values
@@ -109,7 +109,7 @@ class ReferenceConstants:
     def _sorted(self, bits: int) -> Floats:
         if bits not in self._numbers:
             every = np.concatenate(list(self.tables[bits].values()))
-            every = every[np.isfinite(every) & (every != np.rint(every))]
+            every = every[_fractions(every)]
             self._numbers[bits] = np.unique(np.concatenate([every, -every]))  # of a constant its negative too
         return self._numbers[bits]
 
@@ -138,6 +138,13 @@ class ReferenceConstants:
             if near.size == 1:
                 result[i] = near[0]
         return result
+
+
+def _fractions(values: Floats) -> Flags:
+    """Which are finite, and no integers."""
+    with np.errstate(invalid="ignore"):
+        found: Flags = np.isfinite(values) & (values != np.rint(values))
+    return found
 
 
 def _unknown(values: Floats, precision: npt.NDArray[np.int64], unknown: Callable[[Floats, int], Flags]) -> Flags:
