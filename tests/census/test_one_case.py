@@ -52,6 +52,18 @@ def test_a_right_and_a_wrong_plan(monkeypatch):
     assert cause.endswith("an all-reduce is missing")
 
 
+@pytest.mark.slow
+def test_code_that_fails_on_ranks_is_a_crash_only_if_it_fails_in_ordinary_arithmetic_too(monkeypatch):
+    monkeypatch.setattr(one_case, "PlanChange", lambda: one_case_change(drop=("*k_proj",)))
+    case = Case(kind="llama", settings={"num_hidden_layers": 1})
+    crash = prove_case(case)
+    assert crash.outcome is Outcome.CRASH
+    assert "in module model.layers.0.self_attn" in crash.said
+    right = one_case.prove
+    monkeypatch.setattr(one_case, "prove", lambda *args, **more: None if more["numeric"] else right(*args, **more))
+    assert prove_case(case).outcome is Outcome.REFUSED
+
+
 one_case_change = one_case.PlanChange
 
 

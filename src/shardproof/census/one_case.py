@@ -54,11 +54,14 @@ def prove_case(case: Case) -> Result:
         proof = _prove(step, case)
         result = _describe(case, proof)
     except Exception as error:  # noqa: BLE001 - a result says what happened
-        result = Result(case=case, outcome=_name_outcome(error), said=_shorten(error))
+        outcome = _name_outcome(error)
+        if outcome is Outcome.CRASH and not _crashes_in_numbers(step, case):
+            outcome = Outcome.REFUSED
+        result = Result(case=case, outcome=outcome, said=_shorten(error))
     return replace(result, model=model, seconds=round(time.monotonic() - started, 1), versions=versions)
 
 
-def _prove(step: Step, case: Case) -> Proof:
+def _prove(step: Step, case: Case, *, numeric: bool = False) -> Proof:
     for seed in (case.seed, case.seed + 1):
         proof = prove(
             step,
@@ -67,10 +70,20 @@ def _prove(step: Step, case: Case) -> Proof:
             trials=case.trials,
             seed=seed,
             timeout=600,
+            numeric=numeric,
         )
         if not any(finding.verdict is Verdict.UNSUPPORTED for finding in proof.findings):
             break
     return proof
+
+
+def _crashes_in_numbers(step: Step, case: Case) -> bool:
+    """Whether the ranks fail in ordinary arithmetic too: only then is it the model's own code."""
+    try:
+        _prove(step, case, numeric=True)
+    except CannotRunError as error:
+        return _name_outcome(error) is Outcome.CRASH
+    return False
 
 
 def _sgd(parameters: Any) -> torch.optim.Optimizer:

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from torch import nn
 
 from shardproof.errors import CannotRunError
 from shardproof.frameworks.transformers import tiny_step
@@ -45,3 +46,24 @@ def test_a_model_over_the_memory_is_not_built():
 def test_full_size_is_refused_in_one_line():
     with pytest.raises(CannotRunError, match="Leave --full-size out, make it smaller by --set, or raise --memory"):
         tiny_step("llama", {}, full_size=True)
+
+
+class HalfInitialised(nn.Module):
+    def __init__(self, config):
+        super().__init__()
+        self.given = nn.Parameter(torch.full((3,), 2.0))
+        self.left = nn.Parameter(torch.empty(64, 64))
+        self.register_buffer("scale", torch.empty(4))
+
+
+def test_memory_that_a_model_leaves_uninitialised_is_drawn_by_the_seed():
+    before = torch.are_deterministic_algorithms_enabled()
+    torch.manual_seed(0)
+    first = build_model(HalfInitialised, None)
+    torch.manual_seed(0)
+    second = build_model(HalfInitialised, None)
+    assert torch.equal(first.left, second.left)
+    assert torch.equal(first.scale, second.scale)
+    assert float(first.left.detach().std()) == pytest.approx(0.02, rel=0.1)
+    assert first.given.tolist() == [2.0, 2.0, 2.0]
+    assert torch.are_deterministic_algorithms_enabled() is before

@@ -134,3 +134,30 @@ def test_at_a_cut_the_program_goes_on_with_fresh_residues(cut):
         after = exact.digits(F.gelu(model.up(x)))
     # What is recorded at the cut is what the module computed; what follows is computed from other residues.
     assert torch.equal(recorder.records.tensors[Key(0, Phase.INPUT, "down")].values, after) is not cut
+
+
+class WithoutGradient(torch.autograd.Function):
+    """The sum of two tensors; the second has no gradient."""
+
+    @staticmethod
+    def forward(ctx, x, y):
+        return x + y
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return gradient, None
+
+
+def test_a_function_whose_backward_gives_no_gradient_has_none_recorded():
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.second = nn.Linear(3, 3), nn.Linear(3, 3)
+
+        def forward(self, x):
+            return WithoutGradient.apply(self.first(x), self.second(x))
+
+    tensors = record(Net(), torch.randn(2, 3)).records.tensors
+    assert Key(0, Phase.OUTPUT_GRADIENT, "first") in tensors
+    assert Key(0, Phase.OUTPUT, "second") in tensors
+    assert Key(0, Phase.OUTPUT_GRADIENT, "second") not in tensors

@@ -6,7 +6,7 @@ import importlib
 import inspect
 import re
 import sys
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from copy import deepcopy
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +15,8 @@ import torch
 from shardproof.errors import CannotRunError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from torch import nn
 
 # In this order: a model with a language-modelling head has a loss of its own.
@@ -27,6 +29,7 @@ _MAPPINGS = (
     "MODEL_FOR_TEXT_TO_WAVEFORM_MAPPING",
     "MODEL_MAPPING",
 )
+_SPREAD = 0.02  # of initial values, where the configuration has none
 _WITH_HEAD = re.compile(r".*For(CausalLM|ConditionalGeneration|MaskedLM)$")
 
 
@@ -89,9 +92,29 @@ def _argument_type(model_class: Any) -> Any:
 
 
 def build_model(model_class: Any, config: Any) -> nn.Module:
-    """The model with initial values, in float32, for training."""
-    model: nn.Module = model_class(deepcopy(config))
+    """The model with initial values, in float32, for training.
+
+    Parameters and buffers that its code leaves uninitialised are drawn as it initialises others: normally distributed.
+    """
+    with _uninitialised_memory_shown():
+        model: nn.Module = model_class(deepcopy(config))
+    spread = getattr(config, "initializer_range", None) or _SPREAD
+    with torch.no_grad():
+        for tensor in (*model.parameters(), *model.buffers()):
+            if tensor.is_floating_point() and bool(tensor.isnan().any()):
+                tensor.normal_(0.0, spread)
     return model.float().train()
+
+
+@contextmanager
+def _uninitialised_memory_shown() -> Iterator[None]:
+    """Inside, `torch.empty` gives NaN."""
+    before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before[0], warn_only=before[1])
 
 
 def require_memory(model_class: Any, config: Any, most: int) -> None:

@@ -145,7 +145,9 @@ class _Hooks:
             passed_on.register_hook(partial(self._record_gradient, key))
         return passed_on
 
-    def _record_gradient(self, of: Key, gradient: Tensor) -> None:
+    def _record_gradient(self, of: Key, gradient: Tensor | None) -> None:
+        if gradient is None:  # the backward of an autograd.Function may give none
+            return
         with calls_in_flight().shown(gradient):
             self.recorder.add(GRADIENT_OF[of.phase], of.name, gradient.detach(), call=of.call)
 
