@@ -36,6 +36,7 @@ MIRRORED = (
 TESTED_ELSEWHERE = {
     "worlds/world.py": "a Protocol without code; `worlds/test_make.py` makes each kind",
     "worlds/early_access.py": "a value without logic; `worlds/test_in_flight.py` reads it",
+    "exact/algebra/cut.py": "a value without logic; `exact/rules/test_cut.py` reads it",
     "byhand/step.py": "values without logic; `byhand/test_one_device.py` reads them",
 }
 

@@ -6,8 +6,6 @@ list in docs/exact.md stays honest. The names here are the names there.
 """
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 
@@ -16,6 +14,8 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.exact import piecewise_identities
+from tests.exact.identity import Identity
 
 from shardproof.exact import ExactArithmetic
 
@@ -23,20 +23,6 @@ from shardproof.exact import ExactArithmetic
 PRIME = 65831
 
 DOCS = Path(__file__).parents[2] / "docs" / "exact.md"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Identity:
-    """Two ways of writing a function of tensors, and a third that is wrong."""
-
-    name: str
-    left: Callable
-    right: Callable
-    wrong: Callable = None
-    shapes: Callable = lambda n: [(3, n)]
-    positive: bool = False
-    places: int = 8  # agreement in float64
-    backward: bool = True  # false: only the result is promised; or, of what is not promised, only the gradient differs
 
 
 def inputs_of(identity, n, seed):
@@ -345,19 +331,6 @@ HOLD = [
         wrong=lambda x: x * (1 + torch.tanh(math.sqrt(2 / math.pi) * x * (1 + 0.044715 * x))) * 0.5,
     ),
     Identity(
-        name="relu is clamp(x, min=0)",
-        left=F.relu,
-        right=lambda x: torch.clamp(x, min=0),
-        wrong=lambda x: torch.clamp(x, min=1),
-    ),
-    Identity(
-        name="relu is maximum(x, 0), forward",
-        left=F.relu,
-        right=lambda x: torch.maximum(x, torch.zeros(())),
-        wrong=lambda x: torch.maximum(x, torch.ones(())),
-        backward=False,
-    ),
-    Identity(
         name="a constant is the same as a scalar, in float32 and in float64",
         left=lambda x: x * 0.1 + x * 0.1,
         right=lambda x: x * torch.tensor(0.1) + x / torch.tensor(10.0, dtype=torch.float64),
@@ -453,21 +426,6 @@ NOT_PROMISED = [
         right=lambda x: x.abs(),
     ),
     Identity(
-        name="where(x > 0, x, 0) = relu(x)",
-        left=lambda x: torch.where(x > 0, x, 0.0),
-        right=F.relu,
-    ),
-    Identity(
-        name="relu(x) - relu(-x) = x",
-        left=lambda x: F.relu(x) - F.relu(-x),
-        right=lambda x: x * 1,
-    ),
-    Identity(
-        name="relu(c x) = c relu(x) for c > 0",
-        left=lambda x: F.relu(2 * x),
-        right=lambda x: 2 * F.relu(x),
-    ),
-    Identity(
         name="max(x) = -min(-x)",
         left=lambda x: x.amax(-1),
         right=lambda x: -(-x).amin(-1),
@@ -483,6 +441,10 @@ NOT_PROMISED = [
         right=lambda x: (x.exp() - (-x).exp()) / (x.exp() + (-x).exp()),
     ),
 ]
+
+
+HOLD += piecewise_identities.HOLD
+NOT_PROMISED += piecewise_identities.NOT_PROMISED
 
 
 @pytest.mark.parametrize("identity", HOLD, ids=lambda identity: identity.name)

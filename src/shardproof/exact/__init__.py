@@ -1,8 +1,9 @@
 """Exact arithmetic: ordinary PyTorch code, carried out modulo a prime. It knows nothing of sharding."""
 
 from shardproof.exact.algebra.bound import Bound, bound_of, trials_needed
+from shardproof.exact.algebra.cut import Cut
 from shardproof.exact.algebra.degree import Degree
-from shardproof.exact.algebra.residue import VOID, Cut
+from shardproof.exact.algebra.residue import VOID
 from shardproof.exact.engine.mode import ExactArithmetic
 from shardproof.exact.errors import (
     ExactArithmeticError,

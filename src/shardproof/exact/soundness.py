@@ -108,6 +108,27 @@ def relu_slope(d: Inputs, bug: bool) -> Tensor:
     return slope
 
 
+def masked(d: Inputs, bug: bool) -> Tensor:
+    """A product with the mask of another tensor."""
+    z, other = d("x") * d("w"), d("y") * d("v")
+    return z * ((other if bug else z) > 0)
+
+
+def threshold(d: Inputs, bug: bool) -> Tensor:
+    """Another limit in a `where` of two steps."""
+    z = d("x") * d("w")
+    return torch.where(z > (2 if bug else 1), z, torch.where(z < -1, -z, z * z))
+
+
+def huber_slope(d: Inputs, bug: bool) -> Tensor:
+    """The gradient of a Huber loss written out, its outer slope twice as steep."""
+    z = d("x") * d("w")
+    outer = (z.abs() - 0.25) * (2 if bug else 1)
+    loss = torch.where(z.abs() <= 0.5, z * z, outer)
+    (slope,) = torch.autograd.grad(loss, z, d("g"))
+    return slope
+
+
 def clamp_norm(d: Inputs, bug: bool) -> Tensor:
     """Clipping by a norm that leaves one element out."""
     g = d("g", 4)
@@ -211,6 +232,7 @@ def gathered(d: Inputs, bug: bool) -> Tensor:
 
 PROGRAMS: tuple[Callable[[Inputs, bool], Tensor], ...] = (
     *(scale, index, transposed, dropped, relu_scale, relu_element, relu_slope, clamp_norm),
+    *(masked, threshold, huber_slope),
     *(gelu_scale, gelu_constant, gelu_tanh_slope),
     *(softmax_scale, softmax_element, cross_entropy, sigmoid_sign, exp_of_sum, log_scale, sqrt_dropped, layer_norm),
     *(odd_even, largest, gathered),

@@ -127,14 +127,6 @@ def full(table):
     return table.long().tolist()
 
 
-@pytest.mark.parametrize("by", [0, 1, -1, 50, 200])
-def test_a_shifted_permutation_is_that_of_the_shifted_argument(by):
-    o = oracles(101)
-    plain, shifted = values(o, o.permutation("f")), values(o, o.shifted("f", by))
-    for x in shifted:
-        assert shifted[x] == plain[(x + by + 50) % 101 - 50]
-
-
 def test_a_function_is_random_but_at_zero_and_no_permutation():
     o = oracles(1009)
     found = values(o, o.function("f"))
@@ -209,7 +201,7 @@ def test_a_table_is_made_once_and_in_float32():
         lambda: o.fixing_zero_inverse("f"),
         lambda: o.odd("f"),
         lambda: o.even("f", at_zero=0),
-        lambda: o.shifted("f", 1),
+        lambda: o.gate(at_zero=0),
         o.reciprocal,
         o.exp,
         o.log,
@@ -297,3 +289,13 @@ PINNED = {
     "reciprocal": [2, 5, 3, 4, 6, -1, 0, 1, -6, -4, -3, -5, -2],
     "exp": [-2, -5, -4, 2, 6, -3, 1, 4, -2, -6, 3, 5, 6],
 }
+
+
+@pytest.mark.parametrize("at_zero", [0, 1])
+def test_a_gate_and_that_of_the_negative_add_up_to_one(at_zero):
+    o = oracles(1009)
+    found = values(o, o.gate(at_zero=at_zero))
+    assert found[0] == at_zero
+    assert all((found[x] + found[-x]) % 1009 == 1 for x in found if x)
+    assert len({y for x, y in found.items() if x}) == 1008  # one of each but (1 + 0) / 2
+    assert values(o, o.gate(at_zero=1 - at_zero))[5] == found[5]

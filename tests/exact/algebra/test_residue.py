@@ -9,9 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.exact.algebra.residues import FIELD, PRIME, M, check_value_class, drawn, modulo, residue, same
 
+from shardproof.exact.algebra.cut import Cut
 from shardproof.exact.algebra.degree import CONSTANT, VARIABLE, Degree
 from shardproof.exact.algebra.lift import Lift
-from shardproof.exact.algebra.residue import VOID, Arithmetic, Cut, Residue
+from shardproof.exact.algebra.residue import VOID, Arithmetic, Residue
 
 extreme = st.sampled_from([-FIELD.half, FIELD.half, 0, 1, -1]) | st.integers(-FIELD.half, FIELD.half)
 triples = st.lists(st.tuples(extreme, extreme, extreme), min_size=1, max_size=8)
@@ -274,9 +275,7 @@ def test_each_division_by_zero_is_counted_and_leaves_a_void_element():
     assert m.zero_divisions == 8
 
 
-@pytest.mark.parametrize(
-    "name", ["oracle", "odd", "even", "exp", "sqrt", "preimage", "inverse", "log", "sum", "product"]
-)
+@pytest.mark.parametrize("name", ["oracle", "odd", "even", "exp", "sqrt", "inverse", "log", "sum", "product"])
 def test_what_is_computed_from_a_void_element_is_void(name):
     m = arithmetic()
     x = of(m, 3, 0, 5).inverse()
@@ -286,7 +285,6 @@ def test_what_is_computed_from_a_void_element_is_void(name):
         "even": lambda: x.even_oracle("f", at_zero=1),
         "exp": x.exp,
         "sqrt": x.sqrt,
-        "preimage": lambda: x.oracle_of_preimage("f", of="g"),
         "inverse": x.inverse,
         "log": x.log,
         "sum": lambda: x + 1,
@@ -322,21 +320,14 @@ def test_an_oracle_is_its_table():
     x, o = of(m, *X), m.oracles
     pairs = {
         "any": (x.oracle("f"), o.permutation("f")),
-        "shifted": (x.shifted_oracle("f", 5), o.shifted("f", 5)),
+        "gate": (x.gate(above=True), o.gate(at_zero=0)),
+        "gate that is one at zero": (x.gate(above=False), o.gate(at_zero=1)),
         "odd": (x.odd_oracle("f"), o.odd("f")),
         "even": (x.even_oracle("f", at_zero=4), o.even("f", at_zero=4)),
     }
     for found, table in pairs.values():
         assert torch.equal(found.tensor, o.look_up(table, x.tensor))
         assert found.degree == D.oracle()
-    assert torch.equal(x.shifted_oracle("f", 5).tensor, (x + 5).oracle("f").tensor)
-
-
-def test_an_oracle_of_a_preimage_is_the_oracle_of_what_the_other_was_taken_of():
-    x = of(arithmetic(), *X)
-    found = x.oracle("g").oracle_of_preimage("f", of="g")
-    assert torch.equal(found.tensor, x.oracle("f").tensor)
-    assert found.degree == D.oracle().oracle_of_preimage()
 
 
 def test_exp_and_log_undo_each_other_and_know_their_degrees():

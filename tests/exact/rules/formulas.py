@@ -13,12 +13,41 @@ EPS = Z(1) / 100000
 COUNT = 24
 
 
+def steps(x, limits, values):
+    """The function of x with these values before, between and after the limits."""
+    found = Z(values[0])
+    for limit, before, after in zip(limits, values, values[1:], strict=False):
+        found += O.gate(x - limit) * (Z(after) - Z(before))
+    return found
+
+
 def at_least(x, low):
-    return O.any("clamp", x + O.any("limit of clamp", low))
+    return steps(x, [low], [low, x])
 
 
-def at_least_slope(x, low):
-    return O.any("clamp'", x + O.any("limit of clamp", low))
+def size(x):
+    return steps(x, [0], [-x, x])
+
+
+def sign(x):
+    return steps(x, [0], [-1, 1])
+
+
+def smooth_l1(d, beta=1):
+    half = Z(beta) / 2
+    return steps(d, [-beta, beta], [-d - half, d * d / (2 * Z(beta)), d - half])
+
+
+def smooth_l1_slope(d, beta=1):
+    return steps(d, [-beta, beta], [-1, d / beta, 1])
+
+
+def huber(d, delta):
+    return steps(d, [-delta, delta], [(-d - Z(delta) / 2) * delta, d * d / 2, (d - Z(delta) / 2) * delta])
+
+
+def huber_slope(d, delta):
+    return steps(d, [-delta, delta], [-delta, d, delta])
 
 
 def lift(number):
@@ -67,7 +96,7 @@ def product_of(numbers):
 
 
 def sizes(row):
-    return [O.even("abs", x) for x in row]
+    return [size(x) for x in row]
 
 
 # A rule and its formula ----------------------------------------------------------------------------------------------

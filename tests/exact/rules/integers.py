@@ -90,6 +90,10 @@ class Oracles:
     def even(self, name, x, at_zero=0):
         return self._at(f"even {name}", lambda: self._oracles.even(name, at_zero=at_zero), x)
 
+    def gate(self, x):
+        """[x > 0] as a number."""
+        return self._at("gate", lambda: self._oracles.gate(at_zero=0), x)
+
     def exp(self, x):
         return self._at("exp", self._oracles.exp, x)
 

@@ -8,8 +8,14 @@ from tests.exact.rules.formulas import (
     INFINITY,
     ROWS,
     check_two,
+    huber,
+    huber_slope,
     matrix,
     mean,
+    sign,
+    size,
+    smooth_l1,
+    smooth_l1_slope,
     total,
 )
 from tests.exact.rules.integers import ORACLES as O
@@ -21,21 +27,21 @@ from shardproof.exact import SymbolError
 TWO = {
     "smooth l1": (
         lambda x, y: F.smooth_l1_loss(x, y, reduction="none"),
-        lambda x, y: O.even("smooth_l1_loss 1", x - y),
-        lambda x, y: O.odd("smooth_l1_loss 1'", x - y),
-        lambda x, y: -O.odd("smooth_l1_loss 1'", x - y),
+        lambda x, y: smooth_l1(x - y),
+        lambda x, y: smooth_l1_slope(x - y),
+        lambda x, y: -smooth_l1_slope(x - y),
     ),
     "huber": (
         lambda x, y: F.huber_loss(x, y, delta=0.5, reduction="none"),
-        lambda x, y: O.even("huber_loss 1/2", x - y),
-        lambda x, y: O.odd("huber_loss 1/2'", x - y),
+        lambda x, y: huber(x - y, 0.5),
+        lambda x, y: huber_slope(x - y, 0.5),
         None,
     ),
     "l1": (
         lambda x, y: F.l1_loss(x, y, reduction="none"),
-        lambda x, y: O.even("abs", x - y),
-        lambda x, y: O.odd("sign", x - y),
-        lambda x, y: -O.odd("sign", x - y),
+        lambda x, y: size(x - y),
+        lambda x, y: sign(x - y),
+        lambda x, y: -sign(x - y),
     ),
     "mse": (
         lambda x, y: F.mse_loss(x, y, reduction="none"),
@@ -141,9 +147,9 @@ def test_nll_over_places():
 
 MEANS = {
     "mse": (F.mse_loss, lambda x, y: (x - y) ** 2),
-    "l1": (F.l1_loss, lambda x, y: O.even("abs", x - y)),
-    "smooth l1": (F.smooth_l1_loss, lambda x, y: O.even("smooth_l1_loss 1", x - y)),
-    "huber": (F.huber_loss, lambda x, y: O.even("huber_loss 1", x - y)),
+    "l1": (F.l1_loss, lambda x, y: size(x - y)),
+    "smooth l1": (F.smooth_l1_loss, lambda x, y: smooth_l1(x - y)),
+    "huber": (F.huber_loss, lambda x, y: huber(x - y, 1)),
     "kl": (F.kl_div, lambda x, y: y * (O.log(y) - x)),
     "bce": (F.binary_cross_entropy, lambda x, y: -(y * O.log(x) + (1 - y) * O.log(1 - x))),
     "bce with logits": (
@@ -226,10 +232,10 @@ def test_negative_log_likelihood_over_positions_and_its_gradient(reduction, weig
 def test_the_sum_of_the_weights_is_the_second_result():
     x, _ = matrix()
     weight = torch.tensor([1, 2, 3, 0.5, 0.25], dtype=torch.float64)
-    for reduction, size in ((0, Z(0)), (1, Z(1.75)), (2, Z(1.75))):
+    for reduction, weights in ((0, Z(0)), (1, Z(1.75)), (2, Z(1.75))):
         with mode() as exact:
             _, found = torch.ops.aten.nll_loss_forward(x, torch.tensor(TARGETS), weight, reduction, -100)
-            check(exact.digits(found), [size])
+            check(exact.digits(found), [weights])
 
 
 def test_logarithms_with_masks_in_them_are_refused():
@@ -254,18 +260,18 @@ PAIRS = {
     "mse": (F.mse_loss, lambda x, y: (x - y) ** 2, lambda x, y: 2 * (x - y)),
     "smooth l1": (
         F.smooth_l1_loss,
-        lambda x, y: O.even("smooth_l1_loss 1", x - y),
-        lambda x, y: O.odd("smooth_l1_loss 1'", x - y),
+        lambda x, y: smooth_l1(x - y),
+        lambda x, y: smooth_l1_slope(x - y),
     ),
     "smooth l1, beta 2": (
         lambda x, y, **options: F.smooth_l1_loss(x, y, beta=2.0, **options),
-        lambda x, y: O.even("smooth_l1_loss 2", x - y),
-        lambda x, y: O.odd("smooth_l1_loss 2'", x - y),
+        lambda x, y: smooth_l1(x - y, 2),
+        lambda x, y: smooth_l1_slope(x - y, 2),
     ),
     "huber": (
         lambda x, y, **options: F.huber_loss(x, y, delta=0.5, **options),
-        lambda x, y: O.even("huber_loss 1/2", x - y),
-        lambda x, y: O.odd("huber_loss 1/2'", x - y),
+        lambda x, y: huber(x - y, 0.5),
+        lambda x, y: huber_slope(x - y, 0.5),
     ),
     "bce": (
         F.binary_cross_entropy,

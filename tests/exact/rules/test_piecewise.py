@@ -1,18 +1,19 @@
 """Piecewise functions, forward and backward, against the oracles one element at a time."""
 
-from fractions import Fraction
-
 import pytest
 import torch
 import torch.nn.functional as F
 from tests.exact.rules.formulas import (
+    HALF,
     INFINITY,
     at_least,
-    at_least_slope,
     check_matrix,
     check_one,
     check_two,
     leaf,
+    sign,
+    size,
+    steps,
     total,
 )
 from tests.exact.rules.integers import ORACLES as O
@@ -20,44 +21,77 @@ from tests.exact.rules.integers import Z, mode, sixteenths
 
 # name: (torch function of one tensor, its values, its derivatives)
 ONE = {
-    "relu": (F.relu, lambda x: at_least(x, 0), lambda x: at_least_slope(x, 0)),
+    "relu": (F.relu, lambda x: at_least(x, 0), lambda x: steps(x, [0], [0, 1])),
     "clamp": (
         lambda x: x.clamp(-1, 2),
-        lambda x: -at_least(-at_least(x, -1), -2),
-        lambda x: at_least_slope(-at_least(x, -1), -2) * at_least_slope(x, -1),
+        lambda x: steps(x, [-1, 2], [-1, x, 2]),
+        lambda x: steps(x, [-1, 2], [0, 1, 0]),
     ),
     "clamp from below": (
         lambda x: torch.clamp(x, min=0.5),
         lambda x: at_least(x, 0.5),
-        lambda x: at_least_slope(x, 0.5),
+        lambda x: steps(x, [0.5], [0, 1]),
     ),
     "clamp from above": (
         lambda x: x.clamp_max(0.5),
         lambda x: -at_least(-x, -0.5),
-        lambda x: at_least_slope(-x, -0.5),
+        lambda x: steps(x, [0.5], [1, 0]),
     ),
     "clamp by nothing": (lambda x: x.clamp(min=-INFINITY, max=torch.finfo(x.dtype).max), lambda x: x, lambda x: Z(1)),
+    "clamp whose limits are exchanged": (lambda x: x.clamp(2, -1), lambda x: Z(-1), lambda x: Z(0)),
     "hardtanh": (
         lambda x: F.hardtanh(x, -1, 2),
-        lambda x: -at_least(-at_least(x, -1), -2),
-        lambda x: at_least_slope(-at_least(x, -1), -2) * at_least_slope(x, -1),
+        lambda x: steps(x, [-1, 2], [-1, x, 2]),
+        lambda x: steps(x, [-1, 2], [0, 1, 0]),
     ),
-    "relu6": (
-        F.relu6,
-        lambda x: -at_least(-at_least(x, 0), -6),
-        lambda x: at_least_slope(-at_least(x, 0), -6) * at_least_slope(x, 0),
+    "relu6": (F.relu6, lambda x: steps(x, [0, 6], [0, x, 6]), lambda x: steps(x, [0, 6], [0, 1, 0])),
+    "threshold": (
+        lambda x: F.threshold(x, 0.5, -2),
+        lambda x: steps(x, [0.5], [-2, x]),
+        lambda x: steps(x, [0.5], [0, 1]),
     ),
     "leaky relu": (
         F.leaky_relu,
-        lambda x: O.any("leaky_relu " + str(Fraction(0.01)), x),
-        lambda x: O.any("leaky_relu " + str(Fraction(0.01)) + "'", x),
+        lambda x: steps(x, [0], [x / 100, x]),
+        lambda x: steps(x, [0], [Z(1) / 100, 1]),
     ),
-    "elu": (F.elu, lambda x: O.any("elu 1 1 1", x), lambda x: O.any("elu 1 1 1'", x)),
-    "hardswish": (F.hardswish, lambda x: O.any("hardswish", x), lambda x: O.any("hardswish'", x)),
-    "hardsigmoid": (F.hardsigmoid, lambda x: O.any("hardsigmoid", x), lambda x: O.any("hardsigmoid'", x)),
-    "softshrink": (F.softshrink, lambda x: O.odd("softshrink 1/2", x), lambda x: O.even("softshrink 1/2'", x)),
-    "hardshrink": (F.hardshrink, lambda x: O.odd("hardshrink 1/2", x), lambda x: O.even("hardshrink 1/2'", x)),
-    "abs": (torch.abs, lambda x: O.even("abs", x), lambda x: O.odd("sign", x)),
+    "elu": (
+        lambda x: F.elu(x, 0.5),
+        lambda x: steps(x, [0], [(O.exp(x) - 1) / 2, x]),
+        lambda x: steps(x, [0], [O.exp(x) / 2, 1]),
+    ),
+    "celu": (
+        lambda x: F.celu(x, 2.0),
+        lambda x: steps(x, [0], [(O.exp(x / 2) - 1) * 2, x]),
+        lambda x: steps(x, [0], [O.exp(x / 2), 1]),
+    ),
+    "hardswish": (
+        F.hardswish,
+        lambda x: steps(x, [-3, 3], [0, x * (x + 3) / 6, x]),
+        lambda x: steps(x, [-3, 3], [0, x / 3 + HALF, 1]),
+    ),
+    "hardsigmoid": (
+        F.hardsigmoid,
+        lambda x: steps(x, [-3, 3], [0, (x + 3) / 6, 1]),
+        lambda x: steps(x, [-3, 3], [0, Z(1) / 6, 0]),
+    ),
+    "softshrink": (
+        F.softshrink,
+        lambda x: steps(x, [-0.5, 0.5], [x + HALF, 0, x - HALF]),
+        lambda x: steps(x, [-0.5, 0.5], [1, 0, 1]),
+    ),
+    "hardshrink": (
+        F.hardshrink,
+        lambda x: steps(x, [-0.5, 0.5], [x, 0, x]),
+        lambda x: steps(x, [-0.5, 0.5], [1, 0, 1]),
+    ),
+    "abs": (torch.abs, size, sign),
+    "sign": (torch.sign, sign, None),
+    "logit": (
+        lambda x: torch.logit(x, eps=0.25),
+        lambda x: steps(x, [0.25, 0.75], [O.log(Z(1) / 3), O.log(x / (1 - x)), O.log(Z(3))]),
+        lambda x: steps(x, [0.25, 0.75], [0, 1 / (x * (1 - x)), 0]),
+    ),
 }
 
 
@@ -70,9 +104,21 @@ def test_a_function_of_one_number(name):
 TWO = {
     "prelu": (
         lambda x, y: torch._prelu_kernel(x, y),
-        lambda x, y: at_least(x, 0) - y * at_least(-x, 0),
-        lambda x, y: at_least_slope(x, 0) + y * at_least_slope(-x, 0),
-        lambda x, y: -at_least(-x, 0),
+        lambda x, y: steps(x, [0], [y * x, x]),
+        lambda x, y: steps(x, [0], [y, 1]),
+        lambda x, y: steps(x, [0], [x, 0]),
+    ),
+    "copysign": (
+        torch.copysign,
+        lambda x, y: steps(y, [0], [-size(x), size(x)]),
+        lambda x, y: steps(y, [0], [-size(x), size(x)]) / x,
+        lambda x, y: Z(0),
+    ),
+    "clamp by a tensor": (
+        lambda x, y: torch.clamp(x, min=y),
+        lambda x, y: max(x, y, key=O.order),
+        lambda x, y: Z(int(O.order(x) > O.order(y))),
+        lambda x, y: Z(int(O.order(x) < O.order(y))),
     ),
 }
 
@@ -85,11 +131,8 @@ def test_a_function_of_two_numbers(name):
 # name: (torch function of a matrix, its values from rows of residues)
 FORWARD = {
     "normalize": (
-        lambda x: F.normalize(x, eps=0.0),
-        lambda rows: [
-            [x / O.any("clamp", O.sqrt(total(y * y for y in row)) + O.any("limit of clamp", 0)) for x in row]
-            for row in rows
-        ],
+        lambda x: F.normalize(x, eps=0.5),
+        lambda rows: [[x / at_least(O.sqrt(total(y * y for y in row)), 0.5) for x in row] for row in rows],
     ),
 }
 

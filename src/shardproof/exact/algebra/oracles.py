@@ -55,10 +55,6 @@ class Oracles:
         """The inverse of `permutation(name)`."""
         return self._table(f"{name}^-1", lambda: _inverted(self.permutation(name), self.field))
 
-    def shifted(self, name: str, by: int) -> Tensor:
-        """`permutation(name)` of x + by: what a function of two arguments is where the second is a number."""
-        return self._table(f"{name} after {by}", lambda: self.permutation(name).roll(-by))
-
     def function(self, name: str) -> Tensor:
         """A random function with f(0) = 0: independent uniform values elsewhere, not a permutation."""
         return self._table(f"{name} function", lambda: self._random_function(name))
@@ -74,6 +70,10 @@ class Oracles:
     def odd(self, name: str) -> Tensor:
         """A random permutation with f(-x) = -f(x)."""
         return self._table(f"{name} odd", lambda: self._random_odd(name))
+
+    def gate(self, *, at_zero: int) -> Tensor:
+        """g(x), the stand-in for x > 0 as a number: g(-x) = 1 - g(x), and g(0) as given."""
+        return self._table(f"gate {at_zero}", lambda: self._random_gate(at_zero))
 
     def even(self, name: str, *, at_zero: int) -> Tensor:
         """A random function with f(-x) = f(x) that takes each value at most once on x > 0, and f(0) = `at_zero`."""
@@ -156,6 +156,13 @@ class Oracles:
         magnitude = torch.randperm(half, generator=generator, dtype=torch.int32) + 1
         positive = magnitude * (torch.randint(2, (half,), generator=generator, dtype=torch.int32) * 2 - 1)
         return torch.cat((-positive.flip(0), positive.new_zeros(1), positive))
+
+    def _random_gate(self, at_zero: int) -> Tensor:
+        """(1 + s(x)) / 2, s a random odd permutation."""
+        half, prime = self.field.half, self.field.prime
+        values = self._balanced((self._random_odd("gate").long() + 1) * (half + 1) % prime)
+        values[half] = at_zero
+        return values
 
     def _random_even(self, name: str, at_zero: int) -> Tensor:
         half = self.field.half

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from fractions import Fraction
 
+    from shardproof.exact.algebra.cut import Cut
     from shardproof.exact.algebra.field import Field
     from shardproof.exact.algebra.lift import Lift
     from shardproof.exact.algebra.oracles import Oracles
@@ -24,24 +25,6 @@ if TYPE_CHECKING:
 VOID: Final = 1 << 40
 
 Operand: TypeAlias = "Residue | int | float | Fraction"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Cut:
-    """What reached a cut.
-
-    Attributes:
-        name: the cut's; that of its gradient's ends in ' gradient'.
-        residues: int64, in the tensor's own shape (the local shape of a sharded one). Elements of masks, -inf and
-            finfo.min, are one and two beyond the representatives.
-        degree: of the segment that ends here; `ExactArithmetic.bound(cut)` is its bound.
-        void: which elements come of a division by zero in this segment or before; None if none do.
-    """
-
-    name: str
-    residues: Tensor
-    degree: Degree
-    void: Tensor | None
 
 
 @dataclass(slots=True, kw_only=True)
@@ -94,6 +77,41 @@ class Arithmetic:
         return found
 
 
+@dataclass(frozen=True, slots=True, order=True)
+class Threshold:
+    """Where a piecewise function changes: at the smallest x with x >= `at`, or with x > `at` if it is `above`."""
+
+    at: float
+    above: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Pieces:
+    """A tensor as a piecewise function of another one; rules/pieces.py computes with it.
+
+    Attributes:
+        base: the x that its thresholds are of. Without thresholds it does not matter.
+        thresholds: ascending.
+        values: the tensor before the first threshold, between the first and the second, and so on; each of the tensor's
+            shape, or a single number. They know no pieces of their own.
+        of_exp: exponentials or logarithms were taken piece by piece.
+    """
+
+    base: Residue
+    thresholds: tuple[Threshold, ...]
+    values: tuple[Residue, ...]
+    of_exp: bool = False
+
+    @property
+    def lasting(self) -> bool:
+        """Whether powers and products are computed piece by piece too, see rules/pieces.py."""
+        return self.of_exp or any(v.ndim == 0 and v.value is not None and bool(v.value != 0) for v in self.values)
+
+    def each(self) -> tuple[Residue, ...]:
+        """The base and the values."""
+        return (self.base, *self.values)
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Residue:
     """A tensor of residues with the degree of its elements. Operators compute modulo the prime and keep the degree.
@@ -108,6 +126,7 @@ class Residue:
     exponential: Residue | None = None  # `exp` of this, where it is known (of a log-softmax)
     squared: Residue | None = None  # its square, where this is a root times a constant (a norm over shards)
     value: Tensor | None = None  # the real numbers that the elements stand for, where all are known: a constant's
+    pieces: Pieces | None = None  # as a piecewise function of another tensor, where it is known to be one
 
     # Shapes -----------------------------------------------------------------------------------------------------------
 
@@ -123,8 +142,8 @@ class Residue:
 
     @property
     def has_companion(self) -> bool:
-        """Whether an exponential or a square is known; a part of the tensor would need that part of it."""
-        return self.exponential is not None or self.squared is not None or self.value is not None
+        """Whether an exponential, a square or pieces are known; a part of the tensor would need that part of it."""
+        return any(known is not None for known in (self.exponential, self.squared, self.value, self.pieces))
 
     def numel(self) -> int:
         """As of the tensor."""
@@ -280,20 +299,13 @@ class Residue:
         """A function with no identities: a random permutation for each name."""
         return self._looked_up(self.of.oracles.permutation(name))
 
-    def shifted_oracle(self, name: str, by: int) -> Residue:
-        """The oracle of self + by, in one look-up."""
-        return self._looked_up(self.of.oracles.shifted(name, by))
-
-    def oracle_of_preimage(self, name: str, of: str) -> Residue:
-        """f(x) where this is g(x), g the oracle `of`: a derivative that autograd computes from the result."""
-        inverse = self.of.oracles.permutation_inverse(of)
-        argument = self.of.look_up(inverse, self.tensor)
-        found = self.of.look_up(self.of.oracles.permutation(name), argument)
-        return self._new(found, self.degree.oracle_of_preimage())
-
     def odd_oracle(self, name: str) -> Residue:
         """f(-x) = -f(x)."""
         return self._looked_up(self.of.oracles.odd(name))
+
+    def gate(self, *, above: bool) -> Residue:
+        """X > 0 if `above`, else x >= 0, as a number: g(-x) = 1 - g(x), and at 0 what the comparison gives."""
+        return self._looked_up(self.of.oracles.gate(at_zero=0 if above else 1))
 
     def even_oracle(self, name: str, *, at_zero: int) -> Residue:
         """f(-x) = f(x), f(0) given."""

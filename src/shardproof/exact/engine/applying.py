@@ -18,12 +18,15 @@ from shardproof.exact.engine.tags import REAL, Tag, union
 from shardproof.exact.engine.tensor_trees import covers_storage, floats_in, map_tensors, tensors_in
 from shardproof.exact.engine.variants import puts_elements
 from shardproof.exact.errors import ExactArithmeticError
-from shardproof.exact.rules.registry import SELECTIONS, Rule
+from shardproof.exact.rules.order import COMPARISONS
+from shardproof.exact.rules.pieces import comparison, goes_by_piece, over_pieces
+from shardproof.exact.rules.registry import OF_EXP, SELECTIONS, Rule
 
 if TYPE_CHECKING:
     from torch._ops import OpOverload
 
     from shardproof.exact.engine.constants import Constants
+    from shardproof.exact.engine.piece_tensors import PieceStore
     from shardproof.exact.engine.reals import Reals
     from shardproof.exact.engine.run import Run
     from shardproof.exact.engine.void_elements import VoidElements
@@ -52,6 +55,7 @@ class Applying:
     constants: Constants
     reals: Reals
     void: VoidElements
+    pieces: PieceStore
 
     def apply(
         self, op: OpOverload, rule: Rule, args: tuple[Any, ...], kwargs: dict[str, Any], *, into: Tensor | None = None
@@ -92,6 +96,9 @@ class Applying:
         result = self._by_kind(op, rule, args, kwargs, operands, inherited, into)
         if not by_reals and not _is_certain(op, args):
             mark_selection(self.run.tags, op, (args, kwargs), result, inherited)
+        if op in COMPARISONS and not by_reals and not symbols:
+            numbers = (self._as_value(x) if isinstance(x, Tensor) else x for x in args)
+            self.pieces.keep(result, comparison(self.run.arithmetic, COMPARISONS[op], *numbers))
         mark_choice(self.run.tags, op, (args, kwargs), result)
         mark_compared(self.run.tags, (args, kwargs), result)
         if known is not None:
@@ -168,8 +175,12 @@ class Applying:
 
     def _call(self, op: OpOverload, rule: Rule, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         assert rule.function is not None
+        m = self.run.arithmetic
+        by_piece = rule.pointwise and "into" not in kwargs and goes_by_piece(op, args, kwargs)
         try:
-            return rule.function(self.run.arithmetic, *args, **kwargs)
+            if by_piece:
+                return over_pieces(m, rule.function, *args, of_exp=op in OF_EXP, **kwargs)
+            return rule.function(m, *args, **kwargs)
         except ExactArithmeticError as error:
             raise type(error)(f"{op}: {error}, {self.run.location}") from error
         except NotImplementedError as error:
@@ -214,6 +225,8 @@ class Applying:
                 self.run.set(x, inherited)
         if not inherited.symbols and any(self.run.tag(x).squared is not None for x in operands):
             self._move_squares(op, result, operands, args, kwargs)
+        if not inherited.symbols and any(self.run.tag(x).pieces is not None for x in operands):
+            self._move_pieces(op, result, operands, args, kwargs)
         return result
 
     def _move_squares(
@@ -232,6 +245,13 @@ class Applying:
         self.run.set(companion, union(Tag(degree=square.degree) for square in squares.values()))
         self.run.set(result, replace(self.run.tag(result), squared=companion))
 
+    def _move_pieces(
+        self, op: OpOverload, result: Any, operands: list[Tensor], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> None:
+        fresh = isinstance(result, Tensor) and result.is_floating_point() and self.run.tag(result).pieces is None
+        if fresh and not any(value != 0 for value in self._scalars(op, args, kwargs)):
+            self.pieces.move(op, result, operands, args, kwargs)
+
     # Results ---------------------------------------------------------------------------------------------------------
 
     def _settle(self, value: Residue, inherited: Tag, taken: set[int], *, divided: bool) -> Tensor:
@@ -248,6 +268,7 @@ class Applying:
             exponential = self._settle_companion(value.exponential, divided=divided)
             tag = replace(tag, exponential=exponential, squared=self._settle_companion(value.squared, divided=divided))
         self.run.set(tensor, tag)
+        self.pieces.keep(tensor, value.pieces, divided=divided)
         return tensor
 
     def _settle_companion(self, known: Residue | None, *, divided: bool) -> Tensor | None:
@@ -302,6 +323,7 @@ class Applying:
             exponential=beside(tag.exponential),
             squared=beside(tag.squared),
             value=self.constants.value_of(x),
+            pieces=None if tag.symbols else self.pieces.of(x),
         )
 
     def _scalars(self, op: OpOverload, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Any]:
@@ -339,6 +361,7 @@ def _memory_of(values: Any) -> list[Tensor]:
     found: list[Tensor] = []
     if isinstance(values, Residue):
         found.append(values.tensor)
+        found.extend(() if values.pieces is None else (known.tensor for known in values.pieces.each()))
         found.extend(known.tensor for known in (values.exponential, values.squared) if known is not None)
     elif isinstance(values, list | tuple | dict):
         for value in values.values() if isinstance(values, dict) else values:

@@ -17,6 +17,8 @@ from shardproof.exact.engine.constants import Constants
 from shardproof.exact.engine.draws import draw
 from shardproof.exact.engine.entry import refuse_unusable
 from shardproof.exact.engine.escapes import READS_NUMBER, READS_ONE
+from shardproof.exact.engine.gates import Gates
+from shardproof.exact.engine.piece_tensors import PieceStore
 from shardproof.exact.engine.reals import Reals, one_lowest
 from shardproof.exact.engine.tags import REAL
 from shardproof.exact.engine.tensor_trees import PLAIN, floats_in, in_float64, map_tensors, tensors_in
@@ -95,6 +97,8 @@ class Dispatcher:
     run: Run
     entry: Entry
     constants: Constants = field(init=False)
+    pieces: PieceStore = field(init=False)
+    gates: Gates = field(init=False)
     reals: Reals = field(init=False)
     void: VoidElements = field(init=False)
     writing: Writing = field(init=False)
@@ -105,10 +109,12 @@ class Dispatcher:
 
     def __post_init__(self) -> None:
         constants = self.constants = Constants(run=self.run)
-        void = self.void = VoidElements(run=self.run, constants=constants)
+        pieces = self.pieces = PieceStore(run=self.run)
+        void = self.void = VoidElements(run=self.run, constants=constants, pieces=pieces)
         self.reals = Reals(run=self.run, void=void)
-        self.writing = Writing(run=self.run, constants=constants, void=void)
-        self.applying = Applying(run=self.run, constants=constants, reals=self.reals, void=void)
+        self.writing = Writing(run=self.run, constants=constants, void=void, pieces=pieces)
+        self.applying = Applying(run=self.run, constants=constants, reals=self.reals, void=void, pieces=pieces)
+        self.gates = Gates(run=self.run, constants=constants, pieces=pieces, applying=self.applying, reals=self.reals)
         self.complex_tensors = ComplexTensors(run=self.run, constants=constants)
         self.collectives = Collectives(run=self.run, constants=constants, writing=self.writing, entry=self.entry)
 
@@ -207,6 +213,17 @@ class Dispatcher:
                 self.refuse_reading(x, name, number=name in READS_ONE)
         args, kwargs = map_tensors(lambda x: known.get(id(x), x), (call.args, call.kwargs))
         return call.op(*args, **kwargs)
+
+    def _gate(self, call: Call) -> Any:
+        """Truth values of comparing residues with constants, where they stand for numbers."""
+        if not any(x.dtype == torch.bool and self.run.tag(x).pieces is not None for x in call.tensors):
+            return NotImplemented
+        if call.op is _aten.copy_.default or functional_of(call.op) is None:
+            result = self.gates.carry_out(call.op, call.args, call.kwargs)
+            if result is NotImplemented:
+                call.replace(*self.gates.as_numbers(call.op, call.args, call.kwargs))
+            return result
+        return self._write_result(call)
 
     def _make_reals(self, call: Call) -> Any:
         """Factories, and ops on integers and booleans alone."""
@@ -364,6 +381,7 @@ HANDLERS: Final[tuple[tuple[str, Callable[[Dispatcher, Call], Any]], ...]] = (
     ("admit", Dispatcher._admit),
     ("random draws", Dispatcher._draw),
     ("reads of a number", Dispatcher._read_number),
+    ("gates", Dispatcher._gate),
     ("factories, and integers alone", Dispatcher._make_reals),
     ("changes of a view", Dispatcher._change_view),
     ("real constants alone", Dispatcher._compute_reals),

@@ -14,10 +14,11 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 
 from shardproof.exact.algebra.bound import Bound, bound_of
+from shardproof.exact.algebra.cut import Cut
 from shardproof.exact.algebra.field import Field, choose_prime
 from shardproof.exact.algebra.lift import Lift
 from shardproof.exact.algebra.oracles import oracles_of
-from shardproof.exact.algebra.residue import VOID, Arithmetic, Cut
+from shardproof.exact.algebra.residue import VOID, Arithmetic
 from shardproof.exact.engine.dispatch import Dispatcher
 from shardproof.exact.engine.entry import Entry, inner_tensors
 from shardproof.exact.engine.escapes import DISPLAYS, READS_MEMORY

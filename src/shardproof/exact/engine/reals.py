@@ -112,6 +112,8 @@ class Reals:
                 self._examine(op, x)
             if not known or op in FACTORIES:
                 self.run.tags.set(x, REAL)
+        for x in written_arguments(op, args, kwargs):
+            self.run.tags.set(x, self.run.tag(x).bare)
         if op not in FACTORIES:
             self._remember_choices(op, args, kwargs, result)
         if void:

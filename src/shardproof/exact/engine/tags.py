@@ -17,7 +17,26 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
+    from shardproof.exact.algebra.residue import Threshold
+
 _SWEEP_EVERY = 4_000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PieceTensors:
+    """`Pieces` of a tensor, as tensors over storages laid out alike; a value that is a single number has no dims.
+
+    Of a storage of booleans it is those of the number that a truth value stands for, a gate.
+    """
+
+    base: Tensor
+    thresholds: tuple[Threshold, ...]
+    values: tuple[Tensor, ...]
+    of_exp: bool
+
+    def each(self) -> tuple[Tensor, ...]:
+        """The base and the values."""
+        return (self.base, *self.values)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,6 +59,7 @@ class Tag:
         lifted: the residues of real elements, where they have been asked for: a tensor over a storage laid out alike.
         value: the real numbers that residues stand for, where they are constants and all known, likewise.
         void_where: of integers and booleans that may be void, which are, likewise; all of them where it is None.
+        pieces: of which other tensor the elements are a piecewise function, where it is known.
     """
 
     real: bool = False
@@ -53,14 +73,15 @@ class Tag:
     lifted: Tensor | None = None
     value: Tensor | None = None
     void_where: Tensor | None = None
+    pieces: PieceTensors | None = None
 
     @property
     def bare(self) -> Tag:
         """Less what is known in tensors laid out alike."""
-        companions = (self.exponential, self.squared, self.lifted, self.value, self.void_where)
+        companions = (self.exponential, self.squared, self.lifted, self.value, self.void_where, self.pieces)
         if all(companion is None for companion in companions):
             return self
-        return replace(self, exponential=None, squared=None, lifted=None, value=None, void_where=None)
+        return replace(self, exponential=None, squared=None, lifted=None, value=None, void_where=None, pieces=None)
 
     def __or__(self, other: Tag) -> Tag:
         """Of a storage that holds elements of both."""

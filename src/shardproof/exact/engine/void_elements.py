@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from torch._ops import OpOverload
 
     from shardproof.exact.engine.constants import Constants
+    from shardproof.exact.engine.piece_tensors import PieceStore
     from shardproof.exact.engine.run import Run
 
 _aten: Final = torch.ops.aten
@@ -45,6 +46,7 @@ class VoidElements:
 
     run: Run
     constants: Constants
+    pieces: PieceStore
 
     def of(self, x: Tensor) -> Tensor | None:
         """Which elements of a tensor are void, in its shape; None if none are."""
@@ -83,7 +85,8 @@ class VoidElements:
                     beside = companion.as_strided(x.size(), x.stride(), x.storage_offset())
                     companions[name] = beside.contiguous().masked_fill(mask, 1.0)
                     self.run.tags.set(companions[name], replace(self.run.tag(companion), void=False))
-            self.run.tags.set(found, replace(tag.bare, void=False, **companions))
+            pieces = self.pieces.map(x, lambda t: t.contiguous().masked_fill(mask, 1.0))
+            self.run.tags.set(found, replace(tag.bare, void=False, pieces=pieces, **companions))
             return found
 
         return map_tensors(replaced, args)
@@ -121,6 +124,7 @@ class VoidElements:
                 companion.as_strided(x.size(), x.stride(), x.storage_offset()).masked_fill_(mask, nan)
                 self.run.tags.set(companion, replace(self.run.tag(companion), void=True))
         self.run.tags.set(x, replace(tag, void=True))
+        self.pieces.mark_void(x, mask)
 
     def _give_shape(self, op: OpOverload, args: Any, void: dict[int, Tensor]) -> bool:
         """Whether the shape of the result depends on void elements: on a mask of those that are taken, say."""
@@ -140,6 +144,9 @@ class VoidElements:
 
         if op in _WHERE and len(given) == 3:
             choice, x, y = given
+            if choice.is_floating_point():  # a gate, which discards what it multiplies by 0
+                chosen = of(choice) | (of(x) & (choice != 0)) | (of(y) & (choice != 1))
+                return [chosen.expand(results[0].shape)]
             chosen = of(choice) | torch.where(choice, of(x), of(y))
             return [chosen.expand(results[0].shape)]
         if op in _FILLS:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import torch
 from torch import Tensor
@@ -18,8 +18,17 @@ if TYPE_CHECKING:
     from torch._ops import OpOverload
 
     from shardproof.exact.engine.constants import Constants
+    from shardproof.exact.engine.piece_tensors import PieceStore
     from shardproof.exact.engine.run import Run
     from shardproof.exact.engine.void_elements import VoidElements
+
+_aten: Final = torch.ops.aten
+# Of these in place autograd saves the result, which has to know of what it is a function. What else is written into
+# memory of the program forgets its pieces: whether they can be kept depends on how that memory is laid out.
+_RESULT_SAVED: Final = frozenset(
+    getattr(_aten, f"{name}_").default
+    for name in ("relu", "relu6", "leaky_relu", "elu", "celu", "selu", "hardtanh", "threshold")
+)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -29,6 +38,7 @@ class Writing:
     run: Run
     constants: Constants
     void: VoidElements
+    pieces: PieceStore
 
     def store_all(self, op: OpOverload, args: tuple[Any, ...], kwargs: dict[str, Any], result: Any) -> Any:
         """Write the results of an op's functional form into the arguments that it writes into; what it then returns."""
@@ -38,6 +48,8 @@ class Writing:
             if into_out and target.shape != value.shape:
                 self.resize(target, value.shape)
             self.store(target, value)
+            if op in _RESULT_SAVED or value.dtype == target.dtype == torch.bool:
+                self.pieces.keep(target, self.pieces.of(value))
         returned = len(op._schema.returns)  # `_foreach_` forms return nothing
         return None if returned == 0 else targets[0] if returned == 1 else tuple(targets)
 
@@ -52,7 +64,7 @@ class Writing:
         if not op._schema.arguments[0].is_write or target.dtype != torch.float64 or not covers_storage(target):
             return False
         tag = self.run.tag(target)
-        if any(self.run.tag(x).void for x in tensors_in(args)):
+        if any(self.run.tag(x).void or self.run.tag(x).pieces is not None for x in tensors_in(args)):
             return False
         return is_large(target.numel(), target.device) and not tag.real and not tag.symbols
 

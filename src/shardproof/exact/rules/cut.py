@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from shardproof.exact.algebra.cut import Cut
 from shardproof.exact.algebra.degree import VARIABLE
 from shardproof.exact.algebra.pads import element_pads
-from shardproof.exact.algebra.residue import Cut
 from shardproof.exact.rules.registry import formula
 
 if TYPE_CHECKING:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from shardproof.exact.algebra.residue import Residue
-from shardproof.exact.rules.registry import formula
+from shardproof.exact.rules.registry import are_linear, formula
 from shardproof.exact.rules.symbols import add_symbols, multiply_symbols, subtract_from_symbols
 
 if TYPE_CHECKING:
@@ -97,3 +97,9 @@ def add_quotient(m: Arithmetic, x: Residue, a: Residue, b: Residue, *, value: fl
 def interpolate(_m: Arithmetic, x: Residue, y: Residue, weight: Operand) -> Residue:
     """X + weight * (y - x)."""
     return x.interpolated(y, weight)
+
+
+are_linear(
+    *("add.Tensor", "add.Scalar", "sub.Tensor", "sub.Scalar", "rsub.Scalar", "mul.Tensor", "mul.Scalar"),
+    *("div.Tensor", "div.Scalar", "neg.default"),
+)

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from shardproof.exact.algebra.residue import Residue
-from shardproof.exact.rules.registry import formula
+from shardproof.exact.algebra.residue import Residue, Threshold
+from shardproof.exact.rules.pieces import piecewise, single
+from shardproof.exact.rules.registry import are_of_exp, formula
 from shardproof.exact.rules.symbols import with_limit
 
 if TYPE_CHECKING:
@@ -202,28 +203,23 @@ def log_sigmoid_backward(_m: Arithmetic, grad: Residue, x: Residue, _buffer: Any
 @formula("logit.default")
 def logit(m: Arithmetic, x: Residue, eps: float | None = None) -> Residue:
     """log(z / (1 - z)), z = x clamped to [eps, 1 - eps]."""
-    z = _clamped(m, x, eps)
-    return (z / (1 - z)).log()
+    odds = (x / (1 - x)).log()
+    if eps is None or eps < 0:
+        return odds
+    low, high = single(m, eps), single(m, 1 - eps)
+    limits = [(limit / (1 - limit)).log() for limit in (low, high)]
+    return piecewise(m, x, _between(eps), (limits[0], odds, limits[1]))
 
 
 @formula("logit_backward.default")
 def logit_backward(m: Arithmetic, grad: Residue, x: Residue, eps: float | None = None) -> Residue:
-    """Grad / (z * (1 - z)), times the clamp's slope."""
-    z = _clamped(m, x, eps)
-    slope = (z * (1 - z)).inverse()
-    if eps is not None and eps >= 0:
-        from shardproof.exact.rules.piecewise import clamp_slope
-
-        slope *= clamp_slope(m, x, eps, 1 - eps)
-    return grad * slope
+    """Grad / (x * (1 - x)), between the clamp's limits."""
+    found = grad / (x * (1 - x))
+    return found if eps is None or eps < 0 else piecewise(m, x, _between(eps), (0, found, 0))
 
 
-def _clamped(m: Arithmetic, x: Residue, eps: float | None) -> Residue:
-    if eps is None or eps < 0:
-        return x
-    from shardproof.exact.rules.piecewise import clamp
-
-    return clamp(m, x, eps, 1 - eps)
+def _between(eps: float) -> tuple[Threshold, Threshold]:
+    return Threshold(eps, above=False), Threshold(1 - eps, above=True)
 
 
 @formula("logaddexp.default")
@@ -256,3 +252,9 @@ def _times_log(x: Residue, y: Residue) -> Residue:
 def entropy(_m: Arithmetic, x: Residue) -> Residue:
     """-x * log(x), 0 where x is 0."""
     return -_times_log(x, x)
+
+
+are_of_exp(
+    *("exp.default", "exp2.default", "expm1.default", "log.default", "log2.default", "log10.default"),
+    *("log1p.default", "sigmoid.default", "silu.default", "tanh.default", "softplus.default", "mish.default"),
+)

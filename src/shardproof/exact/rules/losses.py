@@ -1,16 +1,14 @@
-"""Losses: squared error, negative log-likelihood, cross-entropies of probabilities, and piecewise losses.
-
-A piecewise loss (smooth L1, Huber) is an oracle of the difference, its derivative another one.
-"""
+"""Losses: squared error, negative log-likelihood, cross-entropies of probabilities, and piecewise losses."""
 
 from __future__ import annotations
 
-from fractions import Fraction
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
+from shardproof.exact.algebra.residue import Threshold
+from shardproof.exact.rules.pieces import piecewise, single
 from shardproof.exact.rules.registry import formula
 
 if TYPE_CHECKING:
@@ -90,21 +88,38 @@ def nll_loss_backward(
     return slope.moved(lambda t: torch.zeros_like(x.tensor).scatter_(dim, safe.unsqueeze(dim), t.unsqueeze(dim)))
 
 
-def _register_even_loss(name: str) -> None:
-    """A loss that is an even function of x - y, with a parameter, zero at zero; its slope is odd."""
-
-    def forward(_m: Arithmetic, x: Residue, y: Residue, reduction: int = _MEAN, parameter: float = 1.0) -> Residue:
-        return reduced((x - y).even_oracle(f"{name} {Fraction(parameter)}", at_zero=0), reduction)
-
-    def backward(_m: Arithmetic, grad: Residue, x: Residue, y: Residue, reduction: int, parameter: float) -> Residue:
-        return _share_of_gradient(grad, (x - y).odd_oracle(f"{name} {Fraction(parameter)}'"), reduction)
-
-    formula(f"{name}.default")(forward)
-    formula(f"{name}_backward.default")(backward)
+@formula("smooth_l1_loss.default")
+def smooth_l1_loss(m: Arithmetic, x: Residue, y: Residue, reduction: int = _MEAN, beta: float = 1.0) -> Residue:
+    """d**2 / (2 * beta) where |d| < beta, |d| - beta / 2 elsewhere; d = x - y. Girshick 2015, equation 3."""
+    d, half = x - y, single(m, beta) / 2
+    thresholds = Threshold(-beta, above=True), Threshold(beta, above=False)
+    return reduced(piecewise(m, d, thresholds, (-d - half, d.square() / (half * 4), d - half)), reduction)
 
 
-_register_even_loss("smooth_l1_loss")
-_register_even_loss("huber_loss")
+@formula("smooth_l1_loss_backward.default")
+def smooth_l1_loss_backward(
+    m: Arithmetic, grad: Residue, x: Residue, y: Residue, reduction: int, beta: float
+) -> Residue:
+    """Grad * d / beta where |d| < beta, grad with the sign of d elsewhere."""
+    d = x - y
+    thresholds = Threshold(-beta, above=True), Threshold(beta, above=False)
+    return _share_of_gradient(grad, piecewise(m, d, thresholds, (-1, d / beta, 1)), reduction)
+
+
+@formula("huber_loss.default")
+def huber_loss(m: Arithmetic, x: Residue, y: Residue, reduction: int = _MEAN, delta: float = 1.0) -> Residue:
+    """d**2 / 2 where |d| <= delta, delta * (|d| - delta / 2) elsewhere; d = x - y. Huber 1964."""
+    d, half = x - y, single(m, delta) / 2
+    thresholds = Threshold(-delta, above=False), Threshold(delta, above=True)
+    return reduced(piecewise(m, d, thresholds, ((-d - half) * delta, d.square() / 2, (d - half) * delta)), reduction)
+
+
+@formula("huber_loss_backward.default")
+def huber_loss_backward(m: Arithmetic, grad: Residue, x: Residue, y: Residue, reduction: int, delta: float) -> Residue:
+    """Grad * d where |d| <= delta, grad * delta with the sign of d elsewhere."""
+    d, limit = x - y, single(m, delta)
+    thresholds = Threshold(-delta, above=False), Threshold(delta, above=True)
+    return _share_of_gradient(grad, piecewise(m, d, thresholds, (-limit, d, limit)), reduction)
 
 
 def _weighted(losses: Residue, weight: Residue | None) -> Residue:

@@ -7,7 +7,7 @@ in the order; ranks are mapped back to the elements. The symbols of masks come b
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import inf, isnan
 from typing import TYPE_CHECKING, Any
 
@@ -148,6 +148,8 @@ def _register_comparison(name: str, compare: Callable[..., Tensor], *, or_equal:
 
 
 selects("eq.Tensor", "eq.Scalar", "ne.Tensor", "ne.Scalar")
+# [x < y] and the like, by name.
+COMPARISONS = {find_op(f"{name}.{kind}"): name for name in ("lt", "le", "gt", "ge") for kind in ("Tensor", "Scalar")}
 _register_comparison("lt", torch.lt, or_equal=False)
 _register_comparison("le", torch.le, or_equal=True)
 _register_comparison("gt", torch.gt, or_equal=False)
@@ -203,10 +205,10 @@ for _name in (
 # The larger of two ----------------------------------------------------------------------------------------------------
 
 
-def _register_extremum(
-    name: str, by_constant: Callable[[Arithmetic, Residue, Residue], Residue], op: Callable[..., Tensor]
-) -> None:
-    """An op of two tensors: with a constant the oracle that clamp is, else the one that comes last (or first)."""
+def _extremum(
+    by_constant: Callable[[Arithmetic, Residue, Residue], Residue], op: Callable[..., Tensor]
+) -> Callable[..., Residue]:
+    """Of two tensors: with a constant what clamp is, else the one that comes last (or first) in the keyed order."""
 
     def rule(m: Arithmetic, x: Residue, y: Residue, *, symbols: bool) -> Residue:
         constants = [z.degree == CONSTANT for z in (x, y)]
@@ -215,13 +217,26 @@ def _register_extremum(
             return by_constant(m, other, limits)
         order = order_of(m, (x, y))
         found = m.residue(order.back(op(*order.ranks)), x.degree | y.degree)
-        return found if order.certain else m.residue(found.tensor, found.degree.selected_from(2))
+        if order.certain:
+            return replace(found, value=op(x.value, y.value))
+        return m.residue(found.tensor, found.degree.selected_from(2))
 
-    formula(name, symbols=True)(rule)
-    selects(name)
+    return rule
 
 
-_register_extremum("maximum.default", at_least, torch.maximum)
-_register_extremum("fmax.default", at_least, torch.maximum)
-_register_extremum("minimum.default", at_most, torch.minimum)
-_register_extremum("fmin.default", at_most, torch.minimum)
+larger, smaller = _extremum(at_least, torch.maximum), _extremum(at_most, torch.minimum)
+formula("maximum.default", "fmax.default", "clamp_min.Tensor", symbols=True)(larger)
+formula("minimum.default", "fmin.default", "clamp_max.Tensor", symbols=True)(smaller)
+selects("maximum.default", "fmax.default", "clamp_min.Tensor", "minimum.default", "fmin.default", "clamp_max.Tensor")
+
+
+@formula("clamp.Tensor", symbols=True)
+def clamp_between(
+    m: Arithmetic, x: Residue, low: Residue | None = None, high: Residue | None = None, *, symbols: bool
+) -> Residue:
+    """min(max(x, low), high)."""
+    x = x if low is None else larger(m, x, low, symbols=symbols)
+    return x if high is None else smaller(m, x, high, symbols=symbols)
+
+
+selects("clamp.Tensor")

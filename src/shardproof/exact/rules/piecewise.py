@@ -1,35 +1,30 @@
-"""Piecewise functions: oracles, so that a wrong input cannot vanish behind a zero. Their slopes are oracles too.
+"""Piecewise functions and their slopes, each a table: its thresholds, and its values before, between and after them.
 
-Everything that clamps is one function of x and a limit: relu(x) = clamp(x, min=0) = maximum(x, 0), and
-min(x, c) = -max(-x, -c); a clamp from both sides is one after the other.
+What a gate is, and why forms of one function meet, stands in pieces.py. Slopes at a tie are those of PyTorch's kernels:
+`at` belongs to the values after a threshold, or, if it is `above`, to those before.
 """
 
 from __future__ import annotations
 
 from dataclasses import replace
-from fractions import Fraction
 from typing import TYPE_CHECKING
 
-import torch
-from torch import Tensor
-
 from shardproof.exact.algebra.lift import is_symbol
-from shardproof.exact.algebra.residue import Residue
+from shardproof.exact.algebra.residue import Residue, Threshold
 from shardproof.exact.errors import UnsupportedOpError
+from shardproof.exact.rules.pieces import choose, is_greater, limit_of, over_pieces, piecewise, single
 from shardproof.exact.rules.registry import formula
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from shardproof.exact.algebra.residue import Arithmetic, Operand
 
-_CLAMP, _LIMIT = "clamp", "limit of clamp"
+_ABOVE_0 = Threshold(0.0, above=True)
+_FROM_0 = Threshold(0.0, above=False)
 
 
 # Clamps ---------------------------------------------------------------------------------------------------------------
-
-
-def _shift(m: Arithmetic, low: float) -> int:
-    limit = torch.tensor(float(m.constant(low)), dtype=torch.float64)
-    return int(m.oracles.look_up(m.oracles.permutation(_LIMIT), limit))
 
 
 def value_of(x: Operand) -> Tensor | float | None:
@@ -37,44 +32,40 @@ def value_of(x: Operand) -> Tensor | float | None:
     return x.value if isinstance(x, Residue) else float(x)
 
 
-def by_value(m: Arithmetic, condition: Tensor, x: Operand, y: Operand) -> Residue:
-    """X where the condition holds, else y."""
-    operands = [
-        z if isinstance(z, Residue) else m.residue(condition.new_tensor(m.constant(z), dtype=torch.float64))
-        for z in (x, y)
-    ]
-    chosen = torch.where(condition, operands[0].tensor, operands[1].tensor)
-    return m.residue(chosen, operands[0].degree | operands[1].degree)
+def at_least(m: Arithmetic, x: Residue, low: Operand) -> Residue:
+    """max(x, low)."""
+
+    def larger(m: Arithmetic, x: Residue, low: Operand) -> Residue:
+        base, at, limit = _measured(m, x, low)
+        _note_limit(m, x, limit)
+        return piecewise(m, base, (Threshold(at, above=False),), (limit, x))
+
+    return over_pieces(m, larger, x, limit_of(x, low))  # type: ignore[no-any-return]
 
 
-def at_least(m: Arithmetic, x: Residue, low: Residue | float) -> Residue:
-    """max(x, low) = P(x + Q(low)), with two random permutations: limits in a tensor mean what numbers mean.
+def at_most(m: Arithmetic, x: Residue, high: Operand) -> Residue:
+    """min(x, high)."""
 
-    Of known constants it is the larger one.
-    """
-    value, limit = value_of(x), value_of(low)
-    if isinstance(value, Tensor) and limit is not None:
-        larger = by_value(m, value >= limit, x, low)
-        return replace(larger, value=torch.where(value >= limit, value, limit))
-    if not x.tensor.ndim:
-        m.limits.update((x - low).tensor.nan_to_num().reshape(-1).int().tolist())
-    if isinstance(low, Residue):
-        return (x + low.oracle(_LIMIT)).oracle(_CLAMP)
-    return x.shifted_oracle(_CLAMP, _shift(m, low))
+    def smaller(m: Arithmetic, x: Residue, high: Operand) -> Residue:
+        base, at, limit = _measured(m, x, high)
+        _note_limit(m, limit, x)
+        return piecewise(m, base, (Threshold(at, above=True),), (x, limit))
+
+    return over_pieces(m, smaller, x, limit_of(x, high))  # type: ignore[no-any-return]
 
 
-def at_least_slope(m: Arithmetic, x: Residue, low: float) -> Residue:
-    """The derivative of max(x, low) at x."""
-    return x.shifted_oracle(f"{_CLAMP}'", _shift(m, low))
+def _measured(m: Arithmetic, x: Residue, limit: Operand) -> tuple[Residue, float, Residue]:
+    """What is compared with which number, and the limit: x with a number, x - limit with 0."""
+    if not isinstance(limit, Residue):
+        return x, float(limit), single(m, limit)
+    known = None if x.value is None or limit.value is None else x.value - limit.value
+    return replace(x - limit, value=known), 0.0, limit
 
 
-def at_most(m: Arithmetic, x: Residue, high: Residue | float) -> Residue:
-    """min(x, high) = -max(-x, -high)."""
-    value, limit = value_of(x), value_of(high)
-    if isinstance(value, Tensor) and limit is not None:
-        smaller = by_value(m, value <= limit, x, high)
-        return replace(smaller, value=torch.where(value <= limit, value, limit))
-    return -at_least(m, -x, -high)
+def _note_limit(m: Arithmetic, x: Residue, y: Residue) -> None:
+    """Of single numbers that are limited, x to at least y: see `Arithmetic.limits`."""
+    if not x.ndim and not y.ndim and (x.value is None or y.value is None):
+        m.limits.update((x - y).tensor.nan_to_num().reshape(-1).int().tolist())
 
 
 def _limits(low: float | None, high: float | None) -> tuple[float | None, float | None]:
@@ -84,7 +75,7 @@ def _limits(low: float | None, high: float | None) -> tuple[float | None, float 
     return low, high
 
 
-@formula("clamp.default", elementwise=True)
+@formula("clamp.default")
 def clamp(m: Arithmetic, x: Residue, low: float | None = None, high: float | None = None) -> Residue:
     """min(max(x, low), high)."""
     low, high = _limits(low, high)
@@ -92,137 +83,128 @@ def clamp(m: Arithmetic, x: Residue, low: float | None = None, high: float | Non
     return x if high is None else at_most(m, x, high)
 
 
-def clamp_slope(m: Arithmetic, x: Residue, low: float | None, high: float | None) -> Residue:
-    """The derivative of `clamp` at x."""
-    low, high = _limits(low, high)
-    slope = None
-    if low is not None:
-        slope, x = at_least_slope(m, x, low), at_least(m, x, low)
-    if high is not None:
-        second = at_least_slope(m, -x, -high)
-        slope = second if slope is None else slope * second
-    return m.residue(torch.ones_like(x.tensor)) if slope is None else slope
-
-
-@formula("hardtanh_backward.default", elementwise=True)
-def hardtanh_backward(m: Arithmetic, grad: Residue, x: Residue, low: float, high: float) -> Residue:
-    """Grad times the clamp's slope."""
-    return grad * clamp_slope(m, x, low, high)
-
-
-@formula("hardtanh.default", elementwise=True)
+@formula("hardtanh.default")
 def hardtanh(m: Arithmetic, x: Residue, low: float = -1, high: float = 1) -> Residue:
     """clamp(x, low, high)."""
     return clamp(m, x, low, high)
 
 
-@formula("relu6.default", elementwise=True)
+@formula("hardtanh_backward.default", pointwise=True)
+def hardtanh_backward(m: Arithmetic, grad: Residue, x: Residue, low: float, high: float) -> Residue:
+    """Grad between the limits."""
+    return piecewise(m, x, (Threshold(low, above=True), Threshold(high, above=False)), (0, grad, 0))
+
+
+@formula("relu6.default")
 def relu6(m: Arithmetic, x: Residue) -> Residue:
     """clamp(x, 0, 6)."""
     return clamp(m, x, 0, 6)
 
 
-@formula("relu.default", elementwise=True)
+@formula("relu.default")
 def relu(m: Arithmetic, x: Residue) -> Residue:
     """max(x, 0)."""
     return at_least(m, x, 0)
 
 
-@formula("threshold_backward.default", elementwise=True)
+@formula("threshold_backward.default")
 def threshold_backward(m: Arithmetic, grad: Residue, y: Residue, threshold: float) -> Residue:
-    """The backward of max(x, threshold), which PyTorch computes from its *result*."""
-    del threshold  # it is in the result
-    return grad * y.oracle_of_preimage(f"{_CLAMP}'", of=_CLAMP)
+    """Grad where y > threshold. Of relu PyTorch gives the *result*, which knows of what it is a function."""
+    return choose(m, is_greater(m, y, threshold, or_equal=False), grad, 0)
 
 
 @formula("threshold.default")
 def threshold(m: Arithmetic, x: Residue, limit: float, value: float) -> Residue:
-    """X where x > limit, else value; max(x, limit) where the two numbers are one."""
-    if m.constant(limit) == m.constant(value):
-        return at_least(m, x, limit)
-    if x.value is not None:
-        return by_value(m, x.value > limit, x, value)
-    return x.oracle(f"threshold {m.constant(limit)} {m.constant(value)}")
+    """X where x > limit, else value."""
+    return piecewise(m, x, (Threshold(limit, above=True),), (value, x))
 
 
-@formula("clamp_min.default", elementwise=True)
+@formula("clamp_min.default")
 def clamp_min(m: Arithmetic, x: Residue, low: float) -> Residue:
     """max(x, low)."""
     return clamp(m, x, low)
 
 
-@formula("clamp_max.default", elementwise=True)
+@formula("clamp_max.default")
 def clamp_max(m: Arithmetic, x: Residue, high: float) -> Residue:
     """min(x, high)."""
     return clamp(m, x, None, high)
 
 
-@formula("clamp.Tensor")
-def clamp_tensor(m: Arithmetic, x: Residue, low: Residue | None = None, high: Residue | None = None) -> Residue:
-    """min(max(x, low), high)."""
-    x = x if low is None else at_least(m, x, low)
-    return x if high is None else at_most(m, x, high)
+# Sign and magnitude ---------------------------------------------------------------------------------------------------
 
 
-@formula("clamp_min.Tensor")
-def clamp_min_tensor(m: Arithmetic, x: Residue, low: Residue) -> Residue:
-    """max(x, low)."""
-    return clamp_tensor(m, x, low)
-
-
-@formula("clamp_max.Tensor")
-def clamp_max_tensor(m: Arithmetic, x: Residue, high: Residue) -> Residue:
-    """min(x, high)."""
-    return clamp_tensor(m, x, None, high)
-
-
-# Others ---------------------------------------------------------------------------------------------------------------
-
-
-def _parameters(*numbers: float) -> str:
-    return " ".join(str(Fraction(number)) for number in numbers)
-
-
-@formula("abs.default", elementwise=True)
+@formula("abs.default")
 def absolute(m: Arithmetic, x: Residue) -> Residue:
-    """An even oracle with |0| = 0; of known constants their magnitude."""
-    if x.value is not None:
-        return by_value(m, x.value < 0, -x, x)
-    return x.even_oracle("abs", at_zero=0)
+    """-x below 0."""
+    return piecewise(m, x, (_FROM_0,), (-x, x))
 
 
-@formula("sgn.default", "sign.default", elementwise=True)
+@formula("sgn.default", "sign.default")
 def sign(m: Arithmetic, x: Residue) -> Residue:
-    """The derivative of |x|: an odd oracle; of known constants their sign."""
-    if x.value is not None:
-        return m.residue(x.value.sign())
-    return x.odd_oracle("sign")
+    """The derivative of |x|: -1, 0 or 1."""
+    return piecewise(m, x, (_FROM_0, _ABOVE_0), (-1, 0, 1))
 
 
-@formula("leaky_relu.default", elementwise=True)
-def leaky_relu(_m: Arithmetic, x: Residue, slope: float = 0.01) -> Residue:
-    """An oracle for each slope."""
-    return x.oracle(f"leaky_relu {_parameters(slope)}")
+@formula("heaviside.default")
+def heaviside(m: Arithmetic, x: Residue, values: Residue) -> Residue:
+    """0, `values` where x is 0, and 1."""
+    return piecewise(m, x, (_FROM_0, _ABOVE_0), (0, values, 1))
 
 
-@formula("leaky_relu_backward.default", elementwise=True)
-def leaky_relu_backward(_m: Arithmetic, grad: Residue, x: Residue, slope: float, is_result: bool) -> Residue:
-    """Grad times the derivative's oracle; of an in-place leaky_relu PyTorch gives the result."""
-    return grad * _slope(x, f"leaky_relu {_parameters(slope)}", is_result=is_result)
+@formula("copysign.Tensor", "copysign.Scalar")
+def copysign(m: Arithmetic, x: Residue, y: Operand) -> Residue:
+    """|x| with the sign of y."""
+    if not isinstance(y, Residue):
+        return absolute(m, x) if y >= 0 else -absolute(m, x)
+    size = absolute(m, x)
+    return piecewise(m, y, (_FROM_0,), (-size, size))
 
 
-@formula("elu.default", elementwise=True)
-def elu(_m: Arithmetic, x: Residue, alpha: float = 1, scale: float = 1, input_scale: float = 1) -> Residue:
-    """An oracle for each shape; celu and selu are elus."""
-    return x.oracle(f"elu {_parameters(alpha, scale, input_scale)}")
+# Activations ----------------------------------------------------------------------------------------------------------
+
+
+@formula("leaky_relu.default")
+def leaky_relu(m: Arithmetic, x: Residue, slope: float = 0.01) -> Residue:
+    """Slope * x up to 0. Maas et al. 2013."""
+    return piecewise(m, x, (_ABOVE_0,), (x * slope, x))
+
+
+@formula("leaky_relu_backward.default")
+def leaky_relu_backward(m: Arithmetic, grad: Residue, x: Residue, slope: float, is_result: bool) -> Residue:
+    """Grad, slope * grad up to 0; of an in-place leaky_relu PyTorch gives the result."""
+
+    def slopes(m: Arithmetic, grad: Residue, x: Residue) -> Residue:
+        return piecewise(m, x, (_ABOVE_0,), (grad * slope, grad))
+
+    return over_pieces(m, slopes, grad, _argument(x) if is_result else x)  # type: ignore[no-any-return]
+
+
+@formula("elu.default")
+def elu(m: Arithmetic, x: Residue, alpha: float = 1, scale: float = 1, input_scale: float = 1) -> Residue:
+    """Alpha * scale * (E(input_scale * x) - 1) up to 0, scale * x above. Clevert et al. 2016."""
+    below = (x.scaled(input_scale).exp() - 1).scaled(alpha).scaled(scale)
+    return piecewise(m, x, (_ABOVE_0,), (below, x.scaled(scale)))
 
 
 @formula("elu_backward.default")
 def elu_backward(
-    _m: Arithmetic, grad: Residue, alpha: float, scale: float, input_scale: float, is_result: bool, x: Residue
+    m: Arithmetic, grad: Residue, alpha: float, scale: float, input_scale: float, is_result: bool, x: Residue
 ) -> Residue:
-    """Grad times the derivative's oracle."""
-    return grad * _slope(x, f"elu {_parameters(alpha, scale, input_scale)}", is_result=is_result)
+    """Grad times the slope; of an in-place elu PyTorch gives the result."""
+
+    def slopes(m: Arithmetic, grad: Residue, x: Residue) -> Residue:
+        below = grad * x.scaled(input_scale).exp().scaled(alpha).scaled(scale).scaled(input_scale)
+        return piecewise(m, x, (_ABOVE_0,), (below, grad.scaled(scale)))
+
+    return over_pieces(m, slopes, grad, _argument(x) if is_result else x)  # type: ignore[no-any-return]
+
+
+def _argument(y: Residue) -> Residue:
+    """What an activation with a threshold above 0 was given, from its result, which knows of what it is a function."""
+    if y.pieces is None or y.pieces.thresholds != (_ABOVE_0,):
+        raise UnsupportedOpError("the backward is given a result that it is not told the argument of")
+    return y.pieces.base
 
 
 @formula("celu.default")
@@ -237,55 +219,66 @@ def selu(m: Arithmetic, x: Residue) -> Residue:
     return elu(m, x, 1.6732632423543772848170429916717, 1.0507009873554804934193349852946)
 
 
-def _slope(x: Residue, name: str, *, is_result: bool) -> Residue:
-    return x.oracle_of_preimage(f"{name}'", of=name) if is_result else x.oracle(f"{name}'")
+@formula("hardswish.default", pointwise=True)
+def hardswish(m: Arithmetic, x: Residue) -> Residue:
+    """X * clamp(x + 3, 0, 6) / 6. Howard et al. 2019."""
+    return piecewise(m, x, (Threshold(-3.0, above=True), Threshold(3.0, above=False)), (0, x * (x + 3) / 6, x))
 
 
-def _register_activation(name: str) -> None:
-    """An activation without parameters and its backward."""
-
-    def forward(_m: Arithmetic, x: Residue) -> Residue:
-        return x.oracle(name)
-
-    def backward(_m: Arithmetic, grad: Residue, x: Residue) -> Residue:
-        return grad * x.oracle(f"{name}'")
-
-    formula(f"{name}.default")(forward)
-    formula(f"{name}_backward.default")(backward)
+@formula("hardswish_backward.default", pointwise=True)
+def hardswish_backward(m: Arithmetic, grad: Residue, x: Residue) -> Residue:
+    """Grad * (x / 3 + 1 / 2) between -3 and 3, grad above."""
+    between = grad * (x / 3 + m.constant(0.5))
+    return piecewise(m, x, (Threshold(-3.0, above=True), Threshold(3.0, above=False)), (0, between, grad))
 
 
-_register_activation("hardswish")
-_register_activation("hardsigmoid")
+@formula("hardsigmoid.default")
+def hardsigmoid(m: Arithmetic, x: Residue) -> Residue:
+    """clamp(x + 3, 0, 6) / 6."""
+    return piecewise(m, x, (Threshold(-3.0, above=True), Threshold(3.0, above=False)), (0, (x + 3) / 6, 1))
 
 
-def _register_shrinkage(name: str) -> None:
-    """An activation that is odd and has one limit, and its backward, which is even."""
-
-    def forward(_m: Arithmetic, x: Residue, limit: float = 0.5) -> Residue:
-        return x.odd_oracle(f"{name} {_parameters(limit)}")
-
-    def backward(_m: Arithmetic, grad: Residue, x: Residue, limit: float) -> Residue:
-        return grad * x.even_oracle(f"{name} {_parameters(limit)}'", at_zero=0)
-
-    formula(f"{name}.default")(forward)
-    formula(f"{name}_backward.default")(backward)
+@formula("hardsigmoid_backward.default", pointwise=True)
+def hardsigmoid_backward(m: Arithmetic, grad: Residue, x: Residue) -> Residue:
+    """Grad / 6 between -3 and 3."""
+    return piecewise(m, x, (Threshold(-3.0, above=True), Threshold(3.0, above=False)), (0, grad / 6, 0))
 
 
-_register_shrinkage("hardshrink")
-_register_shrinkage("softshrink")
+def _outside(limit: float) -> tuple[Threshold, Threshold]:
+    return Threshold(-limit, above=False), Threshold(limit, above=True)
 
 
-@formula("_prelu_kernel.default")
+@formula("hardshrink.default")
+def hardshrink(m: Arithmetic, x: Residue, limit: float = 0.5) -> Residue:
+    """X outside [-limit, limit]."""
+    return piecewise(m, x, _outside(limit), (x, 0, x))
+
+
+@formula("softshrink.default")
+def softshrink(m: Arithmetic, x: Residue, limit: float = 0.5) -> Residue:
+    """X outside [-limit, limit], nearer to 0 by the limit."""
+    return piecewise(m, x, _outside(limit), (x + limit, 0, x - limit))
+
+
+@formula("hardshrink_backward.default", "softshrink_backward.default", pointwise=True)
+def shrink_backward(m: Arithmetic, grad: Residue, x: Residue, limit: float) -> Residue:
+    """Grad outside [-limit, limit]."""
+    return piecewise(m, x, _outside(limit), (grad, 0, grad))
+
+
+@formula("_prelu_kernel.default", pointwise=True)
 def prelu(m: Arithmetic, x: Residue, weight: Residue) -> Residue:
-    """max(x, 0) + weight * min(x, 0). He et al. 2015, equation 1."""
-    return at_least(m, x, 0) + weight * at_most(m, x, 0)
+    """Weight * x up to 0. He et al. 2015, equation 1."""
+    return piecewise(m, x, (_ABOVE_0,), (weight * x, x))
 
 
 @formula("_prelu_kernel_backward.default")
 def prelu_backward(m: Arithmetic, grad: Residue, x: Residue, weight: Residue) -> tuple[Residue, Residue]:
-    """Grad * (slope of max + weight * slope of min), grad * min(x, 0)."""
-    slope = at_least_slope(m, x, 0) + weight * at_least_slope(m, -x, 0)
-    return grad * slope, grad * at_most(m, x, 0)
+    """The gradients of x and of the weight, element by element."""
+    return (
+        piecewise(m, x, (_ABOVE_0,), (grad * weight, grad)),
+        piecewise(m, x, (_ABOVE_0,), (grad * x, 0)),
+    )
 
 
 @formula("rrelu_with_noise_backward.default")
@@ -303,11 +296,3 @@ def rrelu_backward(
     if training:
         raise UnsupportedOpError("rrelu in training draws its slopes; use eval()")
     return leaky_relu_backward(m, grad, x, (lower + upper) / 2, is_result)
-
-
-@formula("heaviside.default")
-def heaviside(m: Arithmetic, x: Residue, values: Residue) -> Residue:
-    """A step oracle; `values` where x is 0."""
-    step = x.oracle("heaviside")
-    degree = (step.degree | values.degree).chosen_by(x.degree.compared(2))
-    return Residue(torch.where(x.tensor == 0, values.tensor, step.tensor), degree, m)

@@ -10,6 +10,7 @@ import torch
 
 from shardproof.exact.algebra.degree import CONSTANT
 from shardproof.exact.algebra.residue import Residue
+from shardproof.exact.rules.piecewise import absolute
 from shardproof.exact.rules.registry import formula
 
 if TYPE_CHECKING:
@@ -133,7 +134,7 @@ def vector_norm(
         return x.square().sum(dims, keepdim=keepdim).sqrt()
     if order == 0:
         return m.residue((x.tensor != 0).to(torch.float64), x.degree.compared(2)).sum(dims, keepdim=keepdim)
-    size = x.even_oracle("abs", at_zero=0)
+    size = absolute(m, x)
     if isinf(order):
         return _largest(size, dims, keepdim=keepdim, least=order < 0)
     if order == 1:

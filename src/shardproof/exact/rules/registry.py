@@ -41,6 +41,7 @@ class Rule:
         function: of a formula, `(arithmetic, *args, **kwargs) -> result`, with `Residue` in place of floating tensors;
             of a sum, the count of summands from the op's arguments and its result; of a move, None.
         elementwise: of a formula: it goes block by block, and takes a keyword `into`, where its result is to go.
+        pointwise: of a formula: each element of the result depends on the operands' elements at its own position alone.
         symbols: whether operands may hold the symbols of masks; a formula then treats them itself.
     """
 
@@ -48,12 +49,17 @@ class Rule:
     function: Callable[..., Any] | None = None
     symbols: bool = False
     elementwise: bool = False
+    pointwise: bool = False
 
 
 RULES: dict[OpOverload, Rule] = {}
 
 # Ops that choose elements by their order.
 SELECTIONS: set[OpOverload] = set()
+# Elementwise ops that are made of exponentials or logarithms.
+OF_EXP: set[OpOverload] = set()
+# Elementwise ops that are linear in a tensor where the other operand is a number.
+LINEAR: set[OpOverload] = set()
 
 
 def find_op(name: str) -> OpOverload:
@@ -85,7 +91,9 @@ def register(op: OpOverload, rule: Rule) -> None:
     RULES[op] = rule
 
 
-def formula(*names: str, symbols: bool = False, elementwise: bool = False) -> Callable[[Function], Function]:
+def formula(
+    *names: str, symbols: bool = False, elementwise: bool = False, pointwise: bool = False
+) -> Callable[[Function], Function]:
     """Decorator: the function below carries out these ops.
 
     Args:
@@ -93,6 +101,7 @@ def formula(*names: str, symbols: bool = False, elementwise: bool = False) -> Ca
         symbols: the function takes a keyword `symbols`, and treats operands that may hold them.
         elementwise: each element of the result depends on the operands' elements at its own position alone,
             not even on how many elements there are. Large tensors then go block by block.
+        pointwise: the same, without the blocks; of most such ops PyTorch says it itself.
 
     >>> @formula("square.default")
     ... def square(m, x):
@@ -104,7 +113,11 @@ def formula(*names: str, symbols: bool = False, elementwise: bool = False) -> Ca
             op = find_op(name)
             carried = _taking_integers(function) if torch.Tag.pointwise in op.tags else function
             carried = _in_blocks(carried) if elementwise else carried
-            register(op, Rule(kind="formula", function=carried, symbols=symbols, elementwise=elementwise))
+            of_elements = elementwise or pointwise or torch.Tag.pointwise in op.tags
+            rule = Rule(
+                kind="formula", function=carried, symbols=symbols, elementwise=elementwise, pointwise=of_elements
+            )
+            register(op, rule)
         return function
 
     return register_all
@@ -151,6 +164,16 @@ def sums(*names: str, count: Callable[..., int]) -> None:
 def selects(*names: str) -> None:
     """These ops choose by order: their operands are recorded for comparison where a caller asks for it."""
     SELECTIONS.update(find_op(name) for name in names)
+
+
+def are_of_exp(*names: str) -> None:
+    """These elementwise ops are made of exponentials or logarithms."""
+    OF_EXP.update(find_op(name) for name in names)
+
+
+def are_linear(*names: str) -> None:
+    """These elementwise ops are linear in a tensor where the other operand is a number."""
+    LINEAR.update(find_op(name) for name in names)
 
 
 def compared_for_one(op: OpOverload, given: list[Tensor], found: Tensor) -> int:

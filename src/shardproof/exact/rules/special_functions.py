@@ -215,12 +215,5 @@ _POLYNOMIALS = (
     *("shifted_chebyshev_polynomial_w", "hermite_polynomial_h", "hermite_polynomial_he", "laguerre_polynomial_l"),
     "legendre_polynomial_p",
 )
-_register_two("atan2.default", "nextafter.default", "copysign.Tensor", "igamma.default", "igammac.default")
+_register_two("atan2.default", "nextafter.default", "igamma.default", "igammac.default")
 _register_two("special_zeta.default", *(f"special_{name}.default" for name in _POLYNOMIALS))
-
-
-@formula("copysign.Scalar")
-def copysign(m: Arithmetic, x: Residue, y: float) -> Residue:
-    """An oracle of two numbers, like copysign of a tensor."""
-    sign = m.residue(torch.tensor(float(m.constant(y)), dtype=torch.float64, device=x.tensor.device))
-    return oracle_of_two(x, sign, "copysign.Tensor")
