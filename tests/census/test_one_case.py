@@ -1,5 +1,7 @@
 """One model type, proved or not: every kind of end is a result."""
 
+from types import SimpleNamespace
+
 import pytest
 
 from shardproof.census import one_case
@@ -42,7 +44,7 @@ def test_what_an_error_means(error, outcome):
 def test_a_right_and_a_wrong_plan(monkeypatch):
     right = prove_case(Case(kind="qwen3"))
     assert (right.outcome, right.model, right.causes) == (Outcome.PROVED, "Qwen3ForCausalLM", ())
-    monkeypatch.setattr(one_case, "PlanChange", lambda: one_case_change(drop=("*q_norm",)))
+    monkeypatch.setattr(one_case, "PlanChange", lambda **more: one_case_change(drop=("*q_norm",), **more))
     wrong = prove_case(Case(kind="qwen3"))
     assert wrong.outcome is Outcome.WRONG
     (cause,) = wrong.causes
@@ -50,6 +52,8 @@ def test_a_right_and_a_wrong_plan(monkeypatch):
         "WRONG gradient model.layers.*.self_attn.q_norm.weight (2 tensors): ranks hold partial values"
     )
     assert cause.endswith("an all-reduce is missing")
+    assert wrong.suggested == {"model.layers.*.self_attn.q_norm": "replicated_with_grad_allreduce"}
+    assert wrong.mended == Outcome.PROVED
 
 
 @pytest.mark.slow
@@ -60,7 +64,8 @@ def test_code_that_fails_on_ranks_is_a_crash_only_if_it_fails_in_ordinary_arithm
     assert crash.outcome is Outcome.CRASH
     assert "in module model.layers.0.self_attn" in crash.said
     right = one_case.prove
-    monkeypatch.setattr(one_case, "prove", lambda *args, **more: None if more["numeric"] else right(*args, **more))
+    runs = SimpleNamespace(findings=())
+    monkeypatch.setattr(one_case, "prove", lambda *args, **more: runs if more["numeric"] else right(*args, **more))
     assert prove_case(case).outcome is Outcome.REFUSED
 
 

@@ -13,7 +13,11 @@ def result(kind, outcome, variant="default", **more):
 RESULTS = [
     result("llama", Outcome.PROVED, counts={"PROVED": 95}, model="LlamaForCausalLM"),
     result(
-        "apertus", Outcome.WRONG, causes=("WRONG gradient model.layers.*.act_fn.alpha_p: an all-reduce is missing",)
+        "apertus",
+        Outcome.WRONG,
+        causes=("WRONG gradient model.layers.*.act_fn.alpha_p: an all-reduce is missing",),
+        suggested={"model.layers.*.act_fn": "replicated_with_grad_allreduce"},
+        mended="PROVED",
     ),
     result("apertus", Outcome.WRONG, "mlp_bias=true"),
     result("odd", Outcome.CRASH, said="fails: <b>KeyError</b>"),
@@ -44,6 +48,7 @@ def test_what_is_wrong_has_its_cause_and_text_is_no_markup():
     assert "**apertus** (not built): WRONG" in page
     assert r"model.layers.\*.act\_fn.alpha\_p: an all-reduce is missing" in page
     assert r"\<b\>KeyError" in page
+    assert "the entry `model.layers.*.act_fn: replicated_with_grad_allreduce`; the same proof with it: PROVED" in page
 
 
 def test_the_page_says_with_what_it_was_made():

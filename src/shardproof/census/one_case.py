@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from shardproof.census.results import Outcome, Result
+from shardproof.census.suggestions import suggest_entries
 from shardproof.errors import CannotRunError
 from shardproof.exact.errors import ExactArithmeticError
 from shardproof.frameworks.transformers import OneDeviceError, OwnPlan, PlanChange, ShardedCrashError, tiny_step
@@ -52,7 +53,7 @@ def prove_case(case: Case) -> Result:
         step = replace(tiny_step(case.kind, case.settings, seed=case.seed), steps=1, optimizer=_sgd)
         model = type(step.model()).__name__
         proof = _prove(step, case)
-        result = _describe(case, proof)
+        result = _mend(step, _describe(case, proof), proof)
     except Exception as error:  # noqa: BLE001 - a result says what happened
         outcome = _name_outcome(error)
         if outcome is Outcome.CRASH and not _crashes_in_numbers(step, case):
@@ -61,11 +62,11 @@ def prove_case(case: Case) -> Result:
     return replace(result, model=model, seconds=round(time.monotonic() - started, 1), versions=versions)
 
 
-def _prove(step: Step, case: Case, *, numeric: bool = False) -> Proof:
+def _prove(step: Step, case: Case, *, numeric: bool = False, change: PlanChange | None = None) -> Proof:
     for seed in (case.seed, case.seed + 1):
         proof = prove(
             step,
-            parallelize=OwnPlan(change=PlanChange()),
+            parallelize=OwnPlan(change=change or PlanChange()),
             devices=case.devices,
             trials=case.trials,
             seed=seed,
@@ -75,6 +76,15 @@ def _prove(step: Step, case: Case, *, numeric: bool = False) -> Proof:
         if not any(finding.verdict is Verdict.UNSUPPORTED for finding in proof.findings):
             break
     return proof
+
+
+def _mend(step: Step, result: Result, proof: Proof) -> Result:
+    """The result of a wrong proof, with the entries that would mend it, and what the same proof says with them."""
+    entries = suggest_entries(proof.roots) if result.outcome is Outcome.WRONG else {}
+    if not entries:
+        return result
+    mended = _describe(result.case, _prove(step, result.case, change=PlanChange(put=entries)))
+    return replace(result, suggested=entries, mended=str(mended.outcome))
 
 
 def _crashes_in_numbers(step: Step, case: Case) -> bool:

@@ -100,6 +100,8 @@ def _section(title: str, results: Sequence[Result]) -> Iterator[str]:
         yield f"- **{one.case.kind}**{variant} ({one.model or 'not built'}): {one.outcome}"
         for cause in (*one.causes, *([one.said] if one.said else [])):
             yield f"  - {_escape(cause)}"
+        for pattern, style in one.suggested.items():
+            yield f"  - would be mended by the entry `{pattern}: {style}`; the same proof with it: {one.mended}"
 
 
 def _escape(text: str) -> str:

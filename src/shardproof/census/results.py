@@ -70,6 +70,8 @@ class Result:
         counts: how many tensors have each verdict.
         causes: the first causes in words, one for each group of tensors.
         said: the error, where there was one.
+        suggested: entries of the plan that would mend what is wrong, styles by pattern of module names.
+        mended: what became of the proof with these entries; empty where there are none.
         seconds: how long it took.
         versions: of shardproof, torch and transformers.
     """
@@ -80,6 +82,8 @@ class Result:
     counts: Mapping[str, int] = field(default_factory=dict)
     causes: tuple[str, ...] = ()
     said: str = ""
+    suggested: Mapping[str, str] = field(default_factory=dict)
+    mended: str = ""
     seconds: float = 0.0
     versions: Mapping[str, str | None] = field(default_factory=dict)
 
