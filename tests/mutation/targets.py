@@ -7,6 +7,7 @@ from tests.mutation.runs import Tests
 ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "src" / "shardproof"
 WHOLE_ROOMS = ("exact/algebra", "proving/judging")
+JUDGE = ROOT / "tests" / "proving" / "judging" / "test_judge.py"
 SAMPLE = (
     "exact/rules/attention.py",
     "exact/rules/convolution.py",
@@ -30,7 +31,8 @@ def find_test(target):
 
 
 def make_tests(target):
-    """The quick tests of a file."""
+    """The quick tests of a file: its own, and of one of the judge's files the judge's table too."""
     module = ".".join(("shardproof", *Path(target).with_suffix("").parts))
-    arguments = (str(find_test(target)), "-m", "not slow and not processes")
+    files = dict.fromkeys([find_test(target), *([JUDGE] if target.startswith("proving/judging/") else [])])
+    arguments = (*map(str, files), "-m", "not slow and not processes")
     return Tests(module=module, path=PACKAGE / target, arguments=arguments)
