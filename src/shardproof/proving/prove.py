@@ -20,7 +20,7 @@ from shardproof.proving.judging.judge import (
     list_own_buffers,
     list_taken_constants,
 )
-from shardproof.proving.judging.marks import mark_allowed, mark_source_lines
+from shardproof.proving.judging.marks import mark_allowed, mark_source_lines, unmark_consequences
 from shardproof.proving.judging.update_inputs import collect_update_inputs
 from shardproof.proving.records import Precision
 from shardproof.proving.running.batch import describe_probes, digest_batch
@@ -130,7 +130,7 @@ def prove(
         else:
             request, outcomes = take_trials(runner, request, first, layout, max_false_accept, tell)
             findings = judge_exactly(first, layout, outcomes)
-        findings = (*idle, *initial, *findings, *masks)
+        findings = unmark_consequences((*idle, *initial, *findings, *masks))
     return Proof(
         findings=mark_source_lines(mark_allowed(findings, allow), first.source_lines),
         probes=describe_probes(step.batch),

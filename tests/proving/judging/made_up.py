@@ -21,6 +21,7 @@ from shardproof.proving.judging.judge import (
     judge_numerically,
     judge_sharding,
 )
+from shardproof.proving.judging.marks import unmark_consequences
 from shardproof.proving.records import (
     BothSides,
     DrawnMask,
@@ -292,7 +293,7 @@ def judged(change=None, *, axes=TP):
     initial, masks = judge_drawn(both, layout)
     findings = judge_exactly(both, layout, compare_trials(both, layout))
     _, idle = judge_sharding(both, layout)
-    return {finding.key: finding for finding in (*idle, *initial, *findings, *masks)}
+    return {finding.key: finding for finding in unmark_consequences((*idle, *initial, *findings, *masks))}
 
 
 def judged_numerically(change=None, *, axes=TP):

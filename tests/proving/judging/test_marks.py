@@ -1,9 +1,12 @@
 """First causes among findings, findings that the user allows, and the lines of first causes."""
 
+from dataclasses import replace
+
 import pytest
 
+from shardproof.proving.cause import Cause, CauseKind
 from shardproof.proving.findings import Finding, Verdict
-from shardproof.proving.judging.marks import mark_allowed, mark_roots, mark_source_lines
+from shardproof.proving.judging.marks import mark_allowed, mark_roots, mark_source_lines, unmark_consequences
 from shardproof.proving.records import Key, Phase
 
 
@@ -19,6 +22,30 @@ def roots(*findings):
 def test_all_that_comes_after_a_wrong_activation_or_loss_follows_from_it(phase):
     later = [finding(Phase.GRADIENT), finding(Phase.NORM, "norm"), finding(Phase.UPDATE), finding(Phase.LOSS, step=1)]
     assert roots(finding(phase, "a"), *later) == [True, False, False, False, False]
+
+
+@pytest.mark.parametrize(
+    ("phase", "name", "follows"),
+    [
+        (Phase.GRADIENT, "block.down.weight", True),
+        (Phase.UPDATE, "block.down.weight", True),
+        (Phase.STATE, "block.down.weight/exp_avg", True),
+        (Phase.GRADIENT, "block.down.bias", False),
+        (Phase.OUTPUT, "block.down", True),
+        (Phase.OUTPUT, "block[1]", True),
+        (Phase.OUTPUT, "model", True),
+        (Phase.LOSS, "loss", True),
+        (Phase.OUTPUT, "block.up", False),
+        (Phase.OUTPUT, "block.do", False),
+        (Phase.NORM, "gradient norm", False),
+    ],
+)
+def test_what_is_computed_from_a_parameter_that_is_held_wrongly_follows_from_that(phase, name, follows):
+    lost = replace(finding(Phase.INITIAL, "block.down.weight", root=True), cause=Cause(kind=CauseKind.LOST))
+    later = finding(phase, name, root=True)
+    assert [one.root for one in unmark_consequences([lost, later])] == [True, not follows]
+    drawn = replace(lost, cause=Cause(kind=CauseKind.INITIAL_SPREAD))
+    assert [one.root for one in unmark_consequences([drawn, later])] == [True, True]
 
 
 def test_gradients_do_not_follow_from_each_other():

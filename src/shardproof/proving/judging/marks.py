@@ -6,11 +6,12 @@ from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
 
+from shardproof.proving.cause import CauseKind
 from shardproof.proving.findings import Verdict
 from shardproof.proving.records import ACTIVATIONS, OF_PARAMETERS, Phase
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Collection, Mapping, Sequence
 
     from shardproof.proving.findings import Finding
     from shardproof.proving.records import Key
@@ -68,6 +69,29 @@ class _Followed:
             or (key.phase is Phase.NORM and bool(same_step))
             or "gradient norm" in same_step
         )
+
+
+def unmark_consequences(findings: Sequence[Finding]) -> tuple[Finding, ...]:
+    """The findings of a whole proof: what follows from parameters that the ranks hold wrongly is no first cause.
+
+    So do the gradient, state and update of such a parameter, the loss, and the activations of the modules it is in.
+    """
+    wrong = {one.key.name for one in findings if _is_held_wrongly(one)}
+    return tuple(replace(one, root=one.root and not _is_computed_from(one.key, wrong)) for one in findings)
+
+
+def _is_held_wrongly(finding: Finding) -> bool:
+    kinds = (CauseKind.LOST, CauseKind.ZEROED, CauseKind.HELD_TWICE, CauseKind.OUT_OF_PLACE)
+    return finding.key.phase is Phase.INITIAL and finding.cause is not None and finding.cause.kind in kinds
+
+
+def _is_computed_from(key: Key, parameters: Collection[str]) -> bool:
+    if key.phase in OF_PARAMETERS:
+        return key.name.partition("/")[0] in parameters
+    if key.phase in ACTIVATIONS:
+        module = _module(key)
+        return any(module == "model" or name.startswith(f"{module}.") for name in parameters)
+    return key.phase is Phase.LOSS and bool(parameters)
 
 
 def mark_allowed(findings: Sequence[Finding], patterns: Sequence[str]) -> tuple[Finding, ...]:
