@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from benchmarks.mutants.bug import Bug
 from benchmarks.mutants.lines import Place, own_range
+from shardproof.proving.cause import CauseKind
 
 
 def own_columns(length: int, place: Place) -> slice:
@@ -21,5 +22,6 @@ BUG = Bug(
     line="own_columns",
     change=own_columns,
     devices=4,
-    root="output layers.0.mlp.down",
+    root="initial parameter layers.0.mlp.down.weight",
+    cause=CauseKind.LOST,
 )
