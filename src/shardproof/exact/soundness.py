@@ -16,7 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from shardproof.exact.engine.mode import ExactArithmetic, ordinary_pytorch
+from shardproof.exact.engine.function_mode import ordinary_pytorch
+from shardproof.exact.engine.mode import ExactArithmetic
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable

@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-from shardproof.exact.engine.mode import ordinary_pytorch
+from shardproof.exact.engine.function_mode import ordinary_pytorch
 
 torch.library.define("shardproof_tests::halve", "(Tensor x) -> Tensor")
 torch.library.impl("shardproof_tests::halve", "CompositeExplicitAutograd", lambda x: x / 2)

@@ -3,7 +3,7 @@
 from fractions import Fraction
 
 from shardproof.exact import ExactArithmetic
-from shardproof.exact.engine.mode import ordinary_pytorch
+from shardproof.exact.engine.function_mode import ordinary_pytorch
 
 PRIME = 2097143
 _shared = {}

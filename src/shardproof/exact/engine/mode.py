@@ -8,10 +8,8 @@ from typing import TYPE_CHECKING, Any, Literal, NoReturn, Self
 
 import torch
 from torch import Tensor
-from torch._C._functorch import get_unwrapped, is_functorch_wrapped_tensor
 from torch._subclasses.fake_tensor import FakeTensor
-from torch.overrides import TorchFunctionMode
-from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from shardproof.exact.algebra.bound import Bound, bound_of
 from shardproof.exact.algebra.cut import Cut
@@ -20,22 +18,21 @@ from shardproof.exact.algebra.lift import Lift
 from shardproof.exact.algebra.oracles import oracles_of
 from shardproof.exact.algebra.residue import VOID, Arithmetic
 from shardproof.exact.engine.dispatch import Dispatcher
-from shardproof.exact.engine.entry import Entry, inner_tensors
-from shardproof.exact.engine.escapes import DISPLAYS, READS_MEMORY
+from shardproof.exact.engine.entry import Entry
 from shardproof.exact.engine.followed_numbers import NumberReads
+from shardproof.exact.engine.function_mode import Functions, ordinary_pytorch
 from shardproof.exact.engine.input_residues import KnownNumbers
 from shardproof.exact.engine.modules import ModuleStack
-from shardproof.exact.engine.rewrites import Rewrites
 from shardproof.exact.engine.run import Run
 from shardproof.exact.engine.tags import TagStore
-from shardproof.exact.engine.tensor_trees import PLAIN, tensors_in
+from shardproof.exact.engine.tensor_trees import PLAIN
 from shardproof.exact.engine.threads import guard_threads
 from shardproof.exact.errors import ExactArithmeticError
 from shardproof.exact.rules.cut import CutBothWays, number_elements, number_symbols
 from shardproof.source_lines import user_line
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterable, Iterator
+    from collections.abc import Collection, Iterable, Iterator
     from types import TracebackType
 
     from torch._ops import OpOverload
@@ -147,7 +144,7 @@ class ExactArithmetic:
             self._begin()
         self._members.add(thread)
         try:
-            with _Functions(self), _Ops(self.dispatcher):
+            with Functions(self.reads), _Ops(self.dispatcher):
                 yield
         finally:
             self._members.remove(thread)
@@ -343,13 +340,6 @@ def _refuse_nesting() -> NoReturn:
     )
 
 
-@contextmanager
-def ordinary_pytorch() -> Iterator[None]:
-    """Both modes off: every op and function is PyTorch's own."""
-    with _disable_current_modes(), torch._C.DisableTorchFunction():
-        yield
-
-
 class _Ops(TorchDispatchMode):
     """Below autograd: each op goes to the dispatcher."""
 
@@ -366,73 +356,3 @@ class _Ops(TorchDispatchMode):
             return NotImplemented  # DTensor and LocalTensor first; their inner ops come back here
         with torch._C.DisableTorchFunction():
             return self._dispatcher.carry_out(func, args, kwargs or {}, reenter=self)
-
-
-class _Functions(TorchFunctionMode):
-    """Above autograd: tensors from outside are admitted before PyTorch sees them; reads of memory are refused."""
-
-    def __init__(self, exact: ExactArithmetic) -> None:
-        super().__init__()
-        self._exact = exact
-        self._rewrites = Rewrites(oracles=exact.run.random == "oracle")
-
-    def __torch_function__(
-        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        kwargs = kwargs or {}
-        reads = self._exact.reads if self._exact.run.leaving == "follow" else None
-        if reads is not None and reads.count:
-            args, kwargs = reads.replace(args), reads.replace(kwargs)
-        if func in DISPLAYS:
-            with ordinary_pytorch():
-                return func(*args, **kwargs)
-        for tensor in tensors_in((args, kwargs)):
-            if tensor.dtype.is_floating_point or tensor.dtype.is_complex:
-                self._admit(tensor)
-        if reads is not None and (found := reads.read(func, args)) is not NotImplemented:
-            return found
-        if func in READS_MEMORY:
-            for tensor in inner_tensors(args[0]):
-                self._exact.dispatcher.refuse_reading(tensor, getattr(func, "__name__", str(func)))
-            with ordinary_pytorch():
-                return func(*args, **kwargs)
-        if func is Tensor.__deepcopy__:
-            return self._copy(*args)
-        if reads is None:
-            return self._rewrites.call(func, args, kwargs, inside=self)
-        if (found := reads.build(func, args)) is not NotImplemented:
-            return found
-        result = self._rewrites.call(func, args, kwargs, inside=self)
-        reads.remember(func, args, result)
-        return result
-
-    def _admit(self, tensor: Tensor) -> None:
-        if isinstance(tensor, FakeTensor):
-            return
-        if type(tensor) in PLAIN and is_functorch_wrapped_tensor(tensor):
-            self._require_known(tensor)
-        elif not self._exact.dispatcher.is_known(tensor):
-            with ordinary_pytorch():
-                self._exact.entry.admit(tensor)
-
-    def _require_known(self, wrapped: Tensor) -> None:
-        """Under vmap or grad the tensor's dtype is settled already: residues must have come in before."""
-        inner = wrapped
-        while is_functorch_wrapped_tensor(inner):
-            inner = get_unwrapped(inner)
-        if not self._exact.dispatcher.is_known(inner):
-            msg = (
-                f"a tensor of shape {tuple(inner.shape)} from outside enters a torch.func transform, at {user_line()}; "
-                "let exact arithmetic see it before: x = x.clone() in front of the transform"
-            )
-            raise ExactArithmeticError(msg)
-
-    def _copy(self, source: Tensor, memo: dict[Any, Any]) -> Tensor:
-        """`copy.deepcopy`, which copies a storage's bytes past every op."""
-        with ordinary_pytorch():
-            copy: Tensor = Tensor.__deepcopy__(source, memo)  # type: ignore[no-untyped-call]
-        for old, new in zip(inner_tensors(source), inner_tensors(copy), strict=True):
-            tag = self._exact.tags.get(old)
-            if tag is not None:
-                self._exact.tags.set(new, tag.bare)
-        return copy
