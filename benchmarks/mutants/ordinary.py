@@ -184,6 +184,7 @@ def _run_rank(
     torch.manual_seed(SEED)
     if configuration.candidate is not None:
         run = OrdinaryRun(mesh=mesh, state=_tensors(state), steps=max(step.steps, STEPS), rank=rank)
+        run.loads_whole = configuration.draws_anew
         run.batch = _cast(step.batch, dtype)
         configuration.candidate(run)
         assert run.model is not None
@@ -238,6 +239,7 @@ class OrdinaryRun:
     steps: int
     rank: int
     batch: Any = None
+    loads_whole: bool = False  # the state over what the training has drawn itself, as the prover does
     model: nn.Module | None = None
     outcome: Outcome = field(default_factory=Outcome)
 
@@ -247,6 +249,8 @@ class OrdinaryRun:
 
     def watch(self, model: nn.Module) -> None:
         self.model = model
+        if self.loads_whole:
+            _load_whole(model, self.state)
 
     def batches(self) -> Iterator[Any]:
         for _ in range(self.steps):

@@ -12,6 +12,7 @@ from benchmarks.mutants.configuration import Configuration, sharded
 from benchmarks.mutants.models.lora import of_trained
 from benchmarks.mutants.models.vocabulary import EVERY_ROW, VACUOUS, Words, padded, split_rows, words_step
 from benchmarks.mutants.steps import adamw
+from shardproof.proving.cause import CauseKind
 
 SWAPPED = [0, 1, 4, 3, 2]  # rows 2 and 4, which no token hits
 
@@ -40,7 +41,8 @@ BUG = Bug(
     name="frozen-rows-swapped",
     phase="F",
     seen_in="review: frozen parameters",
-    root="*table.weight",
+    root="initial parameter table.weight",
+    cause=CauseKind.OUT_OF_PLACE,
     plant=plant,
     shown_by=lambda: plant(True, EVERY_ROW),
 )

@@ -7,6 +7,7 @@ from torch import nn
 from benchmarks.mutants.bug import Bug
 from benchmarks.mutants.configuration import Configuration, sharded
 from benchmarks.mutants.models.vocabulary import VACUOUS, padded, split_rows, words_step
+from shardproof.proving.cause import CauseKind
 
 
 def plant(planted: bool) -> Configuration:
@@ -25,5 +26,6 @@ BUG = Bug(
     phase="I",
     seen_in="flame#42",
     root="initial parameter keys.bias",
+    cause=CauseKind.ZEROED,
     plant=plant,
 )

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from benchmarks.mutants.bug import Bug
 from benchmarks.mutants.configuration import Configuration, sharded
 from benchmarks.mutants.models.vocabulary import EVERY_ROW, VACUOUS, padded, split_rows, words_step
+from shardproof.proving.cause import CauseKind
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -31,6 +32,7 @@ BUG = Bug(
     phase="I",
     seen_in="pytorch#144109",
     root="initial parameter table.weight",
+    cause=CauseKind.HELD_TWICE,
     plant=plant,
     shown_by=lambda: plant(True, EVERY_ROW),
 )

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from benchmarks.mutants.bug import Bug
 from benchmarks.mutants.configuration import Configuration, sharded
 from benchmarks.mutants.models.two_layers import TwoLayers, split_two_layers, two_layer_step
+from shardproof.proving.cause import CauseKind
 
 
 class BiasBefore(TwoLayers):
@@ -38,6 +39,7 @@ BUG = Bug(
     name="padding-that-trains",
     phase="U",
     seen_in="review: zeros taken for padding",
-    root="*down.bias",
+    root="initial parameter down.bias",
+    cause=CauseKind.ZEROED,
     plant=plant,
 )

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from benchmarks.mutants.bug import Bug
 from benchmarks.mutants.configuration import Configuration, on_mesh
 from benchmarks.mutants.models.vocabulary import EVERY_ROW, VACUOUS, words_step
+from shardproof.proving.cause import CauseKind
 
 
 class Own(torch.autograd.Function):
@@ -55,6 +56,7 @@ BUG = Bug(
     phase="I,R",
     seen_in="flame#42",
     root="initial parameter table.weight",
+    cause=CauseKind.ZEROED,
     plant=plant,
     shown_by=lambda: plant(True, EVERY_ROW.repeat(2, 1)),
 )

@@ -11,6 +11,7 @@ from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, 
 from benchmarks.mutants.bug import Bug
 from benchmarks.mutants.configuration import Configuration, sharded
 from benchmarks.mutants.models.two_layers import TwoLayersByModules, two_layer_step
+from shardproof.proving.cause import CauseKind
 
 if TYPE_CHECKING:
     from torch.distributed.device_mesh import DeviceMesh
@@ -42,8 +43,8 @@ BUG = Bug(
     name="nothing-split",
     phase="-",
     seen_in="review: a proof of nothing",
-    root="*",
-    cause="nothing is split",
+    root="sharding tp",
+    cause=CauseKind.NOTHING_SPLIT,
     plant=plant,
     shown_by=lambda: "no number: the whole step is taken on every rank, and nothing that was to be proved is",
 )

@@ -11,6 +11,7 @@ from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, 
 from benchmarks.mutants.bug import Bug
 from benchmarks.mutants.configuration import Configuration, sharded
 from benchmarks.mutants.models.two_layers import OUTPUTS, TwoLayersByModules, two_layer_step
+from shardproof.proving.cause import CauseKind
 
 if TYPE_CHECKING:
     from torch.distributed.device_mesh import DeviceMesh
@@ -50,7 +51,7 @@ BUG = Bug(
     phase="I",
     seen_in="Megatron-Bridge#5840",
     root="initial parameter down.weight",
-    cause="spread",
+    cause=CauseKind.INITIAL_SPREAD,
     plant=plant,
     shown_by=lambda: f"the standard deviation of down.weight is {2**0.5:.3f} times one device's",
 )

@@ -71,6 +71,16 @@ def test_a_gradient_that_one_device_has_not_is_a_fault():
     assert (aligned.held, aligned.fault.kind) == ({}, CauseKind.EXTRA_GRADIENT)
 
 
+def test_a_state_of_a_parameter_that_trains_without_it_on_one_device_is_not_in_the_reference():
+    state = Key(0, Phase.STATE, f"{GRADIENT.name}/momentum_buffer")
+    for reference, kind in (
+        ({GRADIENT: torch.cat([UPPER, LOWER])}, CauseKind.NOT_IN_REFERENCE),
+        ({}, CauseKind.EXTRA_GRADIENT),
+    ):
+        aligned = make_alignment(reference, {state: UPPER}, {state: LOWER}).of(state)
+        assert (aligned.held, aligned.fault.kind) == ({}, kind)
+
+
 @pytest.mark.parametrize(("key", "kind"), [(LOSS, CauseKind.NOT_IN_REFERENCE), (OUTPUT, None)])
 def test_what_the_reference_has_not_is_a_fault_unless_it_is_an_activation(key, kind):
     aligned = make_alignment({}, {key: 1.0}, {key: 1.0}).of(key)

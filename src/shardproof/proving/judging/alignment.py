@@ -213,6 +213,8 @@ class Alignment:
     def _kind_of_extra(self, key: Key) -> CauseKind:
         names = self.layout.spans(key.name.partition("/")[0])
         whole = [self._reference_key(key.step, Phase.GRADIENT, name, "") for name in names]
+        if key.phase is Phase.STATE and any(one in self.reference.tensors for one in whole):
+            return CauseKind.NOT_IN_REFERENCE  # it trains on one device too, without such a state
         frozen = any(one in self.reference.frozen for one in whole)
         return CauseKind.UNFROZEN if frozen and key.phase is Phase.GRADIENT else CauseKind.EXTRA_GRADIENT
 

@@ -43,8 +43,15 @@ def judge_initial(
     """
     whole = layout.state.flatten(reference).double()
     found = [
-        _judge(name, [rank[name] for rank in ranks], layout, whole, reference, by_dtensor=name in by_dtensor)
-        for name in ranks[0]
+        _judge(
+            name,
+            {rank: values[name] for rank, values in enumerate(ranks) if name in values},
+            layout,
+            whole,
+            reference,
+            by_dtensor=name in by_dtensor,
+        )
+        for name in dict.fromkeys(name for values in ranks for name in values)
     ]
     others = tuple(finding for finding in found if finding.verdict is not Verdict.PROVED)
     if others:
@@ -87,12 +94,15 @@ def given_values(element_index: Tensor, whole: Tensor) -> Tensor:
 
 
 def _judge(
-    name: str, held: Sequence[Tensor], layout: Layout, whole: Tensor, reference: Values, *, by_dtensor: bool
+    name: str, by_rank: Mapping[int, Tensor], layout: Layout, whole: Tensor, reference: Values, *, by_dtensor: bool
 ) -> Finding:
-    element_index = [layout.element_index[name][rank] for rank in range(len(held))]
+    held = list(by_rank.values())
+    element_index = [layout.element_index[name][rank] for rank in by_rank]
     if any(own.shape != index.shape for own, index in zip(held, element_index, strict=True)):
         return _finding(name, Verdict.WRONG, CauseKind.INITIAL_MISSHAPEN)
-    wrong = [rank for rank in range(len(held)) if not _is_right(held[rank], element_index[rank], whole)]
+    wrong = [
+        rank for rank, index in zip(by_rank, element_index, strict=True) if not _is_right(by_rank[rank], index, whole)
+    ]
     if not wrong:
         return _finding(name, Verdict.PROVED, None)
     if _replicas_differ(held, element_index):

@@ -56,8 +56,10 @@ def find_candidate_layout(both: BothSides) -> Layout:
     depending = sorted({name for side in both.ranks for name in side.depending})
     if depending:
         raise CannotRunError(not_of_the_state(depending[0]))
-    names = list(both.ranks[0].parameters)
-    held = {name: {rank: side.parameters[name] for rank, side in enumerate(both.ranks)} for name in names}
+    held: dict[str, dict[int, Tensor]] = {}
+    for rank, side in enumerate(both.ranks):
+        for name, values in side.parameters.items():  # stages of a pipeline have parameters of their own
+            held.setdefault(name, {})[rank] = values
     return find_layout(both.reference.parameters, held)
 
 
@@ -162,8 +164,9 @@ def _initial_of_ranks(both: BothSides, layout: Layout) -> list[dict[str, Tensor]
     whole = layout.state.flatten(both.reference.initial).double()
     return [
         {
-            name: side.initial[name] if name in side.initial else given_values(layout.element_index[name][rank], whole)
+            name: side.initial[name] if name in side.initial else given_values(index[rank], whole)
             for name in names
+            if rank in (index := layout.element_index[name])
         }
         for rank, side in enumerate(both.ranks)
     ]

@@ -87,6 +87,8 @@ class Layout:
         return self._spans[name]
 
     def _find_spans(self, name: str) -> Sequence[str]:
+        if name not in self.element_index:
+            return ()  # no rank has a parameter of this name
         held = torch.cat([index.reshape(-1) for index in self.element_index[name].values()])
         held = held[held != PADDING]
         return [

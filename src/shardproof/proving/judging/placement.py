@@ -218,7 +218,7 @@ def _share_out(own: Mapping[int, Tensor | None], count: int, axes: Axes) -> Mapp
     """The rows that each rank computes with, if each row is on exactly one rank."""
     gathered: dict[int, Tensor] = {}
     for group in axes.groups(axes.data):
-        parts = [rows for rank in group if (rows := own[rank]) is not None]
+        parts = [rows for rank in group if (rows := own.get(rank)) is not None]
         if len(parts) < len(group):
             return None
         same = all(torch.equal(part, parts[0]) for part in parts)
