@@ -89,6 +89,7 @@ SHOWN = {
     "mean": lambda x: sum([x.item(), x.item()]) / 2,
     "smallest": lambda x: min([math.inf, x.item(), x.item() * 2]),
     "int": lambda x: int(x.item()),
+    "a share": lambda x: (x.expand(3) > 0.5).float().mean().item(),
     "logarithm": lambda x: math.log(x.item()),
 }
 
@@ -125,6 +126,8 @@ LARGE = {
     "equal": lambda x: torch.equal(x, x * 2),
     "integers": lambda x: (x * 2).long(),
     "an index": lambda x: torch.arange(10)[x.long()],
+    "a branch on any": lambda x: 1 if (x > 0.3).any() else 2,
+    "a branch on all": lambda x: (x * 2 > x).all().item(),
 }
 
 
@@ -176,6 +179,7 @@ def test_a_comparison_is_decided_alike_everywhere_and_both_ways_over_seeds():
             number, tensor, other = (x * x).sum().item(), (x * x).sum(), (y * y).sum().item()
             found.append(number > 2)
             assert found[-1] == bool(tensor > 2) == (number > 2) == (not number <= 2) == bool(torch.gt(tensor, 2))
+            assert found[-1] == (tensor > 2).item()
             assert (number < other) == (other > number) == (not other <= number)
             assert number == (x * x).sum().item()
             assert number != other

@@ -353,7 +353,8 @@ class Dispatcher:
         if tag is None:
             return
         if tag.compared or not tag.real:
-            self.run.leave(f"{what} of a comparison of residues" if tag.compared else what, number=number)
+            followed = number and tensor.dtype != torch.bool  # a truth value of many numbers is no comparison of two
+            self.run.leave(f"{what} of a comparison of residues" if tag.compared else what, number=followed)
         if self.void.of(tensor) is not None:
             self.run.escaped_void = True
         self.run.escaped = self.run.escaped.chosen_by(tag.degree)

@@ -106,7 +106,7 @@ class NumberReads:
         x = _own(args[0])
         if type(x) not in PLAIN:
             return NotImplemented
-        if func is Tensor.__bool__ and (compared := self._compared.get(x)) is not None:
+        if func in (Tensor.__bool__, Tensor.item) and (compared := self._compared.get(x)) is not None:
             return self._decide(compared)
         dispatcher = self.dispatcher
         if not x.is_floating_point() or not dispatcher.is_known(x) or dispatcher.constants.value_of(x) is not None:
