@@ -1,15 +1,17 @@
 """Wrong programs, small primes: how often they agree with the right one stays within the derived bound.
 
-A pair is two formulas that differ, at one prime, one key and one draw of the inputs: 675,000 of whole
-programs, 456,000 of programs in segments. The controls
+A pair is two formulas that differ, at one prime, one key and one draw of the inputs: 729,000 of whole
+programs, 684,000 of programs in segments. The controls
 break an oracle in the ways that the first prototype did, and must be seen to break the bound.
 """
 
 import gc
+from dataclasses import replace
 
 import pytest
 import torch
 
+from shardproof.exact.algebra.degree import Degree
 from shardproof.exact.soundness import (
     PRIMES,
     PROGRAMS,
@@ -19,12 +21,16 @@ from shardproof.exact.soundness import (
     gelu_constant,
     in_segments,
     measure,
+    other_maximum,
     products,
     relu_element,
     relu_scale,
+    scale,
     scaled_alike,
     sqrt_dropped,
     table,
+    wide_cross_entropies,
+    wide_softmaxes,
 )
 
 KEYS = 20
@@ -57,6 +63,24 @@ def test_cuts_by_value_break_the_bound(prime, monkeypatch):
     for program in (in_segments(products, 16), in_segments(scaled_alike, 16)):
         rate = measure(program, prime, keys=KEYS, rows=SEGMENTED_PRIMES[prime])
         assert not rate.holds, table([rate])
+
+
+@pytest.mark.parametrize(
+    ("program", "prime", "smaller"),
+    [
+        (other_maximum, 1009, {"tops": 0.0}),  # as if maxima met as often as single numbers
+        (scale, 1009, {"over": 0.1}),
+        (in_segments(wide_softmaxes, 4), 503, {"over": 0.05, "under": 0.05}),
+        (in_segments(wide_cross_entropies, 4), 503, {"over": 0.05, "gates": 0.0, "inverses": False}),
+    ],
+    ids=["maximum", "scale", "softmax", "cross-entropy"],
+)
+def test_a_bound_that_is_too_small_does_not_hold(program, prime, smaller, monkeypatch):
+    assert measure(program, prime, keys=KEYS, rows=2000).holds
+    chance = Degree.chance
+    monkeypatch.setattr(Degree, "chance", lambda degree, prime: chance(replace(degree, **smaller), prime))
+    rate = measure(program, prime, keys=KEYS, rows=2000)
+    assert not rate.holds, table([rate])
 
 
 def test_wrong_programs_do_agree_by_chance_as_often_as_one_point_in_the_field():

@@ -7,9 +7,11 @@ from fractions import Fraction
 
 from tests.report.proofs import FLOAT32, NEAR, ROUNDED, finding, proof
 
+from shardproof.exact import NoBound
 from shardproof.frameworks.specification import Specification
 from shardproof.proving.cause import Cause, CauseKind
-from shardproof.proving.findings import Sharding, Verdict
+from shardproof.proving.findings import Sharding, Unbounded, Verdict
+from shardproof.proving.records import Key, Phase
 from shardproof.report.json import SCHEMA_VERSION, installed_versions, render_json
 from shardproof.version import __version__
 
@@ -84,3 +86,13 @@ def test_a_proof_says_how_its_step_can_be_made_again_if_that_is_known(tmp_path, 
 def test_the_versions_are_of_what_a_proof_depends_on():
     assert installed_versions()["shardproof"] == __version__
     assert set(installed_versions()) == {"shardproof", "python", "torch", "transformers"}
+
+
+def test_why_a_tensor_has_no_bound_is_a_value_with_its_words():
+    unbounded = Unbounded(reason=NoBound.SELECTION, at=Key(1, Phase.OUTPUT, "router", 2))
+    found, bounded = rendered(finding(unbounded=unbounded), finding("b", false_accept=0.5))["findings"]
+    text = found["unbounded"].pop("text")
+    place = {"step": 2, "phase": "output", "name": "router", "call": 3}
+    assert found["unbounded"] == {"reason": "selection", "at": place}
+    assert "a selection" in text
+    assert bounded["unbounded"] is None

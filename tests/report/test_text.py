@@ -6,9 +6,10 @@ from fractions import Fraction
 import pytest
 from tests.report.proofs import FLOAT32, NEAR, ROUNDED, finding, proof
 
+from shardproof.exact import NoBound
 from shardproof.proving.cause import Cause, CauseKind, Mend
-from shardproof.proving.findings import Native, Sharding, Verdict
-from shardproof.proving.records import CollectiveCall, Phase
+from shardproof.proving.findings import Native, Sharding, Unbounded, Verdict
+from shardproof.proving.records import CollectiveCall, Key, Phase
 from shardproof.report.text import render_text
 
 MISSING = Cause(kind=CauseKind.MISSING_ALL_REDUCE, axes=("tp",), mend=Mend.ALL_REDUCE_GRADIENT)
@@ -217,3 +218,22 @@ def test_no_name_reaches_the_terminal_as_it_is():
     )
     assert "\x1b" not in text
     assert "\nb" not in text
+
+
+@pytest.mark.parametrize("reason", NoBound)
+def test_a_tensor_without_a_bound_says_why_and_where_the_bound_is_lost(reason):
+    unbounded = Unbounded(reason=reason, at=Key(0, Phase.OUTPUT, "block\x1b.attention"))
+    lost = [finding(f"w{number}", unbounded=unbounded) for number in range(5)]
+    found = lines(finding("b", false_accept=1e-9), *lost, finding("c"))
+    at = found.index("5 tensors agree at 2 random points, no derived bound.")
+    assert found[at + 1].startswith("  The bound is lost at step 1, output block\\x1b.attention: ")
+    assert found[at + 1].endswith(".")
+    assert found[at + 2] == "1 tensor agrees (c) at 2 random points, no derived bound."
+    assert "1 tensor agrees by chance with probability at most 1e-09 each." in found
+
+
+def test_each_reason_has_a_line_of_its_own():
+    at = Key(0, Phase.OUTPUT, "up")
+    lost = [finding(f"w{n}", unbounded=Unbounded(reason=reason, at=at)) for n, reason in enumerate(NoBound)]
+    told = [line for line in lines(*lost) if "The bound is lost at" in line]
+    assert len(set(told)) == len(NoBound)

@@ -3,6 +3,7 @@
 from shardproof.exact.algebra.bound import Bound, bound_of, trials_needed
 from shardproof.exact.algebra.cut import Cut
 from shardproof.exact.algebra.degree import Degree
+from shardproof.exact.algebra.no_bound import NoBound
 from shardproof.exact.algebra.residue import VOID
 from shardproof.exact.engine.mode import ExactArithmetic
 from shardproof.exact.errors import (
@@ -24,6 +25,7 @@ __all__ = [
     "ExactArithmetic",
     "ExactArithmeticError",
     "LeavingFieldError",
+    "NoBound",
     "NotANumberError",
     "RandomDrawError",
     "SymbolError",

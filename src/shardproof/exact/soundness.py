@@ -231,12 +231,26 @@ def gathered(d: Inputs, bug: bool) -> Tensor:
     return torch.cat([(d("v", 4).gather(1, chosen.indices) * chosen.values).sum(1, keepdim=True), scores[:, 3:]], 1)
 
 
+def other_maximum(d: Inputs, bug: bool) -> Tensor:
+    """The maximum of 24 other numbers. Two maxima meet n / 2 times as often as two numbers."""
+    return d("y" if bug else "x", 24).amax(1)
+
+
+def wide_softmax(d: Inputs, bug: bool) -> Tensor:
+    """Softmax of 24 elements, one of which is another."""
+    x = d("x", 24)
+    if bug:
+        x = torch.cat([d("y", 1), x[:, 1:]], 1)
+    d.divide((x - x.amax(1, keepdim=True)).exp().sum(1))
+    return x.softmax(1)[:, 1]
+
+
 PROGRAMS: tuple[Callable[[Inputs, bool], Tensor], ...] = (
     *(scale, index, transposed, dropped, relu_scale, relu_element, relu_slope, clamp_norm),
     *(masked, threshold, huber_slope),
     *(gelu_scale, gelu_constant, gelu_tanh_slope),
     *(softmax_scale, softmax_element, cross_entropy, sigmoid_sign, exp_of_sum, log_scale, sqrt_dropped, layer_norm),
-    *(odd_even, largest, gathered),
+    *(odd_even, largest, gathered, other_maximum, wide_softmax),
 )
 
 
@@ -277,6 +291,35 @@ def slopes(d: Inputs, bug: bool, cuts: int) -> Tensor:
     return slope
 
 
+# So many elements has a row of a softmax that is cut inside.
+_WIDE = 64
+
+
+def _cut_exponentials(d: Inputs, x: Tensor, name: str) -> tuple[Tensor, Tensor]:
+    """X - max(x) and its exponentials, both cut where the prover cuts a wide softmax."""
+    less = x - d.cut(x.detach().amax(-1, keepdim=True), f"{name} maximum")
+    return less, d.cut(less.exp(), f"{name} exponentials")
+
+
+def wide_softmaxes(d: Inputs, bug: bool, cuts: int) -> Tensor:
+    """A softmax of 64 elements in each segment, cut inside too; the last leaves one element out of the sum."""
+    t = d("x", _WIDE)
+    for i in range(cuts):
+        _, exponentials = _cut_exponentials(d, t * d(f"weight {i}", _WIDE), f"softmax {i}")
+        t = d.cut(exponentials / d.divide(exponentials.sum(1, keepdim=True)), f"cut {i}")
+    _, last = _cut_exponentials(d, t, "last")
+    return last[:, 0] / d.divide(last[:, : _WIDE - bug].sum(1))
+
+
+def wide_cross_entropies(d: Inputs, bug: bool, cuts: int) -> Tensor:
+    """The cross-entropy of 64 classes after cuts, cut inside too; with another label."""
+    t = d("x", _WIDE)
+    for i in range(cuts):
+        t = d.cut(t * d(f"weight {i}", _WIDE), f"cut {i}")
+    less, exponentials = _cut_exponentials(d, t, "loss")
+    return d.divide(exponentials.sum(1)).log() - less[:, 1 if bug else 0]
+
+
 def in_segments(program: Callable[[Inputs, bool, int], Tensor], cuts: int) -> Callable[[Inputs, bool], Tensor]:
     """The program with so many cuts, under a name that says how many."""
 
@@ -287,7 +330,8 @@ def in_segments(program: Callable[[Inputs, bool, int], Tensor], cuts: int) -> Ca
     return segmented
 
 
-SEGMENTED = tuple(in_segments(one, cuts) for one in (products, scaled_alike, neurons, slopes) for cuts in CUTS)
+_IN_SEGMENTS = (products, scaled_alike, neurons, slopes, wide_softmaxes, wide_cross_entropies)
+SEGMENTED = tuple(in_segments(one, cuts) for one in _IN_SEGMENTS for cuts in CUTS)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

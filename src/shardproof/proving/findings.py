@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from shardproof.exact import NoBound
     from shardproof.exact.algebra.number_branches import NumberBranch
     from shardproof.exact.algebra.reference_constants import TakenConstant
     from shardproof.proving.cause import Cause
@@ -109,6 +110,19 @@ class Numbers:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Unbounded:
+    """Why a tensor that agrees has no derived bound.
+
+    Attributes:
+        reason: how the bound was lost.
+        at: the first tensor of which no bound is derived, in the same segment or in one before it.
+    """
+
+    reason: NoBound
+    at: Key
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Finding:
     """What is said of one tensor of one step.
 
@@ -119,6 +133,7 @@ class Finding:
         ranks: where it differs.
         differing: how many elements differ, of `elements`.
         false_accept: of PROVED, a bound on the probability of agreeing by chance; None if none is derived.
+        unbounded: of PROVED, why none is derived; None where one is.
         rounding: of one that is not ok, the difference of the native float64 runs beside the reference's noise.
         numbers: in the user's own dtypes; None where they cannot be compared, or the step does not run in them.
         root: it is a first cause: nothing earlier was wrong that it could follow from.
@@ -135,6 +150,7 @@ class Finding:
     differing: int = 0
     elements: int = 0
     false_accept: float | None = None
+    unbounded: Unbounded | None = None
     rounding: Rounding | None = None
     numbers: Numbers | None = None
     root: bool = False

@@ -16,6 +16,7 @@ from torch import Tensor
 if TYPE_CHECKING:
     from collections.abc import Collection
 
+    from shardproof.exact import NoBound
     from shardproof.exact.algebra.number_branches import NumberBranch
     from shardproof.exact.algebra.reference_constants import TakenConstant
     from shardproof.proving.axes import Axes
@@ -72,10 +73,12 @@ class Recorded:
         values: the rank's own plain tensor, cloned: residues in int64, `VOID` where an element comes of a division by
             zero modulo the prime, so that the trial says nothing of it.
         chance: in exact arithmetic, bounds the probability that a different formula agrees; 1 where none is derived.
+        no_bound: why none is derived; None where one is, and in ordinary arithmetic.
     """
 
     values: Tensor
     chance: float = 1.0
+    no_bound: NoBound | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

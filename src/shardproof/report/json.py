@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from shardproof.proving.findings import FAR_RATIO, ROUNDING_RATIO
 from shardproof.report.cause_json import cause_fields
 from shardproof.report.json_number import json_number
+from shardproof.report.words import describe_unbounded
 from shardproof.version import __version__
 
 if TYPE_CHECKING:
@@ -84,10 +85,21 @@ def _finding(finding: Finding, mesh: Mapping[str, int]) -> dict[str, object]:
         "probed": finding.probed,
         "uncompared": finding.uncompared,
         "false_accept": finding.false_accept,
+        "unbounded": _unbounded_fields(finding),
         "float64_maxdiff": None if finding.rounding is None else json_number(finding.rounding.maxdiff),
         "float64_noise": None if finding.rounding is None else json_number(finding.rounding.noise),
         "numbers": _number_fields(finding),
     }
+
+
+def _unbounded_fields(finding: Finding) -> dict[str, object] | None:
+    """Why a tensor that agrees has no derived bound."""
+    unbounded = finding.unbounded
+    if unbounded is None:
+        return None
+    at = unbounded.at
+    place = {"step": at.step + 1, "phase": at.phase, "name": at.name, "call": at.call + 1}
+    return {"reason": unbounded.reason, "at": place, "text": describe_unbounded(unbounded)}
 
 
 def _native_fields(proof: Proof) -> dict[str, object] | None:

@@ -9,11 +9,12 @@ from shardproof.proving.cause import CauseKind
 from shardproof.proving.findings import FAR_RATIO, ROUNDING_RATIO, Verdict
 from shardproof.proving.records import Phase
 from shardproof.report.grouping import group_findings, merge_groups
-from shardproof.report.words import describe_cause, describe_mend
+from shardproof.report.words import describe_cause, describe_mend, describe_unbounded
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
+    from shardproof.exact import NoBound
     from shardproof.proving.findings import Finding, Proof
     from shardproof.report.grouping import Group
 
@@ -172,11 +173,7 @@ def _bound_lines(proof: Proof) -> Iterator[str]:
     bounds = [finding.false_accept for finding in proved if finding.false_accept is not None]
     if bounds and max(bounds) > 0:
         yield f"{_tensors(len(bounds))} by chance with probability at most {max(bounds):.1g} each."
-    if len(proved) > len(bounds):
-        rest = [finding for finding in proved if finding.false_accept is None]
-        named = ", ".join(sorted({_escaped(finding.key.name) for finding in rest}))
-        which = f" ({named})" if len({finding.key.name for finding in rest}) < 4 else ""
-        yield f"{_tensors(len(rest))}{which} at {proof.trials} random points, no derived bound."
+    yield from _unbounded_lines(proof, [finding for finding in proved if finding.false_accept is None])
     uncompared = [finding for finding in proved if finding.uncompared]
     if uncompared:
         count, tensors = sum(finding.uncompared for finding in uncompared), len(uncompared)
@@ -188,6 +185,21 @@ def _bound_lines(proof: Proof) -> Iterator[str]:
     for group in group_findings(in_part):
         first = group.first
         yield f"{_title(group)}: {first.probed / first.elements:.0%} of its elements were probed, the rest are zero."
+
+
+def _unbounded_lines(proof: Proof, rest: Sequence[Finding]) -> Iterator[str]:
+    """How many tensors have no derived bound, and why: a line for each reason, with the first tensor that it is of."""
+    groups: dict[NoBound | None, list[Finding]] = {}
+    for finding in rest:
+        reason = None if finding.unbounded is None else finding.unbounded.reason
+        groups.setdefault(reason, []).append(finding)
+    for group in groups.values():
+        names = {_escaped(finding.key.name) for finding in group}
+        which = f" ({', '.join(sorted(names))})" if len(names) < 4 else ""
+        yield f"{_tensors(len(group))}{which} at {proof.trials} random points, no derived bound."
+        first = group[0].unbounded
+        if first is not None:
+            yield f"  The bound is lost at {_escaped(str(first.at))}: {describe_unbounded(first)}."
 
 
 def _head_of(proof: Proof) -> str:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from shardproof.exact.algebra.no_bound import NoBound
 from shardproof.proving.cause import CauseKind, Mend
 
 if TYPE_CHECKING:
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
     from fractions import Fraction
 
     from shardproof.proving.cause import Cause, Part
-    from shardproof.proving.findings import Finding
+    from shardproof.proving.findings import Finding, Unbounded
     from shardproof.proving.records import CollectiveCall
     from shardproof.worlds.early_access import EarlyAccess
 
@@ -135,6 +136,19 @@ _MENDS: Mapping[Mend, str] = {
     Mend.RESTORE_GENERATOR: "Let the checkpoint keep the state of the generator (preserve_rng_state=True).",
 }
 
+_NO_BOUNDS: Mapping[NoBound, str] = {
+    NoBound.DEGREE: "too many numbers are multiplied with each other before the next cut",
+    NoBound.DEPTH: "too many functions are applied one after the other before the next cut",
+    NoBound.GATES: "one element depends on too many values of functions like exp and relu",
+    NoBound.SOFTMAX: "a softmax of too many elements",
+    NoBound.CROSS_ENTROPY: "a cross-entropy of too many tokens and classes in one segment",
+    NoBound.ATTENTION: "attention as one op, which is not cut inside",
+    NoBound.COMPARED: "too many elements are compared with each other",
+    NoBound.SELECTION: "a selection (max, topk, a comparison) whose operands are not compared with the reference's",
+    NoBound.READ: "a number was read out of exact arithmetic",
+    NoBound.VOID: "in each trial some element divides by zero",
+}
+
 _MOST_PARTS = 4
 
 
@@ -153,6 +167,11 @@ def describe_cause(cause: Cause, *, mesh: Mapping[str, int] | None = None) -> st
     """
     several = mesh is None or sum(size > 1 for size in mesh.values()) > 1
     return _SENTENCES[cause.kind].format_map(_parameters(cause, name_axes=several))
+
+
+def describe_unbounded(unbounded: Unbounded) -> str:
+    """Why no bound is derived, without a full stop."""
+    return _NO_BOUNDS[unbounded.reason]
 
 
 def describe_mend(cause: Cause) -> str:

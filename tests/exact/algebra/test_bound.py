@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.exact.algebra.residues import check_value_class
 
-from shardproof.exact import trials_needed
+from shardproof.exact import NoBound, trials_needed
 from shardproof.exact.algebra.bound import Bound, bound_of
 from shardproof.exact.algebra.degree import CONSTANT, UNKNOWN, VARIABLE
 
@@ -135,7 +135,7 @@ def test_the_bound_of_a_degree():
     assert bound_of(VARIABLE, prime=PRIME, trials=2, draws=5, void=True) == Bound(
         prime=PRIME, trials=2, per_trial=1 / PRIME, void=True, draws=5
     )
-    assert bound_of(VARIABLE, prime=PRIME, derived=False).per_trial is None
+    assert bound_of(VARIABLE, prime=PRIME, lost=NoBound.READ).per_trial is None
 
 
 def test_a_chance_of_more_than_a_tenth_is_not_called_a_bound():

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from fractions import Fraction
+from functools import reduce
 from math import isfinite
 
 import pytest
@@ -9,7 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.exact.algebra.residues import check_value_class
 
+from shardproof.exact.algebra.bound import LARGEST_USEFUL, bound_of
 from shardproof.exact.algebra.degree import CEILING, CONSTANT, DEEPEST, UNKNOWN, VARIABLE, Degree
+from shardproof.exact.algebra.no_bound import NoBound
 
 P = 2_097_169
 
@@ -251,6 +254,8 @@ BOTH_ASKED = Degree(over=13.0, under=7.0, gates=1.0)
 EITHER = {"queries": BOTH_ASKED, "signed": True, "inverses": True, "loose": True, "chosen": True}
 PLAIN = replace(A, monomial=False)
 
+MAXIMUM = replace(VARIABLE, orders=4.0, tops=1.0, queries=VARIABLE, chosen=True, maximum=True)
+
 WANTED = {
     # N/Q + M/R = (NR + MQ) / QR
     "a sum": (A + B, Degree(over=20.0, under=12.0, gates=11.0, orders=9.0, **EITHER)),
@@ -345,22 +350,41 @@ WANTED = {
         replace(A, gates=5.0).squared_root(),
         replace(A, over=13.0, under=2.0, gates=4.0, monomial=False),
     ),
-    "compared": (A.compared(3), Degree(orders=24.0, queries=ASKED | replace(A, orders=0.0, chosen=False), chosen=True)),
-    "a variable compared": (VARIABLE.compared(2), Degree(orders=2.0, queries=VARIABLE, chosen=True)),
-    "selected": (VARIABLE.selected_from(4), replace(VARIABLE, orders=4.0, queries=VARIABLE, chosen=True)),
-    "shifted by one": (VARIABLE.shifted_by_one_of(4), replace(VARIABLE, orders=4.0, queries=VARIABLE)),
+    "compared": (
+        A.compared(3),
+        Degree(orders=24.0, tops=3.0, queries=ASKED | replace(A, orders=0.0, chosen=False), chosen=True),
+    ),
+    "a variable compared": (VARIABLE.compared(2), Degree(orders=2.0, tops=2.0, queries=VARIABLE, chosen=True)),
+    "selected": (VARIABLE.selected_from(4), replace(VARIABLE, orders=4.0, tops=4.0, queries=VARIABLE, chosen=True)),
+    "shifted by one": (VARIABLE.shifted_by_one_of(4), replace(VARIABLE, orders=4.0, tops=1.0, queries=VARIABLE)),
+    "shifted by one that owes to a choice": (
+        replace(VARIABLE, orders=2.0, tops=1.0).shifted_by_one_of(4),
+        replace(VARIABLE, orders=14.0, tops=9.0, queries=VARIABLE),
+    ),
+    "a maximum": (VARIABLE.maximum_of(4), MAXIMUM),
+    "the maximum of maxima": (MAXIMUM.maximum_of(3), replace(MAXIMUM, orders=12.0)),
+    "the maximum of what was chosen": (
+        VARIABLE.selected_from(2).maximum_of(3),
+        replace(VARIABLE, orders=11.0, tops=11.0, queries=replace(VARIABLE, queries=VARIABLE), chosen=True),
+    ),
+    "a maximum less another": (
+        MAXIMUM + MAXIMUM,
+        replace(MAXIMUM, orders=8.0, tops=2.0, monomial=False, maximum=False),
+    ),
+    "a shift": (MAXIMUM.as_shift(), replace(MAXIMUM, tops=0.5, chosen=False)),
+    "no shift": (VARIABLE.selected_from(4).as_shift(), VARIABLE.selected_from(4)),
     "chosen by a truth value": (
         A.chosen_by(VARIABLE.compared(2)),
-        replace(A, orders=9.0, queries=replace(ASKED | VARIABLE), chosen=True),
+        replace(A, orders=9.0, tops=2.0, queries=replace(ASKED | VARIABLE), chosen=True),
     ),
     "chosen by several indices": (
         VARIABLE.chosen_by(VARIABLE.compared(2), 5),
-        replace(VARIABLE, orders=10.0, queries=VARIABLE, chosen=True),
+        replace(VARIABLE, orders=10.0, tops=10.0, queries=VARIABLE, chosen=True),
     ),
     "chosen by what compared nothing": (A.chosen_by(VARIABLE, 5), A),
     "chosen by what does not say which": (
         replace(VARIABLE, chosen=True).chosen_by(replace(VARIABLE.compared(2), chosen=False)),
-        replace(VARIABLE, orders=2.0, queries=VARIABLE, chosen=True),
+        replace(VARIABLE, orders=2.0, tops=2.0, queries=VARIABLE, chosen=True),
     ),
 }
 
@@ -479,6 +503,40 @@ def test_an_unknown_query_makes_what_asks_it_unknown():
     assert UNKNOWN.chance(P) == float("inf")
 
 
+# Why nothing is derived -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("degree", "reason"),
+    [
+        (VARIABLE.power(CEILING), NoBound.DEGREE),
+        (VARIABLE.power(CEILING // 4), NoBound.DEGREE),
+        (VARIABLE.exp().sum_of(CEILING), NoBound.GATES),
+        (VARIABLE.exp().sum_of(CEILING // 2), NoBound.GATES),
+        (VARIABLE.compared(CEILING), NoBound.COMPARED),
+        (VARIABLE.shifted_by_one_of(CEILING // 2), NoBound.COMPARED),
+        (VARIABLE.log().exp(), NoBound.DEPTH),
+        (VARIABLE.log().log(), NoBound.DEPTH),
+        (reduce(lambda degree, _: degree.oracle(), range(DEEPEST + 1), VARIABLE), NoBound.DEPTH),
+        (VARIABLE.compared(CEILING).oracle(), NoBound.COMPARED),
+    ],
+)
+def test_what_has_no_bound_says_why_and_what_is_computed_from_it_too(degree, reason):
+    assert degree.chance(P) > LARGEST_USEFUL
+    assert degree.reason(P) is reason
+    lost = degree.lost_to(reason)
+    for later in (lost + VARIABLE, VARIABLE * lost, lost | VARIABLE, lost.oracle(), lost.sum_of(3), lost.compared(2)):
+        assert later.reason(P) is reason
+    assert lost.lost_to(NoBound.READ).lost is reason  # the first one stays
+    assert bound_of(lost, prime=P).reason is reason
+    assert bound_of(VARIABLE, prime=P).reason is None
+
+
+def test_a_reason_is_no_part_of_the_value():
+    assert VARIABLE.lost_to(NoBound.READ) == VARIABLE
+    assert "lost" not in repr(VARIABLE.lost_to(NoBound.READ))
+
+
 # The chance, number by number -----------------------------------------------------------------------------------------
 
 TEN = Degree(over=7.0, under=3.0)
@@ -505,7 +563,12 @@ CHANCES = {
         + 8 / (P - 11),
     ),
     "an exponential alone": (replace(ASKING, loose=True), 10 / (P - 11) + 10 * 4 * 2 * 5 / P),
-    "compared": (replace(TEN, orders=3.0, queries=Degree(over=4.0)), 10 / P + 2 * 9 * 4 / P),
+    "compared": (replace(TEN, orders=3.0, tops=3.0, queries=Degree(over=4.0)), 10 / P + 2 * 9 * 4 / P),
+    "compared, and one decides": (
+        replace(TEN, orders=30.0, tops=1.0, queries=Degree(over=4.0)),
+        10 / P + 4 * 30 * 4 / P,
+    ),
+    "a shift by one": (replace(TEN, orders=30.0, tops=0.5, queries=Degree(over=4.0)), 10 / P + 2 * 30 * 4 / P),
     "compared without operands": (replace(TEN, orders=3.0), 10 / P),
     "asked without end, by no gate and no comparison": (replace(TEN, queries=UNKNOWN), 10 / P),
     "asked and not compared": (replace(TEN, queries=Degree(over=4.0)), 10 / P),

@@ -41,7 +41,8 @@ SPREADS = {
     "a choice by one": (lambda y: torch.where(y > 0, drawn(3, 4), 1.0), ROW),
     "an integer made of one": (lambda y: (y > 0).long() * 2, ROW),
     "a number made of one": (lambda y: (y > 0).float() * 2 + 1, ROW),
-    "the largest": (lambda y: y.amax(1, keepdim=True), [[True]] * 3),  # more than is needed: no row is told apart
+    "the largest": (lambda y: y.amax(1, keepdim=True), [[False], [True], [False]]),
+    "the first in order": (lambda y: y.sort(1).values[:, :1], [[True]] * 3),  # more than is needed
     "in place": (lambda y: (y * 1).mul_(2), ROW),
     "a slope": (lambda y: torch.ops.aten.hardtanh_backward(torch.ones(3, 4), y, -1, 1), ROW),
     "a slope of relu": (lambda y: torch.ops.aten.threshold_backward(torch.ones(3, 4), y.relu(), 0), ROW),

@@ -3,9 +3,17 @@
 import pytest
 import torch
 
+from shardproof.exact import NoBound
 from shardproof.proving.axes import Axes
+from shardproof.proving.findings import Unbounded
 from shardproof.proving.judging.alignment import Alignment
-from shardproof.proving.judging.bounds import bound_of_trials, choose_cuts, count_missing_trials, over_segments
+from shardproof.proving.judging.bounds import (
+    bound_of_trials,
+    choose_cuts,
+    count_missing_trials,
+    find_unbounded,
+    over_segments,
+)
 from shardproof.proving.judging.layout import find_layout
 from shardproof.proving.judging.outcomes import Outcome, VoidHeld
 from shardproof.proving.records import Key, Phase, Recorded, Records
@@ -61,6 +69,30 @@ def test_a_later_worse_segment_counts_and_a_better_one_does_not_help():
     steps = [Key(step, Phase.UPDATE, "w") for step in range(4)]
     outcomes = {key: outcome(chance) for key, chance in zip(steps, [1e-6, 1e-4, 1e-5, 1e-3], strict=True)}
     assert chances(outcomes) == [1e-6, 1e-4, 1e-4, 1e-3]
+
+
+def test_the_first_reason_of_a_segment_before_stays():
+    lost = [Unbounded(reason=reason, at=key) for reason, key in ((NoBound.SOFTMAX, UP), (NoBound.DEPTH, GRADIENT))]
+    outcomes = {
+        DOWN: outcome(1e-6),
+        UP: outcome(1.0, unbounded=lost[0]),
+        GRADIENT: outcome(1.0, unbounded=lost[1]),
+        UPDATE: outcome(1e-5),
+    }
+    cuts = frozenset({(Phase.OUTPUT, "up", 0)})
+    assert [one.unbounded for one in over_segments(outcomes, cuts, fresh=True).values()] == [None, *[lost[0]] * 3]
+    assert [one.unbounded for one in over_segments(outcomes, cuts, fresh=False).values()] == [None, *lost, None]
+
+
+def test_the_last_trial_with_a_reason_has_it_and_void_in_all_is_one():
+    first, last = (
+        outcome(1.0, unbounded=Unbounded(reason=reason, at=UP)) for reason in (NoBound.DEGREE, NoBound.DEPTH)
+    )
+    assert find_unbounded(UPDATE, [first, last, outcome(1e-6)]).reason is NoBound.DEPTH
+    assert find_unbounded(UPDATE, [outcome(1e-6)]) is None
+    void = outcome(1.0, void=VOID)
+    assert find_unbounded(UPDATE, [void, void]) == Unbounded(reason=NoBound.VOID, at=UPDATE)
+    assert find_unbounded(UPDATE, [void, outcome(1e-6)]) is None
 
 
 # Cuts -----------------------------------------------------------------------------------------------------------------

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from shardproof.exact.algebra.degree import Degree
+    from shardproof.exact.algebra.no_bound import NoBound
 
 # A chance per trial above this is not called a bound, however small its power over many trials is.
 LARGEST_USEFUL = 0.1
@@ -26,6 +27,7 @@ class Bound:
         per_trial: a bound on the probability that a different formula of the same degree agrees; None without one.
         void: the tensor depends on a division by zero: the trial says nothing of it.
         draws: how many trials were drawn, void ones that do not count included; `trials` unless given.
+        reason: why there is no bound on a trial's chance; None where there is one.
     """
 
     prime: int
@@ -33,6 +35,7 @@ class Bound:
     per_trial: float | None
     void: bool = False
     draws: int | None = None
+    reason: NoBound | None = None
 
     def __post_init__(self) -> None:
         if self.trials < 1 or (self.draws is not None and self.draws < self.trials):
@@ -56,12 +59,19 @@ class Bound:
             return "void: a division by zero modulo the prime on the way here; draw again with another seed"
         points = f"{self.trials} random point" + ("s" if self.trials != 1 else "")
         if self.probability is None:
-            return f"agreed at {points}, no derived bound"
+            why = "" if self.reason is None else f": {self.reason}"
+            return f"agreed at {points}, no derived bound{why}"
         return f"a different program agrees at {points} with probability at most {self.probability:.2g}"
 
 
 def bound_of(
-    degree: Degree, *, prime: int, trials: int = 1, void: bool = False, draws: int | None = None, derived: bool = True
+    degree: Degree,
+    *,
+    prime: int,
+    trials: int = 1,
+    void: bool = False,
+    draws: int | None = None,
+    lost: NoBound | None = None,
 ) -> Bound:
     """The bound for an element of this degree (docs/exact.md, theorems 1 and 2).
 
@@ -71,11 +81,14 @@ def bound_of(
         trials: how many agreed.
         void: whether the element depends on a division by zero.
         draws: how many were drawn, where void ones were drawn again.
-        derived: false where the program left the field before, so that the theorem does not apply.
+        lost: why the theorem does not apply, whatever the degree; None where it does.
     """
     chance = degree.chance(prime)
-    per_trial = chance if derived and chance <= LARGEST_USEFUL else None
-    return Bound(prime=prime, trials=trials, per_trial=per_trial, void=void, draws=draws)
+    if lost is None and chance > LARGEST_USEFUL:
+        lost = degree.reason(prime)
+    return Bound(
+        prime=prime, trials=trials, per_trial=chance if lost is None else None, void=void, draws=draws, reason=lost
+    )
 
 
 def trials_needed(degree: Degree, *, prime: int, wanted: float = WANTED) -> int | None:

@@ -7,8 +7,10 @@ proves the theorem behind `Degree.chance`; the names of its quantities are the n
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from math import inf
+
+from shardproof.exact.algebra.no_bound import NoBound
 
 # No prime is larger, so a degree past this bounds nothing; it becomes UNKNOWN, which keeps numbers and work small.
 CEILING = float(1 << 23)
@@ -27,11 +29,14 @@ class Degree:
         gates: how many oracle outputs can occur anywhere in the formula, inside an oracle's argument too.
         queries: what bounds the argument of any of those oracles, and every element that was compared; None without.
         orders: how many elements were compared on the way, by the keyed order or for equality.
+        tops: how many of these decide: of a maximum one, of a sort or a comparison all.
         monomial: the element is a constant times a product of variables, so that 1/x has no denominator either.
         signed: negative exponents can occur.
         inverses: a logarithm occurs, the one oracle that can give back another one's argument.
         loose: an exponential occurs that is not inside a logarithm.
         chosen: which element it is was chosen by comparing; the theorem then asks that what was compared agrees too.
+        maximum: it is a maximum of elements that were not chosen.
+        lost: why nothing is derived any more; None where something is. It is no part of the value.
     """
 
     over: float = 0.0
@@ -39,11 +44,14 @@ class Degree:
     gates: float = 0.0
     queries: Degree | None = None
     orders: float = 0.0
+    tops: float = 0.0
     monomial: bool = False
     signed: bool = False
     inverses: bool = False
     loose: bool = False
     chosen: bool = False
+    maximum: bool = False
+    lost: NoBound | None = field(default=None, compare=False, repr=False)
 
     # What it says ----------------------------------------------------------------------------------------------------
 
@@ -55,10 +63,29 @@ class Degree:
         """
         if self.unknown:
             return inf
+        return self._meets(prime) + self._choice(prime)
+
+    def _choice(self, prime: int) -> float:
+        """Step 1 of the proof: no two of the compared elements meet, or only none that decides meets another."""
+        if not self.orders or self.queries is None:
+            return 0.0
+        return min(2 * self.orders**2, 4 * self.tops * self.orders) * self.queries._meets(prime)
+
+    def reason(self, prime: int) -> NoBound:
+        """Why the chance is too large: what it is lost to, or the largest of its terms."""
+        if self.lost is not None:
+            return self.lost
+        if self.unknown:
+            return NoBound.DEGREE
         met = self._meets(prime)
-        if self.orders and self.queries is not None:
-            met += 2 * self.orders**2 * self.queries._meets(prime)
-        return met
+        if self._choice(prime) > met:
+            return NoBound.COMPARED
+        alone = replace(self, gates=0.0, inverses=False)._meets(prime)
+        return NoBound.DEGREE if alone > met / 2 else NoBound.GATES
+
+    def lost_to(self, reason: NoBound) -> Degree:
+        """The same, for this reason without a bound; an earlier reason stays."""
+        return self if self.lost is not None else replace(self, lost=reason)
 
     @property
     def unknown(self) -> bool:
@@ -92,7 +119,7 @@ class Degree:
     def __add__(self, other: Degree) -> Degree:
         """Of a sum or difference."""
         if other is CONSTANT:
-            return replace(self, over=max(self.over, self.under), monomial=False)
+            return replace(self, over=max(self.over, self.under), monomial=False, maximum=False)
         over = max(self.over + other.under, other.over + self.under)
         return self._with(other, over=over, under=self.under + other.under, monomial=False)
 
@@ -116,11 +143,14 @@ class Degree:
                 gates=max(self.gates, other.gates),
                 queries=_joined(self.queries, other.queries),
                 orders=max(self.orders, other.orders),
+                tops=max(self.tops, other.tops),
                 monomial=self.monomial and other.monomial,
                 signed=self.signed or other.signed,
                 inverses=self.inverses or other.inverses,
                 loose=self.loose or other.loose,
                 chosen=self.chosen or other.chosen,
+                maximum=self.maximum and other.maximum,
+                lost=self.lost or other.lost,
             )
         )
 
@@ -129,8 +159,8 @@ class Degree:
         if self.unknown:
             return self
         if self.monomial:
-            return replace(self, signed=True) if self.over + self.under > 0 else self
-        return replace(self, over=self.under, under=self.over)
+            return replace(self, signed=True, maximum=False) if self.over + self.under > 0 else self
+        return replace(self, over=self.under, under=self.over, maximum=False)
 
     def sum_of(self, count: int) -> Degree:
         """Of a sum of `count` elements, each with a denominator of its own."""
@@ -143,13 +173,15 @@ class Degree:
                 under=count * self.under,
                 gates=count * self.gates,
                 orders=count * self.orders,
+                tops=count * self.tops,
                 monomial=False,
+                maximum=False,
             )
         )
 
     def power(self, exponent: int) -> Degree:
         """Of x**exponent, exponent > 0."""
-        return _checked(replace(self, over=self.over * exponent, under=self.under * exponent))
+        return _checked(replace(self, over=self.over * exponent, under=self.under * exponent, maximum=False))
 
     def softmax_backward(self, grad: Degree, count: int) -> Degree:
         """Of y * (grad - sum(grad * y)) along rows of `count` elements, this one y's: a softmax, y = e/z.
@@ -158,7 +190,7 @@ class Degree:
         with a denominator of its own.
         """
         if self.unknown or grad.unknown:
-            return UNKNOWN
+            return self if self.unknown else grad
         inner = self._with(
             grad,
             over=grad.over + max(self.over, self.under) + (count - 1) * grad.under,
@@ -172,12 +204,14 @@ class Degree:
                 under=2 * self.under + inner.under,
                 gates=self.gates + count * grad.gates,
                 orders=self.orders + count * grad.orders,
+                tops=self.tops + count * grad.tops,
             )
         )
 
     def product_of(self, count: int) -> Degree:
         """Of a product of `count` different elements like this one, count > 0."""
-        return _checked(replace(self.power(count), gates=count * self.gates, orders=count * self.orders))
+        gates, orders, tops = (count * one for one in (self.gates, self.orders, self.tops))
+        return _checked(replace(self.power(count), gates=gates, orders=orders, tops=tops))
 
     # Oracles ---------------------------------------------------------------------------------------------------------
 
@@ -192,18 +226,18 @@ class Degree:
     def exp(self) -> Degree:
         """Of E(x), a new variable or its inverse; of something that depends on a logarithm nothing is derived."""
         if self.inverses:
-            return UNKNOWN
+            return UNKNOWN.lost_to(self.lost or NoBound.DEPTH)
         found = self._queried(self)
         return found if found.unknown else replace(found, signed=True, loose=True)
 
     def log(self) -> Degree:
         """Of the inverse of E: a new variable, or an E's argument on the way here, whose degree `queries` bounds."""
         if self.inverses:
-            return UNKNOWN
+            return UNKNOWN.lost_to(self.lost or NoBound.DEPTH)
         # An output of E may be met by the argument here: it counts among the arguments, as a variable or its inverse.
         found = self._queried(replace(self | VARIABLE, signed=True))
         if found.unknown:
-            return UNKNOWN
+            return found
         before = self.queries or CONSTANT
         return replace(
             found,
@@ -227,26 +261,55 @@ class Degree:
             gates=max(0.0, self.gates - 1),
             monomial=False,
             signed=self.signed or before.signed,
+            maximum=False,
         )
 
     def selected_from(self, count: int) -> Degree:
         """Of an element chosen among `count` like this one by the keyed order."""
         return self.chosen_by(self.compared(count))
 
+    def maximum_of(self, count: int) -> Degree:
+        """Of the last of `count` elements like this one in the keyed order; of maxima, of all their elements."""
+        if self.maximum:
+            tops = self.tops if self.tops == 1 else count * self.tops
+            found = _checked(replace(self, orders=count * self.orders, tops=tops))
+        else:
+            found = self.chosen_by(self._topped(count))
+        return replace(found, maximum=self.maximum or not self.chosen)
+
     def shifted_by_one_of(self, count: int) -> Degree:
-        """Of a result that subtracts an element chosen among `count` like this one before it takes exponentials.
+        """Of a result that subtracts the maximum of `count` elements like this one before it takes exponentials.
 
         A softmax of other numbers is another formula whichever is subtracted, so that nothing else has to agree.
         """
-        return self.chosen_by(replace(self.compared(count), chosen=False))
+        return self.chosen_by(replace(self._topped(count), chosen=False))
+
+    def as_shift(self) -> Degree:
+        """Of a maximum that is cut, and from there on only a number by which others are shifted.
+
+        Which element it is need not agree with anything (docs/exact.md, theorem 3).
+        """
+        if not self.maximum:
+            return self
+        return replace(self, chosen=False, tops=1 / 2 if self.tops == 1 else self.tops)
+
+    def _topped(self, count: int) -> Degree:
+        """Of a comparison of `count` elements like this one, of which only the last in the order decides.
+
+        Of elements that owe to an earlier choice all may decide: which are compared depends on the order.
+        """
+        found = self.compared(count)
+        return found if found.unknown or self.orders else replace(found, tops=1.0)
 
     def compared(self, count: int) -> Degree:
         """Of what comes of comparing `count` elements like this one: an index, a truth value."""
         return _checked(
             Degree(
                 orders=count * (1 + self.orders),
-                queries=_joined(self.queries, replace(self, orders=0.0, chosen=False)),
+                tops=count * (1 + self.tops),
+                queries=_joined(self.queries, self._as_query),
                 chosen=True,
+                lost=self.lost,
             )
         )
 
@@ -256,9 +319,17 @@ class Degree:
             return choice
         if not choice.orders:
             return self
-        orders = self.orders + times * choice.orders
-        chosen = self.chosen or choice.chosen
-        return _checked(replace(self, orders=orders, queries=_joined(self.queries, choice.queries), chosen=chosen))
+        return _checked(
+            replace(
+                self,
+                orders=self.orders + times * choice.orders,
+                tops=self.tops + times * choice.tops,
+                queries=_joined(self.queries, choice.queries),
+                chosen=self.chosen or choice.chosen,
+                maximum=False,
+                lost=self.lost or choice.lost,
+            )
+        )
 
     # ------------------------------------------------------------------------------------------------------------------
 
@@ -270,30 +341,27 @@ class Degree:
                 gates=self.gates + other.gates,
                 queries=_joined(self.queries, other.queries),
                 orders=self.orders + other.orders,
+                tops=self.tops + other.tops,
                 monomial=monomial,
                 signed=self.signed or other.signed,
                 inverses=self.inverses or other.inverses,
                 loose=self.loose or other.loose,
                 chosen=self.chosen or other.chosen,
+                lost=self.lost or other.lost,
             )
         )
 
+    @property
+    def _as_query(self) -> Degree:
+        """As the argument of an oracle, or one of the elements compared: how it was chosen is counted outside."""
+        return replace(self, orders=0.0, tops=0.0, chosen=False, maximum=False)
+
     def _queried(self, argument: Degree | None) -> Degree:
         if self.unknown:
-            return UNKNOWN
-        queries = self.queries
-        if argument is not None:
-            queries = _joined(queries, replace(argument, orders=0.0, chosen=False))
-        return _checked(
-            replace(
-                self,
-                over=1.0,
-                under=0.0,
-                gates=self.gates + 1,
-                queries=queries,
-                monomial=True,
-            )
-        )
+            return self
+        queries = self.queries if argument is None else _joined(self.queries, argument._as_query)
+        found = replace(self, over=1.0, under=0.0, gates=self.gates + 1, queries=queries, monomial=True, maximum=False)
+        return _checked(found)
 
     def _depth(self) -> int:
         depth, level = 0, self.queries
@@ -309,10 +377,19 @@ def _joined(a: Degree | None, b: Degree | None) -> Degree | None:
 
 
 def _checked(degree: Degree) -> Degree:
-    largest = max(degree.over + degree.under, degree.gates, degree.orders)
-    if largest >= CEILING or degree._depth() > DEEPEST or (degree.queries is not None and degree.queries.unknown):
-        return UNKNOWN
-    return degree
+    """The degree; UNKNOWN where it bounds nothing, for this reason or an earlier one."""
+    queries = degree.queries
+    over_the_ceiling = {
+        NoBound.DEGREE: degree.over + degree.under >= CEILING or (queries is not None and queries.unknown),
+        NoBound.GATES: degree.gates >= CEILING,
+        NoBound.COMPARED: degree.orders >= CEILING,
+        NoBound.DEPTH: degree._depth() > DEEPEST,
+    }
+    reason = next((reason for reason, over in over_the_ceiling.items() if over), None)
+    if reason is None:
+        return degree
+    inner = None if queries is None else queries.lost
+    return UNKNOWN.lost_to(degree.lost or inner or reason)
 
 
 CONSTANT = Degree(monomial=True)

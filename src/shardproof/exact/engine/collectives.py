@@ -8,15 +8,14 @@ they hold, by a reduction of seven numbers: a rank has to know whether another o
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from math import nan
 from typing import TYPE_CHECKING, Any, Final
-from zlib import crc32
 
 import torch
 from torch import Tensor
 
-from shardproof.exact.algebra.degree import UNKNOWN
+from shardproof.exact.algebra import degree_vector
 from shardproof.exact.algebra.field import EXACT_LIMIT
 from shardproof.exact.engine.tags import REAL, Tag, union
 from shardproof.exact.engine.tensor_trees import floats_in, tensors_in
@@ -26,7 +25,6 @@ if TYPE_CHECKING:
 
     from torch._ops import OpOverload
 
-    from shardproof.exact.algebra.degree import Degree
     from shardproof.exact.engine.constants import Constants
     from shardproof.exact.engine.entry import Entry
     from shardproof.exact.engine.run import Run
@@ -56,7 +54,6 @@ class Collectives:
     constants: Constants
     writing: Writing
     entry: Entry
-    _degrees: dict[float, Degree] = field(default_factory=dict)
 
     def carry_out(self, op: OpOverload, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """The op's result; on integers and booleans it is PyTorch's own."""
@@ -227,7 +224,8 @@ class Collectives:
             degree = tag.degree if by_order else tag.degree.sum_of(size)
             if not by_order or numbers is None:
                 results = [self._reduced(x, size, average=reduction == kinds.AVG, by_order=by_order) for x in results]
-                degree = degree.selected_from(size) if by_order else degree
+                if by_order:
+                    degree = degree.maximum_of(size) if reduction == kinds.MAX else degree.selected_from(size)
             tag = Tag(degree=degree, void=tag.void, symbols=tag.symbols)
         if only is None or call.group.rank() == only:
             self._store(outputs, results, tag, numbers)
@@ -291,17 +289,16 @@ class Collectives:
         """
         tag = union(self.run.tag(x) for x in inputs)
         symbols = any(self.constants.symbols_in(x) for x in inputs)
-        code = float(crc32(repr(tag.degree).encode()))
-        self._degrees[code] = tag.degree
         known = not tag.void and all(self.constants.constant_of(x) is not None for x in inputs)
-        said = [code, -code, tag.void, symbols, not tag.roots, not (tag.real and plain), not known]
+        flags = [tag.void, symbols, not tag.roots, not (tag.real and plain), not known]
+        said = [*map(float, flags), *degree_vector.to_numbers(tag.degree)]
         said = said if inputs else [_NEUTRAL] * len(said)
         device = (inputs or outputs)[0].device
-        header = torch.tensor([float(x) for x in said], dtype=torch.float64, device=device)
+        header = torch.tensor(said, dtype=torch.float64, device=device)
         maximum = _options("AllreduceOptions", reduceOp=_distributed().ReduceOp.RedOpType.MAX)
         group.allreduce([header], maximum).wait()
-        highest, lowest, void, held, not_roots, not_real, not_known = header.tolist()
-        degree = self._degrees.get(highest, UNKNOWN) if highest == -lowest else UNKNOWN
+        void, held, not_roots, not_real, not_known, *numbers = header.tolist()
+        degree = degree_vector.from_numbers(numbers)  # of the elements of all ranks
         if not_real <= 0:
             return (REAL if degree is REAL.degree else Tag(real=True, degree=degree)), False
         return Tag(degree=degree, void=void > 0, symbols=held > 0, roots=not_roots <= 0), not_known <= 0

@@ -132,6 +132,7 @@ class Dispatcher:
             reenter: the mode, to be entered again around PyTorch's own decompositions.
         """
         self.run.ops += 1
+        self.run.op = op
         call = Call(op=op, args=args, kwargs=kwargs, reenter=reenter)
         for _, handle in HANDLERS:
             result = handle(self, call)

@@ -7,7 +7,7 @@ it is waited for.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 import torch
@@ -15,7 +15,7 @@ from torch import Tensor
 from torch._C._distributed_c10d import ProcessGroup, Work
 from torch.utils._python_dispatch import _disable_current_modes
 
-from shardproof.exact.algebra.degree import UNKNOWN, Degree
+from shardproof.exact.algebra import degree_vector
 from shardproof.exact.engine.tags import REAL, Tag
 
 if TYPE_CHECKING:
@@ -25,9 +25,7 @@ if TYPE_CHECKING:
     from shardproof.exact.engine.run import Run
     from shardproof.exact.engine.writing import Writing
 
-_LEVELS: Final = 12  # of degrees inside degrees; what is deeper has no bound anyway
-_NUMBERS: Final = tuple(one.name for one in fields(Degree) if one.name != "queries")
-_HEADER: Final = 6 + _LEVELS * (len(_NUMBERS) + 1)
+_HEADER: Final = 6 + degree_vector.LENGTH
 
 
 @dataclass(slots=True, kw_only=True)
@@ -100,20 +98,13 @@ class _MessageWork(Work):
 
 
 def _encode(tag: Tag, *, known: bool) -> Tensor:
-    numbers = [tag.real, tag.void, tag.symbols, tag.roots, tag.compared, known]
-    degree: Degree | None = tag.degree
-    levels = 0
-    while degree is not None and levels < _LEVELS:
-        numbers += [*(getattr(degree, name) for name in _NUMBERS), degree.queries is not None]
-        degree, levels = degree.queries, levels + 1
-    if degree is not None:
-        return _encode(replace(tag.bare, degree=UNKNOWN), known=known)
-    return torch.tensor([*map(float, numbers), *[0.0] * (_HEADER - len(numbers))], dtype=torch.float64)
+    flags = [tag.real, tag.void, tag.symbols, tag.roots, tag.compared, known]
+    return torch.tensor([*map(float, flags), *degree_vector.to_numbers(tag.degree)], dtype=torch.float64)
 
 
 def _decode(header: Tensor) -> tuple[Tag, bool]:
     real, void, symbols, roots, compared, known, *numbers = header.tolist()
-    degree = _decode_degree(numbers)
+    degree = degree_vector.from_numbers(numbers)
     if real and degree == REAL.degree:
         return REAL, False
     tag = Tag(
@@ -125,13 +116,3 @@ def _decode(header: Tensor) -> tuple[Tag, bool]:
         compared=bool(compared),
     )
     return tag, bool(known)
-
-
-def _decode_degree(numbers: list[float]) -> Degree:
-    width = len(_NUMBERS)
-    own, has_queries, inner = numbers[:width], numbers[width], numbers[width + 1 :]
-    values: dict[str, Any] = {
-        name: bool(number) if isinstance(getattr(UNKNOWN, name), bool) else number
-        for name, number in zip(_NUMBERS, own, strict=True)
-    }
-    return Degree(**values, queries=_decode_degree(inner) if has_queries else None)

@@ -15,6 +15,7 @@ from shardproof.exact.algebra.bound import Bound, bound_of
 from shardproof.exact.algebra.cut import Cut
 from shardproof.exact.algebra.field import Field, choose_prime
 from shardproof.exact.algebra.lift import Lift
+from shardproof.exact.algebra.no_bound import NoBound
 from shardproof.exact.algebra.oracles import oracles_of
 from shardproof.exact.algebra.residue import VOID, Arithmetic
 from shardproof.exact.engine.dispatch import Dispatcher
@@ -225,7 +226,9 @@ class ExactArithmetic:
         """What reached each cut so far, in the order of execution."""
         return tuple(self.arithmetic.cuts)
 
-    def bound(self, tensor: Tensor | Cut, *, trials: int = 1, draws: int | None = None) -> Bound:
+    def bound(
+        self, tensor: Tensor | Cut, *, trials: int = 1, draws: int | None = None, as_shift: bool = False
+    ) -> Bound:
         """How likely an element of a different program's tensor would equal this one's, or that no bound is known.
 
         It is a bound for the elements that are not void, see `void_mask`; void itself if all are.
@@ -234,6 +237,7 @@ class ExactArithmetic:
             tensor: one computed inside; or one of `cuts`, for the segment that ends there.
             trials: in how many trials it agreed, each with a seed of its own.
             draws: how many trials there were with the void ones, which are drawn again and do not count.
+            as_shift: the tensor is cut here, and if it is a maximum, it is only subtracted from others afterwards.
         """
         if isinstance(tensor, Cut):
             void = tensor.void is not None and bool(tensor.void.all())
@@ -244,7 +248,8 @@ class ExactArithmetic:
             raise ValueError(msg)
         mask = self.void_mask(tensor)
         void = mask is not None and bool(mask.all())
-        return self._bound(tag.degree, trials=trials, draws=draws, void=void)
+        degree = tag.degree.as_shift() if as_shift else tag.degree
+        return self._bound(degree, trials=trials, draws=draws, void=void)
 
     def void_mask(self, tensor: Tensor) -> Tensor | None:
         """Which elements come of a division by zero, so that this trial says nothing of them; None if none do.
@@ -263,8 +268,10 @@ class ExactArithmetic:
 
     def _bound(self, degree: Degree, *, trials: int, draws: int | None, void: bool) -> Bound:
         degree = degree.chosen_by(self.run.escaped)
-        derived = not self.run.left and (self.run.record_selections or not degree.chosen)
-        return bound_of(degree, prime=self.prime, trials=trials, draws=draws, void=void, derived=derived)
+        lost = NoBound.READ if self.run.left else None
+        if lost is None and degree.chosen and not self.run.record_selections:
+            lost = degree.lost or NoBound.SELECTION
+        return bound_of(degree, prime=self.prime, trials=trials, draws=draws, void=void, lost=lost)
 
     @property
     def selections(self) -> tuple[Selection, ...]:

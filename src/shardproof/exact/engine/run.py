@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, NoReturn
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, Final, Literal, NoReturn
 
-from shardproof.exact.algebra.degree import CONSTANT
+from shardproof.exact.algebra.bound import LARGEST_USEFUL
+from shardproof.exact.algebra.degree import CONSTANT, VARIABLE
 from shardproof.exact.algebra.lift import LOWEST, NEGATIVE_INFINITY
+from shardproof.exact.algebra.no_bound import NoBound
 from shardproof.exact.engine.tags import REAL, Tag
 from shardproof.exact.errors import (
     CodeLocation,
@@ -27,6 +29,17 @@ if TYPE_CHECKING:
     from shardproof.exact.algebra.residue import Arithmetic
     from shardproof.exact.engine.modules import ModuleStack
     from shardproof.exact.engine.tags import TagStore
+
+
+# By the start of an op's name.
+_REASONS: Final = {
+    "scaled_dot_product": NoBound.ATTENTION,
+    "softmax": NoBound.SOFTMAX,
+    "safe_softmax": NoBound.SOFTMAX,
+    "log_softmax": NoBound.SOFTMAX,
+    "logsumexp": NoBound.SOFTMAX,
+    "nll_loss": NoBound.CROSS_ENTROPY,
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,6 +65,7 @@ class Run:
     selections: list[Selection] = field(default_factory=list)
     zero_divisions: list[CodeLocation] = field(default_factory=list)
     ops: int = 0
+    op: OpOverload | None = None  # that is carried out
     escaped: Degree = CONSTANT  # what Python has seen of comparisons of residues: every later element may owe to it
     escaped_void: bool = False  # a void element was read as a number, or gave a shape: everything after may be wrong
     left: bool = False  # a residue was read as a number, or a branch was taken on one
@@ -68,7 +82,11 @@ class Run:
         return self.tags.get(tensor) or REAL
 
     def set(self, tensor: Tensor, tag: Tag) -> None:
-        """Say what a tensor's storage holds from now on."""
+        """Say what a tensor's storage holds from now on; where its bound is lost by the op that runs, that is noted."""
+        degree = tag.degree
+        known = degree is CONSTANT or degree is VARIABLE or degree.lost is not None
+        if not known and degree.chance(self.arithmetic.field.prime) > LARGEST_USEFUL:
+            tag = replace(tag, degree=degree.lost_to(self._reason(degree)))
         self.tags.set(tensor, tag)
         if self.check and not tag.real and tensor.is_floating_point():
             self.require_canonical(tensor, symbols=tag.symbols, void=tag.void)
@@ -82,6 +100,14 @@ class Run:
             ok |= (tensor == LOWEST) | (tensor == NEGATIVE_INFINITY)
         if not bool(ok.all()):
             raise ExactArithmeticError(f"an element is not a canonical residue, {self.location}")
+
+    def _reason(self, degree: Degree) -> NoBound:
+        """Why the op that runs has no bound for its result, whose operands may have had one."""
+        name = "" if self.op is None else self.op.name().removeprefix("aten::").lstrip("_")
+        for start, reason in _REASONS.items():
+            if name.startswith(start):
+                return reason
+        return NoBound.CROSS_ENTROPY if degree.inverses else degree.reason(self.arithmetic.field.prime)
 
     # Refusals --------------------------------------------------------------------------------------------------------
 

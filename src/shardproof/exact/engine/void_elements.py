@@ -34,7 +34,7 @@ _PRODUCTS: Final = frozenset({_aten.mul.Tensor, _aten.mul.Scalar})
 _ANDS: Final = frozenset({_aten.logical_and.default, _aten.bitwise_and.Tensor, _aten.__and__.Tensor})
 _ORS: Final = frozenset({_aten.logical_or.default, _aten.bitwise_or.Tensor, _aten.__or__.Tensor})
 # Selections each of whose results comes of one row as a whole.
-_OF_ROWS: Final = frozenset({_aten._softmax.default, _aten._log_softmax.default})
+_OF_ROWS: Final = frozenset({_aten._softmax.default, _aten._log_softmax.default, _aten.amax.default})
 _COPIES: Final = frozenset({_aten._to_copy.default, _aten.clone.default})
 # They pass over NaN.
 _IGNORE_NAN: Final = frozenset({"nansum", "nanmedian", "nan_to_num", "fmax", "fmin"})

@@ -103,7 +103,8 @@ def _chosen(op: OpOverload, found: Any, order: Order, given: list[Residue]) -> A
     if order.certain:
         return m.residue(order.back(found), degree)
     count = compared_for_one(op, [x.tensor for x in given], found)
-    return m.residue(order.back(found), degree.selected_from(count))
+    chosen = degree.maximum_of(count) if op in _MAXIMA else degree.selected_from(count)
+    return m.residue(order.back(found), chosen)
 
 
 _BY_RANKS = (
@@ -115,6 +116,8 @@ _BY_RANKS = (
     *("max_pool2d_with_indices.default", "max_pool3d_with_indices.default"),
     *("adaptive_max_pool2d.default", "adaptive_max_pool3d.default"),
 )
+# One element of those compared decides.
+_MAXIMA = frozenset(map(find_op, ("max.default", "max.dim", "amax.default")))
 for _name in _BY_RANKS:
     formula(_name, symbols=True)(_by_ranks(find_op(_name)))
 selects(*_BY_RANKS)

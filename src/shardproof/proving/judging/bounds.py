@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from shardproof.exact import NoBound
+from shardproof.proving.findings import Unbounded
 from shardproof.proving.records import ACTIVATIONS, GRADIENT_OF, Key, Phase
 
 if TYPE_CHECKING:
@@ -56,6 +58,8 @@ def choose_cuts(uncut: Alignment, outcomes: Mapping[Key, Outcome]) -> Cuts:
 def over_segments(outcomes: Mapping[Key, Outcome], cuts: Collection[Cut], *, fresh: bool) -> dict[Key, Outcome]:
     """The outcomes with the chance of the whole run up to each tensor, instead of that of its own segment.
 
+    Where a segment before it has no derived bound, neither has the tensor, for that reason.
+
     Two programs that differ do so in some segment, so a tensor agrees by chance no more often than the worst of the
     segments before it and its own.
 
@@ -65,11 +69,12 @@ def over_segments(outcomes: Mapping[Key, Outcome], cuts: Collection[Cut], *, fre
         fresh: parameters and optimizer state started each step from fresh residues.
     """
     found = {}
-    worst = 0.0
+    worst, unbounded = 0.0, None
     for key, outcome in outcomes.items():
-        found[key] = replace(outcome, chance=max(outcome.chance, worst))
+        found[key] = replace(outcome, chance=max(outcome.chance, worst), unbounded=unbounded or outcome.unbounded)
         if fresh and _ends_a_segment(key, cuts):
             worst = max(worst, outcome.chance)
+            unbounded = unbounded or outcome.unbounded
     return found
 
 
@@ -81,6 +86,14 @@ def bound_of_trials(outcomes: Sequence[Outcome]) -> float:
     """
     telling = [outcome for outcome in outcomes if not outcome.void]
     return min(1.0, comb(len(outcomes), len(telling)) * prod(outcome.chance for outcome in telling))
+
+
+def find_unbounded(key: Key, outcomes: Sequence[Outcome]) -> Unbounded | None:
+    """Why no bound is derived of a tensor in all trials; that of the last one, which is in segments if any is."""
+    found = next((outcome.unbounded for outcome in reversed(outcomes) if outcome.unbounded), None)
+    if found is None and all(outcome.void for outcome in outcomes):
+        return Unbounded(reason=NoBound.VOID, at=key)
+    return found
 
 
 def count_missing_trials(trials: Sequence[Mapping[Key, Outcome]], wanted: float) -> int:

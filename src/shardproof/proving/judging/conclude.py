@@ -11,7 +11,7 @@ import torch
 from shardproof.errors import CannotRunError
 from shardproof.proving.cause import Cause, CauseKind
 from shardproof.proving.findings import Finding, Verdict
-from shardproof.proving.judging.bounds import bound_of_trials
+from shardproof.proving.judging.bounds import bound_of_trials, find_unbounded
 from shardproof.proving.judging.marks import mark_roots
 from shardproof.proving.judging.unreduced import Judged, keep_findings
 from shardproof.proving.records import ACTIVATIONS, Phase
@@ -92,6 +92,7 @@ def _conclude_one(
         uncompared=uncompared,
         rounding=native,
         false_accept=bound if verdict is Verdict.PROVED and bound < 1 else None,
+        unbounded=find_unbounded(key, outcomes) if verdict is Verdict.PROVED and bound >= 1 else None,
     )
 
 

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from shardproof.exact import VOID
 from shardproof.proving.cause import Cause, CauseKind, Part
+from shardproof.proving.findings import Unbounded
 from shardproof.proving.judging.causes import axes_of_sum, explain
 from shardproof.proving.judging.closeness import Exact
 from shardproof.proving.judging.difference import Difference
@@ -56,6 +57,7 @@ class Outcome:
         equal: every element that any rank holds, and that is not void on either side, is the reference's.
         void: by rank, the elements that the trial says nothing of; ranks without any are left out.
         chance: a bound on the probability that different formulas agree; 1 where none is derived or some are void.
+        unbounded: why none is derived; None where one is.
         cause: a relation that explains the difference; None if there is no difference or no known relation.
         place: where it differs, as a cause, where no known relation explains it; else None.
         ranks: where it differs.
@@ -71,6 +73,7 @@ class Outcome:
     equal: bool
     void: Mapping[int, VoidHeld] = field(default_factory=dict)
     chance: float = 1.0
+    unbounded: Unbounded | None = None
     cause: Cause | None = None
     place: Cause | None = None
     ranks: tuple[int, ...] = ()
@@ -91,7 +94,7 @@ def compare_exactly(alignment: Alignment, prime: int) -> dict[Key, Outcome]:
     """The outcome of one exact run for each tensor on either side, in the candidate's order."""
 
     def compare(key: Key, aligned: Aligned) -> Outcome:
-        outcome = _outcome(key.phase, aligned, prime, alignment.axes)
+        outcome = _outcome(key, aligned, prime, alignment.axes)
         if outcome.equal or key.phase not in (Phase.NORM, Phase.CLIPPED):
             return outcome
         return replace(outcome, cause=explain_clipping(alignment, key, aligned, Exact(prime)) or outcome.cause)
@@ -208,8 +211,10 @@ def _find_void(held: Mapping[int, ActualExpected]) -> dict[int, VoidHeld]:
     return {rank: one for rank, one in found.items() if bool(one.either.any())}
 
 
-def _outcome(phase: Phase, aligned: Aligned, prime: int, axes: Axes) -> Outcome:
+def _outcome(key: Key, aligned: Aligned, prime: int, axes: Axes) -> Outcome:
+    phase = key.phase
     chance = max(one.chance for one in aligned.involved)
+    reason = next((one.no_bound for one in aligned.involved if one.no_bound is not None), None)
     misshapen = cause_of_shape(aligned)
     if misshapen:
         return Outcome(equal=False, chance=chance, cause=misshapen, ranks=tuple(aligned.held))
@@ -227,6 +232,7 @@ def _outcome(phase: Phase, aligned: Aligned, prime: int, axes: Axes) -> Outcome:
         equal=not wrong,
         void=void,
         chance=1.0 if void else chance,
+        unbounded=None if reason is None else Unbounded(reason=reason, at=key),
         cause=cause,
         place=locate(difference) if wrong and cause is None else None,
         ranks=wrong,

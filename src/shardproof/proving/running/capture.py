@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from shardproof.exact import VOID
+from shardproof.exact import VOID, NoBound
 from shardproof.exact.algebra.degree import CONSTANT
 from shardproof.proving.records import Key, Recorded, Records
 from shardproof.worlds.in_flight import calls_in_flight
@@ -49,7 +49,16 @@ class Recorder:
     recomputing: set[int] = field(default_factory=set)
     repeated: dict[Key, int] = field(default_factory=dict)
 
-    def add(self, phase: Phase, name: str, tensor: Tensor | None, *, call: int = 0, frozen: bool = False) -> Key:
+    def add(
+        self,
+        phase: Phase,
+        name: str,
+        tensor: Tensor | None,
+        *,
+        call: int = 0,
+        frozen: bool = False,
+        as_shift: bool = False,
+    ) -> Key:
         """Record a tensor under the next call of its name; None (a parameter without a gradient) as missing.
 
         Args:
@@ -58,6 +67,7 @@ class Recorder:
             tensor: on this device or rank.
             call: the first call count that is tried.
             frozen: None means a parameter that does not train, and is recorded as that.
+            as_shift: see `capture`.
         """
         key = Key(self.step, phase, name, call)
         while key in self.records.tensors:
@@ -66,7 +76,7 @@ class Recorder:
             (self.records.frozen if frozen else self.records.missing).append(key)
         else:
             self.heartbeat()
-            self.records.tensors[key] = capture(tensor, self.exact)
+            self.records.tensors[key] = capture(tensor, self.exact, as_shift=as_shift)
         return key
 
     def add_square(self, key: Key, norm: Tensor) -> None:
@@ -74,8 +84,14 @@ class Recorder:
         self.records.squares[key] = capture(norm.detach() ** 2, self.exact).values
 
 
-def capture(tensor: Tensor, exact: ExactArithmetic | None) -> Recorded:
-    """A tensor's numbers, cloned, complex ones as pairs; in exact arithmetic its residues and what is known of them."""
+def capture(tensor: Tensor, exact: ExactArithmetic | None, *, as_shift: bool = False) -> Recorded:
+    """A tensor's numbers, cloned, complex ones as pairs; in exact arithmetic its residues and what is known of them.
+
+    Args:
+        tensor: on this device or rank.
+        exact: the run's arithmetic; None for ordinary arithmetic.
+        as_shift: a maximum that may be cut here, and is only subtracted afterwards.
+    """
     local = local_value(tensor)
     calls_in_flight().check_tensor(local, "", writes=False)
     if local.is_complex():
@@ -85,10 +101,11 @@ def capture(tensor: Tensor, exact: ExactArithmetic | None) -> Recorded:
             return _capture_discrete(local, exact)
     if exact is None:
         return Recorded(values=local.detach().clone())
-    bound = exact.bound(local)
+    bound = exact.bound(local, as_shift=as_shift)
     return Recorded(
         values=exact.digits(local, symbols=True),
         chance=1.0 if bound.per_trial is None else bound.per_trial,
+        no_bound=bound.reason,
     )
 
 
@@ -102,7 +119,7 @@ def _capture_discrete(local: Tensor, exact: ExactArithmetic | None) -> Recorded:
     chosen = tag is not None and tag.degree != CONSTANT  # by residues: of such a choice no bound is derived
     if void is not None:
         values = values.masked_fill(void, VOID)
-    return Recorded(values=values, chance=1.0 if chosen else 0.0)
+    return Recorded(values=values, chance=1.0 if chosen else 0.0, no_bound=NoBound.SELECTION if chosen else None)
 
 
 def local_value(tensor: Tensor) -> Tensor:

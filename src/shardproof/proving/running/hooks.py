@@ -7,22 +7,19 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-import torch
-import torch.nn.functional as F
 from torch import Tensor
-from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves, tree_map
 from torch.utils.weak import WeakIdKeyDictionary
 
-from shardproof.exact.engine.function_bodies import body_of
 from shardproof.proving.records import GRADIENT_OF, Key, Phase
 from shardproof.proving.running.capture import capture
+from shardproof.proving.running.functions import FunctionsRecorded
 from shardproof.proving.running.recomputation import backward_runs, find_repeated
 from shardproof.source_lines import calling_line
 from shardproof.worlds.in_flight import calls_in_flight
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
     from torch.nn import Module
 
@@ -44,37 +41,11 @@ def modules_recorded(model: Module, recorder: Recorder, segments: Segments | Non
             module.register_forward_hook(hooks.end, always_call=True),
         ]
     try:
-        with _SoftmaxRecorded(hooks):
+        with FunctionsRecorded(recorder, hooks.pass_on):
             yield
     finally:
         for handle in handles:
             handle.remove()
-
-
-class _SoftmaxRecorded(TorchFunctionMode):
-    """Inputs and outputs of softmax are recorded as a module's are: attention calls it as a function."""
-
-    def __init__(self, hooks: _Hooks) -> None:
-        super().__init__()
-        self._hooks = hooks
-
-    def __torch_function__(
-        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        kwargs = kwargs or {}
-        body = body_of(func)
-        if body is not None:  # a backward, in which a checkpoint calls softmax again
-            with self:
-                return body(*args, **kwargs)
-        if func not in _SOFTMAX or not args or not isinstance(args[0], Tensor) or not args[0].requires_grad:
-            return func(*args, **kwargs)
-        running = self._hooks.recorder.running
-        name = f"{running[-1]}/softmax" if running else "softmax"
-        scores = self._hooks.pass_on(args[0], Phase.INPUT, name)
-        return self._hooks.pass_on(func(scores, *args[1:], **kwargs), Phase.OUTPUT, name)
-
-
-_SOFTMAX = frozenset({F.softmax, torch.softmax, Tensor.softmax})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -119,10 +90,16 @@ class _Hooks:
                 cut[id(tensor)] = passed_on
         return tree_map(lambda x: cut.get(id(x), x), tree) if cut else None
 
-    def pass_on(self, tensor: Tensor, phase: Phase, name: str) -> Tensor:
+    def pass_on(self, tensor: Tensor, phase: Phase, name: str, *, as_shift: bool = False) -> Tensor:
         """Record the tensor; return the one with which the program continues.
 
         What is computed again in a backward is recorded already, and is cut as it was then.
+
+        Args:
+            tensor: on this device or rank.
+            phase: an input or an output.
+            name: of its module or function.
+            as_shift: see `capture`.
         """
         with calls_in_flight().shown(tensor) as replace_by:  # the program may still have to wait for it
             if backward_runs():
@@ -132,7 +109,7 @@ class _Hooks:
                     return tensor
                 key = repeated
             else:
-                key = self.recorder.add(phase, name, tensor.detach())
+                key = self.recorder.add(phase, name, tensor.detach(), as_shift=as_shift)
             passed_on = tensor if self.segments is None else self.segments.cut(key, tensor)
             if passed_on is not tensor:
                 replace_by(passed_on)
