@@ -3,7 +3,8 @@
 import torch
 import torch.nn.functional as F
 
-from shardproof.exact import ExactArithmetic
+from shardproof.exact import ExactArithmetic, NoBound
+from shardproof.exact.algebra.degree import VARIABLE
 
 
 def test_a_division_by_zero_voids_what_is_computed_from_it_and_nothing_else():
@@ -83,3 +84,26 @@ def test_a_shape_that_depends_on_a_comparison_counts_from_then_on():
         before = exact.bound(w * 2).per_trial
         (w > 0).nonzero()
         assert exact.bound(w * 2).per_trial > before
+
+
+def test_a_gate_is_no_product_of_variables():
+    """It is (1 + s) / 2, s an oracle's output, so that its inverse has a denominator."""
+    with ExactArithmetic(seed=1) as exact:
+        x = exact.arithmetic.residue(torch.tensor([3.0, -5.0], dtype=torch.float64), VARIABLE)
+        assert x.gate(above=True).inverse().degree.under == 1
+        assert x.odd_oracle("sin").inverse().degree.under == 0
+
+
+def test_where_a_bound_is_lost_is_said_by_the_op():
+    w, wide = torch.randn(4, 300, requires_grad=True), torch.randn(1, 40_000, requires_grad=True)
+    labels = torch.arange(4)
+    with ExactArithmetic(seed=1) as exact:
+        reasons = {
+            NoBound.SOFTMAX: wide.softmax(-1) * 2,
+            NoBound.CROSS_ENTROPY: F.cross_entropy(w[:, :40].repeat(20, 1), labels.repeat(20)),
+            NoBound.SELECTION: w.topk(2).values + 1,
+            NoBound.DEGREE: w.double() ** 400_000,
+        }
+        for reason, tensor in reasons.items():
+            assert exact.bound(tensor).reason is reason, reason
+        assert exact.bound(w.softmax(-1)).reason is None

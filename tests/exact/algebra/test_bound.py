@@ -120,6 +120,10 @@ def test_a_bound_without_a_chance_or_of_a_void_trial_has_no_probability():
         (Bound(prime=PRIME, trials=1, per_trial=None), "agreed at 1 random point, no derived bound"),
         (Bound(prime=PRIME, trials=2, per_trial=None), "agreed at 2 random points, no derived bound"),
         (
+            Bound(prime=PRIME, trials=2, per_trial=None, reason=NoBound.SOFTMAX),
+            "agreed at 2 random points, no derived bound: softmax",
+        ),
+        (
             Bound(prime=PRIME, trials=2, per_trial=0.25, void=True),
             "void: a division by zero modulo the prime on the way here; draw again with another seed",
         ),

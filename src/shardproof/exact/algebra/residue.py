@@ -305,7 +305,8 @@ class Residue:
 
     def gate(self, *, above: bool) -> Residue:
         """X > 0 if `above`, else x >= 0, as a number: g(-x) = 1 - g(x), and at 0 what the comparison gives."""
-        return self._looked_up(self.of.oracles.gate(at_zero=0 if above else 1))
+        found = self._looked_up(self.of.oracles.gate(at_zero=0 if above else 1))
+        return self._new(found.tensor, found.degree + CONSTANT)  # (1 + s(x)) / 2: its inverse has a denominator
 
     def even_oracle(self, name: str, *, at_zero: int) -> Residue:
         """f(-x) = f(x), f(0) given."""
