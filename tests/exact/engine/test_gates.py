@@ -27,6 +27,8 @@ FORMS = {
     "written by a mask": lambda x: (x * 1).index_put_((x < 0,), torch.zeros((), dtype=x.dtype)),
     "where of numbers": lambda x: x * torch.where(x > 0, 1.0, 0.0),
     "where of a number and a tensor": lambda x: torch.where(x > 0, x, torch.zeros_like(x)),
+    "integers": lambda x: x * (x > torch.zeros(3, 4, dtype=torch.int64)),
+    "different integers": lambda x: x * (x > torch.arange(3)[:, None] * 0),
     "the number first": lambda x: x * torch.lt(torch.tensor(0.0), x),
     "copied into numbers": lambda x: x * torch.zeros_like(x).copy_(x > 0),
     "times a number": lambda x: x * (2.0 * (x > 0)) / 2,

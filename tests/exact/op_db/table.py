@@ -77,7 +77,7 @@ def _why(verdict):
         .split(", in module")[0]
         .split(" is used at")[0]
         .split(", first used at")[0]
-        .replace("|", "/")[:90]
+        .replace("|", "/")[:220]
     )
 
 

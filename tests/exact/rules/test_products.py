@@ -57,6 +57,32 @@ def test_the_gradient_of_a_function_of_rows(name):
     check_gradient(*BACKWARD[name])
 
 
+@pytest.mark.parametrize("order", [1, 2, 3])
+def test_the_gradient_of_distances_is_that_of_norms(order):
+    x, y = (torch.tensor([float(n) for n in sixteenths(12, s)]).double().view(4, 3).requires_grad_() for s in (0, 30))
+    weights = torch.arange(1, 17, dtype=torch.float64).view(4, 4)
+    with mode() as exact:
+        found = torch.autograd.grad((torch.cdist(x, y, p=order) * weights).sum(), (x, y))
+        norms = (x[:, None] - y).norm(p=order, dim=-1)
+        wanted = torch.autograd.grad((norms * weights).sum(), (x, y))
+        same = [torch.equal(exact.digits(a), exact.digits(b)) for a, b in zip(found, wanted, strict=True)]
+        unweighted = torch.autograd.grad(torch.cdist(x, y, p=order).sum(), x)[0]
+        assert not torch.equal(exact.digits(unweighted), exact.digits(wanted[0]))
+    assert same == [True, True]
+
+
+def test_bilinear_is_the_product_of_three():
+    x, y = (torch.tensor([float(n) for n in sixteenths(6, s)]).double().view(2, 3).requires_grad_() for s in (0, 30))
+    w = torch.tensor([float(n) for n in sixteenths(36, 60)]).double().view(4, 3, 3).requires_grad_()
+    with mode() as exact:
+        found, wanted = torch.nn.functional.bilinear(x, y, w), torch.einsum("bi,oij,bj->bo", x, w, y)
+        assert torch.equal(exact.digits(found), exact.digits(wanted))
+        grads = [torch.autograd.grad(z.square().sum(), (x, y, w)) for z in (found, wanted)]
+        assert all(torch.equal(exact.digits(a), exact.digits(b)) for a, b in zip(*grads, strict=True))
+        swapped = torch.nn.functional.bilinear(y, x, w)
+        assert not torch.equal(exact.digits(swapped), exact.digits(wanted))
+
+
 def test_distances_are_those_of_the_definition():
     (a, first), (b, second) = tensor_of(0, 3, 4), tensor_of(50, 2, 4)
     with mode() as exact:

@@ -19,6 +19,7 @@ from shardproof.exact.errors import (
     SymbolError,
     UnsupportedOpError,
 )
+from shardproof.exact.rules.refused import find_reason
 from shardproof.source_lines import user_line
 
 if TYPE_CHECKING:
@@ -112,7 +113,10 @@ class Run:
     # Refusals --------------------------------------------------------------------------------------------------------
 
     def refuse_op(self, op: OpOverload, why: str = "has no exact rule") -> NoReturn:
-        """Refuse an op on residues that has no rule."""
+        """Refuse an op on residues that has no rule, with the reason where there is one."""
+        reason = find_reason(op._schema.name.removeprefix("aten::"))
+        if reason is not None:
+            raise UnsupportedOpError(f"{op} {why}: {reason}, {self.location}")
         name = str(op).removeprefix("aten.")
         if op.namespace != "aten":
             name = f"{op.namespace}::{name.removeprefix(op.namespace + '.')}"

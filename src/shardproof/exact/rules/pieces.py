@@ -22,7 +22,7 @@ from torch.utils._pytree import tree_flatten, tree_unflatten
 from shardproof.exact.algebra.degree import CONSTANT
 from shardproof.exact.algebra.lift import is_symbol
 from shardproof.exact.algebra.residue import Pieces, Residue, Threshold
-from shardproof.exact.rules.registry import LINEAR, OF_EXP, SELECTIONS
+from shardproof.exact.rules.registry import LINEAR, OF_EXP, SELECTIONS, residues_of_integers
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -133,15 +133,16 @@ def _choose(_m: Arithmetic, condition: Residue, x: Residue, y: Residue) -> Resid
     return y + condition * (x - y)
 
 
-def comparison(m: Arithmetic, name: str, x: Operand, y: Operand) -> Pieces | None:
+def comparison(m: Arithmetic, name: str, x: Operand | Tensor, y: Operand | Tensor) -> Pieces | None:
     """[x > y] and the like as a number, where one of the two is a constant; else None: two residues have an order.
 
     Args:
         m: the arithmetic.
         name: 'gt', 'ge', 'lt' or 'le'.
-        x: what is compared.
+        x: what is compared; integers are constants.
         y: with what.
     """
+    x, y = (residues_of_integers(m, z) if isinstance(z, torch.Tensor) else z for z in (x, y))
     if _is_constant(x) == _is_constant(y):
         return None
     if _is_constant(x):

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from math import isinf
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from shardproof.exact.algebra.lift import LOWEST
-from shardproof.exact.rules.powers import vector_norm
+from shardproof.exact.rules.piecewise import absolute, sign
+from shardproof.exact.rules.powers import power, vector_norm
 from shardproof.exact.rules.registry import formula
 from shardproof.exact.rules.softmax import owing_to_maximum, shifted_exp
 
@@ -128,3 +130,47 @@ def sum_of_numbers(
     """The sum: every residue is a number."""
     del dtype
     return x.sum(dims, keepdim=keepdim)
+
+
+@formula("_cdist_backward.default")
+def distances_backward(m: Arithmetic, grad: Residue, x: Residue, y: Residue, order: float, found: Residue) -> Residue:
+    """The sum over j of grad * sign(d) * (|d| / distance)**(p - 1), d = x[i] - y[j]; 0 where the distance is."""
+    difference = x.moved(lambda t: t.unsqueeze(-2)) - y.moved(lambda t: t.unsqueeze(-3))
+    weights = grad.moved(lambda t: t.unsqueeze(-1))
+    if order == 0:
+        return m.residue(torch.zeros_like(x.tensor))
+    if order == 1:
+        return (weights * sign(m, difference)).sum(-2)
+    if isinf(order):
+        raise NotImplementedError("the slope of the largest difference; distances of finite order are")
+    apart = m.residue(found.tensor.masked_fill(found.tensor == 0, 1.0), found.degree).moved(lambda t: t.unsqueeze(-1))
+    if order == 2:
+        return (weights * difference / apart).sum(-2)
+    size = absolute(m, difference)
+    # As PyTorch has the slope of a norm.
+    steep = difference * power(m, size, order - 2) if order > 2 else sign(m, difference) * power(m, size, order - 1)
+    return (weights * steep / power(m, apart, order - 1)).sum(-2)
+
+
+@formula("_trilinear.default")
+def trilinear(
+    _m: Arithmetic,
+    x: Residue,
+    y: Residue,
+    z: Residue,
+    expand_x: Sequence[int],
+    expand_y: Sequence[int],
+    expand_z: Sequence[int],
+    dims: Sequence[int],
+    _unroll: int = 1,
+) -> Residue:
+    """The sum over `dims` of the product of three tensors, each with new dims of size 1 where it lacks them."""
+
+    def expanded(operand: Residue, new: Sequence[int]) -> Residue:
+        tensor = operand.tensor
+        for dim in sorted(new):
+            tensor = tensor.unsqueeze(dim)
+        return operand.moved(lambda _: tensor)
+
+    product = expanded(x, expand_x) * expanded(y, expand_y) * expanded(z, expand_z)
+    return product.sum(dims) if dims else product

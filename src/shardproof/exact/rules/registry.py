@@ -129,7 +129,7 @@ def _taking_integers(function: Callable[..., Any]) -> Callable[..., Any]:
     @wraps(function)
     def carried(m: Arithmetic, *args: Any, **kwargs: Any) -> Any:
         if any(isinstance(x, Tensor) for x in args):
-            args = tuple(_residues_of_integers(m, x) if isinstance(x, Tensor) else x for x in args)
+            args = tuple(residues_of_integers(m, x) if isinstance(x, Tensor) else x for x in args)
         return function(m, *args, **kwargs)
 
     return carried
@@ -143,7 +143,8 @@ def _in_blocks(function: Callable[..., Any]) -> Callable[..., Any]:
     return carried
 
 
-def _residues_of_integers(m: Arithmetic, x: Tensor) -> Residue:
+def residues_of_integers(m: Arithmetic, x: Tensor) -> Residue:
+    """Integers or booleans as known constants."""
     remainders = x if x.dtype == torch.bool else x.remainder(m.field.prime)
     residues = m.field.reduce_(remainders.to(torch.float64))
     return replace(m.residue(residues), value=x.to(torch.float64))
