@@ -38,7 +38,7 @@ def test_launched_gives_what_simulated_gives_and_rank_0_speaks():
 def test_failing_rank_speaks_for_itself():
     done, errors, codes = launch("raise_on", "1")
     assert done.stdout == ""
-    assert errors[0] == "rank 1: OverflowError: more than it can hold"
+    assert errors[0].startswith("rank 1: OverflowError: more than it can hold (")
     assert all(error.startswith("rank 1: OverflowError: more than it can hold") for error in errors)
     assert codes[1] == 2
 
