@@ -173,12 +173,15 @@ def call_collectives(comm):
             partly = mine / divisor
             dist.all_reduce(partly, getattr(dist.ReduceOp, name))
             found[f"void {name}"] = exact.void_mask(partly).tolist()
+        arrived = torch.empty(mine.shape)
+        messages = [dist.isend(mine, (rank + 1) % size), dist.irecv(arrived, (rank - 1) % size)]
+        for message in messages:
+            message.wait()
+        keep("arrived", arrived)
         found["refused"] = []
         for call in (
             lambda: dist.all_reduce(mine.clone(), dist.ReduceOp.PRODUCT),
             lambda: dist.all_reduce(torch.full((2,), float("-inf")) + mine[0, 0]),
-            lambda: dist.send(mine, (rank + 1) % size),
-            lambda: dist.recv(mine.clone(), (rank - 1) % size),
         ):
             try:
                 call()
