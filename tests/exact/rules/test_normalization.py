@@ -15,7 +15,7 @@ from tests.exact.rules.formulas import (
     variance,
 )
 from tests.exact.rules.integers import ORACLES as O
-from tests.exact.rules.integers import Z, check, mode
+from tests.exact.rules.integers import Z, check, mode, sixteenths
 from torch import nn
 
 
@@ -290,3 +290,19 @@ def test_the_fused_rms_norm_and_its_backward_are_the_form_by_hand(shape, weighte
         assert torch.equal(exact.digits(found[0]), exact.digits(wanted[0]))
         assert w is None or torch.equal(exact.digits(found[1]), exact.digits(wanted[1]))
         assert not torch.equal(exact.digits(y), exact.digits(by_hand * 2))
+
+
+@pytest.mark.parametrize("dim", [0, 1])
+def test_weight_norm_is_the_direction_times_the_size(dim):
+    v = torch.tensor([float(n) for n in sixteenths(12)], dtype=torch.float64).view(3, 4).requires_grad_()
+    shape = (3, 1) if dim == 0 else (1, 4)
+    g = torch.tensor([float(n) for n in sixteenths(max(shape), 30)], dtype=torch.float64).view(shape).requires_grad_()
+    weights = torch.arange(1, 13, dtype=torch.float64).view(3, 4)
+    with mode() as exact:
+        found = torch._weight_norm(v, g, dim)
+        wanted = v * (g / v.norm(dim=1 - dim, keepdim=True))
+        assert torch.equal(exact.digits(found), exact.digits(wanted))
+        grads = [torch.autograd.grad((w * weights).sum(), (v, g)) for w in (found, wanted)]
+        assert all(torch.equal(exact.digits(a), exact.digits(b)) for a, b in zip(*grads, strict=True))
+        other = torch.autograd.grad(torch._weight_norm(v, g, dim).sum(), (v, g))
+        assert not torch.equal(exact.digits(other[0]), exact.digits(grads[0][0]))

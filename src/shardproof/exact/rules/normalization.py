@@ -203,3 +203,14 @@ def batch_norm_backward(
             dx = r * (g - g.mean(over, keepdim=True) - normalized * (g * normalized).mean(over, keepdim=True))
     dw = (grad * normalized).sum(over) if mask[1] else None
     return dx, dw, grad.sum(over) if mask[2] else None
+
+
+@formula("_weight_norm_interface_backward.default")
+def weight_norm_backward(
+    _m: Arithmetic, grad: Residue, direction: Residue, size: Residue, norms: Residue, dim: int
+) -> tuple[Residue, Residue]:
+    """Of w = g * v / |v|: g / |v| * (grad - v * s / |v|**2), and s / |v|; s = sum(grad * v) over all dims but one."""
+    over = [d for d in range(direction.ndim) if d != dim % direction.ndim]
+    inner = grad.sum_of_products(direction, over, keepdim=True)
+    along = direction * (inner / norms / norms)  # as autograd has it: of a root twice, not of its square
+    return (grad - along) * (size / norms), inner / norms
