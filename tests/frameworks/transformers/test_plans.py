@@ -10,7 +10,7 @@ import shardproof as sp
 from shardproof.errors import CannotRunError
 from shardproof.frameworks.specification import Specification
 from shardproof.frameworks.transformers import OwnPlan, PlanChange, ShardedCrashError, tiny_step
-from shardproof.frameworks.transformers.plans import _listed, find_plan
+from shardproof.frameworks.transformers.plans import _listed, _read_heads, find_plan
 
 pytest.importorskip("transformers")
 
@@ -152,3 +152,14 @@ def test_a_model_without_a_plan_is_refused():
 def test_a_long_list_of_names_is_cut():
     assert _listed("abcdef") == "a, b, c, d, e, f"
     assert _listed("abcdefgh") == "a, b, c, d, e, f and 2 more"
+
+
+class PerLayer:
+    @property
+    def num_key_value_heads(self):
+        raise ValueError("ask each layer")
+
+
+def test_heads_that_each_layer_has_for_itself_are_not_checked():
+    assert _read_heads(PerLayer(), "num_key_value_heads") is None
+    assert _read_heads(PerLayer(), "absent") is None

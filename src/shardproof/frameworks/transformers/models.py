@@ -53,7 +53,7 @@ def find_model_class(config: Any) -> Any:
                 found = mapping[type(config)]
                 tabled.append(found[0] if isinstance(found, tuple) else found)
     own = [one for one in tabled if one.config_class is type(config)]
-    found = [*own, *tabled, *_list_declared(config)]
+    found = [*own, *tabled] or _list_declared(config)
     if not found:
         raise CannotRunError(f"transformers has no model class for {type(config).__name__}")
     return found[0]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from contextlib import suppress
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from typing import TYPE_CHECKING, Any, cast
@@ -161,6 +162,13 @@ def _expand(model: nn.Module, patterns: Mapping[str, str]) -> dict[str, str]:
     return plan
 
 
+def _read_heads(config: Any, field: str) -> Any:
+    """The number of heads; None where the configuration has none, or refuses because layers have their own."""
+    with suppress(Exception):
+        return getattr(config, field, None)
+    return None
+
+
 def _matches(name: str, pattern: str, prefix: str) -> bool:
     return fnmatch(name, pattern) or (bool(prefix) and fnmatch(name, f"{prefix}.{pattern}"))
 
@@ -181,7 +189,7 @@ def _require_heads(model: nn.Module, plan: Mapping[str, str], ranks: int) -> Non
     config = model.config.get_text_config()  # type: ignore[operator, union-attr]
     for name, style in plan.items():
         field = _HEADS.get(name.rpartition(".")[2])
-        heads = getattr(config, field, None) if field and style == "colwise" else None
+        heads = _read_heads(config, field) if field and style == "colwise" else None
         if isinstance(heads, int) and heads % ranks:
             raise CannotRunError(
                 f"{ranks} ranks cannot share {heads} heads: the plan splits {name} by columns. Give --devices that "
