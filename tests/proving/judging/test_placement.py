@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from shardproof.proving.axes import Axes, make_axes
-from shardproof.proving.judging.placement import find_placement, place_activation
+from shardproof.proving.judging.layout import find_layout
+from shardproof.proving.judging.placement import find_placement, find_rows, place_activation
 
 AXES = Axes(sizes={"dp": 2, "tp": 3}, data=("dp",))
 
@@ -104,3 +105,52 @@ def test_a_placement_gives_the_parts_of_any_tensor_of_the_shape():
     assert placed is not None
     assert placed.parts_of(-whole)[4].tolist() == (-parts[4]).tolist()
     assert placed.parts_of(numbered(6, 9)) is None
+
+
+# Rows of weights ------------------------------------------------------------------------------------------------------
+
+WEIGHT = torch.arange(1.0, 13.0, dtype=torch.float64).view(4, 3)
+PAIR = Axes(sizes={"tp": 2})
+SQUARE = Axes(sizes={"dp": 2, "tp": 2}, data=("dp",))
+
+
+def rows_of(*parts, axes=PAIR, full=WEIGHT, name="m.weight"):
+    layout = find_layout({"first": -WEIGHT, name: full, "last": 100 + WEIGHT}, {name: dict(enumerate(parts))})
+    found = find_rows(layout, "m", axes)
+    return None if found is None else {rank: rows.tolist() for rank, rows in found.items()}
+
+
+@pytest.mark.parametrize(
+    ("parts", "rows"),
+    [
+        ([WEIGHT[:2], WEIGHT[2:]], {0: [0, 1], 1: [2, 3]}),
+        ([WEIGHT[:3], WEIGHT[3:]], {0: [0, 1, 2], 1: [3]}),
+        ([WEIGHT[[0, 2]], WEIGHT[[3, 1]]], {0: [0, 2], 1: [3, 1]}),
+        ([WEIGHT[:, :1], WEIGHT[:, 1:]], {0: [0], 1: [1, 2]}),  # features are columns, as of Conv1D
+        ([WEIGHT, WEIGHT], None),
+        ([WEIGHT[:2], WEIGHT[1:3]], None),
+        ([WEIGHT[:2], torch.cat([WEIGHT[2:], 0 * WEIGHT[:1]])], None),
+        ([WEIGHT[:2], torch.cat([WEIGHT[2:], -WEIGHT[:1]])], None),  # a row of the parameter before it
+        ([WEIGHT[:2], torch.cat([WEIGHT[2:], 100 + WEIGHT[:1]])], None),  # of the one behind it
+        ([WEIGHT[:2], WEIGHT[2:].reshape(-1)], None),
+        ([WEIGHT[:2, :2], WEIGHT[2:, :2]], None),
+        ([WEIGHT[:2].flip(1), WEIGHT[2:].flip(1)], None),
+        ([WEIGHT[:2]], None),
+    ],
+)
+def test_rows_are_whole_and_each_on_one_rank(parts, rows):
+    assert rows_of(*parts) == rows
+
+
+def test_rows_are_gathered_along_data_axes():
+    quarters = [WEIGHT[:1], WEIGHT[2:3], WEIGHT[1:2], WEIGHT[3:]]
+    assert rows_of(*quarters, axes=SQUARE) == {0: [0, 1], 2: [0, 1], 1: [2, 3], 3: [2, 3]}
+    halves = [WEIGHT[:2], WEIGHT[2:]] * 2
+    assert rows_of(*halves, axes=SQUARE) == {0: [0, 1], 2: [0, 1], 1: [2, 3], 3: [2, 3]}
+
+
+def test_only_a_matrix_of_this_module_on_both_sides_has_rows():
+    assert rows_of(WEIGHT[0, :2], WEIGHT[0, 2:], full=WEIGHT[0]) is None
+    assert rows_of(WEIGHT[:2], WEIGHT[2:], name="n.weight") is None
+    fused = find_layout({"n.weight": WEIGHT}, {"m.weight": {0: WEIGHT[:2], 1: WEIGHT[2:]}})
+    assert find_rows(fused, "m", PAIR) is None

@@ -229,8 +229,10 @@ def _share_out(own: Mapping[int, Tensor | None], count: int, axes: Axes) -> Mapp
 
 def _rows(element_index: Tensor, address: Tensor) -> Tensor | None:
     """Which rows of `address` a rank's elements are (or columns, where it is transposed), if they are whole ones."""
+    if element_index.ndim != 2:
+        return None  # a flat shard of a matrix
     local = element_index if address.is_contiguous() else element_index.T
-    if local.ndim != 2 or local.shape[1] != address.shape[1] or not local.shape[1]:
+    if local.shape[1] != address.shape[1] or not local.shape[1]:
         return None
     rows = local[:, 0] // address.stride(0)
     if bool(((local < 0).any(1) | (rows >= len(address))).any()):
