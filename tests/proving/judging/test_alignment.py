@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from shardproof.exact import VOID
 from shardproof.proving.axes import Axes
 from shardproof.proving.cause import CauseKind
 from shardproof.proving.judging.alignment import ActualExpected, Aligned, Alignment
@@ -22,7 +23,7 @@ def recorded(values):
     return Recorded(values=torch.as_tensor(values))
 
 
-def make_alignment(reference, *ranks, axes=None, missing=(), frozen=(), own_training=False):
+def make_alignment(reference, *ranks, axes=None, missing=(), frozen=(), own_training=False, full=FULL, parameters=HELD):
     sides = [Records(tensors={key: recorded(one) for key, one in held.items()}) for held in (reference, *ranks)]
     for rank in missing:
         sides[1 + rank].missing.append(GRADIENT)
@@ -31,7 +32,7 @@ def make_alignment(reference, *ranks, axes=None, missing=(), frozen=(), own_trai
     return Alignment(
         reference=sides[0],
         ranks=sides[1:],
-        layout=find_layout(FULL, HELD),
+        layout=find_layout(full, parameters),
         axes=axes or Axes(sizes={"tp": 2}),
         own_training=own_training,
     )
@@ -66,6 +67,36 @@ def test_optimizer_state_lies_as_its_parameter_too():
     assert aligned.held[0].expected.tolist() == UPPER.tolist()
 
 
+def test_padding_is_no_element_that_one_device_lacks():
+    """The first element of the full state, where padding points to, is of a parameter without a gradient."""
+    full = {"b": FULL["b"], "w": W}
+    alignment = make_alignment({GRADIENT: WHOLE}, {GRADIENT: UPPER}, {GRADIENT: LOWER}, full=full)
+    aligned = alignment.of(GRADIENT)
+    assert aligned.fault is None
+    assert aligned.held[1].expected.tolist() == [[14, 15], [0, 0]]
+    for ranks in (({GRADIENT: UPPER}, {}), ({}, {GRADIENT: LOWER})):
+        assert make_alignment({}, *ranks).of(GRADIENT).fault.kind is CauseKind.EXTRA_GRADIENT
+        others = {Key(0, Phase.GRADIENT, "b"): torch.ones(2, dtype=torch.int64)}
+        assert make_alignment(others, *ranks, full=full).of(GRADIENT).fault.kind is CauseKind.EXTRA_GRADIENT
+
+
+def test_rows_in_an_order_of_their_own_are_not_the_whole_parameter_as_it_is():
+    held = HELD | {"w": dict.fromkeys((0, 1), W[[1, 0, 2]])}
+    ranks = [{GRADIENT: WHOLE[[1, 0, 2]]}] * 2
+    aligned = make_alignment({GRADIENT: WHOLE}, *ranks, parameters=held).of(GRADIENT)
+    assert [one.expected.tolist() for one in aligned.held.values()] == [WHOLE[[1, 0, 2]].tolist()] * 2
+
+
+def test_a_parameter_of_the_candidate_alone_has_no_shape_but_its_own():
+    flat, gradient = torch.cat([W.reshape(-1), FULL["b"]]), Key(0, Phase.GRADIENT, "flat")
+    reference = {GRADIENT: WHOLE, Key(0, Phase.GRADIENT, "b"): torch.tensor([16, 17])}
+    parameters = {"flat": {0: flat[:4], 1: flat[4:]}}
+    ranks = [{gradient: torch.arange(10, 14)}, {gradient: torch.arange(14, 17)}]
+    aligned = make_alignment(reference, *ranks, parameters=parameters).of(gradient)
+    assert [one.expected.tolist() for one in aligned.held.values()] == [[10, 11, 12, 13], [14, 15, 16, 17]]
+    assert aligned.misshapen is aligned.held[1]
+
+
 def test_a_gradient_that_one_device_has_not_is_a_fault():
     aligned = make_alignment({}, {GRADIENT: UPPER}, {GRADIENT: LOWER}).of(GRADIENT)
     assert (aligned.held, aligned.fault.kind) == ({}, CauseKind.EXTRA_GRADIENT)
@@ -79,6 +110,21 @@ def test_a_state_of_a_parameter_that_trains_without_it_on_one_device_is_not_in_t
     ):
         aligned = make_alignment(reference, {state: UPPER}, {state: LOWER}).of(state)
         assert (aligned.held, aligned.fault.kind) == ({}, kind)
+
+
+@pytest.mark.parametrize(
+    ("phase", "frozen", "kind"),
+    [
+        (Phase.GRADIENT, True, CauseKind.UNFROZEN),
+        (Phase.GRADIENT, False, CauseKind.EXTRA_GRADIENT),
+        (Phase.UPDATE, True, CauseKind.EXTRA_GRADIENT),
+    ],
+)
+def test_a_gradient_of_what_is_frozen_on_one_device_is_unfrozen(phase, frozen, kind):
+    key = Key(0, phase, "w")
+    alignment = make_alignment({}, {key: UPPER}, {key: LOWER})
+    alignment.reference.frozen.extend([GRADIENT] * frozen)
+    assert alignment.of(key).fault.kind is kind
 
 
 @pytest.mark.parametrize(("key", "kind"), [(LOSS, CauseKind.NOT_IN_REFERENCE), (OUTPUT, None)])
@@ -111,20 +157,24 @@ def test_a_number_that_a_module_returns_may_be_a_share(settings, compared):
 def test_a_loss_is_held_by_every_rank_whole():
     aligned = make_alignment({LOSS: 1.0}, {LOSS: 2.0}, {LOSS: 1.0}).of(LOSS)
     assert [(float(one.actual), float(one.expected)) for one in aligned.held.values()] == [(2.0, 1.0), (1.0, 1.0)]
+    shards = make_alignment({LOSS: torch.arange(4)}, {LOSS: torch.arange(2)}, {LOSS: torch.arange(2, 4)})
+    assert shards.of(LOSS).misshapen is not None
 
 
 @pytest.mark.parametrize(
-    ("ranks", "missing", "covered"),
+    ("ranks", "lacking", "covered"),
     [
-        (({GRADIENT: UPPER}, {GRADIENT: LOWER}), (), True),
-        (({GRADIENT: UPPER}, {}), (), False),
-        (({}, {GRADIENT: LOWER}), (), False),
-        (({GRADIENT: UPPER}, {}), (1,), True),  # a finding of its own
-        (({}, {}), (), False),
+        (({GRADIENT: UPPER}, {GRADIENT: LOWER}), {}, True),
+        (({GRADIENT: UPPER}, {}), {}, False),
+        (({}, {GRADIENT: LOWER}), {}, False),
+        (({GRADIENT: UPPER}, {}), {"missing": (1,)}, True),  # a finding of its own
+        (({GRADIENT: UPPER}, {}), {"frozen": (1,)}, True),
+        (({GRADIENT: UPPER}, {}), {"frozen": (0,)}, False),
+        (({}, {}), {}, False),
     ],
 )
-def test_a_tensor_is_covered_if_every_element_is_held_or_said_to_be_missing(ranks, missing, covered):
-    alignment = make_alignment({GRADIENT: WHOLE}, *ranks, missing=missing)
+def test_a_tensor_is_covered_if_every_element_is_held_or_said_to_be_missing(ranks, lacking, covered):
+    alignment = make_alignment({GRADIENT: WHOLE}, *ranks, **lacking)
     assert alignment.covers(GRADIENT) is covered
     assert alignment.covers(Key(0, Phase.GRADIENT, "of the candidate alone"))
 
@@ -163,6 +213,23 @@ def test_a_parameter_that_another_step_reaches_has_a_gradient():
     assert alignment.fault_of_missing(GRADIENT) is None
 
 
+@pytest.mark.parametrize(
+    ("others", "step", "kind"),
+    [
+        ([Key(0, Phase.GRADIENT, "b"), Key(0, Phase.UPDATE, "w")], 0, CauseKind.NO_GRADIENT),
+        ([Key(1, Phase.GRADIENT, "w")], 0, None),
+        ([], 1, None),  # it has been told of the first step
+    ],
+)
+def test_no_gradient_in_any_step_is_told_of_the_first(others, step, kind):
+    gradient = Key(step, Phase.GRADIENT, "w")
+    alignment = make_alignment(dict.fromkeys(others, torch.ones(1)), {}, {})
+    for records in (alignment.reference, *alignment.ranks):
+        records.missing.append(gradient)
+    fault = alignment.fault_of_missing(gradient)
+    assert (fault and fault.kind) == kind
+
+
 def test_a_buffer_may_be_held_in_shards():
     buffer = Key(0, Phase.BUFFER, "m.count")
     aligned = make_alignment({buffer: torch.arange(4)}, {buffer: torch.arange(2)}, {buffer: torch.arange(2, 4)}).of(
@@ -181,3 +248,10 @@ def test_the_first_rank_of_another_shape_is_the_misshapen_one():
     wrong = ActualExpected(actual=torch.zeros(2, 1), expected=torch.zeros(2))
     assert Aligned(held={0: right, 1: wrong}, involved=[]).misshapen is wrong
     assert Aligned(held={0: right}, involved=[]).misshapen is None
+
+
+def test_elements_that_are_void_on_either_side_are_judged_as_zeros():
+    one = ActualExpected(actual=torch.tensor([VOID, 2, 3]), expected=torch.tensor([1, VOID, 4]))
+    assert (one.judged.actual.tolist(), one.judged.expected.tolist()) == ([0, 0, 3], [0, 0, 4])
+    without = ActualExpected(actual=torch.tensor([1, 2]), expected=torch.tensor([1, 3]))
+    assert without.judged is without

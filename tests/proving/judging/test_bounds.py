@@ -98,7 +98,7 @@ def test_the_last_trial_with_a_reason_has_it_and_void_in_all_is_one():
 # Cuts -----------------------------------------------------------------------------------------------------------------
 
 
-def uncut(*keys, shape=(2, 2), ranks=2, parts=None):
+def uncut(*keys, shape=(2, 2), ranks=2, parts=None, axes=None):
     """Both sides of a run: on each rank the full tensor, or its own part of it."""
     full = torch.arange(torch.Size(shape).numel()).view(shape)
     here = [(parts or {}).get(rank, lambda whole: whole) for rank in range(ranks)]
@@ -106,7 +106,7 @@ def uncut(*keys, shape=(2, 2), ranks=2, parts=None):
         reference=Records(tensors={key: Recorded(values=full) for key in keys}),
         ranks=[Records(tensors={key: Recorded(values=part(full)) for key in keys}) for part in here],
         layout=find_layout({"w": torch.ones(1, dtype=torch.float64)}, {}),
-        axes=Axes(sizes={"tp": ranks}),
+        axes=axes or Axes(sizes={"tp": ranks}),
     )
 
 
@@ -123,6 +123,15 @@ def test_a_cut_numbers_each_ranks_elements_as_in_the_full_tensor():
     (numbers,) = choose_cuts(uncut(UP), {UP: outcome()}).values()
     assert numbers[0] is numbers[1]  # one tensor for replicas
     assert numbers[0].tolist() == [[0, 1], [2, 3]]
+
+
+def test_ranks_that_hold_the_same_shard_share_one_tensor_of_numbers():
+    columns = {rank: lambda whole, at=rank % 2: whole[:, at : at + 1] for rank in range(4)}
+    alignment = uncut(UP, ranks=4, parts=columns, axes=Axes(sizes={"cp": 2, "tp": 2}))
+    (numbers,) = choose_cuts(alignment, {UP: outcome()}).values()
+    assert [numbers[rank].tolist() for rank in range(4)] == [[[0], [2]], [[1], [3]]] * 2
+    assert len({id(one) for one in numbers.values()}) == 2
+    assert all(one.is_contiguous() for one in numbers.values())
 
 
 def test_an_activation_that_lies_otherwise_in_another_step_is_not_cut():
@@ -193,6 +202,10 @@ def test_trials_before_count_with_their_own_chance():
 def test_a_trial_with_a_void_element_counts_for_nothing_and_which_ones_have_one_is_a_choice(void, bound):
     trials = [outcome(1e-6)] * (3 - void) + [outcome(1.0, void=VOID)] * void
     assert bound_of_trials(trials) == pytest.approx(bound)
+
+
+def test_a_probability_is_never_above_one():
+    assert bound_of_trials([outcome(0.5)] + [outcome(1.0, void=VOID)] * 2) == 1.0
 
 
 def test_trials_with_void_elements_are_made_up_for():

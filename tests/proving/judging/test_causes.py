@@ -154,6 +154,9 @@ def test_shards_of_different_elements_sum_up_to_nothing(closeness):
 
 def test_one_rank_alone_has_no_sum_to_miss(closeness):
     whole = values(closeness, 3)
+    along_tp = difference(closeness, [off_by_one_element(whole, closeness)], whole)  # the other holds nothing of it
+    assert axes_of_sum(along_tp) == ()
+    assert missing_reduction(along_tp) is None
     found = difference(closeness, [off_by_one_element(whole, closeness)], whole, axes=Axes(sizes={"tp": 1}))
     assert missing_reduction(found) is None
 
@@ -222,6 +225,23 @@ def test_a_replica_that_differs_from_a_right_one_is_named(closeness):
     assert (cause.kind, cause.ranks) == (CauseKind.REPLICAS_DIFFER, (1,))
 
 
+@pytest.mark.parametrize("wrong", [(0,), (1,), (2,), (0, 2)])
+def test_each_replica_may_be_the_right_one(closeness, wrong):
+    whole = values(closeness, 3, 4)
+    actual = [off_by_one_element(whole, closeness) if rank in wrong else whole for rank in range(3)]
+    cause = explain(difference(closeness, actual, whole, axes=Axes(sizes={"tp": 3})))
+    assert (cause.kind, cause.ranks) == (CauseKind.REPLICAS_DIFFER, wrong)
+
+
+def test_shards_of_zeros_are_no_replicas(closeness):
+    zeros = torch.zeros_like(values(closeness, 2))
+    index = [torch.tensor([0, 1]), torch.tensor([2, 3])]
+    actual = [zeros, values(closeness, 2)]
+    assert explain(difference(closeness, actual, zeros, index=index)) is None
+    cause = explain(difference(closeness, actual, zeros, index=index[:1] * 2))
+    assert (cause.kind, cause.ranks) == (CauseKind.REPLICAS_DIFFER, (1,))
+
+
 def test_replicas_that_are_all_wrong_are_not(closeness):
     whole = values(closeness, 3, 4)
     wrong = [values(closeness, 3, 4, seed=seed) for seed in (4, 5)]
@@ -262,6 +282,21 @@ def test_swapped_shards_are_named_with_their_owners(closeness):
     cause = explain(difference(closeness, [whole[2:], whole[:2]], expected))
     assert (cause.kind, cause.ranks) == (CauseKind.SHARD_ORDER, (1, 0))
     assert explain(difference(closeness, [whole[2:], off_by_one_element(whole[:2], closeness)], expected)) is None
+
+
+def test_padding_that_is_not_zero_is_named_with_its_ranks_and_its_elements(closeness):
+    whole = values(closeness, 5)
+    index = [torch.tensor([0, 1, PADDING]), torch.tensor([2, 3, PADDING]), torch.tensor([4, PADDING, PADDING])]
+    expected = [torch.where(at == PADDING, 0, whole[at]) for at in index]
+    actual = [
+        expected[0],
+        *(torch.where(at == PADDING, 1, one) for at, one in zip(index[1:], expected[1:], strict=True)),
+    ]
+    axes = Axes(sizes={"tp": 3})
+    cause = explain(difference(closeness, actual, expected, index=index, axes=axes))
+    assert (cause.kind, cause.ranks, cause.elements) == (CauseKind.PADDING_USED, (1, 2), 3)
+    actual[2] = actual[2] + torch.tensor([1, 0, 0])
+    assert explain(difference(closeness, actual, expected, index=index, axes=axes)) is None
 
 
 # The table ------------------------------------------------------------------------------------------------------------
@@ -320,6 +355,36 @@ def test_few_vectors_are_at_most_as_many_as_ranks_at_more_than_twice_as_many_pos
     assert found is None or found.elements == vectors
     actual[0] = whole[0]  # a position that is right
     assert explain(difference(closeness, [actual, actual], whole, phase=Phase.OUTPUT)) is None
+
+
+def test_each_of_few_vectors_comes_more_than_once():
+    closeness = COMPARISONS["exact"]
+    whole, off = values(closeness, 5, 3), values(closeness, 2, 3, seed=4)
+    for which, kind in (([0, 0, 0, 1, 1], CauseKind.FEW_VECTORS_OFF), ([0, 0, 0, 0, 1], None)):
+        actual = closeness.canonical(whole + off[which])
+        found = explain(difference(closeness, [actual, actual], whole, phase=Phase.OUTPUT))
+        assert (found.kind if found else None) == kind
+
+
+def test_the_rank_with_the_most_vectors_counts():
+    closeness = COMPARISONS["exact"]
+    whole, off = values(closeness, 6, 3), values(closeness, 2, 3, seed=4)
+    actual = [closeness.canonical(whole + off[which]) for which in ([0, 1] * 3, [0] * 6)]
+    assert explain(difference(closeness, actual, whole, phase=Phase.OUTPUT)).elements == 2
+
+
+def test_few_vectors_are_not_told_within_noise():
+    closeness = COMPARISONS["within noise"]
+    whole, off = torch.arange(15.0).view(5, 3), torch.tensor([[3.0, 1.0, 7.0], [2.0, 9.0, 4.0]])
+    actual = whole + off[[0, 1, 0, 1, 0]]
+    assert explain(difference(closeness, [actual, actual], whole, phase=Phase.OUTPUT)) is None
+
+
+def test_parts_of_different_tensors_have_no_sum_beside_a_vector(closeness):
+    first, second, bias = (values(closeness, *shape, seed=seed) for seed, shape in enumerate([(4, 3), (4, 3), (3,)]))
+    parts = parts_of(closeness, closeness.canonical(first + bias), 2)
+    assert explain(difference(closeness, parts, first, phase=Phase.OUTPUT)).kind is CauseKind.PARTS_WITH_BIAS
+    assert explain(difference(closeness, parts, [first, second], phase=Phase.OUTPUT)) is None
 
 
 def test_zeros_in_part_have_their_place(closeness):

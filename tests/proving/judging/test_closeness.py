@@ -42,6 +42,14 @@ def test_what_is_not_finite_is_close_to_nothing(values):
     assert not is_equal(WithinNoise(1e9), numbers(first), numbers(second))
 
 
+def test_without_noise_the_same_is_close_and_nothing_else():
+    exact = WithinNoise(0.0)
+    assert is_equal(exact, numbers(3.0), numbers(3.0))
+    assert not is_equal(exact, numbers(3.0), numbers(3.0 + 2**-50))
+    assert exact.same_square(4.0, 4.0)
+    assert not exact.same_square(4.0, 4.0 + 2**-40)
+
+
 def test_numbers_of_any_dtype_are_compared_in_float64():
     assert WithinNoise(0.0).numbers(torch.ones(1, dtype=torch.bfloat16)).dtype is torch.float64
     assert is_equal(WithinNoise(1e-3), torch.tensor([1.0], dtype=torch.bfloat16), numbers(1.0))
@@ -55,6 +63,25 @@ def test_exact_candidates_have_the_ratio_of_the_first_expected_value_that_is_not
     assert all(torch.equal(EXACT.scaled(expected, one), actual) for one in EXACT.candidate_factors(actual, expected))
 
 
+@pytest.mark.parametrize(
+    ("factor", "tried"),
+    [
+        *((Fraction(sign * 64), True) for sign in (1, -1)),
+        *((Fraction(sign * 65), False) for sign in (1, -1)),
+        *((Fraction(64, 63), True), (Fraction(63, 64), True), (Fraction(1, 64), True)),
+        *((Fraction(1, 65), False), (Fraction(65, 64), False)),
+    ],
+)
+def test_numerators_and_denominators_go_up_to_64(factor, tried):
+    closeness, expected = Exact(2_097_143), residues(0, 7, 11)
+    assert (factor in closeness.candidate_factors(closeness.scaled(expected, factor), expected)) is tried
+
+
+def test_the_first_expected_value_that_is_not_zero_decides_which_factors_are_tried():
+    factors = set(Exact(2_097_143).candidate_factors(residues(1, 14, 33), residues(0, 7, 11)))
+    assert factors == {Fraction(2)}
+
+
 def test_there_is_no_factor_of_zeros():
     assert list(EXACT.candidate_factors(residues(1, 2), residues(0, 0))) == []
     assert list(WithinNoise(1.0).candidate_factors(numbers(1.0), numbers(0.0))) == []
@@ -62,8 +89,8 @@ def test_there_is_no_factor_of_zeros():
 
 def test_within_noise_a_few_factors_are_told_apart():
     factors = set(WithinNoise(1.0).candidate_factors(numbers(1.0), numbers(1.0)))
-    assert {Fraction(0), Fraction(2), Fraction(16), Fraction(1, 16)} < factors
-    assert factors.isdisjoint({Fraction(1), Fraction(17), Fraction(3, 2)})
+    assert {Fraction(0), Fraction(2), Fraction(16), Fraction(1, 2), Fraction(1, 16)} < factors
+    assert factors.isdisjoint({Fraction(1), Fraction(17), Fraction(1, 17), Fraction(3, 2)})
 
 
 def test_squares_are_those_of_one_norm_modulo_the_prime_or_within_the_noise_of_the_norm():
@@ -75,5 +102,6 @@ def test_squares_are_those_of_one_norm_modulo_the_prime_or_within_the_noise_of_t
     assert close.same_square(9.0, 3.03**2)
     assert not close.same_square(9.0, 3.05**2)
     assert close.same_square(0.0, -1e-20)
+    assert close.same_square(-1e-20, 0.0)
     assert not close.same_square(torch.nan, torch.nan)
     assert not close.same_square(torch.inf, torch.inf)

@@ -27,6 +27,8 @@ def sides(divergences):
         ({"kind": "AllReduce MAX"}, [False]),
         ({"kind": "Broadcast"}, [False]),
         ({"dtype": "int64"}, [False]),
+        ({"dtype": "complex64"}, [False]),
+        ({"dtype": "tensor"}, [False]),  # of PyTorch's names, and no dtype
         ({"ranks": (0, 2)}, [False, False]),
         ({"step": 1}, [False, False]),
         ({"shapes": ((2, 4),)}, [True]),
@@ -42,6 +44,10 @@ def test_where_it_is_called_and_which_floating_dtype_it_has_is_not(change):
     assert diverge([collective(dtype="float64"), collective()], [collective(), collective(**change)]) == []
 
 
+def test_which_complex_dtype_it_has_is_not_compared_either():
+    assert diverge([collective(dtype="complex128")], [collective(dtype="complex64")]) == []
+
+
 def test_the_order_of_hooks_is_no_divergence_and_a_call_in_the_place_of_another_is():
     first, second, third = collective(), collective(shapes=((4,),)), collective(kind="Broadcast")
     assert diverge([first, second, third], [second, third, first]) == []
@@ -54,6 +60,19 @@ def test_one_collective_that_is_inserted_is_one_divergence():
     assert sides(diverge(calls, [calls[0], extra, *calls[1:]])) == [(None, extra)]
     assert sides(diverge([calls[0], extra, *calls[1:]], calls)) == [(extra, None)]
     assert sides(diverge(calls, [*calls, calls[0]])) == [(None, calls[0])]
+
+
+def test_the_one_that_is_inserted_in_a_long_sequence_is_found_where_it_is():
+    kinds = ("AllReduce SUM", "Broadcast", "Gather")
+    calls = [collective(kind=kinds[number % 3], location=f"in {number}") for number in range(300)]
+    extra = collective(kind=kinds[1], location="in the middle")
+    assert sides(diverge(calls, [*calls[:150], extra, *calls[150:]])) == [(None, extra)]
+
+
+def test_divergences_of_all_ranks_are_in_the_order_of_the_steps():
+    early, late = collective(step=1), collective(step=2)
+    divergences = find_divergences([Records()] * 2, [Records(collectives=[one]) for one in (late, early)])
+    assert sides(divergences) == [(None, early), (None, late)]
 
 
 def test_all_divergences_are_told_and_those_of_several_ranks_as_one():
@@ -100,6 +119,24 @@ def test_rows_that_are_lost_or_of_other_features_are_divergences(second):
     assert find_divergences(exact, native)
 
 
+@pytest.mark.parametrize(
+    ("exact", "native"),
+    [
+        ([[(5, 6), (8, 4)]], [[(6, 6), (7, 4)]]),  # of other features
+        ([[(5, 6)], [(5, 6)]], [[(6, 6)], [(4, 6)]]),  # of another step
+        ([[()]], [[(1,)]]),  # a scalar has no rows
+        ([[(1,)]], [[()]]),
+    ],
+)
+def test_rows_are_not_made_up_for_by_others(exact, native):
+    """The calls' shapes, by step."""
+    runs = [
+        [Records(collectives=[collective(shapes=tuple(shapes), step=step) for step, shapes in enumerate(steps)])]
+        for steps in (exact, native)
+    ]
+    assert [one.only_shapes for one in find_divergences(*runs)] == [True] * len(exact)
+
+
 def test_a_divergence_beside_a_routing_is_told():
     extra = collective(kind="Broadcast")
     exact = on_two_ranks([exchange(5, 8)], [exchange(11, 8)])
@@ -138,6 +175,7 @@ def test_each_divergence_is_a_finding_of_its_own():
         ("float64", "float32", False),
         ("int64", "float32", False),
         ("bool", "float32", False),
+        ("tensor", "float32", False),
         ("", "float32", False),
     ],
 )

@@ -1,13 +1,15 @@
 """Outcomes of all trials to one finding each: verdicts, bounds, weak probes, and activations that do work otherwise."""
 
 from dataclasses import replace
+from math import inf
 
 import pytest
 import torch
 
 from shardproof.errors import CannotRunError
+from shardproof.exact import NoBound
 from shardproof.proving.cause import Cause, CauseKind, Mend, Part
-from shardproof.proving.findings import Finding, Rounding, Verdict
+from shardproof.proving.findings import Finding, Rounding, Unbounded, Verdict
 from shardproof.proving.judging.conclude import (
     conclude,
     drop_other_ways,
@@ -70,6 +72,12 @@ def test_a_void_element_is_no_number_on_one_side_or_divides_by_zero_on_both():
     assert concluded({GRADIENT: HERE}, {GRADIENT: HERE}, rounding=NEAR)[GRADIENT].verdict is Verdict.WRONG
 
 
+def test_the_ranks_on_which_an_element_is_no_number_are_told():
+    void = {0: BOTH.void[0], 1: HERE.void[0], 2: HERE.void[0]}
+    trials = [Outcome(equal=True, void=void), Outcome(equal=True, void=void | {0: OTHERS.void[0]})]
+    assert judge_trials(trials)[1] == Cause(kind=CauseKind.NO_NUMBER_HERE, ranks=(1, 2))
+
+
 def only_trial(*void, of=64, reference=True):
     """An outcome of which these elements on rank 0 are void on the rank, and perhaps on one device."""
     actual = [int(at in void) for at in range(of)]
@@ -87,6 +95,7 @@ def test_a_small_part_void_in_the_only_trial_is_compared_in_float64_alone_and_ha
     ("trials", "rounding"),
     [
         ([only_trial(3, 17, 20)], NEAR),  # no small part
+        ([only_trial(3, of=31)], NEAR),
         ([only_trial(3)], FAR),
         ([only_trial(3)], None),
         ([only_trial(3), only_trial(3)], NEAR),  # not by chance
@@ -96,6 +105,13 @@ def test_what_may_be_void_in_every_trial_is_not(trials, rounding):
     finding = concluded(*({GRADIENT: outcome} for outcome in trials), rounding=rounding)[GRADIENT]
     assert (finding.verdict, finding.uncompared) == (Verdict.UNSUPPORTED, 0)
     assert finding.cause == Cause(kind=CauseKind.DIVIDES_BY_ZERO)
+
+
+def test_the_void_elements_of_every_rank_are_a_small_part_of_what_it_holds():
+    small, also_small, large = (only_trial(3, of=of).void[0] for of in (64, 32, 16))
+    for void, uncompared in (({0: small, 1: also_small}, 2), ({0: small, 1: large}, 0)):
+        trial = {GRADIENT: Outcome(equal=True, void=void)}
+        assert concluded(trial, rounding=NEAR)[GRADIENT].uncompared == uncompared
 
 
 def test_void_elements_excuse_no_others():
@@ -125,6 +141,22 @@ def test_the_bound_is_the_product_of_all_trials_and_none_if_nothing_is_derived()
     assert concluded({GRADIENT: EQUAL}, {GRADIENT: Outcome(equal=True)})[GRADIENT].false_accept == 2.0**-20
     assert concluded({GRADIENT: Outcome(equal=True)})[GRADIENT].false_accept is None
     assert concluded({GRADIENT: Outcome(equal=False, chance=0.5)})[GRADIENT].false_accept is None
+
+
+def test_why_nothing_is_derived_is_told_of_what_is_proved_without_a_bound():
+    why = Unbounded(reason=NoBound.DEPTH, at=OUTPUT)
+    unbounded = Outcome(equal=True, unbounded=why)
+    assert concluded({GRADIENT: unbounded})[GRADIENT].unbounded == why
+    assert concluded({GRADIENT: unbounded}, {GRADIENT: EQUAL})[GRADIENT].unbounded is None
+    assert concluded({GRADIENT: replace(unbounded, equal=False)})[GRADIENT].unbounded is None
+
+
+@pytest.mark.parametrize(("rounding", "largest"), [(FAR, 1.0), (None, None), (replace(FAR, maxdiff=inf), None)])
+def test_the_place_of_a_difference_has_the_largest_in_float64_if_it_is_a_number(rounding, largest):
+    place = Cause(kind=CauseKind.UNEXPLAINED, ranks=(1,), elements=3)
+    finding = concluded({GRADIENT: Outcome(equal=False, place=place)}, rounding=rounding)[GRADIENT]
+    assert finding.cause == place
+    assert finding.cause.largest == largest
 
 
 def test_the_first_trial_that_differs_is_told():
@@ -171,6 +203,14 @@ def test_whole_ranks_come_before_slices():
 def test_a_buffer_may_be_a_table_of_constants(phase, verdict):
     key = Key(0, phase, "w")
     assert concluded({key: Outcome(equal=True, constant=True)})[key].verdict is verdict
+
+
+def test_what_is_vacuous_is_not_measured_in_float64():
+    assert concluded({GRADIENT: Outcome(equal=True, constant=True)}, rounding=NEAR)[GRADIENT].rounding is None
+
+
+def test_a_right_activation_is_no_finding_although_it_is_constant():
+    assert OUTPUT not in concluded({OUTPUT: Outcome(equal=True, constant=True), LOSS: DIFFERS})
 
 
 def test_a_wrong_tensor_is_wrong_before_it_is_weak():
@@ -242,6 +282,13 @@ def test_a_scaled_activation_of_the_users_own_training_is_its_own_scale(own_trai
     assert OUTPUT in concluded(zero, own_training=own_training)
 
 
+def test_the_training_is_not_the_users_own_unless_it_is_said():
+    assert OUTPUT in concluded({OUTPUT: Outcome(equal=False, cause=SCALED), LOSS: DIFFERS})
+
+
 def test_nothing_compared_is_an_error():
     with pytest.raises(CannotRunError, match="nothing was compared"):
         concluded({})
+    with pytest.raises(CannotRunError, match="nothing was compared"):
+        concluded({}, {GRADIENT: EQUAL})
+    assert concluded({GRADIENT: EQUAL}, {}).keys() == {GRADIENT}

@@ -7,14 +7,17 @@ import torch
 
 from shardproof.proving.axes import Axes
 from shardproof.proving.cause import Cause, CauseKind
+from shardproof.proving.findings import Verdict
 from shardproof.proving.judging.coverage import judge_coverage
 from shardproof.proving.judging.layout import find_layout
+from shardproof.proving.records import Key, Phase
 
 W = torch.arange(1.0, 13.0, dtype=torch.float64).view(6, 2)
 B = torch.tensor([20.0, 21.0, 22.0], dtype=torch.float64)
 ZEROS = torch.zeros(3, 2, dtype=torch.float64)
 PAIR = Axes(sizes={"tp": 2})
 FOUR = Axes(sizes={"tp": 4})
+EIGHT = Axes(sizes={"dp": 2, "tp": 4}, data=("dp",))
 SQUARE = Axes(sizes={"dp": 2, "tp": 2}, data=("dp",))
 EMPTY = B[:0]
 
@@ -35,6 +38,7 @@ RIGHT = {
     "uneven": ({"w": [W[:4], W[4:]]}, PAIR),
     "padded": ({"w": [W[:4], pad(W[4:], 4)]}, PAIR),
     "a rank of padding alone": ({"w": [W[:2], W[2:4], W[4:], ZEROS[:2]]}, FOUR),
+    "a rank of padding alone, in both replicas": ({"w": [W[:2], W[2:4], W[4:], ZEROS[:2]] * 2}, EIGHT),
     "nothing on one rank": ({"w": [W, W[:0]]}, PAIR),
     "replicas of halves": ({"w": [W[:3], W[3:], W[:3], W[3:]]}, SQUARE),
     "quarters": ({"w": [W[:2], W[3:5], W[2:3], W[5:]]}, SQUARE),
@@ -42,6 +46,7 @@ RIGHT = {
     "more replicas of the last": ({"w": [W[:2], W[2:4], W[4:], W[4:]]}, FOUR),
     "in another order": ({"w": [W[[4, 2, 0]], W[[1, 3, 5]]]}, PAIR),
     "in two tensors": ({"upper": [W[:3], W[:3]], "lower": [W[3:], W[3:]]}, PAIR),
+    "flat": ({"wb": [torch.cat([W.reshape(-1), B])[part] for part in (slice(8), slice(8, None))]}, PAIR),
     "fused": ({"wb": [torch.cat([W[:3].reshape(-1), B]), torch.cat([W[3:].reshape(-1), B])]}, PAIR),
 }
 
@@ -49,7 +54,7 @@ RIGHT = {
 @pytest.mark.parametrize("name", RIGHT)
 def test_right_shardings_are_covered(name):
     candidate, axes = RIGHT[name]
-    full = {"w": W, "b": B} if name == "fused" else {"w": W}
+    full = {"w": W, "b": B} if "wb" in candidate else {"w": W}
     assert judged(full, candidate, axes) == {}
 
 
@@ -58,10 +63,14 @@ WRONG = {
     "a lost row that leaves no zero": ({"w": [W[:3], W[3:5]]}, PAIR, CauseKind.LOST, (), 2),
     "a lost column": ({"w": [W[:, :1], ZEROS[:1].new_zeros(6, 1)]}, PAIR, CauseKind.LOST, (), 6),
     "zeros everywhere": ({"w": [0 * W, 0 * W]}, PAIR, CauseKind.ZEROED, (0, 1), 12),
+    "zeros in both halves": ({"w": [ZEROS, ZEROS]}, PAIR, CauseKind.LOST, (), 12),
+    "a lost row beside a replica of zeros": ({"w": [pad(W[:5], 6), 0 * W]}, PAIR, CauseKind.LOST, (), 2),
     "one replica is zeros": ({"w": [W, 0 * W]}, PAIR, CauseKind.ZEROED, (1,), 12),
     "a row of one replica is zeros": ({"w": [pad(W[:5], 6), W]}, PAIR, CauseKind.ZEROED, (0,), 2),
     "a row is held twice": ({"w": [W[:4], W[3:]]}, PAIR, CauseKind.HELD_TWICE, (0, 1), 2),
     "a row is held twice on one rank": ({"w": [W[[0, 1, 1]], W[2:]]}, PAIR, CauseKind.HELD_TWICE, (0,), 2),
+    "the first row is held twice on one rank": ({"w": [W[[0, 0, 1]], W[2:]]}, PAIR, CauseKind.HELD_TWICE, (0,), 2),
+    "a row is held three times on one rank": ({"w": [W[[0, 1, 1, 1]], W[2:]]}, PAIR, CauseKind.HELD_TWICE, (0,), 4),
     "a row is lost on one axis": (
         {"w": [W[:3], W[3:], W[:3], pad(W[3:5], 3)]}, SQUARE, CauseKind.ZEROED, (3,), 2,
     ),
@@ -74,6 +83,19 @@ WRONG = {
 def test_wrong_ones_are_not(name):
     candidate, axes, kind, ranks, elements = WRONG[name]
     assert judged({"w": W}, candidate, axes) == {"w": Cause(kind=kind, ranks=ranks, elements=elements)}
+
+
+def test_a_fault_is_a_first_cause_on_its_ranks():
+    layout = find_layout({"w": W, "b": B}, {"w": {0: W, 1: 0 * W}, "b": {0: B, 1: B}})
+    (found,) = judge_coverage(layout, PAIR)
+    assert (found.key, found.verdict, found.root) == (Key(0, Phase.INITIAL, "w"), Verdict.WRONG, True)
+    assert found.ranks == found.cause.ranks == (1,)
+
+
+def test_one_element_may_be_zeroed_too():
+    one = B[:1]
+    found = judged({"b": one}, {"b": [0 * one, 0 * one]}, PAIR)
+    assert found == {"b": Cause(kind=CauseKind.ZEROED, ranks=(0, 1), elements=1)}
 
 
 def test_a_parameter_that_no_rank_has_is_lost():

@@ -93,6 +93,56 @@ def test_another_mean_and_a_constant_on_one_side_are_told_whatever_the_constant(
     assert find_other_spread([torch.zeros(0)], full) is None
 
 
+def alternating(*pattern, count=200, mean=0.0, scale=1.0):
+    """The same few numbers over and over."""
+    return torch.tensor(pattern).repeat(count // len(pattern)) * scale + mean
+
+
+@pytest.mark.parametrize(("mean", "kind"), [(0.49, None), (-0.49, None), (0.51, CauseKind.INITIAL_MEAN)])
+def test_means_may_be_five_standard_errors_apart(mean, kind):
+    """Of 200 numbers on either side with a deviation of 1 the standard error is a tenth."""
+    found = find_other_spread([alternating(1.0, -1.0, mean=mean)], alternating(1.0, -1.0))
+    assert (found and found.kind) == kind
+
+
+@pytest.mark.parametrize(
+    ("pattern", "least"),
+    [
+        ((1.0, -1.0), 1.288),  # of a kurtosis of 1, and taken as 1.8: 5 * sqrt(0.8 / 4 / 100) of the larger one
+        ((1.0, 0.0, 0.0, -1.0), 4 / 3),  # of a kurtosis of 2
+        ((1.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, -1.0), 1.764),  # of 4
+    ],
+)
+def test_deviations_may_be_five_standard_errors_apart(pattern, least):
+    expected = alternating(*pattern)
+    for factor in (least - 0.01, 1 / (least - 0.01)):
+        assert find_other_spread([expected * factor], expected) is None
+    for factor in (least + 0.01, 1 / (least + 0.01)):
+        assert find_other_spread([expected * factor], expected).kind is CauseKind.INITIAL_SPREAD
+    assert find_other_spread([expected * 2], expected).factor == 2
+
+
+def test_one_number_is_no_constant():
+    two = torch.tensor([1.0, -1.0])
+    assert find_other_spread([two[:1]], two) is None
+    assert find_other_spread([two], two[:1]) is None
+    assert find_other_spread([torch.ones(2)], two).kind is CauseKind.INITIAL_CONSTANT
+    assert find_other_spread([two], two[:0]) is None
+
+
+def test_shards_of_two_numbers_are_repeated_and_of_one_are_constant():
+    whole = alternating(0.5, 0.25, count=8).view(4, 2)
+    for values, kind in (((0.5, 0.125), CauseKind.INITIAL_REPEATED), ((0.375, 0.375), CauseKind.INITIAL_CONSTANT)):
+        shard = torch.tensor([values, values], dtype=torch.float64)
+        assert judge(shard, shard, whole=whole.double()).cause.kind is kind
+
+
+def test_a_rank_may_lack_a_parameter():
+    layout = find_layout({"w": ADDRESSES}, {"w": {1: ADDRESSES}})
+    (finding,) = judge_initial({"w": WHOLE}, [{}, {"w": drawn(4, 2, seed=1)}], layout)
+    assert (finding.verdict, finding.ranks) == (Verdict.DRAWN, (1,))
+
+
 def test_replicas_count_once():
     one = drawn(4, 4, seed=0)
     assert find_other_spread([one] * 1000, drawn(4, 4, seed=1)) is None
@@ -135,7 +185,7 @@ def test_without_a_layout_repeated_shards_and_another_spread_are_all_that_can_be
     assert find_faults(whole, [{"w": alike}, {"w": alike}], ["w"], ("w",), by_dtensor=("w",)) == ()
     assert find_faults(whole, [{"w": alike}, {"w": apart}], ["w"], ("w",)) == ()
     wide = [{"w": 2 * alike}, {"w": 2 * apart}]
-    (finding,) = find_faults(whole, wide, ["w"], ("w",))
+    (finding,) = find_faults(whole, [one | {"x": alike} for one in wide], ["w", "x"], ("w", "x"))
     assert (finding.verdict, finding.cause.kind) == (Verdict.WRONG, CauseKind.INITIAL_SPREAD)
     assert find_faults(whole, wide, ["w"], ()) == ()  # given and scaled, not drawn
 

@@ -44,6 +44,11 @@ def test_what_is_computed_from_a_parameter_that_is_held_wrongly_follows_from_tha
     lost = replace(finding(Phase.INITIAL, "block.down.weight", root=True), cause=Cause(kind=CauseKind.LOST))
     later = finding(phase, name, root=True)
     assert [one.root for one in unmark_consequences([lost, later])] == [True, not follows]
+    for kind in (CauseKind.ZEROED, CauseKind.HELD_TWICE, CauseKind.OUT_OF_PLACE):
+        otherwise = replace(lost, cause=Cause(kind=kind))
+        assert [one.root for one in unmark_consequences([otherwise, later])] == [True, not follows]
+    right = replace(lost, verdict=Verdict.PROVED, cause=None)
+    assert [one.root for one in unmark_consequences([right, later])] == [True, True]
     drawn = replace(lost, cause=Cause(kind=CauseKind.INITIAL_SPREAD))
     assert [one.root for one in unmark_consequences([drawn, later])] == [True, True]
 

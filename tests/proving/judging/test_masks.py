@@ -88,3 +88,34 @@ def test_replicas_that_draw_in_fewer_steps_are_no_replicas():
     whole = held(VALUES, MASK, steps=2)
     finding = judge(whole, held(VALUES, OTHER, steps=2), held(VALUES, MASK))
     assert finding.verdict is Verdict.DRAWN
+
+
+@pytest.mark.parametrize(
+    ("elements", "steps", "verdict", "kind"),
+    [
+        (32, 1, Verdict.WRONG, CauseKind.MASK_SHARED),
+        (31, 1, Verdict.VACUOUS, CauseKind.MASK_TOO_SMALL),
+        (16, 2, Verdict.WRONG, CauseKind.MASK_SHARED),
+        (16, 1, Verdict.VACUOUS, CauseKind.MASK_TOO_SMALL),
+    ],
+)
+def test_a_mask_that_two_shards_share_is_of_32_elements_at_least_over_all_steps(elements, steps, verdict, kind):
+    own = MASK[:elements]
+    whole = held(VALUES[: 2 * elements], torch.cat([own, ~own]), steps=steps)
+    shards = [held(VALUES[part], own, steps=steps) for part in (slice(elements), slice(elements, 2 * elements))]
+    finding = judge(whole, *shards)
+    assert (finding.verdict, finding.cause.kind, finding.ranks) == (verdict, kind, (0, 1))
+    assert finding.cause.elements == (elements if verdict is Verdict.VACUOUS else None)
+
+
+def test_the_shorter_of_two_masks_may_be_the_start_of_the_longer_one():
+    whole = held(torch.arange(1.0, 97, dtype=torch.float64), torch.cat([OTHER, MASK[:32]]))
+    longer, other = held(VALUES, MASK), held(VALUES[:32] + 64, MASK[:32])
+    assert judge(whole, longer, other).cause.kind is CauseKind.MASK_SHARED
+    assert judge(whole, longer, held(VALUES[:32] + 64, MASK[32:])).verdict is Verdict.DRAWN
+
+
+def test_replicas_of_zeros_are_replicas():
+    zeros = torch.zeros_like(VALUES)
+    finding = judge(held(zeros, MASK), held(zeros, MASK), held(zeros, OTHER))
+    assert (finding.verdict, finding.cause.kind) == (Verdict.WRONG, CauseKind.MASK_REPLICAS_DIFFER)

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from tests.proving.judging.made_up import BIAS, LOSS, NEW_BIAS, make_sides, native_runs, own_run
+from tests.proving.judging.made_up import BIAS, DOWN, LOSS, NEW_BIAS, make_sides, native_runs, own_run
 
 from shardproof.proving.axes import Axes
 from shardproof.proving.findings import FAR_RATIO, ROUNDING_RATIO, Numbers, Verdict
@@ -83,6 +83,28 @@ def test_nan_in_the_reference_is_a_noise_that_says_nothing():
     measured = own_runs(set_values("reference", [Precision.SHAKEN], [1.0, math.nan, 4.0])).of(BIAS)
     assert math.isnan(measured.noise)
     assert not measured.far
+
+
+def infinite(tensor, *, on_ranks=-math.inf):
+    """One element is minus infinity in the reference, and on the ranks something of the kind."""
+
+    def change(draft):
+        for run in native_runs(draft):
+            for held, value in ((draft.reference, -math.inf), *((held, on_ranks) for held in draft.ranks)):
+                if run in held:
+                    held[run][tensor] = held[run][tensor].clone()
+                    held[run][tensor].view(-1)[0] = value
+
+    return change
+
+
+def test_an_activation_may_hold_the_infinities_of_a_mask_and_a_result_may_not():
+    measured = own_runs(infinite(DOWN)).of(DOWN)
+    assert measured.within
+    assert 0 < measured.scale < math.inf
+    for other in (math.inf, 0.0):
+        assert not own_runs(infinite(DOWN, on_ranks=other)).of(DOWN).within
+    assert own_runs(infinite(BIAS)).of(BIAS).no_reference
 
 
 def test_exact_is_said_of_the_users_own_dtypes():

@@ -1,5 +1,7 @@
 """One trial: each tensor on either side has an outcome, with counts, chance, void, and what its zeros cannot show."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from tests.proving.judging.made_up import (
@@ -16,16 +18,20 @@ from tests.proving.judging.made_up import (
     make_sides,
 )
 
+from shardproof.exact import NoBound
 from shardproof.proving.cause import CauseKind, Part
+from shardproof.proving.findings import Unbounded
 from shardproof.proving.judging.alignment import ActualExpected, Alignment
 from shardproof.proving.judging.judge import find_candidate_layout
 from shardproof.proving.judging.layout import PADDING
-from shardproof.proving.judging.outcomes import compare_exactly, find_blind, losses_first
-from shardproof.proving.records import Phase
+from shardproof.proving.judging.outcomes import compare_exactly, find_blind, losses_first, own_buffers
+from shardproof.proving.records import Phase, Recorded, Records
 
 
-def outcomes(change=None, *, own_training=False):
+def outcomes(change=None, *, own_training=False, change_records=None):
     both = make_sides(change)
+    if change_records is not None:
+        change_records(both.reference.trials[0].tensors, *(side.trials[0].tensors for side in both.ranks))
     alignment = Alignment(
         reference=both.reference.trials[0],
         ranks=[side.trials[0] for side in both.ranks],
@@ -75,6 +81,37 @@ def test_chance_zero_is_a_constant(chance, constant):
         draft.chance = chance
 
     assert outcomes(certain)[BIAS].constant is constant
+
+
+@pytest.mark.parametrize("side", [0, 1, 2])
+def test_the_worst_chance_of_either_side_counts_and_why_there_is_none(side):
+    def lose(*tensors):
+        tensors[side][BIAS] = replace(tensors[side][BIAS], chance=1.0, no_bound=NoBound.DEPTH)
+        tensors[side][WEIGHT] = replace(tensors[side][WEIGHT], chance=1e-3)
+
+    found = outcomes(change_records=lose)
+    assert (found[BIAS].chance, found[BIAS].unbounded) == (1.0, Unbounded(reason=NoBound.DEPTH, at=BIAS))
+    assert (found[WEIGHT].chance, found[WEIGHT].unbounded) == (1e-3, None)
+
+
+def test_another_shape_is_the_cause_whatever_the_values_are():
+    found = outcomes(lambda draft: draft.change(LOSS, lambda values, *_: values.expand(2), ranks=(1,)))[LOSS]
+    assert (found.equal, found.cause.kind, found.cause.shapes) == (False, CauseKind.MISSHAPEN, ((2,), ()))
+    assert (found.ranks, found.chance) == ((0, 1), 1e-5)
+
+
+def test_the_buffers_that_the_reference_has_not_are_named_and_those_that_a_rank_lacks_are_gone():
+    own, also, held = (key(Phase.BUFFER, name) for name in ("own", "also", "held"))
+
+    def change(reference, first, second):
+        reference[held] = first[held] = first[own] = second[also] = first[LOSS]
+
+    found = outcomes(change_records=change)
+    assert found.keys() & {own, also, held} == {held}
+    assert (found[held].cause.kind, found[held].cause.ranks) == (CauseKind.BUFFER_GONE, (1,))
+    value = Recorded(values=torch.ones(1))
+    records = [Records(tensors=dict.fromkeys(keys, value)) for keys in ([held, LOSS], [held, own, UP], [also])]
+    assert own_buffers(records[0], records[1:]) == ("also", "own")
 
 
 def test_a_void_element_counts_neither_for_nor_against():
