@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from shardproof.errors import CannotRunError
-from shardproof.proving.judging.layout import PADDING, find_layout, full_state
+from shardproof.proving.judging.layout import PADDING, find_layout, full_state, not_of_the_state
 
 W = torch.arange(1.0, 7.0, dtype=torch.float64).view(2, 3)
 B = torch.tensor([-1.0, -2.0], dtype=torch.float64)
@@ -52,3 +52,12 @@ def test_a_fused_parameter_spans_those_that_it_holds_elements_of():
     assert list(layout.spans("fused")) == ["w", "b"]
     assert list(layout.spans("w")) == ["w"]
     assert list(layout.spans("none")) == []
+    first = find_layout(FULL, {"last of w": {0: W[1, 2:]}, "first of b": {0: B[:1]}})
+    assert list(first.spans("last of w")) == ["w"]
+    assert list(first.spans("first of b")) == ["b"]
+    assert list(first.spans("of no rank")) == []
+
+
+def test_where_no_rank_is_known_none_is_named():
+    assert not_of_the_state("p").startswith("parameter p starts with values")
+    assert not_of_the_state("p", 0).startswith("parameter p on rank 0 starts with values")

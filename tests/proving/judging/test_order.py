@@ -5,8 +5,10 @@ import torch
 
 from shardproof.proving.axes import Axes
 from shardproof.proving.cause import CauseKind
+from shardproof.proving.findings import Verdict
 from shardproof.proving.judging.layout import find_layout
 from shardproof.proving.judging.order import judge_order
+from shardproof.proving.records import Key, Phase
 
 ROWS, COLUMNS = 12, 4
 W = torch.arange(1.0, ROWS * COLUMNS + 1, dtype=torch.float64).view(ROWS, COLUMNS)
@@ -98,3 +100,30 @@ def test_elements_of_other_parameters_beside_them_are_not_judged():
     v = -W
     layout = find_layout({"w": W, "v": v}, {"wv": {r: torch.cat([W[6 * r : 6 * r + 6], v]) for r in range(2)}})
     assert judge_order(layout, PAIR, {"w": USED, "v": USED}) == ()
+
+
+def test_two_used_slices_tell_a_sharding():
+    used = torch.zeros_like(USED)
+    used[[0, 6]] = True
+    exchanged = W.clone()
+    exchanged[[2, 3]] = W[[3, 2]]
+    assert judged(exchanged.chunk(2), PAIR, used=used) == [(CauseKind.OUT_OF_PLACE, (0,), 8)]
+    assert judged(W.chunk(2), PAIR, used=used) == []
+
+
+def test_an_element_that_is_out_of_place_is_a_first_cause():
+    exchanged = W.clone()
+    exchanged[[2, 9]] = W[[9, 2]]
+    layout = find_layout({"w": W}, {"w": dict(enumerate(exchanged.chunk(2)))})
+    (found,) = judge_order(layout, PAIR, {"w": USED, "of no rank": USED})
+    assert (found.key, found.verdict, found.root) == (Key(0, Phase.INITIAL, "w"), Verdict.WRONG, True)
+    assert found.ranks == found.cause.ranks == (0, 1)
+
+
+def test_a_zero_in_place_of_an_unused_element_is_not_out_of_place():
+    """It is not where it should be, and nowhere else: `coverage.py` says so."""
+    zeroed = W.clone()
+    zeroed[2] = 0
+    assert judged([W, zeroed], PAIR) == []
+    zeroed[[3, 8]] = W[[8, 3]]
+    assert judged([W, zeroed], PAIR) == [(CauseKind.OUT_OF_PLACE, (1,), 8)]

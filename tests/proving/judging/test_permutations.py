@@ -110,3 +110,19 @@ def test_whole_shards_are_contiguous_runs():
         assert certain
         assert {rank: own.tolist() for rank, own in order.items()} == dict(enumerate(orders))
         assert is_whole_shards(order) is runs
+
+
+@pytest.mark.parametrize("rows", [slice(0, 2), slice(2, 4)])
+def test_an_order_is_certain_if_it_is_in_every_group(rows):
+    whole = numbered(4, 8, 3)
+    whole[rows, 6] = whole[rows, 0]
+    parts = {rank: hold(whole[2 * (rank // 2) :][:2], ZIGZAG)[rank % 2] for rank in range(4)}
+    wholes = {rank: whole[2 * (rank // 2) :][:2] for rank in range(4)}
+    assert find_order(parts, wholes, 1, ["cp"], GRID)[1] is False
+
+
+def test_groups_of_ranks_that_hold_nothing_are_left_out():
+    whole = numbered(2, 8, 3)
+    order, certain = find_order(hold(whole, ZIGZAG), dict.fromkeys(range(2), whole), 1, ["cp"], GRID)
+    assert certain
+    assert {rank: own.tolist() for rank, own in order.items()} == dict(enumerate(ZIGZAG))

@@ -47,6 +47,7 @@ def test_rows_columns_ranks_and_elements_are_named(wrong, ranks, elements, dim, 
 def test_too_many_indices_are_not_named_and_a_scalar_has_none():
     assert place(slice(0, 30), shape=(60,)).dim is None
     assert place(slice(0, 16), shape=(60,)).indices == tuple(range(16))
+    assert place(slice(0, 17), shape=(60,)).indices == ()
     scalar = place((), shape=())
     assert (scalar.dim, scalar.elements) == (None, 1)
 

@@ -48,6 +48,20 @@ def test_one_element_and_one_rank_are_enough():
     assert (finding.verdict, finding.cause.kind, finding.ranks) == (Verdict.WRONG, CauseKind.RECOMPUTED_MASK, (1,))
 
 
+def test_ranks_are_named_once_and_the_chance_is_that_of_the_rank_with_the_most_elements():
+    steps = {again: masks({"a": drawn(MASK)}, {"a": drawn(again)}, step=1) for again in (MASK, ~MASK)}
+    right, wrong = (masks({"a": drawn(MASK)}, {"a": drawn(again)}) | of_step for again, of_step in steps.items())
+    finding = judge(right, right)
+    assert (finding.verdict, finding.false_accept, finding.elements) == (Verdict.PROVED, 2.0**-80, 160)
+    finding = judge(right, wrong, wrong)
+    assert (finding.verdict, finding.ranks, finding.elements, finding.root) == (Verdict.WRONG, (1, 2), 240, True)
+
+
+def test_a_forward_of_another_length_is_of_other_values():
+    forward = {"short": drawn(~MASK[:20], VALUES[:20]), "a": drawn(MASK)}
+    assert judge(masks(forward, {"a": drawn(MASK)})).verdict is Verdict.PROVED
+
+
 def test_another_steps_forward_is_not_the_one():
     held = masks({"a": drawn(MASK)}, {}) | masks({"a": drawn(~MASK)}, {"a": drawn(MASK)}, step=1)
     assert judge(held).verdict is Verdict.WRONG
@@ -95,6 +109,28 @@ def test_other_ranks_and_another_reduction_are_wrong():
             (1,),
         )
         assert (finding.cause.forward_collective, finding.cause.recomputed_collective) == (SUM, again(**changes))
+
+
+def test_all_ranks_of_a_place_are_in_one_finding_under_its_step():
+    forward, wrong = replace(SUM, step=1), again(step=1, ranks=(0,))
+    ranks = [Records(collectives=[forward, wrong, again(wrong, kind="AllReduce MAX")]) for _ in range(2)]
+    (finding,) = judge_recomputed_collectives(ranks)
+    assert finding.key == Key(1, Phase.COLLECTIVES, "in down (recomputed)")
+    assert (finding.ranks, finding.root) == ((0, 1), True)
+    assert finding.cause.recomputed_collective == wrong
+    assert collectives(SUM, again(step=1, ranks=(0,))) == ()
+
+
+def test_what_is_gathered_from_fewer_ranks_has_another_size_and_is_wrong():
+    gather = replace(SUM, kind="AllGather", shapes=((2, 3), (4, 3)))
+    assert len(collectives(gather, again(gather, ranks=(0,), shapes=((2, 3), (2, 3))))) == 1
+    assert collectives(gather, again(gather, ranks=(0,), shapes=((1, 3), (2, 3)))) == ()
+
+
+def test_the_first_of_several_is_named():
+    later = replace(SUM, kind="AllReduce MIN")
+    (finding,) = collectives(SUM, later, again(kind="AllReduce MAX"))
+    assert finding.cause.forward_collective == SUM
 
 
 def test_the_same_modules_collective_is_the_one_to_compare_with():

@@ -78,6 +78,12 @@ def test_an_axis_is_idle_if_nothing_differs_along_it(layout, ranks, idle):
         ({"kind": "AllReduce SUM"}, True),
         ({"kind": "broadcast_"}, True),
         ({"shapes": ((), (2,))}, True),  # one number of each rank, as for a log
+        ({"shapes": ((1,), (2,))}, True),
+        ({"shapes": ((1,), (1, 3))}, False),
+        ({"shapes": ()}, True),
+        ({"ranks": (0, 1, 2, 3), "shapes": ((2,), (8,))}, False),
+        ({"ranks": (0, 1, 2, 3), "shapes": ((1,), (4,))}, True),
+        ({"ranks": (1,)}, True),
         ({"dtype": "int64"}, True),
         ({"ranks": (0, 2)}, True),
     ],
@@ -99,6 +105,38 @@ def test_each_axis_counts_for_itself_and_along_a_data_axis_the_prover_splits_the
     assert described(make_layout([W[:3], W[3:]] * 2, [B] * 4), same, SQUARE).idle == ()
     by_rows = records([1, 2], [3, 4], [1, 2], [3, 4])  # along tp
     assert described(make_layout([W] * 4, [B] * 4), by_rows, SQUARE).idle == ()
+
+
+def test_a_call_of_one_rank_alone_is_of_both():
+    call = CollectiveCall(step=0, location="", kind="AllGather", ranks=(0, 1), shapes=((3,), (6,)), dtype="float64")
+    for calling in ([1, 2], [2, 1]):
+        ranks = [records([1, 2], collectives=[call] * (one - 1))[0] for one in calling]
+        assert described(WHOLE, ranks).idle == ()
+
+
+def test_stages_that_hold_other_parameters_are_not_split_along_the_other_axis():
+    stages = Axes(sizes={"pp": 2, "tp": 2})
+    same = records(*[[1, 2]] * 4)
+    found = described(make_layout([W, W, None, None], [None, None, B, B]), same, stages)
+    assert (found.idle, found.split) == (("tp",), 2)
+    assert described(make_layout([W, W, None, None], [None, None, None, B]), same, stages).idle == ()
+
+
+@pytest.mark.parametrize(
+    ("held", "split"),
+    [
+        ({"upper": W[:3], "lower": W[3:], "b": B}, 0),
+        ({"upper": W[:3], "lower": W[4:], "b": B}, 1),
+        ({"w": W[[0, 0, 1, 2, 3, 4]], "b": B}, 1),  # as many elements, one row twice
+        ({"wb": torch.cat([W.reshape(-1), B])}, 0),
+        ({"wb": torch.cat([W.reshape(-1)[:-1], B])}, 1),
+        ({"wb": torch.cat([W.reshape(-1), B[1:]])}, 1),
+        ({"w": W}, 1),
+    ],
+)
+def test_different_elements_are_counted_whichever_parameters_hold_them(held, split):
+    layout = find_layout({"w": W, "b": B}, {name: dict.fromkeys((0, 1), one) for name, one in held.items()})
+    assert described(layout, records([1, 2], [1, 2])).split == split
 
 
 def test_an_axis_of_one_rank_is_not_idle():

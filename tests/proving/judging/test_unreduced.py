@@ -113,3 +113,9 @@ def test_right_activations_are_no_findings():
     assert keep_findings([right(gradient("norm")), partial(gradient("norm"))]) == []
     undecided = wrong(gradient("norm"), Verdict.UNDECIDED)
     assert keep_findings([undecided]) == [undecided.finding]
+
+
+def test_modules_of_an_earlier_step_are_not_those_of_a_later_one():
+    trial = [partial(gradient("block.norm", step=1)), wrong(of_parameter("block.norm.seen.weight", step=1))]
+    assert told(right(gradient("block.norm.seen")), *trial) == ["block.norm"]
+    assert told(right(gradient("block.norm.seen", step=1)), *trial) == []
