@@ -105,3 +105,9 @@ def test_squares_are_those_of_one_norm_modulo_the_prime_or_within_the_noise_of_t
     assert close.same_square(-1e-20, 0.0)
     assert not close.same_square(torch.nan, torch.nan)
     assert not close.same_square(torch.inf, torch.inf)
+
+
+def test_within_noise_relations_are_approximate_and_modulo_a_prime_exact():
+    assert WithinNoise(0.0).approximate is True
+    assert EXACT.approximate is False
+    assert WithinNoise(0.0).scaled(numbers(3.0, 5.0), Fraction(1, 2)).tolist() == [1.5, 2.5]

@@ -61,3 +61,9 @@ def test_a_fused_parameter_spans_those_that_it_holds_elements_of():
 def test_where_no_rank_is_known_none_is_named():
     assert not_of_the_state("p").startswith("parameter p starts with values")
     assert not_of_the_state("p", 0).startswith("parameter p on rank 0 starts with values")
+
+
+def test_the_first_element_is_no_padding_and_the_only_one_is_looked_up():
+    assert list(find_layout(FULL, {"p": {0: W[0, :1]}}).spans("p")) == ["w"]
+    with pytest.raises(CannotRunError, match="parameter p on rank 0"):
+        find_layout({"one": W[0, :1]}, {"p": {0: W[0, 1:2]}})

@@ -53,6 +53,7 @@ def test_ranks_are_named_once_and_the_chance_is_that_of_the_rank_with_the_most_e
     right, wrong = (masks({"a": drawn(MASK)}, {"a": drawn(again)}) | of_step for again, of_step in steps.items())
     finding = judge(right, right)
     assert (finding.verdict, finding.false_accept, finding.elements) == (Verdict.PROVED, 2.0**-80, 160)
+    assert finding.key == Key(0, Phase.MASK, "a (recomputed)")
     finding = judge(right, wrong, wrong)
     assert (finding.verdict, finding.ranks, finding.elements, finding.root) == (Verdict.WRONG, (1, 2), 240, True)
 
@@ -97,6 +98,7 @@ def test_the_same_collective_or_none_when_the_forward_is_computed_again():
     assert collectives(SUM) == ()
     # A gather of parameters, which the forward had of another shape.
     assert collectives(SUM, again(kind="AllGather", shapes=((4,),))) == ()
+    assert collectives(SUM, again(kind="AllGather")) == ()
     assert collectives(SUM, replace(SUM, ranks=(0,))) == ()  # the backward's own
 
 

@@ -38,6 +38,9 @@ WHOLE = make_layout([W, W], [B, B])
 HALVES = make_layout([W[:3], W[3:]], [B, B])
 ON_ONE_RANK = make_layout([W, W], [B, None])
 BIAS_ON_ONE = make_layout([W, W], [B, 0 * B])
+BIAS_ON_THE_OTHER = make_layout([W, W], [0 * B, B])
+UNEVEN = make_layout([W[:4], W[4:]], [B, B])
+ROW_ON_ONE = make_layout([W, torch.cat([W[:5], 0 * W[:1]])], [B, B])
 
 
 def described(layout, ranks, axes=PAIR, **settings):
@@ -61,7 +64,10 @@ def test_a_parameter_is_split_if_it_is_not_whole_on_every_rank(layout, split):
         (WHOLE, records(None, None), True),
         (HALVES, records([1, 2], [1, 2]), False),
         (ON_ONE_RANK, records([1, 2], [1, 2]), False),
+        (UNEVEN, records([1, 2], [1, 2]), False),
         (BIAS_ON_ONE, records([1, 2], [1, 2]), True),
+        (BIAS_ON_THE_OTHER, records([1, 2], [1, 2]), True),
+        (ROW_ON_ONE, records([1, 2], [1, 2]), True),
         (BIAS_ON_ONE, records([1, 2], [3, 2]), False),
     ],
 )

@@ -87,3 +87,35 @@ def test_without_updates_or_a_run_in_these_dtypes_there_are_none():
 
     assert collect(no_updates)[0] == ()
     assert collect(start=False)[0] == ()
+    both = collect()[1]
+    without = replace(both, reference=replace(both.reference, native={}))
+    assert collect_update_inputs(without, find_candidate_layout(both)) == ()
+
+
+def test_without_gradients_or_with_a_parameter_held_in_part_there_are_none():
+    def no_gradients(draft):
+        for tensor in (WEIGHT, BIAS, EXPERTS):
+            draft.drop(tensor, runs=own_run(draft))
+
+    assert collect(no_gradients)[0] == ()
+    both = collect()[1]
+    start = {name: values for name, values in both.ranks[1].start.items() if name != "up.weight"}
+    in_part = replace(both, ranks=[both.ranks[0], replace(both.ranks[1], start=start)])
+    assert collect_update_inputs(in_part, find_candidate_layout(both)) == ()
+
+
+def test_each_parameter_has_its_own_dtype_and_a_state_of_another_shape_is_left_out():
+    def change(draft):
+        for run in own_run(draft):
+            draft.reference[run][NEW_BIAS] = draft.reference[run][NEW_BIAS].bfloat16()
+            for one in draft.ranks:
+                one[run][key(Phase.STATE, "up.weight/step")] = torch.tensor(1.0)
+
+    (inputs,), _ = collect(change)
+    (one,) = inputs.steps
+    assert {name: values.dtype for name, values in one.gradients.items()} == {
+        "up.weight": torch.float32,
+        "down.bias": torch.bfloat16,
+        "experts": torch.float32,
+    }
+    assert one.states == {"step": {}}
