@@ -6,7 +6,6 @@ import torch.nn.functional as F
 from tests.proving import random_steps, steps
 from torch import nn
 
-from shardproof.errors import CannotRunError
 from shardproof.proving.axes import Axes
 from shardproof.proving.cause import Cause, CauseKind, Mend
 from shardproof.proving.findings import Verdict
@@ -358,10 +357,12 @@ def test_equal_shards_of_a_parameter_that_repeats_itself_are_right():
     assert found(run(megatron, model=Repeating), Phase.INITIAL) == {"all parameters": (Verdict.PROVED, None)}
 
 
-def test_a_sharding_that_always_draws_its_own_cannot_be_proved_and_is_wrong_where_its_shards_repeat():
-    """M45: nothing else can be said of it."""
-    with pytest.raises(CannotRunError, match="must take its values from the model that it is given"):
-        run(draws_shards(alike=False))
+def test_shards_that_are_drawn_anew_are_wrong_where_they_spread_otherwise_or_repeat():
+    """M45: nothing else can be said of them."""
+    wider = found(run(draws_shards(alike=False)), Phase.INITIAL)
+    assert {name: cause.kind for name, (_, cause) in wider.items()} == dict.fromkeys(
+        ("up.weight", "down.weight"), CauseKind.INITIAL_SPREAD
+    )
     proof = run(draws_shards(alike=True))
     assert {(one.key.name, one.key.phase, one.verdict) for one in proof.findings} == {
         ("up.weight", Phase.INITIAL, Verdict.WRONG),
