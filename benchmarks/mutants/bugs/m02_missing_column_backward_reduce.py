@@ -14,5 +14,5 @@ BUG = Bug(
     line="column_input",
     change=unchanged,
     root="output gradient layers.0.mlp_norm",
-    cause=CauseKind.MISSING_ALL_REDUCE,
+    cause=CauseKind.UNREDUCED,
 )

@@ -33,5 +33,5 @@ BUG = Bug(
     line="head_input",
     change=CopyDropped.apply,
     root="output gradient norm",
-    cause=CauseKind.MISSING_ALL_REDUCE,
+    cause=CauseKind.UNREDUCED,
 )

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.mutants.bug import Bug
+from shardproof.proving.cause import CauseKind
 
 if TYPE_CHECKING:
     from benchmarks.mutants.lines import Place
@@ -26,5 +27,6 @@ BUG = Bug(
     seen_in="OLMo-core#307",
     line="cut_gate_up",
     change=cut_gate_up,
-    root="output layers.0.mlp.gate_up",
+    root="initial parameter layers.0.mlp.gate_up.*",
+    cause=CauseKind.LOST,
 )
