@@ -10,6 +10,9 @@ from tests.proving.judging.cases.case import (
 )
 from tests.proving.judging.cases.draws import drawn, start
 from tests.proving.judging.made_up import (
+    BIAS,
+    NORM,
+    UP,
     WEIGHT,
     judged,
     judged_numerically,
@@ -19,7 +22,13 @@ from tests.proving.judging.made_up import (
 from shardproof.errors import CannotRunError
 from shardproof.proving.cause import CauseKind, Mend
 from shardproof.proving.findings import Verdict
-from shardproof.proving.judging.judge import find_candidate_layout, judge_numerically, judge_without_layout
+from shardproof.proving.judging.judge import (
+    compare_trials,
+    find_candidate_layout,
+    judge_numerically,
+    judge_without_layout,
+    needs_another_trial,
+)
 from shardproof.proving.records import Precision
 
 TABLE = verdicts.VERDICTS | causes.CAUSES | norms.NORMS | native.NATIVE | draws.DRAWN | roots.ROOTS
@@ -110,3 +119,33 @@ def test_a_sharding_that_draws_its_own_values_is_only_told_of_shards_that_start_
 
 def test_precisions_of_the_made_up_runs_are_those_of_a_proof():
     assert set(make_sides().reference.native) == set(Precision)
+
+
+def needs_second(change, trials=1):
+    """Whether another trial is asked for after the first ones of records that are changed."""
+    both = make_sides(change)
+    layout = find_candidate_layout(both)
+    return needs_another_trial(both, layout, compare_trials(both, layout)[:trials])
+
+
+def void_at(key, *elements):
+    def change(draft):
+        for at in elements:
+            draft.divide_by_zero(key, at)
+
+    return change
+
+
+SECOND_TRIALS = {
+    "nothing is void": (lambda _draft: None, False),
+    "one of three elements, which is no small part": (void_at(BIAS, 0), True),
+    "a norm": (void_at(NORM, 0), True),
+    "an activation, which is judged by what comes of it": (void_at(UP, 0), False),
+}
+
+
+@pytest.mark.parametrize("name", SECOND_TRIALS)
+def test_a_second_trial_is_asked_for_what_the_only_one_does_not_judge(name):
+    change, asked = SECOND_TRIALS[name]
+    assert needs_second(change) is asked
+    assert needs_second(change, trials=2) is False
