@@ -16,6 +16,7 @@ from shardproof.frameworks.transformers.inputs import list_inputs
 from shardproof.frameworks.transformers.models import TooLargeError, build_model, find_model_class, require_memory
 from shardproof.frameworks.transformers.plans import PLAN_ATTRIBUTE
 from shardproof.proving.step import Step
+from shardproof.raised import describe_error
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -101,7 +102,7 @@ def _prepare(config: Any, seed: int, most_memory: int) -> tuple[Callable[[], nn.
         raise
     except Exception as error:
         raise OneDeviceError(
-            f"{model_class.__name__} of this configuration does not run on one device: {type(error).__name__}: {error}"
+            f"{model_class.__name__} of this configuration does not run on one device: {describe_error(error)}"
         ) from error
 
 
