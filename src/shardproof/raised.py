@@ -7,7 +7,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from shardproof.errors import CannotRunError
-from shardproof.source_lines import shorten_path
+from shardproof.source_lines import describe_line, shorten_path
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -50,4 +50,4 @@ def _describe(path: str, number: int, function: str) -> str:
     source = linecache.getline(path, number).strip()
     if len(source) > _MOST_SOURCE:
         source = f"{source[:_MOST_SOURCE]}..."
-    return f"{shorten_path(path)}:{number} in {function}" + (f": `{source}`" if source else "")
+    return describe_line(shorten_path(path), number, function) + (f": `{source}`" if source else "")

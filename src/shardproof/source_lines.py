@@ -52,7 +52,12 @@ def _find_user_frame(frame: FrameType | None, *, stop_at: str | None = None) -> 
 
 
 def _describe(frame: FrameType, path: str) -> str:
-    return f"{path}:{frame.f_lineno} in {frame.f_code.co_name}"
+    return describe_line(path, frame.f_lineno, frame.f_code.co_name)
+
+
+def describe_line(path: str, number: int, function: str) -> str:
+    """`file:line in function`, the form of every line of the user's that is named."""
+    return f"{path}:{number} in {function}"
 
 
 def shorten_path(path: str) -> str:

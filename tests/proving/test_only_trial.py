@@ -25,20 +25,24 @@ class Quotient(nn.Module):
         return self.factor * self.outer(h)
 
 
+def make_step(model, optimizer):
+    generator = torch.Generator().manual_seed(8)
+    return Step(
+        model=model,
+        batch=(torch.randn(2, 5, generator=generator), torch.randn(2, 3, generator=generator)),
+        loss=F.mse_loss,
+        optimizer=lambda parameters: optimizer(parameters, lr=1e-2),
+        steps=1,
+    )
+
+
 def proof_of(seed, *, divides=False, spoil=None, trials=1):
     def same(model, _mesh):
         if spoil is not None:
             spoil(model)
         return model
 
-    generator = torch.Generator().manual_seed(8)
-    step = Step(
-        model=lambda: Quotient(divides),
-        batch=(torch.randn(2, 5, generator=generator), torch.randn(2, 3, generator=generator)),
-        loss=F.mse_loss,
-        optimizer=lambda parameters: torch.optim.AdamW(parameters, lr=1e-2),
-        steps=1,
-    )
+    step = make_step(lambda: Quotient(divides), torch.optim.AdamW)
     return prove(step, parallelize=same, devices=2, seed=seed, trials=trials, allow=["VACUOUS sharding *"])
 
 
@@ -87,14 +91,7 @@ def test_where_the_step_itself_divides_by_zero_it_is_told_after_two():
             h = self.inner(x)
             return self.outer(h / (h - h))
 
-    generator = torch.Generator().manual_seed(8)
-    step = Step(
-        model=lambda: Divides(True),
-        batch=(torch.randn(2, 5, generator=generator), torch.randn(2, 3, generator=generator)),
-        loss=F.mse_loss,
-        optimizer=lambda parameters: torch.optim.SGD(parameters, lr=1e-2),
-        steps=1,
-    )
+    step = make_step(lambda: Divides(True), torch.optim.SGD)
     proof = prove(step, parallelize=lambda model, _mesh: model, devices=2, trials=1)
     assert {one.verdict for one in proof.findings if one.key.phase is Phase.LOSS} == {Verdict.UNSUPPORTED}
     assert proof.trials == 2
