@@ -1,11 +1,13 @@
 """Every op of PyTorch's op database that takes floating tensors is exact or refused; none is wrong or rounded."""
 
+import sys
 import warnings
 from pathlib import Path
 from unittest import mock
 
 import pytest
 import torch
+from tests.exact.op_db.__main__ import main
 from tests.exact.op_db.called_by_models import CALLED_BY_MODELS
 from tests.exact.op_db.in_place_programs import PROGRAMS, run_program
 from tests.exact.op_db.judge import judge
@@ -136,3 +138,14 @@ def test_an_oracle_that_depends_on_the_layout_is_found():
     assert judge_named("logsumexp").outcome == "exact"
     with planted("logsumexp.default", by_layout):
         assert judge_named("logsumexp").outcome == "wrong"
+
+
+@pytest.mark.parametrize(("argument", "code"), [("--help", 0), ("--no-such-option", 2)])
+def test_the_command_writes_nothing_where_it_judges_nothing(argument, code, monkeypatch, capsys):
+    before = DOCS.stat().st_mtime_ns
+    monkeypatch.setattr(sys, "argv", ["op_db", argument])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == code
+    assert "usage: python -m tests.exact.op_db" in "".join(capsys.readouterr())
+    assert DOCS.stat().st_mtime_ns == before

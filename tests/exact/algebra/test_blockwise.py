@@ -173,6 +173,37 @@ def test_a_result_that_is_no_residue_goes_nowhere(tiny_blocks):
     assert bool((into == 0).all())
 
 
+@pytest.mark.parametrize("given", ["another", "the operand"])
+def test_a_result_that_may_go_into_the_memory_at_hand_takes_no_other(given, tiny_blocks, monkeypatch):
+    x = residue(drawn(4, 5))
+    want, into = modulo(3 * x.tensor), x.tensor if given == "the operand" else torch.zeros(4, 5).double()
+
+    def refuse(*_, **__):
+        raise AssertionError("new memory")
+
+    monkeypatch.setattr(torch, "empty_strided", refuse)
+    assert by_elements(M, lambda _m, x: x * 3, (x,), {}, into=into).tensor is into
+    assert torch.equal(into.long(), want)
+    with pytest.raises(AssertionError, match="new memory"):
+        by_elements(M, lambda _m, x: x * 3, (x,), {})
+
+
+@pytest.mark.parametrize("reverse", [False, True])
+def test_a_number_in_the_cpus_memory_does_not_bring_a_tensor_there(reverse, tiny_blocks):
+    """Tensors that are not in the CPU's memory are computed in one go."""
+    operands = [torch.tensor(2.0), torch.empty(4, 9, device="meta")]
+    if reverse:
+        operands.reverse()
+    seen = []
+    by_elements(M, lambda _m, *operands: seen.append([x.shape for x in operands]), tuple(operands), {})
+    assert seen == [[x.shape for x in operands]]
+
+
+def test_a_formula_has_as_many_results_as_it_says(tiny_blocks):
+    with pytest.raises(ValueError, match="shorter"):
+        by_rows(lambda r: (r * 1, r * 2), 1, residue(drawn(4, 5)))
+
+
 def test_a_formula_of_numbers_alone_is_called_once():
     seen = []
     assert by_elements(M, lambda _m, a, b: seen.append((a, b)) or 7, (1, 2), {}) == 7

@@ -28,6 +28,7 @@ def test_residues_are_those_of_the_unsigned_words(integers, prime):
 def test_the_generator_of_the_paper_gives_its_known_first_words():
     """Seed 1234567: the sequence that reference implementations of SplitMix64 print."""
     words = [6457827717110365317, 3203168211198807973, 9817491932198370423]
+    assert GOLDEN_GAMMA == 0x9E3779B97F4A7C15 - 2**64
     assert [mixed(1234567 + i * (GOLDEN_GAMMA % 2**64)) for i in (1, 2, 3)] == words
 
 

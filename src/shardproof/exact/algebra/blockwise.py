@@ -44,18 +44,15 @@ def by_elements(
     memory = [x.tensor if isinstance(x, Residue) else x for x in operands]
     # What they broadcast to has no more elements than this.
     most = prod(x.numel() for x in memory)
-    if not memory or not is_large(most, memory[0].device):
+    if not memory or not is_large(most, device := _device_of(memory)):
         return _stored(function(m, *args, **kwargs), into)
     shape = torch.broadcast_shapes(*(x.shape for x in memory))
-    if any(isinstance(x, Residue) and x.has_companion for x in operands) or not is_large(
-        shape.numel(), memory[0].device
-    ):
+    if any(isinstance(x, Residue) and x.has_companion for x in operands) or not is_large(shape.numel(), device):
         return _stored(function(m, *args, **kwargs), into)
     target = into
     if target is None or target.shape != shape or not all(_may_overwrite(target, x) for x in memory):
         strides = compute_elementwise_output_strides(*(x.expand(shape) for x in memory))
-        target = torch.empty_strided(shape, strides, dtype=torch.float64, device=memory[0].device)
-    first: Residue | None = None
+        target = torch.empty_strided(shape, strides, dtype=torch.float64, device=device)
     for target_block, *parts in blocks(target, *memory):
         values = _residues_again(parts, operands, m)
         found = function(
@@ -66,45 +63,46 @@ def by_elements(
         if not isinstance(found, Residue) or found.has_companion:
             return function(m, *args, **kwargs)
         target_block.copy_(found.tensor)
-        first = first or found
-    assert first is not None
-    return _stored(replace(first, tensor=target), into)
+    return _stored(replace(found, tensor=target), into)  # each block has the degree and the tags of the whole
 
 
 def by_rows(
-    function: Callable[..., tuple[Residue, ...]], dim: int, *operands: Residue, results: int = 1
+    function: Callable[..., tuple[Residue, ...]], dim: int, operand: Residue, *others: Residue, results: int = 1
 ) -> tuple[Residue, ...]:
     """A formula's results, where each row along a dim depends on the operands' rows at its own position alone.
 
     Args:
         function: residues whose rows lie along their last dim, to `results` residues of the same shape.
         dim: along which the rows lie.
-        operands: of one shape.
+        operand: whose rows they are.
+        others: more operands, of the same shape.
         results: how many there are.
 
     Returns:
         The results, contiguous.
     """
-    m, memory = operands[0].of, [x.tensor for x in operands]
-    shape = memory[0].shape
-    if not is_large(shape.numel(), memory[0].device):
+    operands = (operand, *others)
+    shape, device = operand.shape, operand.tensor.device
+    if not is_large(operand.numel(), device):
         found = function(*(x.moved(lambda t: t.movedim(dim, -1)) for x in operands))
         return tuple(x.moved(lambda t: t.movedim(-1, dim).contiguous()) for x in found)
-    targets = [torch.empty(shape, dtype=torch.float64, device=memory[0].device) for _ in range(results)]
-    first: tuple[Residue, ...] | None = None
-    for parts in row_blocks(dim, *targets, *memory):
-        found = function(*_residues_again(parts[results:], operands, m))
+    targets = [torch.empty(shape, dtype=torch.float64, device=device) for _ in range(results)]
+    for parts in row_blocks(dim, *targets, *(x.tensor for x in operands)):
+        found = function(*_residues_again(parts[results:], operands, operand.of))
         for target_block, value in zip(parts, found, strict=False):
             target_block.copy_(value.tensor)
-        first = first or found
-    assert first is not None
-    return tuple(replace(x, tensor=target) for x, target in zip(first, targets, strict=True))
+    return tuple(replace(x, tensor=target) for x, target in zip(found, targets, strict=True))
 
 
 def _residues_again(parts: Sequence[Tensor], operands: Sequence[Any], m: Arithmetic) -> Iterator[Any]:
     """The operands' blocks, as what the operands are. Formulas look at degrees: to tell constants."""
     for part, x in zip(parts, operands, strict=True):
         yield Residue(part, x.degree, m, roots=x.roots) if isinstance(x, Residue) else part
+
+
+def _device_of(memory: Sequence[Tensor]) -> torch.device:
+    """Where an op is computed: a tensor without dims may lie in the CPU's memory beside tensors elsewhere."""
+    return max(memory, key=Tensor.dim).device
 
 
 def _may_overwrite(target: Tensor, operand: Tensor) -> bool:
@@ -119,7 +117,7 @@ def _may_overwrite(target: Tensor, operand: Tensor) -> bool:
 
 
 def _stored(result: Any, into: Tensor | None) -> Any:
-    if into is None or not isinstance(result, Residue) or result.tensor is into:
+    if into is None or not isinstance(result, Residue):
         return result
     into.copy_(result.tensor)
     return replace(result, tensor=into)

@@ -219,10 +219,6 @@ class Degree:
         """Of an oracle's output: a new variable."""
         return self._queried(self)
 
-    def oracle_of_preimage(self) -> Degree:
-        """Of an oracle's output at the argument of the oracle whose output this is."""
-        return self._queried(None)
-
     def exp(self) -> Degree:
         """Of E(x), a new variable or its inverse; of something that depends on a logarithm nothing is derived."""
         if self.inverses:
@@ -356,10 +352,10 @@ class Degree:
         """As the argument of an oracle, or one of the elements compared: how it was chosen is counted outside."""
         return replace(self, orders=0.0, tops=0.0, chosen=False, maximum=False)
 
-    def _queried(self, argument: Degree | None) -> Degree:
+    def _queried(self, argument: Degree) -> Degree:
         if self.unknown:
             return self
-        queries = self.queries if argument is None else _joined(self.queries, argument._as_query)
+        queries = _joined(self.queries, argument._as_query)
         found = replace(self, over=1.0, under=0.0, gates=self.gates + 1, queries=queries, monomial=True, maximum=False)
         return _checked(found)
 

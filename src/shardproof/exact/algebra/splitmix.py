@@ -15,9 +15,10 @@ if TYPE_CHECKING:
 
     from shardproof.exact.algebra.field import Field
 
-GOLDEN_GAMMA: Final = 0x9E3779B97F4A7C15 - (1 << 64)
-_FIRST: Final = 0xBF58476D1CE4E5B9 - (1 << 64)
-_SECOND: Final = 0x94D049BB133111EB - (1 << 64)
+# The paper's constants as signed integers: 0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9 and 0x94D049BB133111EB less 2**64.
+GOLDEN_GAMMA: Final = -0x61C8864680B583EB
+_FIRST: Final = -0x40A7B892E31B1A47
+_SECOND: Final = -0x6B2FB644ECCEEE15
 
 
 def mix_to_residues(integers: Tensor, field: Field) -> Tensor:
