@@ -34,6 +34,7 @@ MASKS = {
     "none": None,
     "bool": TRIANGLE,
     "float": torch.zeros(LENGTH, LENGTH).masked_fill(~TRIANGLE, float("-inf")),
+    "a bias by distance": -torch.arange(LENGTH).float().sub(torch.arange(LENGTH)[:, None]).abs() / 2,
     "finfo.min": torch.zeros(LENGTH, LENGTH).masked_fill(~TRIANGLE, torch.finfo(torch.float32).min),
     "a row of finfo.min": torch.zeros(2, 1, LENGTH, LENGTH).masked_fill(~LEFT_PADDED, torch.finfo(torch.float32).min),
 }
@@ -88,6 +89,31 @@ def test_causal_attention_is_softmax_by_hand_and_not_the_unmasked_one():
     found = attended(causal, 4, 4)
     assert all(same(found, attended(lambda q, k, v: by_hand(q, k, v, causal=True), 4, 4)))
     assert not any(same(found, attended(by_hand, 4, 4)))
+
+
+@pytest.mark.parametrize("sizes", [(3, 4, 2, 3, 4), (4, 4, 2, 3, 5), (3, 4, 2, 3, 2), (2, 6, 3, 2, 3)])
+@pytest.mark.parametrize("scale", [None, 0.3])
+def test_the_fused_op_and_its_backward_by_hand(sizes, scale):
+    """As PyTorch's dispatcher calls them, with a scale; sizes that are equal to another dim's number of heads."""
+    batch, heads, kv_heads, queries, keys = sizes
+    q, grad = drawn(0, batch, heads, queries, SIZE), drawn(1, batch, heads, queries, SIZE)
+    k, v = (drawn(i, batch, kv_heads, keys, SIZE) for i in (2, 3))
+    for x in (q, k, v):
+        x.requires_grad_()
+    forward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+    backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
+    with mode() as exact, torch.no_grad():
+        y, log_sum_exp = forward(q, k, v, scale=scale)
+        slopes = backward(grad, q, k, v, y, log_sum_exp, 0.0, False, scale=scale)
+        found = [exact.digits(x) for x in (y, *slopes)]
+    with mode() as exact:
+        y = by_hand(q, k, v, scale=scale)
+        y.backward(grad)
+        hand = [exact.digits(x) for x in (y, q.grad, k.grad, v.grad)]
+        other = exact.digits(by_hand(q, k, v, scale=0.25))
+    assert [x.shape for x in found] == [x.shape for x in (q, q, k, v)]
+    assert all(same(found, hand))
+    assert not torch.equal(found[0], other)
 
 
 def test_the_log_sum_exp_of_attention_is_the_scores():

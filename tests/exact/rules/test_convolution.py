@@ -45,6 +45,7 @@ def test_convolution_and_its_gradients(name):
     with mode() as exact:
         y = F.conv1d(x, w, b, **options)
         grads = [exact.digits(t) for t in torch.autograd.grad(y, (x, w, b), g)]
+    assert y.shape == (2, 6, places)
     out = {(n, o, i): bs[o,] for n in range(2) for o in range(6) for i in range(places)}
     dx, dw = dict.fromkeys(xs, Z(0)), dict.fromkeys(ws, Z(0))
     met = list(pairs(7, 3, places, **options, outs=6, ins=4))
@@ -79,6 +80,7 @@ def test_transposed_convolution_spreads_each_element_over_the_kernel(options):
         places, found = y.shape[-1], exact.digits(y)
         g = torch.ones(y.shape, dtype=torch.float64)
         dw = exact.digits(torch.autograd.grad(y, w, g)[0])
+    assert y.shape == F.conv_transpose1d(x, w, output_padding=extra, **settings).shape
     out = dict.fromkeys(product(range(2), range(6), range(places)), Z(0))
     slopes = dict.fromkeys(ws, Z(0))
     # The roles of input and output are exchanged.
@@ -101,3 +103,31 @@ def test_convolution_of_two_dims():
             acc += ws[o, c, k, l] * xs.get((0, c, 2 * i + k - 1, j + l), Z(0))
         wanted.append(acc)
     check(found, wanted)
+
+
+@pytest.mark.parametrize("transposed", [False, True])
+def test_an_image_without_a_batch_dim_gives_what_it_gives_in_a_batch(transposed):
+    function = F.conv_transpose2d if transposed else F.conv2d
+    (x, _), (w, _), (b, _) = leaf(0, 2, 5, 4), leaf(100, 2, 2, 3, 2), leaf(200, 2)
+    with mode() as exact:
+        alone, batch = function(x, w, b, stride=2), function(x[None], w, b, stride=2)
+        found, wanted = exact.digits(alone), exact.digits(batch)
+        g = torch.arange(alone.numel(), dtype=torch.float64).reshape(alone.shape)
+        slopes = [torch.autograd.grad(y, (x, w, b), c) for y, c in ((alone, g), (batch, g[None]))]
+        pairs = [[exact.digits(one) for one in found] for found in slopes]
+    assert found.shape == function(x, w, b, stride=2).shape
+    assert torch.equal(found, wanted[0])
+    assert not torch.equal(found, found.flip(0))
+    assert all(torch.equal(one, two) for one, two in zip(*pairs, strict=True))
+    assert pairs[0][0].shape == x.shape
+
+
+def test_a_single_number_stands_for_every_dim():
+    """As PyTorch's dispatcher hands them on: the stride and the paddings of all dims in a list of one."""
+    (x, _), (w, _) = leaf(0, 1, 2, 4, 3), leaf(100, 2, 2, 3, 3)
+    with mode() as exact:
+        each = torch.ops.aten.convolution(x, w, None, [2, 2], [1, 1], [1, 1], True, [1, 1], 1)
+        one = torch.ops.aten.convolution(x, w, None, [2], [1], [1], True, [1], 1)
+        first, second = exact.digits(each), exact.digits(one)
+    assert first.shape == F.conv_transpose2d(x, w, stride=2, padding=1, output_padding=1).shape
+    assert torch.equal(first, second)

@@ -137,11 +137,8 @@ def convolution(
     output_padding: Sequence[int],
     groups: int,
 ) -> Residue:
-    """(N, C, *size) * (O, C / groups, *kernel) -> (N, O, *output_size); also without the batch dim."""
-    if x.ndim == weight.ndim - 1:
-        one = x.moved(lambda t: t.unsqueeze(0))
-        args = (stride, padding, dilation, transposed, output_padding, groups)
-        return convolution(m, one, weight, bias, *args).moved(lambda t: t.squeeze(0))
+    """(N, C, *size) * (O, C / groups, *kernel) -> (N, O, *output_size); PyTorch adds the batch dim before."""
+    del m
     size = x.shape[2:]
     sizes = _geometry(size, size, weight, (stride, padding, dilation), groups)
     reach = tuple(d * (k - 1) + 1 for d, k in zip(sizes.dilation, sizes.kernel, strict=True))
@@ -175,13 +172,7 @@ def convolution_backward(
     mask: Sequence[bool],
 ) -> tuple[Residue | None, Residue | None, Residue | None]:
     """The gradients for the input, the weight and the bias; a transposed one swaps the parts of input and output."""
-    del output_padding  # the shapes say it
-    if x.ndim == weight.ndim - 1:
-        one, grads = (t.moved(lambda t: t.unsqueeze(0)) for t in (x, grad))
-        dx, dw, db = convolution_backward(
-            m, grads, one, weight, None, stride, padding, dilation, transposed, [0], groups, mask
-        )
-        return (None if dx is None else dx.moved(lambda t: t.squeeze(0))), dw, db
+    del m, output_padding  # the shapes say it
     dx = dw = db = None
     image, output_size = (grad.shape[2:], x.shape[2:]) if transposed else (x.shape[2:], grad.shape[2:])
     g = _geometry(image, output_size, weight, (stride, padding, dilation), groups)
