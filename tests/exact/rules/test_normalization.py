@@ -3,6 +3,8 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from tests.exact.algebra.residues import PRIME, M, modulo, residue
+from tests.exact.algebra.residues import drawn as drawn_residues
 from tests.exact.rules.formulas import (
     COLUMNS,
     EPS,
@@ -17,6 +19,8 @@ from tests.exact.rules.formulas import (
 from tests.exact.rules.integers import ORACLES as O
 from tests.exact.rules.integers import Z, check, mode, sixteenths
 from torch import nn
+
+from shardproof.exact.rules.registry import RULES, find_op
 
 
 def normalized(row, eps=EPS):
@@ -306,3 +310,30 @@ def test_weight_norm_is_the_direction_times_the_size(dim):
         assert all(torch.equal(exact.digits(a), exact.digits(b)) for a, b in zip(*grads, strict=True))
         other = torch.autograd.grad(torch._weight_norm(v, g, dim).sum(), (v, g))
         assert not torch.equal(exact.digits(other[0]), exact.digits(grads[0][0]))
+
+
+# What a GPU has a kernel for, by the rules themselves -----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("eps", [0.25, None])
+def test_the_fused_rms_norm_and_its_backward(weighted, eps):
+    """y r = x w with r = sqrt(mean(x**2) + eps), element by element; the gradients by the chain rule."""
+    x, grad = residue(drawn_residues(2, 3, 4, seed=1)), residue(drawn_residues(2, 3, 4, seed=2))
+    weight = residue(drawn_residues(3, 4, seed=3)) if weighted else None
+    y, rstd = RULES[find_op("_fused_rms_norm.default")].function(M, x, (3, 4), weight, eps)
+    w = 1 if weight is None else weight.tensor
+    mean_square = modulo(modulo(x.tensor**2).sum((1, 2), keepdim=True)) * pow(12, -1, PRIME)
+    root = M.residue((modulo(mean_square + M.constant(torch.finfo(torch.float64).eps if eps is None else eps))).double())
+    root = root.sqrt().tensor
+    assert torch.equal(modulo(rstd.tensor * root), torch.ones(2, 1, 1, dtype=torch.int64))
+    assert torch.equal(modulo(y.tensor * root), modulo(x.tensor * w))
+    rule = RULES[find_op("_fused_rms_norm_backward.default")].function
+    dx, dw = rule(M, grad, x, (3, 4), rstd, weight, [True, weighted])
+    normalized, g = modulo(x.tensor * rstd.tensor), modulo(grad.tensor * w)
+    inner = modulo(modulo(modulo(g * normalized).sum((1, 2), keepdim=True)) * pow(12, -1, PRIME))
+    assert torch.equal(dx.tensor.long(), modulo(rstd.tensor * modulo(g - modulo(normalized * inner))))
+    assert dw is None or torch.equal(dw.tensor.long(), modulo(modulo(grad.tensor * normalized).sum(0)))
+    assert (dw is None) is not weighted
+    assert rule(M, grad, x, (3, 4), rstd, weight, [False, False]) == (None, None)
+    assert not torch.equal(dx.tensor.long(), modulo(rstd.tensor * g))

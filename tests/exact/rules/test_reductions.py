@@ -94,14 +94,14 @@ REDUCTIONS = {
 
 
 @pytest.mark.parametrize("keepdim", [False, True])
-@pytest.mark.parametrize("dims", [(0,), (1,), (-1,), (0, 2), (0, 1, 2)])
+@pytest.mark.parametrize("dims", [(0,), (1,), (-1,), (0, 2), (0, 1, 2), ()])
 @pytest.mark.parametrize("name", REDUCTIONS)
 def test_a_reduction_over_any_dims(name, dims, keepdim):
     function, value = REDUCTIONS[name]
     x, numbers = cube()
     with mode() as exact:
         found = exact.digits(function(x, dims, keepdim=keepdim))
-    over = {d % 3 for d in dims}
+    over = {d % 3 for d in dims or range(3)}  # no dims are all dims
     check(found, [value(group) for group in grouped(numbers, over)])
     kept = tuple(1 if d in over else n for d, n in enumerate(CUBE) if keepdim or d not in over)
     assert found.shape == kept

@@ -184,6 +184,8 @@ def test_every_row_along_a_dim_adds_up_to_one(dim, symbols):
     found = rule("_softmax.default")(M, x, dim, False, symbols=symbols)
     assert bool((modulo(found.tensor.sum(dim)) == 1).all())
     assert torch.equal(found.tensor, rule("_softmax.default")(M, x, dim, False, symbols=not symbols).tensor)
+    found, given = (t.long().movedim(dim, -1).flatten(0, 1).tolist() for t in (found.tensor, x.tensor))
+    assert found == [by_definition(row) for row in given]
 
 
 def test_the_lowest_residue_is_no_mask():
@@ -191,6 +193,17 @@ def test_the_lowest_residue_is_no_mask():
     found = rule("_softmax.default")(M, residues(rows), 1, False, symbols=True)
     assert found.tensor.tolist() == [by_definition(rows[0])]
     assert found.tensor[0, 0] != 0
+
+
+def test_the_lowest_difference_is_no_mask():
+    """Of a number and the one half the field above it, where that is the row's maximum by the keyed order."""
+    rank = M.oracles.look_up(M.oracles.permutation("order"), torch.arange(-FIELD.half, FIELD.half + 1.0)).tolist()
+    low = next(x for x in range(-FIELD.half, 1) if rank[x + FIELD.half] < rank[x + 2 * FIELD.half])
+    row = [low, low + FIELD.half]
+    kept = rule("_log_softmax.default")(M, residues([row]), 1, False, symbols=False)
+    found = rule("_log_softmax.default")(M, residues([[*row, INFINITE]]), 1, False, symbols=True)
+    assert found.tensor[0, :2].tolist() == kept.tensor[0].tolist()
+    assert kept.tensor[0, 0] != -FIELD.half
 
 
 def test_the_logarithms_of_a_uniform_row_are_those_of_equal_numbers():

@@ -126,3 +126,12 @@ def test_groups_of_ranks_that_hold_nothing_are_left_out():
     order, certain = find_order(hold(whole, ZIGZAG), dict.fromkeys(range(2), whole), 1, ["cp"], GRID)
     assert certain
     assert {rank: own.tolist() for rank, own in order.items()} == dict(enumerate(ZIGZAG))
+
+
+@pytest.mark.parametrize("orders", [([0, 1, 2, 3, 4, 5, 6, 7], [0]), ([0, 1, 2, 3, 4, 5, 6, 7], [1]), ([0, 1, 2, 3],)])
+def test_slices_that_the_whole_does_not_have_and_slices_that_no_rank_has_are_no_order(orders):
+    whole = numbered(8, 2)
+    parts = hold(whole, orders, 0)
+    assert find_order(parts, dict.fromkeys(parts, whole), 0, ["cp"], CP) is None
+    other = {**parts, 0: parts[0] + 1000}
+    assert find_order(other, dict.fromkeys(parts, whole), 0, ["cp"], CP) is None

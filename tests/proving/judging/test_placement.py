@@ -7,6 +7,7 @@ import torch
 
 from shardproof.proving.axes import Axes, make_axes
 from shardproof.proving.judging.layout import find_layout
+from shardproof.proving.judging.permutations import KnownOrders
 from shardproof.proving.judging.placement import find_placement, find_rows, place_activation
 
 AXES = Axes(sizes={"dp": 2, "tp": 3}, data=("dp",))
@@ -84,6 +85,63 @@ def test_where_several_layouts_fit_and_none_is_right_rows_go_over_dp():
     assert [wanted[rank].tolist() for rank in (0, 2)] == [[[0, 1], [4, 5]], [[8, 9], [12, 13]]]
 
 
+def test_of_layouts_that_fit_the_one_that_is_right_is_found():
+    axes = Axes(sizes={"dp": 2, "tp": 2}, data=("dp",))
+    whole = numbered(4, 4)
+    parts = {rank: whole.chunk(2, 1)[rank // 2].chunk(2)[rank % 2] for rank in range(4)}
+    placed = find_placement(parts, whole, axes)
+    assert placed is not None
+    assert placed.placement.dims == {"dp": 1, "tp": 0}
+    assert all(torch.equal(one, parts[rank]) for rank, one in placed.parts_of(whole).items())
+
+
+@pytest.mark.parametrize(
+    ("sizes", "data", "dims"),
+    [
+        ({"dp": 2, "tp": 2}, ("dp",), {"dp": 0, "tp": None}),
+        ({"tp": 2, "dp": 2}, ("dp",), {"tp": None, "dp": 0}),
+        ({"tp": 2, "cp": 2}, (), {"tp": None, "cp": 0}),
+    ],
+)
+def test_where_none_is_right_the_first_axes_hold_the_same_and_data_axes_split_rows(sizes, data, dims):
+    placed = find_placement({rank: torch.zeros(2, 4) for rank in range(4)}, numbered(4, 4), Axes(sizes=sizes, data=data))
+    assert placed is not None
+    assert placed.placement.dims == dims
+
+
+def test_an_axis_of_one_rank_splits_nothing():
+    placed = find_placement(dict(enumerate(numbered(4, 4).chunk(2))), numbered(4, 4), Axes(sizes={"dp": 1, "tp": 2}))
+    assert placed is not None
+    assert placed.placement.dims == {"tp": 0}
+
+
+@pytest.mark.parametrize("dim", [0, 1, 2])
+def test_an_order_of_the_ranks_own_is_found_along_any_dim_and_remembered(dim):
+    whole, axes = numbered(4, 4, 4), Axes(sizes={"cp": 2})
+    orders = [torch.tensor([0, 3]), torch.tensor([1, 2])]
+    known = KnownOrders()
+    parts = {rank: whole.index_select(dim, order) for rank, order in enumerate(orders)}
+    placed = find_placement(parts, whole, axes, known=known)
+    assert placed is not None
+    assert placed.certain
+    assert placed.permuted[0] == dim
+    assert [one.tolist() for one in placed.permuted[1].values()] == [[0, 3], [1, 2]]
+    assert [torch.equal(one, parts[rank]) for rank, one in placed.parts_of(whole).items()] == [True, True]
+    assert known.of(["cp"], 4) is placed.permuted[1]
+    wrong = find_placement({0: parts[0] + 100, 1: parts[1]}, whole, axes, known=known)
+    assert [torch.equal(one, parts[rank]) for rank, one in wrong.parts_of(whole).items()] == [True, True]
+
+
+def test_an_order_that_other_slices_would_do_for_is_not_remembered():
+    whole, known = numbered(4, 3), KnownOrders()
+    whole[3] = whole[0]
+    parts = {0: whole[[1, 3]], 1: whole[[2, 0]]}
+    placed = find_placement(parts, whole, Axes(sizes={"cp": 2}), known=known)
+    assert placed is not None
+    assert not placed.certain
+    assert known.orders == {}
+
+
 def test_features_follow_the_rows_of_a_fused_weight():
     whole = numbered(2, 6)
     rows = {rank: torch.tensor([at, at + 3]) for rank in range(6) for at in [AXES.mesh_coordinates(rank)["tp"]]}
@@ -154,3 +212,5 @@ def test_only_a_matrix_of_this_module_on_both_sides_has_rows():
     assert rows_of(WEIGHT[:2], WEIGHT[2:], name="n.weight") is None
     fused = find_layout({"n.weight": WEIGHT}, {"m.weight": {0: WEIGHT[:2], 1: WEIGHT[2:]}})
     assert find_rows(fused, "m", PAIR) is None
+    of_no_rank = find_layout({"m.weight": WEIGHT, "n.weight": -WEIGHT}, {"n.weight": {0: -WEIGHT[:2], 1: -WEIGHT[2:]}})
+    assert find_rows(of_no_rank, "m", PAIR) is None

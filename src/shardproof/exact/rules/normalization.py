@@ -210,7 +210,7 @@ def weight_norm_backward(
     _m: Arithmetic, grad: Residue, direction: Residue, size: Residue, norms: Residue, dim: int
 ) -> tuple[Residue, Residue]:
     """Of w = g * v / |v|: g / |v| * (grad - v * s / |v|**2), and s / |v|; s = sum(grad * v) over all dims but one."""
-    over = [d for d in range(direction.ndim) if d != dim % direction.ndim]
+    over = [d for d in range(direction.ndim) if d != dim]
     inner = grad.sum_of_products(direction, over, keepdim=True)
     along = direction * (inner / norms / norms)  # as autograd has it: of a root twice, not of its square
     return (grad - along) * (size / norms), inner / norms

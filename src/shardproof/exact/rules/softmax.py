@@ -90,7 +90,8 @@ def softmax_backward(m: Arithmetic, grad: Residue, y: Residue, dim: int, _dtype:
     def rows(grad: Residue, y: Residue) -> tuple[Residue]:
         return (y * (grad - grad.sum_of_products(y, -1, keepdim=True)),)
 
-    return Residue(by_rows(rows, dim, grad, y)[0].tensor, degree, m)
+    (result,) = by_rows(rows, dim, grad, y)
+    return Residue(result.tensor, degree, m)
 
 
 @formula("_log_softmax_backward_data.default", symbols=True)
@@ -101,7 +102,8 @@ def log_softmax_backward(_m: Arithmetic, grad: Residue, y: Residue, dim: int, _d
     def rows(grad: Residue, softmax: Residue) -> tuple[Residue]:
         return (grad - softmax * grad.sum(-1, keepdim=True),)
 
-    return by_rows(rows, dim, grad, y.exp())[0]
+    (result,) = by_rows(rows, dim, grad, y.exp())
+    return result
 
 
 selects("_softmax.default", "_log_softmax.default")
