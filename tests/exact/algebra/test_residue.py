@@ -12,7 +12,7 @@ from tests.exact.algebra.residues import FIELD, PRIME, M, check_value_class, dra
 from shardproof.exact.algebra.cut import Cut
 from shardproof.exact.algebra.degree import CONSTANT, VARIABLE, Degree
 from shardproof.exact.algebra.lift import Lift
-from shardproof.exact.algebra.residue import VOID, Arithmetic, Residue
+from shardproof.exact.algebra.residue import VOID, Arithmetic, Pieces, Residue, Threshold
 
 extreme = st.sampled_from([-FIELD.half, FIELD.half, 0, 1, -1]) | st.integers(-FIELD.half, FIELD.half)
 triples = st.lists(st.tuples(extreme, extreme, extreme), min_size=1, max_size=8)
@@ -437,3 +437,18 @@ def test_residues_and_cuts_are_values():
     check_value_class(Cut(name="h", residues=x.tensor.long(), degree=D, void=None), void=x.tensor)
     with pytest.raises(TypeError, match="positional argument"):
         Arithmetic(FIELD, M.oracles, Lift(field=FIELD))
+
+
+@pytest.mark.parametrize(
+    ("number", "lasting"), [(0.0, False), (1.0, True), (-1.0, True), (0.5, True), (None, False), ([0.0, 1.0], False)]
+)
+def test_pieces_last_where_one_of_them_is_a_number_that_is_not_zero(number, lasting):
+    x = residue(drawn(2))
+    known = None if number is None else torch.tensor(number, dtype=torch.float64)
+    other = M.residue(torch.zeros(()) if known is None else known.double(), CONSTANT)
+    pieces = Pieces(
+        base=x, thresholds=(Threshold(0.0, above=True),), values=(x, dataclasses.replace(other, value=known))
+    )
+    assert pieces.lasting is lasting
+    assert dataclasses.replace(pieces, of_exp=True).lasting
+    assert pieces.each() == (x, *pieces.values)

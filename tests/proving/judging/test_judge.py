@@ -1,6 +1,7 @@
 """From made-up records to verdicts, causes and first causes: a row for each, and nearly the same input beside it."""
 
 import pytest
+import torch
 from tests.proving.judging.cases import causes, draws, native, norms, roots, verdicts
 from tests.proving.judging.cases.case import (
     NOTHING,
@@ -29,7 +30,7 @@ from shardproof.proving.judging.judge import (
     judge_without_layout,
     needs_another_trial,
 )
-from shardproof.proving.records import Precision
+from shardproof.proving.records import Key, Phase, Precision
 
 TABLE = verdicts.VERDICTS | causes.CAUSES | norms.NORMS | native.NATIVE | draws.DRAWN | roots.ROOTS
 
@@ -136,7 +137,23 @@ def void_at(key, *elements):
     return change
 
 
+def one_void_of_many(draft):
+    """An element of a buffer so large that a single one is a small part of it."""
+    many = Key(0, Phase.BUFFER, "many")
+    for held in (draft.reference, *draft.ranks):
+        for tensors in held.values():
+            tensors[many] = torch.ones(10_000, dtype=tensors[BIAS].dtype)
+    draft.divide_by_zero(many, 0)
+
+
+def one_void_of_many_and_one_of_few(draft):
+    one_void_of_many(draft)
+    draft.divide_by_zero(BIAS, 0)
+
+
 SECOND_TRIALS = {
+    "a small part of a tensor that agrees in float64": (one_void_of_many, False),
+    "a small part of one tensor, and no small part of another": (one_void_of_many_and_one_of_few, True),
     "nothing is void": (lambda _draft: None, False),
     "one of three elements, which is no small part": (void_at(BIAS, 0), True),
     "a norm": (void_at(NORM, 0), True),

@@ -49,6 +49,8 @@ def test_what_is_computed_from_a_parameter_that_is_held_wrongly_follows_from_tha
         assert [one.root for one in unmark_consequences([otherwise, later])] == [True, not follows]
     right = replace(lost, verdict=Verdict.PROVED, cause=None)
     assert [one.root for one in unmark_consequences([right, later])] == [True, True]
+    of_a_gradient = replace(finding(Phase.UPDATE, "block.down.weight", root=True), cause=lost.cause)
+    assert [one.root for one in unmark_consequences([of_a_gradient, later])] == [True, True]
     drawn = replace(lost, cause=Cause(kind=CauseKind.INITIAL_SPREAD))
     assert [one.root for one in unmark_consequences([drawn, later])] == [True, True]
 

@@ -41,6 +41,24 @@ def test_steps_count_together_and_a_step_that_is_missing_is_not_proved():
     assert judge(whole, held(VALUES, MASK), held(VALUES, MASK)).verdict is Verdict.DRAWN
 
 
+@pytest.mark.parametrize("other", [0, 1, 2])
+def test_every_step_drops_what_it_drops_on_one_device(other):
+    whole = held(VALUES, MASK, steps=3)
+    ranks = [held(VALUES[part], MASK[part], steps=3) for part in (slice(40), slice(40, 64))]
+    assert judge(whole, *ranks).verdict is Verdict.PROVED
+    ranks[1][drop(other)] = DrawnMask(values=VALUES[40:], mask=OTHER[40:])
+    assert judge(whole, *ranks).verdict is Verdict.DRAWN
+
+
+def test_ranks_of_one_mask_in_fewer_steps_than_one_device_hold_other_values_where_they_are_as_many():
+    whole = held(VALUES, MASK, steps=2)
+    partial, rest = held(VALUES / 3, OTHER), held(VALUES * 2 / 3, OTHER)
+    finding = judge(whole, partial, rest)
+    assert (finding.verdict, finding.cause.kind) == (Verdict.DRAWN, CauseKind.MASK_SHARED_ON_OTHER_VALUES)
+    few = judge(whole, held(VALUES[:40], OTHER[:40]), held(VALUES[24:], OTHER[:40]))
+    assert (few.verdict, few.cause.kind) == (Verdict.WRONG, CauseKind.MASK_SHARED)
+
+
 def test_one_element_that_is_dropped_otherwise_is_not_proved():
     changed = MASK.clone()
     changed[3] = ~changed[3]

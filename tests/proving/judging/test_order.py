@@ -96,6 +96,18 @@ def test_what_the_used_elements_do_not_tell_is_not_judged():
     assert judged([W[[0, 2, 4, 6, 8, 10]], W[1::2]], PAIR, used=only_one) == []
 
 
+@pytest.mark.parametrize("cut", [lambda w: w.chunk(2), lambda w: [w[0::2], w[1::2]]], ids=["halves", "dealt out"])
+def test_of_two_shardings_that_the_used_rows_fit_the_closest_tells(cut):
+    """The first row is first on rank 0 and the last one last on rank 1, in halves and dealt out in turn."""
+    used = torch.zeros_like(USED)
+    used[[0, -1]] = True
+    exchanged = W.clone()
+    exchanged[[4, 6]] = W[[6, 4]]
+    ranks = [rank for rank, (one, other) in enumerate(zip(cut(exchanged), cut(W), strict=True)) if (one != other).any()]
+    assert judged(cut(exchanged), PAIR, used=used) == [(CauseKind.OUT_OF_PLACE, tuple(ranks), 8)]
+    assert judged(cut(W), PAIR, used=used) == []
+
+
 def test_elements_of_other_parameters_beside_them_are_not_judged():
     v = -W
     layout = find_layout({"w": W, "v": v}, {"wv": {r: torch.cat([W[6 * r : 6 * r + 6], v]) for r in range(2)}})

@@ -24,7 +24,7 @@ from shardproof.proving.findings import Unbounded
 from shardproof.proving.judging.alignment import ActualExpected, Alignment
 from shardproof.proving.judging.judge import find_candidate_layout
 from shardproof.proving.judging.layout import PADDING
-from shardproof.proving.judging.outcomes import compare_exactly, find_blind, losses_first, own_buffers
+from shardproof.proving.judging.outcomes import Outcome, compare_exactly, find_blind, losses_first, own_buffers
 from shardproof.proving.records import Phase, Recorded, Records
 
 
@@ -40,6 +40,13 @@ def outcomes(change=None, *, own_training=False, change_records=None):
         own_training=own_training,
     )
     return compare_exactly(alignment, both.primes[0])
+
+
+def test_an_outcome_of_nothing_counted_has_counted_nothing():
+    """As of a tensor without a gradient on either side."""
+    nothing = Outcome(equal=True)
+    assert (nothing.differing, nothing.elements, nothing.informative, nothing.ranks) == (0, 0, 0, ())
+    assert (nothing.chance, nothing.constant, nothing.partial, nothing.void) == (1.0, False, False, {})
 
 
 def test_every_tensor_has_one_in_execution_order():
@@ -178,6 +185,34 @@ def test_what_a_training_of_the_users_own_need_not_report(own_training, dropped,
     found = outcomes(drop, own_training=own_training)
     assert (dropped in found) is (kind is not None)
     assert kind is None or found[dropped].cause.kind is kind
+
+
+def first_of_all(tensor, *holders):
+    """Record a tensor of ones before all others."""
+    for held in holders:
+        for run, tensors in held.items():
+            held[run] = {tensor: torch.ones(3, dtype=tensors[BIAS].dtype), **tensors}
+
+
+@pytest.mark.parametrize("skipped", ["own buffer", "clipped gradient", "gradient norm"])
+def test_what_is_not_compared_hides_nothing_behind_it(skipped):
+    buffer, clipped = key(Phase.BUFFER, "own"), key(Phase.CLIPPED, "down.bias")
+
+    def change(draft):
+        if skipped == "own buffer":
+            first_of_all(buffer, *draft.ranks)
+        elif skipped == "clipped gradient":
+            first_of_all(clipped, draft.reference)
+        else:
+            first_of_all(clipped, draft.reference, *draft.ranks)
+            draft.drop(NORM)
+        draft.drop(NEW_WEIGHT)
+
+    found = outcomes(change, own_training=True)
+    assert found[NEW_WEIGHT].cause.kind is CauseKind.NOT_COVERED
+    left_out = {"own buffer": buffer, "clipped gradient": clipped, "gradient norm": NORM}[skipped]
+    assert left_out not in found
+    assert found[BIAS].equal
 
 
 def test_state_is_asked_for_if_any_is_reported():
