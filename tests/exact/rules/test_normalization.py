@@ -324,8 +324,8 @@ def test_the_fused_rms_norm_and_its_backward(weighted, eps):
     y, rstd = RULES[find_op("_fused_rms_norm.default")].function(M, x, (3, 4), weight, eps)
     w = 1 if weight is None else weight.tensor
     mean_square = modulo(modulo(x.tensor**2).sum((1, 2), keepdim=True)) * pow(12, -1, PRIME)
-    root = M.residue((modulo(mean_square + M.constant(torch.finfo(torch.float64).eps if eps is None else eps))).double())
-    root = root.sqrt().tensor
+    shift = M.constant(torch.finfo(torch.float64).eps if eps is None else eps)
+    root = M.residue(modulo(mean_square + shift).double()).sqrt().tensor
     assert torch.equal(modulo(rstd.tensor * root), torch.ones(2, 1, 1, dtype=torch.int64))
     assert torch.equal(modulo(y.tensor * root), modulo(x.tensor * w))
     rule = RULES[find_op("_fused_rms_norm_backward.default")].function

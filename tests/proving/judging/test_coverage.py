@@ -75,6 +75,9 @@ WRONG = {
         {"w": [W[:3], W[3:], W[:3], pad(W[3:5], 3)]}, SQUARE, CauseKind.ZEROED, (3,), 2,
     ),
     "a shard is lost on one axis": ({"w": [W[:3], W[3:], W[:3], ZEROS]}, SQUARE, CauseKind.ZEROED, (3,), 6),
+    "a shard is lost on the second axis": (
+        {"w": [W[:3], W[:3], W[3:], ZEROS]}, Axes(sizes={"tp": 2, "dp": 2}, data=("dp",)), CauseKind.ZEROED, (3,), 6,
+    ),
     "all shards are lost on one axis": ({"w": [W[:3], W[3:], ZEROS, ZEROS]}, SQUARE, CauseKind.ZEROED, (2, 3), 6),
 }  # fmt: skip
 

@@ -104,7 +104,8 @@ def test_of_layouts_that_fit_the_one_that_is_right_is_found():
     ],
 )
 def test_where_none_is_right_the_first_axes_hold_the_same_and_data_axes_split_rows(sizes, data, dims):
-    placed = find_placement({rank: torch.zeros(2, 4) for rank in range(4)}, numbered(4, 4), Axes(sizes=sizes, data=data))
+    parts = {rank: torch.zeros(2, 4) for rank in range(4)}
+    placed = find_placement(parts, numbered(4, 4), Axes(sizes=sizes, data=data))
     assert placed is not None
     assert placed.placement.dims == dims
 
