@@ -4,10 +4,17 @@ import json
 import tomllib
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from types import MappingProxyType
 
 HERE = Path(__file__).parent
 RESULTS, REASONS = HERE / "results.json", HERE / "survivors.toml"
 PAGE = HERE.parents[1] / "docs" / "testing.md"
+# How the reason of a survivor starts that no test can tell: another text of the same program.
+_SAME = ("The same program", "The same results")
+_COLUMNS = (
+    *("file", "mutants", "tried", "killed", "timed out", "survived", "noticed"),
+    *("the same program", "noticed of the others"),
+)
 START, END = "<!-- the table starts here -->\n", "<!-- the table ends here -->\n"
 
 
@@ -34,10 +41,14 @@ class Result:
         """How many were tried."""
         return self.killed + self.timed_out + len(self.survivors)
 
-    @property
-    def share(self):
-        """Which part of those was noticed; 1 where there are none."""
-        return 1 - len(self.survivors) / self.tried if self.tried else 1.0
+    def count_same(self, reasons):
+        """How many survivors are the same program as the right one, as the reasons of the file say."""
+        return sum(reasons.get(change, "").startswith(_SAME) for change in self.survivors)
+
+    def share(self, reasons=MappingProxyType({})):
+        """Which part of those that are another program was noticed; 1 where there are none."""
+        others = self.tried - self.count_same(reasons)
+        return (self.killed + self.timed_out) / others if others else 1.0
 
 
 def read_results(path=RESULTS):
@@ -58,11 +69,11 @@ def read_reasons(path=REASONS):
 
 def render(results, reasons):
     """The lines of the page: a row for each file, then each survivor with its reason."""
-    yield "| file | mutants | tried | killed | timed out | survived | noticed |"
-    yield "|---|---|---|---|---|---|---|"
+    yield f"| {' | '.join(_COLUMNS)} |"
+    yield f"|{'---|' * len(_COLUMNS)}"
     for name in sorted(results):
-        yield _row(f"`{name}`", [results[name]])
-    yield _row("all", list(results.values()))
+        yield _row(f"`{name}`", {name: results[name]}, reasons)
+    yield _row("all", results, reasons)
     for name in sorted(results):
         if results[name].survivors:
             yield ""
@@ -72,13 +83,20 @@ def render(results, reasons):
             yield f"- `` {change} ``: {reasons.get(name, {}).get(change, 'not explained yet.')}"
 
 
-def _row(name, results):
-    mutants, tried, killed, timed_out = (
-        sum(getattr(result, field) for result in results) for field in ("mutants", "tried", "killed", "timed_out")
+def _row(name, results, reasons):
+    every = list(results.values())
+    whole = Result(
+        mutants=sum(result.mutants for result in every),
+        killed=sum(result.killed for result in every),
+        timed_out=sum(result.timed_out for result in every),
+        survivors=tuple(change for result in every for change in result.survivors),
+        seconds=0,
     )
-    survived = tried - killed - timed_out
-    share = f"{(tried - survived) / tried:.1%}" if tried else "-"
-    return f"| {name} | {mutants} | {tried} | {killed} | {timed_out} | {survived} | {share} |"
+    same = sum(result.count_same(reasons.get(file, {})) for file, result in results.items())
+    noticed = whole.killed + whole.timed_out
+    share, of_others = (f"{noticed / tried:.1%}" if tried else "-" for tried in (whole.tried, whole.tried - same))
+    counts = (whole.mutants, whole.tried, whole.killed, whole.timed_out, len(whole.survivors))
+    return f"| {' | '.join(map(str, (name, *counts, share, same, of_others)))} |"
 
 
 def write_page(results, reasons, page=PAGE):
