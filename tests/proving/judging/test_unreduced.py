@@ -107,6 +107,10 @@ def test_it_is_told_once():
     norm = partial(gradient("norm"))
     assert told(norm, wrong(of_parameter("norm.weight")), wrong(of_parameter("norm.bias"))) == ["norm"]
     assert told(norm, wrong(gradient("table")), wrong(gradient("inner"))) == ["norm"]
+    other = [partial(gradient("other")), wrong(of_parameter("other.weight"))]
+    assert told(norm, wrong(of_parameter("norm.weight")), *other) == ["norm"]  # the other may follow from it
+    assert told(norm, *other) == ["norm"]  # the first of a run
+    assert told(norm, right(gradient("table")), *other) == ["other"]
 
 
 def test_right_activations_are_no_findings():

@@ -101,8 +101,7 @@ class _PartialRun:
         if not activation and not (key.phase is Phase.GRADIENT and self._leads_to(key)):
             return None
         cause = None if self.wrong_before else self.first
-        self.wrong_before = self.wrong_before or activation or cause is not None
-        self._end()
+        self.wrong_before = True  # this one, or the partial activation that it follows from
         return cause
 
     def _leads_to(self, gradient: Key) -> bool:
