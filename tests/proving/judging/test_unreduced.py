@@ -72,6 +72,11 @@ def test_only_parameters_of_its_module_follow_from_it(name, tells):
     assert told(*trial) == (["block.norm"] if tells else [])
 
 
+@pytest.mark.parametrize("phase", [Phase.OUTPUT, Phase.INPUT_GRADIENT])
+def test_a_parameters_gradient_follows_from_its_modules_outputs_gradient_alone(phase):
+    assert told(partial(Key(0, phase, "norm")), wrong(of_parameter("norm.weight"))) == []
+
+
 def test_parameters_of_the_whole_model_follow_from_its_output():
     assert told(partial(gradient("model")), wrong(of_parameter("weight"))) == ["model"]
     assert told(partial(gradient("model[1]")), wrong(of_parameter("weight"))) == ["model[1]"]
