@@ -196,6 +196,13 @@ def test_a_sum_over_nothing_is_zero():
     assert x.sum_of_products(x).tensor.tolist() == 0
 
 
+@pytest.mark.parametrize(("shape", "dim"), [((0, 3), 1), ((3, 0), 1), ((0,), 0)])
+def test_a_sum_may_have_no_elements_or_no_summands(shape, dim):
+    found = residue(torch.zeros(shape, dtype=torch.float64)).sum(dim)
+    assert torch.equal(found.tensor, torch.zeros(shape, dtype=torch.float64).sum(dim))
+    assert found.degree == VARIABLE
+
+
 def test_a_sum_of_products_broadcasts():
     m = arithmetic()
     found = of(m, *SHAPED).sum_of_products(of(m, 1, 2, 3, degree=E), -1)
