@@ -432,6 +432,44 @@ def test_a_flag_is_off_unless_said_otherwise(field):
             assert getattr(operation(other, one), field) is True
 
 
+@pytest.mark.parametrize(
+    "found",
+    [
+        MAXIMUM + CONSTANT,
+        MAXIMUM + VARIABLE,
+        VARIABLE + MAXIMUM,
+        MAXIMUM * VARIABLE,
+        VARIABLE * MAXIMUM,
+        MAXIMUM | VARIABLE,
+        VARIABLE | MAXIMUM,
+        MAXIMUM.inverse(),
+        replace(MAXIMUM, monomial=False).inverse(),
+        MAXIMUM.sum_of(2),
+        MAXIMUM.power(2),
+        MAXIMUM.product_of(2),
+        MAXIMUM.oracle(),
+        MAXIMUM.exp(),
+        MAXIMUM.log(),
+        MAXIMUM.squared_root(),
+        MAXIMUM.selected_from(2),
+        MAXIMUM.chosen_by(VARIABLE.compared(2)),
+        MAXIMUM.shifted_by_one_of(2),
+        VARIABLE.selected_from(2).maximum_of(3),
+        Degree(),
+    ],
+    ids=range(21),
+)
+def test_what_is_computed_from_a_maximum_is_none(found):
+    assert not found.maximum
+    assert not found.unknown
+
+
+def test_of_two_maxima_either_is_one():
+    assert (MAXIMUM | replace(MAXIMUM, over=2.0)).maximum
+    assert MAXIMUM.sum_of(1).maximum
+    assert MAXIMUM.maximum_of(3).maximum
+
+
 # Where nothing is derived any more ------------------------------------------------------------------------------------
 
 TOP = float(CEILING)
@@ -523,6 +561,7 @@ def test_what_has_no_bound_says_why_and_what_is_computed_from_it_too(degree, rea
     for later in (lost + VARIABLE, VARIABLE * lost, lost | VARIABLE, lost.oracle(), lost.sum_of(3), lost.compared(2)):
         assert later.reason(P) is reason
     assert lost.lost_to(NoBound.READ).lost is reason  # the first one stays
+    assert (Degree(over=1.0, queries=UNKNOWN.lost_to(reason)) * VARIABLE).reason(P) is reason  # of an argument
     logarithm = VARIABLE.log().lost_to(reason)
     assert logarithm.exp().reason(P) is logarithm.log().reason(P) is reason
     assert bound_of(lost, prime=P).reason is reason
