@@ -135,6 +135,27 @@ def test_a_table_of_numbers_that_lie_close_together_is_taken_as_a_whole():
     assert lifted(other[0], [one[0]], torch.float32)[0] != lifted(one[0], dtype=torch.float32)[0]  # too few for a table
 
 
+@pytest.mark.parametrize("first", [0.0, None])
+def test_a_table_may_start_with_zero_or_with_its_largest_number(first):
+    one = table().sin()
+    one[0, 1:] /= 100
+    if first is not None:
+        one[0, 0] = first
+    other = torch.where(one == 0, one, torch.nextafter(one, torch.full_like(one, 2.0)))
+    assert lifted(other, [one], torch.float32)[0] == lifted(one, dtype=torch.float32)[0]
+    assert lifted(other, dtype=torch.float32)[0] != lifted(one, dtype=torch.float32)[0]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_numbers_that_the_reference_has_itself_are_taken_for_no_others(dtype):
+    """Each of a tensor's numbers is the reference's own, and one of its tables lies near the whole."""
+    one = table().cos()
+    own = torch.nextafter(one, torch.full_like(one, 2.0))
+    longer = torch.cat([own.reshape(-1), torch.tensor([0.3])])  # of another size, so that no part of it is the tensor
+    assert lifted(own, [one], dtype)[0] == lifted(one, dtype=dtype)[0]
+    assert lifted(own, [one, longer], dtype) == (lifted(own, dtype=dtype)[0], {})
+
+
 def test_constants_that_come_later_are_found_too():
     reference = ReferenceConstants()
 
