@@ -459,3 +459,8 @@ def test_pieces_last_where_one_of_them_is_a_number_that_is_not_zero(number, last
     assert pieces.lasting is lasting
     assert dataclasses.replace(pieces, of_exp=True).lasting
     assert pieces.each() == (x, *pieces.values)
+
+
+def test_thresholds_ascend_and_of_one_number_the_one_at_it_comes_first():
+    ascending = [Threshold(at, above=above) for at in (-1.0, 0.0, 2.0) for above in (False, True)]
+    assert sorted(reversed(ascending)) == ascending
