@@ -463,4 +463,4 @@ def test_pieces_last_where_one_of_them_is_a_number_that_is_not_zero(number, last
 
 def test_thresholds_ascend_and_of_one_number_the_one_at_it_comes_first():
     ascending = [Threshold(at, above=above) for at in (-1.0, 0.0, 2.0) for above in (False, True)]
-    assert sorted(ascending[::-1]) == ascending
+    assert sorted(ascending[i] for i in (3, 1, 5, 0, 4, 2)) == ascending

@@ -71,6 +71,13 @@ def test_rounding_does_not_hide_an_element_and_another_value_does():
     assert judge(held(VALUES, MASK), held(far, MASK), held(far, MASK)).verdict is Verdict.DRAWN
 
 
+@pytest.mark.parametrize("kept", [False, True])
+def test_a_value_that_one_device_does_not_have_counts_for_nothing(kept):
+    own = held(torch.cat([VALUES, torch.tensor([1000.0])]), torch.cat([MASK, torch.tensor([kept])]))
+    finding = judge(held(VALUES, MASK), own, own)
+    assert (finding.verdict, finding.false_accept) == (Verdict.PROVED, 2.0**-64)
+
+
 def test_a_value_that_is_there_twice_identifies_nothing():
     twice = torch.cat([VALUES[:32], VALUES[:32]])
     finding = judge(held(twice, MASK), held(VALUES[:32], OTHER[:32]), held(VALUES[:32], OTHER[:32]))

@@ -194,6 +194,19 @@ def first_of_all(tensor, *holders):
             held[run] = {tensor: torch.ones(3, dtype=tensors[BIAS].dtype), **tensors}
 
 
+@pytest.mark.parametrize("ranks", [(0,), (1,), (0, 1)])
+def test_a_norm_need_not_be_reported_where_any_rank_reports_clipped_gradients(ranks):
+    """As of a pipeline, whose other ranks hold other parameters."""
+    clipped = key(Phase.CLIPPED, "down.bias")
+
+    def change(draft):
+        first_of_all(clipped, draft.reference, *(draft.ranks[rank] for rank in ranks))
+        draft.drop(NORM)
+
+    assert NORM not in outcomes(change, own_training=True)
+    assert outcomes(lambda draft: draft.drop(NORM), own_training=True)[NORM].cause.kind is CauseKind.NOT_COMPUTED
+
+
 @pytest.mark.parametrize("skipped", ["own buffer", "clipped gradient", "gradient norm"])
 def test_what_is_not_compared_hides_nothing_behind_it(skipped):
     buffer, clipped = key(Phase.BUFFER, "own"), key(Phase.CLIPPED, "down.bias")

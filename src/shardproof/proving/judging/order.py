@@ -129,7 +129,7 @@ def _cut(
                 index = torch.arange(number, total, len(lengths))
             if len(index) != lengths[number]:
                 return None
-            taken = found[rank].index_select(dim, index.clamp(max=max(size - 1, 0)))
+            taken = found[rank].index_select(dim, index.clamp(max=size - 1))  # some element is used, so size > 0
             beyond = (index >= size).view([-1 if one == dim else 1 for one in range(whole.ndim)])
             found[rank] = taken.masked_fill(beyond, PADDING)
     return found

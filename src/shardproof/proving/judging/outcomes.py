@@ -131,7 +131,7 @@ def walk(
         aligned = alignment.of(key)
         if aligned is not None:
             found[key] = faulty(key, aligned.fault) if aligned.fault else compared(key, aligned)
-    clipped = {key.step for key in ranks[0].tensors if key.phase is Phase.CLIPPED}
+    clipped = {key.step for records in ranks for key in records.tensors if key.phase is Phase.CLIPPED}
     for key in reference.tensors:
         if key.phase is Phase.NORM and key.step in clipped:
             continue  # the user's own clipping need not report its norm: all that follows from it is compared
