@@ -77,6 +77,12 @@ def test_all_later_steps_follow_and_the_same_step_does_not():
     assert roots(finding(Phase.UPDATE, "a"), finding(Phase.GRADIENT, "b", step=1)) == [True, False]
 
 
+def test_all_of_a_later_step_follows_whatever_else_is_wrong_in_it():
+    later = [finding(Phase.GRADIENT, name, step=1) for name in "bcd"]
+    assert roots(finding(Phase.GRADIENT, "a"), *later) == [True, False, False, False]
+    assert roots(finding(Phase.OUTPUT, "m"), *later, finding(Phase.OUTPUT, "n", step=1)) == [True, *[False] * 4]
+
+
 def test_a_wrong_activation_after_a_wrong_gradient_pollutes_the_rest_of_the_step():
     found = roots(finding(Phase.GRADIENT, "a"), finding(Phase.OUTPUT, "m"), finding(Phase.GRADIENT, "b"))
     assert found == [True, True, False]
