@@ -86,9 +86,7 @@ def _sets(element_index: Mapping[int, Tensor], span: slice) -> dict[int, Tensor]
 def _ranks_with_zeros(element_index: Mapping[int, Tensor], elements: int) -> tuple[int, ...]:
     """The ranks that hold as many zeros as the parameter has elements, and nothing else."""
     return tuple(
-        rank
-        for rank, index in element_index.items()
-        if index.numel() == elements > 0 and bool((index == PADDING).all())
+        rank for rank, index in element_index.items() if index.numel() == elements and bool((index == PADDING).all())
     )
 
 
@@ -118,11 +116,8 @@ def _find_zeroed_replica(
     """The ranks that hold nothing but zeros, which train, beside a replica that holds values."""
     empty = {
         rank
-        for rank, elements in sets.items()
-        if not bool(elements.any())
-        and element_index[rank].numel()
-        and bool((element_index[rank] == PADDING).all())
-        and (rank, name) not in frozen
+        for rank, index in element_index.items()
+        if index.numel() and bool((index == PADDING).all()) and (rank, name) not in frozen
     }
     for axis in axes.sizes:
         lines = [[rank for rank in line if rank in sets] for line in axes.groups([axis])]
