@@ -1,5 +1,7 @@
 """From made-up records to verdicts, causes and first causes: a row for each, and nearly the same input beside it."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from tests.proving.judging.cases import causes, draws, native, norms, roots, verdicts
@@ -18,6 +20,8 @@ from tests.proving.judging.made_up import (
     judged,
     judged_numerically,
     make_sides,
+    native_runs,
+    parameters,
 )
 
 from shardproof.errors import CannotRunError
@@ -26,6 +30,7 @@ from shardproof.proving.findings import Verdict
 from shardproof.proving.judging.judge import (
     compare_trials,
     find_candidate_layout,
+    judge_drawn,
     judge_numerically,
     judge_without_layout,
     needs_another_trial,
@@ -166,3 +171,23 @@ def test_a_second_trial_is_asked_for_what_the_only_one_does_not_judge(name):
     change, asked = SECOND_TRIALS[name]
     assert needs_second(change) is asked
     assert needs_second(change, trials=2) is False
+
+
+@pytest.mark.parametrize("by_a_gradient", [False, True])
+@pytest.mark.parametrize("otherwise", [False, True])
+def test_an_element_is_reached_by_a_gradient_or_as_one_of_a_frozen_parameter(by_a_gradient, otherwise):
+    """An element that two ranks hold is held twice where nothing reaches it."""
+
+    def overlap(draft):
+        bias = parameters()["down.bias"]
+        draft.start["down.bias"] = [bias[:2], bias[1:]]
+        gradient = torch.tensor([1.0, by_a_gradient, 1.0], dtype=torch.float64)
+        for run in native_runs(draft):
+            draft.reference[run][BIAS] = gradient.to(draft.reference[run][BIAS].dtype)
+
+    both = make_sides(overlap)
+    reached = {"down.bias": torch.tensor([True, otherwise, True])}
+    both = replace(both, reference=replace(both.reference, reached=reached))
+    initial, _ = judge_drawn(both, find_candidate_layout(both))
+    kinds = {finding.cause.kind for finding in initial if finding.key.name == "down.bias" and finding.cause is not None}
+    assert (CauseKind.HELD_TWICE in kinds) is not (by_a_gradient or otherwise)
