@@ -43,4 +43,7 @@ def test_the_largest_numbers_are_the_join(one, other):
 def test_a_reason_goes_along():
     lost = replace(VARIABLE, over=7.0).lost_to(NoBound.SOFTMAX)
     assert joined(VARIABLE, lost).lost is NoBound.SOFTMAX
-    assert joined(VARIABLE).lost is None
+    for degree in DEGREES:
+        assert joined(degree).lost is None
+        assert joined(degree.lost_to(NoBound.READ)).lost is NoBound.READ
+        assert joined(degree, degree.lost_to(NoBound.READ)).lost is NoBound.READ

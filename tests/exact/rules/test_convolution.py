@@ -131,3 +131,17 @@ def test_a_single_number_stands_for_every_dim():
         first, second = exact.digits(each), exact.digits(one)
     assert first.shape == F.conv_transpose2d(x, w, stride=2, padding=1, output_padding=1).shape
     assert torch.equal(first, second)
+
+
+@pytest.mark.parametrize("transposed", [False, True])
+@pytest.mark.parametrize("mask", list(product([False, True], repeat=3)))
+def test_the_gradients_that_are_asked_for_are_given_and_no_others(mask, transposed):
+    (x, _), (w, _), (g, _) = leaf(0, 2, 2, 4), leaf(100, 2, 2, 3), leaf(200, 2, 2, 6 if transposed else 2)
+    settings = (None, [1], [0], [1], transposed, [0], 1)
+    with mode() as exact, torch.no_grad():
+        every = torch.ops.aten.convolution_backward(g, x, w, *settings, [True] * 3)
+        some = torch.ops.aten.convolution_backward(g, x, w, *settings, list(mask))
+        wanted = [exact.digits(one) if asked else None for one, asked in zip(every, mask, strict=True)]
+        found = [None if one is None else exact.digits(one) for one in some]
+    assert [one is not None for one in found] == list(mask)
+    assert all(one is None or torch.equal(one, other) for one, other in zip(found, wanted, strict=True))

@@ -43,6 +43,8 @@ def from_numbers(numbers: Sequence[float]) -> Degree:
     assert found is not None, "the outermost level is always there"
     if found.unknown:
         return UNKNOWN if found.lost is None else UNKNOWN.lost_to(found.lost)
+    if found.lost is not None:
+        return found  # the known values have lost nothing
     return next((known for known in (CONSTANT, VARIABLE) if known == found), found)
 
 
