@@ -1,10 +1,11 @@
 # Two commands do all the set-up: `make walkthrough` and `make test`.
 PYTHON ?= python3
 VENV   := .venv
+OTHERS := .venv-others
 BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: walkthrough test test-fast lint format bench mutants mutants-fast mutate clean
+.PHONY: walkthrough test test-fast lint format bench mutants mutants-fast mutate others clean
 
 walkthrough: $(VENV)/.installed        ## the seed's training step, by hand, on one device and on two
 	$(BIN)/shardproof walkthrough
@@ -37,6 +38,9 @@ mutate: $(VENV)/.installed-mutate      ## small changes of the source: do the te
 	$(BIN)/python -m pytest -n0 -q tests/mutation/check_mutants.py
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.mutation $(FILES) $(addprefix --sample ,$(SAMPLE))
 
+others: $(OTHERS)/.installed           ## loops and layers of other libraries as they are; docs/others.md is written anew
+	OMP_NUM_THREADS=1 $(OTHERS)/bin/python -m pytest -n auto tests/others -o filterwarnings=default --docs
+
 $(VENV)/bin/python:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "shardproof needs Python 3.11 or newer; this is " + sys.version.split()[0] + ". Set PYTHON=...")'
 	$(PYTHON) -m venv $(VENV)
@@ -55,5 +59,13 @@ $(VENV)/.installed-mutate: $(VENV)/.installed-test
 	$(PIP) -e '.[mutate]'
 	touch $@
 
+# An environment of its own: what these libraries bring along must not decide what the other tests run with.
+$(OTHERS)/.installed: pyproject.toml constraints.txt constraints-others.txt
+	$(PYTHON) -m venv $(OTHERS)
+	$(OTHERS)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt "$$(grep '^torch==' constraints.txt)"
+	$(OTHERS)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -c constraints-others.txt \
+		-e '.[test]' accelerate lightning peft megatron-core fairscale
+	touch $@
+
 clean:
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(OTHERS) .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -32,6 +32,7 @@ from torch import Tensor, nn
 from shardproof.errors import CannotRunError
 from shardproof.proving.records import Phase
 from shardproof.proving.running.batch import copy_batch, draw_batch
+from shardproof.proving.running.batch_rows import BatchRows, count_rows
 from shardproof.proving.running.capture import clone_parameters
 from shardproof.proving.running.dtensor_draws import DTensorDraws
 from shardproof.proving.running.hooks import modules_recorded
@@ -116,6 +117,16 @@ class Run:
         """
         return self._training.take_batches()
 
+    def dataset(self) -> BatchRows:
+        """The rows of all batches, step after step, for a library's own data loader, which may read ahead.
+
+        A step ends with `record_update`, not with the next batch: record its loss, its gradients and its update before.
+
+        Raises:
+            CannotRunError: no model is watched, or the batch has no rows.
+        """
+        return self._training.make_dataset()
+
     def record_loss(self, loss: Tensor) -> None:
         """Report the whole batch's loss, the same on every rank."""
         self._training.run.recorder.add(Phase.LOSS, "loss", loss.detach())
@@ -134,6 +145,7 @@ class Run:
         recorder = self._training.run.recorder
         record_norm(recorder, norm)
         record_update(self._training.watched, optimizer, recorder)
+        self._training.end_step()
 
 
 @dataclass(slots=True, kw_only=True)
@@ -147,8 +159,9 @@ class _Training:
         draws: notes what DTensor draws before the first step, in the run that draws masks too; else None.
         model: the one watched; None before that.
         parameters: this rank's own before the first step.
-        taken: how many batches were taken.
+        taken: how many batches were taken; of a dataset, how many steps have ended.
         batches: one for each step; in exact arithmetic drawn when it is taken first.
+        by_rows: the batches are rows of a dataset: a step ends with its update.
         before: closed when the model is watched, or the training returns: leaves `draws`.
         inside: closed when the training returns: leaves the run's arithmetic and removes the hooks.
     """
@@ -161,6 +174,7 @@ class _Training:
     parameters: Mapping[str, Tensor] = field(default_factory=dict)
     taken: int = 0
     batches: list[Any] = field(default_factory=list)
+    by_rows: bool = False
     before: ExitStack = field(default_factory=ExitStack)
     inside: ExitStack = field(default_factory=ExitStack)
 
@@ -192,21 +206,53 @@ class _Training:
         return load_model(context.step, context.request.build_seed, context.state_for(run.recorder), run.precision)
 
     def take_batches(self) -> Iterator[Any]:
-        model, recorder, steps = self.watched, self.run.recorder, self.context.step.steps
-        if not self.batches:
-            # Cast before exact arithmetic, as the reference's batch is: numbers are lifted at their own precision.
-            step, dtype = self.context.step, dtype_of(self.run.precision)
-            self.batches.extend(copy_batch(step.batch, dtype) for _ in range(steps))
+        recorder, steps = self.run.recorder, self.context.step.steps
+        self._copy_batches()
         only_looked_at = bool(self.taken) and not self._has_recorded()  # by an iteration before this one
         for number in range(self.taken - only_looked_at, steps):
             if not self.taken:
-                self.inside.enter_context(self.run.entered())
-                self.inside.enter_context(modules_recorded(model, recorder))
+                self._enter()
             recorder.step = number
             if number == self.taken and recorder.exact is not None:
                 self.batches[number] = draw_batch(recorder.exact, self.batches[number])
             self.taken = number + 1
             yield self.batches[number]
+
+    def make_dataset(self) -> BatchRows:
+        self._copy_batches()
+        if self.taken or self.by_rows:
+            raise CannotRunError(
+                "run.dataset() was called twice, or after run.batches(); call it once, before the loop"
+            )
+        self.by_rows = True
+        drawn: dict[int, Any] = {}
+
+        def take(number: int) -> Any:
+            if not drawn:
+                self._enter()
+            if number not in drawn:
+                exact, batch = self.run.recorder.exact, self.batches[number]
+                drawn[number] = batch if exact is None else draw_batch(exact, batch)
+            return drawn[number]
+
+        return BatchRows(take, rows=count_rows(self.context.step.batch), steps=self.context.step.steps)
+
+    def end_step(self) -> None:
+        """After an update is recorded: with a dataset, what is recorded from now on belongs to the next step."""
+        if self.by_rows:
+            self.taken += 1
+            self.run.recorder.step = min(self.taken, self.context.step.steps - 1)
+
+    def _copy_batches(self) -> None:
+        """Cast before exact arithmetic, as the reference's batch is: numbers are lifted at their own precision."""
+        if self.watched and not self.batches:
+            step, dtype = self.context.step, dtype_of(self.run.precision)
+            self.batches.extend(copy_batch(step.batch, dtype) for _ in range(step.steps))
+
+    def _enter(self) -> None:
+        """Enter the run's arithmetic, and record the modules from now on."""
+        self.inside.enter_context(self.run.entered())
+        self.inside.enter_context(modules_recorded(self.watched, self.run.recorder))
 
     def _has_recorded(self) -> bool:
         """Whether anything was recorded of the step whose batch was taken last."""
@@ -217,7 +263,10 @@ class _Training:
         """Raise CannotRunError if no model was watched, or fewer steps were taken than the step has."""
         steps = self.context.step.steps
         if self.watched and self.taken != steps:
-            raise CannotRunError(f"the training step took {self.taken} of {steps} steps: loop over run.batches()")
+            raise CannotRunError(
+                f"the training step took {self.taken} of {steps} steps: loop over run.batches()"
+                + ", or record the update of each step of run.dataset()" * self.by_rows
+            )
 
 
 def run_candidate(context: RunContext, candidate: Candidate) -> SideRecord:
