@@ -6,7 +6,7 @@ from tests.proving.judging.cases.draws import drawn
 
 from shardproof.proving.cause import Cause, CauseKind
 from shardproof.proving.findings import Verdict
-from shardproof.proving.judging.initial import find_faults, find_other_spread, given_values, judge_initial
+from shardproof.proving.judging.initial import find_faults, find_other_spread, judge_initial
 from shardproof.proving.judging.layout import find_layout
 
 ADDRESSES = torch.arange(1.0, 9.0, dtype=torch.float64).view(4, 2)
@@ -188,8 +188,3 @@ def test_without_a_layout_repeated_shards_and_another_spread_are_all_that_can_be
     (finding,) = find_faults(whole, [one | {"x": alike} for one in wide], ["w", "x"], ("w", "x"))
     assert (finding.verdict, finding.cause.kind) == (Verdict.WRONG, CauseKind.INITIAL_SPREAD)
     assert find_faults(whole, wide, ["w"], ()) == ()  # given and scaled, not drawn
-
-
-def test_what_a_rank_is_given_is_what_one_device_starts_with_and_zero_in_padding():
-    whole = torch.tensor([5.0, 6.0, 7.0])
-    assert given_values(torch.tensor([[2, 0], [-1, 1]]), whole).tolist() == [[7, 5], [0, 6]]

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from shardproof.errors import CannotRunError
-from shardproof.proving.judging.layout import PADDING, find_layout, full_state, not_of_the_state
+from shardproof.proving.judging.layout import PADDING, find_layout, full_state, lay_out_whole, not_of_the_state
 
 W = torch.arange(1.0, 7.0, dtype=torch.float64).view(2, 3)
 B = torch.tensor([-1.0, -2.0], dtype=torch.float64)
@@ -67,3 +67,47 @@ def test_the_first_element_is_no_padding_and_the_only_one_is_looked_up():
     assert list(find_layout(FULL, {"p": {0: W[0, :1]}}).spans("p")) == ["w"]
     with pytest.raises(CannotRunError, match="parameter p on rank 0"):
         find_layout({"one": W[0, :1]}, {"p": {0: W[0, 1:2]}})
+
+
+SHARDS = {
+    "rows": W[1:],
+    "columns": W[:, 1:],
+    "rows in another order": W[[1, 0]],
+    "padded": torch.cat([W[1:], torch.zeros(1, 3, dtype=torch.float64)]),
+    "transposed": W.T,
+    "empty": W[:0],
+}
+
+
+@pytest.mark.parametrize("name", SHARDS)
+def test_elements_are_taken_of_a_vector_and_put_back_where_they_were_found(name):
+    local = SHARDS[name]
+    layout = find_layout(FULL, {"w": {0: W, 1: local}})
+    vector = torch.arange(10.0, 18.0, dtype=torch.float64)
+    taken = layout.take(vector, "w", 1)
+    assert torch.equal(taken, torch.where(local == 0, 0, local + 9))
+    layout.put(vector, "w", 1, -taken)
+    inside = torch.isin(torch.cat([W.reshape(-1), B]), local.contiguous())
+    assert vector.tolist() == [-value if held else value for value, held in zip(range(10, 18), inside, strict=True)]
+    layout.put(vector, "w", 1, values=True)
+    assert vector[inside].tolist() == [1] * int(inside.sum())
+
+
+def test_shards_are_parts_and_padded_or_transposed_ones_are_looked_up():
+    layout = find_layout(FULL, {"w": dict(enumerate(SHARDS.values()))})
+    assert [rank for rank in range(len(SHARDS)) if rank in layout.parts["w"]] == [0, 1, 2, 5]
+    assert not layout.is_in_parts("w")
+    assert find_layout(FULL, {"w": {3: W[1:]}, "b": {0: B}}).is_in_parts("w")
+
+
+def test_a_part_of_another_parameter_is_looked_up_and_spans_it():
+    layout = find_layout(FULL, {"b": {0: W[0]}, "w": {0: B}})
+    assert (layout.parts, list(layout.spans("b")), list(layout.spans("w"))) == ({}, ["w"], ["b"])
+
+
+def test_ranks_that_hold_the_full_state_are_laid_out_without_its_values():
+    layout, found = lay_out_whole(FULL, 2), find_layout(FULL, {"w": {0: W, 1: W}, "b": {0: B, 1: B}})
+    assert layout.parts == found.parts
+    for name in FULL:
+        for rank in range(2):
+            assert torch.equal(layout.element_index[name][rank], found.element_index[name][rank])

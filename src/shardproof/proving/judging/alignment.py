@@ -12,6 +12,7 @@ from shardproof.exact import VOID
 from shardproof.proving.cause import Cause, CauseKind
 from shardproof.proving.judging.layout import PADDING
 from shardproof.proving.judging.placement import find_placement, find_rows, place_activation
+from shardproof.proving.part import Part
 from shardproof.proving.records import ACTIVATIONS, OF_PARAMETERS, Key, Phase
 
 if TYPE_CHECKING:
@@ -171,19 +172,24 @@ class Alignment:
             held = torch.zeros(self.layout.state.length, dtype=torch.bool)
             for name, ranks in self.layout.element_index.items():
                 key = self._reference_key(step, phase, name, suffix)
-                for rank, index in ranks.items():
+                for rank in ranks:
                     records = self.ranks[rank]
                     if key in records.tensors or key in records.missing or key in records.frozen:
-                        held[index[index != PADDING]] = True
+                        self.layout.put(held, name, rank, True)
             self._coverage[step, phase, suffix] = held
         return self._coverage[step, phase, suffix]
 
     def _of_parameter(self, key: Key, here: Mapping[int, Recorded]) -> Aligned:
         name, _, suffix = key.name.partition("/")
-        vector, present = self._vector(key.step, key.phase, suffix)
         held = {}
         for rank, recorded in here.items():
             index = self._index_of(name, rank, recorded.values.shape)
+            part, full = self._part_of(name, rank, recorded.values.shape), self.reference.tensors.get(key)
+            if part is not None and full is not None:
+                expected = part.of(full.values)
+                held[rank] = ActualExpected(actual=recorded.values, expected=expected, element_index=index)
+                continue
+            vector, present = self._vector(key.step, key.phase, suffix)
             kept = index != PADDING
             at = index.clamp(min=0)
             if not bool((present[at] | ~kept).all()):
@@ -204,11 +210,19 @@ class Alignment:
         that no gradient passes through.
         """
         index = self.layout.element_index[name][rank]
-        state = self.layout.state
-        if shape == index.shape or name not in state.names or shape != state.shapes[state.names.index(name)]:
+        if not self._is_whole_later(name, index.shape, shape):
             return index
-        span = state.span(name)
+        span = self.layout.state.span(name)
         return torch.arange(span.start, span.stop).view(shape)
+
+    def _part_of(self, name: str, rank: int, shape: torch.Size) -> Part | None:
+        """The same as a part of the reference's parameter of this name; None if it is none."""
+        if self._is_whole_later(name, self.layout.element_index[name][rank].shape, shape):
+            return Part.whole(shape)
+        return self.layout.parts.get(name, {}).get(rank)
+
+    def _is_whole_later(self, name: str, before: torch.Size, shape: torch.Size) -> bool:
+        return shape != before and name in self.layout.state.names and shape == self.layout.state.shape(name)
 
     def _kind_of_extra(self, key: Key) -> CauseKind:
         names = self.layout.spans(key.name.partition("/")[0])

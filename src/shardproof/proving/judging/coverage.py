@@ -56,7 +56,7 @@ def _find_fault(
 ) -> Cause | None:
     span = layout.state.span(name)
     holders = [one for one in layout.element_index if one == name or name in layout.spans(one)]
-    sets = {one: _sets(layout.element_index[one], span) for one in holders}
+    sets = {one: _sets(layout, one, name) for one in holders}
     held = [elements for of_ranks in sets.values() for elements in of_ranks.values()]
     lost = ~torch.stack(held).any(0) if held else torch.ones(span.stop - span.start, dtype=torch.bool)
     if bool(lost.any()):
@@ -66,7 +66,8 @@ def _find_fault(
     unreached = ~reached[name].reshape(-1) if name in reached else torch.ones(len(lost), dtype=torch.bool)
     for one in holders:
         local = layout.element_index[one]
-        fault = _find_overlap(sets[one], local, span.start, unreached) or _find_zeroed_replica(
+        looked_up = {rank: index for rank, index in local.items() if rank not in layout.parts.get(one, {})}
+        fault = _find_overlap(sets[one], looked_up, span.start, unreached) or _find_zeroed_replica(
             sets[one], local, axes, one, frozen
         )
         if fault is not None:
@@ -74,11 +75,15 @@ def _find_fault(
     return None
 
 
-def _sets(element_index: Mapping[int, Tensor], span: slice) -> dict[int, Tensor]:
-    found = {}
-    for rank, index in element_index.items():
+def _sets(layout: Layout, holder: str, name: str) -> dict[int, Tensor]:
+    span, found = layout.state.span(name), {}
+    for rank, index in layout.element_index[holder].items():
         elements = torch.zeros(span.stop - span.start, dtype=torch.bool)
-        elements[index[(index >= span.start) & (index < span.stop)] - span.start] = True
+        part = layout.parts.get(holder, {}).get(rank)
+        if part is None:
+            elements[index[(index >= span.start) & (index < span.stop)] - span.start] = True
+        elif holder == name:
+            part.put(elements.view(layout.state.shape(name)), values=True)
         found[rank] = elements
     return found
 
@@ -93,7 +98,8 @@ def _ranks_with_zeros(element_index: Mapping[int, Tensor], elements: int) -> tup
 def _find_overlap(sets: Sets, element_index: Mapping[int, Tensor], start: int, unreached: Tensor) -> Cause | None:
     """The first two ranks that share elements without holding the same; or a rank that holds an element twice.
 
-    `unreached` says which elements of the parameter have no gradient, `start` where it starts in the full state.
+    `unreached` says which elements of the parameter have no gradient, `start` where it starts in the full state, and
+    `element_index` what the ranks hold whose elements were looked up one by one: of those alone one may be held twice.
     """
     for (rank, one), (other, two) in combinations(sets.items(), 2):
         if torch.equal(one, two) or not bool((one & two).any()):

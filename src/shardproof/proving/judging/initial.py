@@ -88,11 +88,6 @@ def find_faults(
     return tuple(found)
 
 
-def given_values(element_index: Tensor, whole: Tensor) -> Tensor:
-    """What a rank starts with that takes its elements from the full state, a vector; 0 where it holds padding."""
-    return torch.where(element_index != PADDING, whole[element_index.clamp(min=0)], 0.0)
-
-
 def _judge(
     name: str, by_rank: Mapping[int, Tensor], layout: Layout, whole: Tensor, reference: Values, *, by_dtensor: bool
 ) -> Finding:
@@ -100,9 +95,7 @@ def _judge(
     element_index = [layout.element_index[name][rank] for rank in by_rank]
     if any(own.shape != index.shape for own, index in zip(held, element_index, strict=True)):
         return _finding(name, Verdict.WRONG, CauseKind.INITIAL_MISSHAPEN)
-    wrong = [
-        rank for rank, index in zip(by_rank, element_index, strict=True) if not _is_right(by_rank[rank], index, whole)
-    ]
+    wrong = [rank for rank, own in by_rank.items() if not _is_right(own, layout, name, rank, whole)]
     if not wrong:
         return _finding(name, Verdict.PROVED, None)
     if _replicas_differ(held, element_index):
@@ -154,7 +147,10 @@ def _kurtosis(values: Tensor) -> float:
     return float(centred.pow(4).mean()) / variance**2 if variance else 0.0
 
 
-def _is_right(own: Tensor, element_index: Tensor, whole: Tensor) -> bool:
+def _is_right(own: Tensor, layout: Layout, name: str, rank: int, whole: Tensor) -> bool:
+    if rank in layout.parts.get(name, {}):
+        return torch.equal(own, layout.take(whole, name, rank))
+    element_index = layout.element_index[name][rank]
     kept = element_index != PADDING
     return torch.equal(own[kept], whole[element_index[kept]])
 

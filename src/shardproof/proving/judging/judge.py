@@ -21,8 +21,8 @@ from shardproof.proving.judging.collectives import conclude_divergences, find_di
 from shardproof.proving.judging.conclude import conclude, count_uncompared, judge_trials
 from shardproof.proving.judging.coverage import judge_coverage
 from shardproof.proving.judging.early_access import conclude_early_accesses
-from shardproof.proving.judging.initial import find_faults, given_values, judge_initial
-from shardproof.proving.judging.layout import find_layout, not_of_the_state
+from shardproof.proving.judging.initial import find_faults, judge_initial
+from shardproof.proving.judging.layout import find_layout, lay_out_whole, not_of_the_state
 from shardproof.proving.judging.masks import judge_masks
 from shardproof.proving.judging.noise import align_own_runs, measure_rounding
 from shardproof.proving.judging.numeric import add_numbers, conclude_numerically
@@ -164,9 +164,9 @@ def _initial_of_ranks(both: BothSides, layout: Layout) -> list[dict[str, Tensor]
     whole = layout.state.flatten(both.reference.initial).double()
     return [
         {
-            name: side.initial[name] if name in side.initial else given_values(index[rank], whole)
+            name: side.initial[name] if name in side.initial else layout.take(whole, name, rank)
             for name in names
-            if rank in (index := layout.element_index[name])
+            if rank in layout.element_index[name]
         }
         for rank, side in enumerate(both.ranks)
     ]
@@ -262,11 +262,10 @@ def _blind(in_float64: Alignment, key: Key) -> frozenset[Part]:
 
 def _rounding(both: BothSides, in_float64: Alignment) -> Callable[[Key], Rounding | None]:
     """Measures a tensor's difference in float64 against the reference's noise."""
-    own = {name: {0: values} for name, values in both.reference.parameters.items()}
     float32 = Alignment(
         reference=in_float64.reference,
         ranks=[both.reference.native[Precision.FLOAT32]],
         axes=Axes(),
-        layout=find_layout(both.reference.parameters, own),
+        layout=lay_out_whole(both.reference.parameters, 1),
     )
     return partial(measure_rounding, candidate=in_float64, float32=float32)

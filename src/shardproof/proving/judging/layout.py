@@ -15,6 +15,7 @@ from torch import Tensor
 
 from shardproof.errors import CannotRunError
 from shardproof.proving.judging.permutations import KnownOrders
+from shardproof.proving.part import Part, find_part
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -53,6 +54,10 @@ class FullState:
         at = self.names.index(name)
         return slice(self.starts[at], self.starts[at + 1])
 
+    def shape(self, name: str) -> torch.Size:
+        """The parameter's shape."""
+        return self.shapes[self.names.index(name)]
+
 
 def full_state(parameters: Mapping[str, Tensor]) -> FullState:
     """The parameters in one vector, in their order."""
@@ -72,11 +77,14 @@ class Layout:
         state: the reference's parameters as one vector.
         element_index: by parameter and rank, a tensor of the local parameter's shape: each element's index in the
             vector, or PADDING.
+        parts: by parameter and rank, which part of the reference's parameter of that name a local parameter is, where
+            it is one: then no sort is needed to find its elements, and no index to take them.
         orders: of activations whose dims the ranks hold in an order of their own, as far as runs have shown.
     """
 
     state: FullState
     element_index: Mapping[str, Mapping[int, Tensor]]
+    parts: Mapping[str, Mapping[int, Part]] = field(default_factory=dict)
     orders: KnownOrders = field(default_factory=KnownOrders)
     _spans: dict[str, Sequence[str]] = field(default_factory=dict)
 
@@ -86,9 +94,33 @@ class Layout:
             self._spans[name] = self._find_spans(name)
         return self._spans[name]
 
+    def is_in_parts(self, name: str) -> bool:
+        """Whether each rank that has a parameter of this name holds a part of the reference's one."""
+        return name in self.parts and self.parts[name].keys() == self.element_index[name].keys()
+
+    def take(self, vector: Tensor, name: str, rank: int) -> Tensor:
+        """A rank's elements of a vector like the full state, in the shape that it holds; zeros for padding."""
+        part = self.parts.get(name, {}).get(rank)
+        if part is not None:
+            return part.of(vector[self.state.span(name)].view(self.state.shape(name)))
+        index = self.element_index[name][rank]
+        return torch.where(index != PADDING, vector[index.clamp(min=0)], 0)
+
+    def put(self, vector: Tensor, name: str, rank: int, values: Tensor | bool) -> None:
+        """Write values, in the shape that a rank holds, into its elements of a vector like the full state."""
+        part = self.parts.get(name, {}).get(rank)
+        if part is not None:
+            part.put(vector[self.state.span(name)].view(self.state.shape(name)), values)
+            return
+        index = self.element_index[name][rank]
+        kept = index != PADDING
+        vector[index[kept]] = values[kept] if isinstance(values, Tensor) else values
+
     def _find_spans(self, name: str) -> Sequence[str]:
         if name not in self.element_index:
             return ()  # no rank has a parameter of this name
+        if self.is_in_parts(name):
+            return (name,)
         held = torch.cat([index.reshape(-1) for index in self.element_index[name].values()])
         held = held[held != PADDING]
         return [
@@ -120,17 +152,57 @@ def find_layout(reference: Mapping[str, Tensor], candidate: Mapping[str, Mapping
         CannotRunError: a local value is not one of the reference's: the candidate did not start from the full state.
     """
     state = full_state(reference)
-    values, order = state.flatten(reference).sort()
+    addresses = torch.arange(state.length)  # the indices of parts are views of it, where their dims are slices
+    lookup: _Lookup | None = None
     element_index: dict[str, dict[int, Tensor]] = {}
+    parts: dict[str, dict[int, Part]] = {}
     for name, ranks in candidate.items():
         element_index[name] = {}
         for rank, local in ranks.items():
-            at = torch.searchsorted(values, local.to(torch.float64).reshape(-1).contiguous()).clamp_(
-                max=max(len(values) - 1, 0)
-            )
-            found = values[at] == local.reshape(-1)
-            padding = ~found & (local.reshape(-1) == 0)
-            if not bool((found | padding).all()):
+            part = find_part(local, reference[name]) if name in reference else None
+            if part is not None:
+                parts.setdefault(name, {})[rank] = part
+                element_index[name][rank] = part.of(addresses[state.span(name)].view(reference[name].shape))
+                continue
+            lookup = lookup or _Lookup.of(state.flatten(reference))
+            index = lookup.find(local)
+            if index is None:
                 raise CannotRunError(not_of_the_state(name, rank))
-            element_index[name][rank] = torch.where(found, order[at], PADDING).reshape(local.shape)
-    return Layout(state=state, element_index=element_index)
+            element_index[name][rank] = index
+    return Layout(state=state, element_index=element_index, parts=parts)
+
+
+def lay_out_whole(reference: Mapping[str, Tensor], ranks: int) -> Layout:
+    """The layout of ranks that all hold the full state."""
+    state = full_state(reference)
+    addresses = torch.arange(state.length)
+    return Layout(
+        state=state,
+        element_index={
+            name: dict.fromkeys(range(ranks), addresses[state.span(name)].view(tensor.shape))
+            for name, tensor in reference.items()
+        },
+        parts={name: dict.fromkeys(range(ranks), Part.whole(tensor.shape)) for name, tensor in reference.items()},
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Lookup:
+    """The values of the full state in ascending order, and the index of each in the vector."""
+
+    values: Tensor
+    order: Tensor
+
+    @classmethod
+    def of(cls, vector: Tensor) -> _Lookup:
+        return cls(*vector.sort())
+
+    def find(self, local: Tensor) -> Tensor | None:
+        """The index of each local value, or PADDING; None if one is neither of the full state nor zero."""
+        numbers = local.to(torch.float64).reshape(-1)
+        at = torch.searchsorted(self.values, numbers.contiguous()).clamp_(max=max(len(self.values) - 1, 0))
+        found = self.values[at] == numbers
+        padding = ~found & (numbers == 0)
+        if not bool((found | padding).all()):
+            return None
+        return torch.where(found, self.order[at], PADDING).reshape(local.shape)

@@ -20,7 +20,7 @@ from shardproof.comparison import compare
 from shardproof.proving.axes import Axes
 from shardproof.proving.findings import Numbers, Rounding
 from shardproof.proving.judging.alignment import Alignment
-from shardproof.proving.judging.layout import find_layout
+from shardproof.proving.judging.layout import lay_out_whole
 from shardproof.proving.records import OF_PARAMETERS, SAMPLES, Phase, Precision
 
 if TYPE_CHECKING:
@@ -132,7 +132,6 @@ def align_own_runs(both: BothSides, layout: Layout) -> OwnRuns:
     rounded = reference.native[Precision.FLOAT64 if in_float64 else Precision.ROUNDED]
     candidate = [side.native[own] for side in both.ranks]
     noisy = [reference.native[one] for one in ((Precision.FLOAT32,) if in_float64 else SAMPLES)]
-    whole = {name: dict.fromkeys(range(len(noisy)), values) for name, values in reference.parameters.items()}
 
     def beside(records: Records) -> Alignment:
         return Alignment(
@@ -151,7 +150,7 @@ def align_own_runs(both: BothSides, layout: Layout) -> OwnRuns:
         reference=Alignment(
             reference=rounded,
             ranks=noisy,
-            layout=find_layout(reference.parameters, whole),
+            layout=lay_out_whole(reference.parameters, len(noisy)),
             axes=Axes(sizes={"sample": len(noisy)}),
         ),
         replays=replays,

@@ -195,6 +195,8 @@ def find_blind(held: Mapping[int, ActualExpected]) -> frozenset[Part]:
     """Ranks, or dim-0 slices of tensors of three and more dims, whose expected values are all zero; padding aside."""
     found = set()
     for rank, one in held.items():
+        if int(one.expected.count_nonzero()) == one.expected.numel():
+            continue
         index = one.element_index
         real = torch.ones_like(one.expected, dtype=torch.bool) if index is None else index != PADDING
         seen = (one.expected != 0) & real
@@ -207,8 +209,18 @@ def find_blind(held: Mapping[int, ActualExpected]) -> frozenset[Part]:
 
 
 def _find_void(held: Mapping[int, ActualExpected]) -> dict[int, VoidHeld]:
-    found = {rank: VoidHeld(actual=one.actual == VOID, expected=one.expected == VOID) for rank, one in held.items()}
+    found = {}
+    for rank, one in held.items():
+        # The largest number is found without a mask in memory, and VOID is larger than any residue.
+        if any(values.numel() and int(values.max()) >= VOID for values in (one.actual, one.expected)):
+            found[rank] = VoidHeld(actual=one.actual == VOID, expected=one.expected == VOID)
     return {rank: one for rank, one in found.items() if bool(one.either.any())}
+
+
+def _count_differing(one: ActualExpected) -> int:
+    if torch.equal(one.actual, one.expected):
+        return 0
+    return int((one.actual != one.expected).sum())
 
 
 def _outcome(key: Key, aligned: Aligned, prime: int, axes: Axes) -> Outcome:
@@ -221,7 +233,7 @@ def _outcome(key: Key, aligned: Aligned, prime: int, axes: Axes) -> Outcome:
     void = _find_void(aligned.held)
     held = {rank: one.judged for rank, one in aligned.held.items()} if void else aligned.held
     difference = Difference(phase=phase, held=held, axes=axes, closeness=Exact(prime))
-    differing = {rank: int((one.actual != one.expected).sum()) for rank, one in held.items()}
+    differing = {rank: _count_differing(one) for rank, one in held.items()}
     activation = phase in ACTIVATIONS
     partial_over = axes_of_sum(difference) if activation and any(differing.values()) else ()
     if partial_over:

@@ -86,6 +86,9 @@ def _count_held(layout: Layout, name: str, ranks: int) -> list[int]:
         if one != name and name not in layout.spans(one):
             continue
         for rank, index in layout.element_index[one].items():
+            if rank in layout.parts.get(one, {}):  # no element is in a part twice
+                counts[rank] += index.numel() if one == name else 0
+                continue
             counts[rank] += len(index[(index >= span.start) & (index < span.stop)].unique())
     return counts
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -24,7 +25,10 @@ def find_untied(layout: Layout) -> dict[str, str]:
     Two stages of a pipeline may hold one tied parameter under two names, and a right sharding sums their gradients: so
     this is no fault by itself, and explains one.
     """
-    names = list(layout.element_index)
+    spans = Counter(span for name in layout.element_index for span in layout.spans(name))
+    names = [name for name in layout.element_index if any(spans[span] > 1 for span in layout.spans(name))]
+    if not names:
+        return {}
     owner = torch.full((layout.state.length,), PADDING, dtype=torch.int64)
     found: dict[str, str] = {}
     for number, name in enumerate(names):

@@ -77,7 +77,7 @@ class _Parts:
             whole, _ = self._vector(group, last=0)
             for rank in range(len(self.ranks)):
                 held = self._held(group, rank)
-                if any(not torch.equal(values, whole[index]) for index, values in held):
+                if any(not self._is_alike(values, whole, name, rank) for name, values in held):
                     different.add(rank)
         return [rank for rank in range(len(self.ranks)) if rank not in different] or [0]
 
@@ -123,18 +123,26 @@ class _Parts:
         whole = torch.zeros(self.layout.state.length, dtype=torch.float64)
         present = torch.zeros(self.layout.state.length, dtype=torch.bool)
         for rank in [*reversed(range(len(self.ranks))), last]:
-            for index, values in self._held(group, rank):
-                whole[index], present[index] = values, True
+            for name, values in self._held(group, rank):
+                self.layout.put(whole, name, rank, values.double())
+                self.layout.put(present, name, rank, True)
         return whole, present
 
-    def _held(self, group: _Group | None, rank: int) -> list[tuple[Tensor, Tensor]]:
-        """A rank's elements: where they are in the full vector, and their values in float64."""
+    def _is_alike(self, values: Tensor, whole: Tensor, name: str, rank: int) -> bool:
+        """Whether a rank holds the very numbers of a full vector; padding aside."""
+        if rank in self.layout.parts.get(name, {}):
+            return torch.equal(values.double(), self.layout.take(whole, name, rank))
+        index = self.layout.element_index[name][rank]
+        kept = index != PADDING
+        return torch.equal(values[kept].double(), whole[index[kept]])
+
+    def _held(self, group: _Group | None, rank: int) -> list[tuple[str, Tensor]]:
+        """What a rank holds, by parameter."""
         found = []
         for name, ranks in self.layout.element_index.items():
             values = self._values(group, name, rank)
             if values is not None and rank in ranks and values.shape == ranks[rank].shape:
-                kept = ranks[rank] != PADDING
-                found.append((ranks[rank][kept], values[kept].double()))
+                found.append((name, values))
         return found
 
     def _values(self, group: _Group | None, name: str, rank: int) -> Tensor | None:

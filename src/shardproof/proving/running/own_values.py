@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from shardproof.errors import CannotRunError
+from shardproof.proving.part import find_part
 from shardproof.proving.records import Precision
 from shardproof.proving.running.capture import local_value
 from shardproof.proving.running.models import convert, dtype_of, fill_drawn_buffers
@@ -106,8 +107,8 @@ class OwnValues:
 def _find_own(model: Module, state: Values) -> frozenset[str]:
     """The parameters that hold numbers which are none of the state's, and beside any such those that are all zero."""
     parameters = dict(model.named_parameters())
-    known = torch.cat([state[name].double().reshape(-1) for name in parameters if name in state] or [torch.zeros(0)])
-    values, own, zero = known.sort().values, set(), set()
+    values: Tensor | None = None
+    own, zero = set(), set()
     for name, parameter in parameters.items():
         local = local_value(parameter.detach())
         if local.is_meta:
@@ -115,6 +116,11 @@ def _find_own(model: Module, state: Values) -> frozenset[str]:
                 f"the parameter {name} is on the meta device after the sharding, without values: give it memory "
                 "(to_empty) and initialise it"
             )
+        if name in state and find_part(local, state[name].double()) is not None:
+            continue
+        if values is None:
+            known = [state[name].double().reshape(-1) for name in parameters if name in state]
+            values = torch.cat(known or [torch.zeros(0)]).sort().values
         numbers = local.double().reshape(-1).contiguous()
         at = torch.searchsorted(values, numbers).clamp_(max=max(len(values) - 1, 0))
         found = values[at] == numbers if len(values) else torch.zeros(len(numbers), dtype=torch.bool)
