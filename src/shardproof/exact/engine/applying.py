@@ -13,6 +13,7 @@ from shardproof.exact.algebra.field import EXACT_LIMIT
 from shardproof.exact.algebra.lift import is_symbol
 from shardproof.exact.algebra.residue import Residue
 from shardproof.exact.engine.choices import choice_among, mark_choice, mark_compared, mark_selection
+from shardproof.exact.engine.constants import symbol_among
 from shardproof.exact.engine.run import Selection
 from shardproof.exact.engine.tags import REAL, Tag, union
 from shardproof.exact.engine.tensor_trees import covers_storage, floats_in, map_tensors, tensors_in
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
 
 _aten: Final = torch.ops.aten
 # Products added to a tensor, `beta` times.
-_ADDED_TO: Final = frozenset(
+ADDED_TO: Final = frozenset(
     getattr(_aten, name).default for name in ("addmm", "baddbmm", "addbmm", "addmv", "addr", "_addmm_activation")
 )
 _MOVE: Final = Rule(kind="move", symbols=True)
@@ -41,10 +42,10 @@ _MOVE: Final = Rule(kind="move", symbols=True)
 _ELEMENTS: Final = frozenset({"self", "other", "tensors", "src", "source", "value", "values"})
 _NUMBERS: Final = frozenset({"number", "float", "Scalar", "Optional[number]", "Optional[float]"})
 # Their result is the same for every residue: nothing is chosen by it.
-_CERTAIN: Final = frozenset(
+CERTAIN: Final = frozenset(
     {_aten.isnan.default, _aten.isinf.default, _aten.isfinite.default, _aten.isneginf.default, _aten.isposinf.default}
 )
-_EQUALITIES: Final = frozenset({_aten.eq.Tensor, _aten.ne.Tensor, _aten.eq.Scalar, _aten.ne.Scalar})
+EQUALITIES: Final = frozenset({_aten.eq.Tensor, _aten.ne.Tensor, _aten.eq.Scalar, _aten.ne.Scalar})
 
 
 @dataclass(slots=True, kw_only=True)
@@ -71,7 +72,7 @@ class Applying:
         """
         if puts_elements(op, args, kwargs):
             rule = _MOVE
-        if op in _ADDED_TO and kwargs.get("beta", 1) == 0:
+        if op in ADDED_TO and kwargs.get("beta", 1) == 0:
             args = (self._zeros_like(args[0]), *args[1:])
         if rule.kind != "formula":
             args, kwargs = self._promoted(op, args, kwargs)
@@ -84,7 +85,7 @@ class Applying:
         if void and rule.kind == "formula":
             args, kwargs = self.void.replaced(given, void)
         self.run.arithmetic.operands_void = void.get(id(operands[0])) if void else None
-        symbols = any(self.constants.symbols_in(x) for x in operands) or _symbol_among(args, kwargs)
+        symbols = any(self.constants.symbols_in(x) for x in operands) or symbol_among(args, kwargs)
         if symbols and not rule.symbols:
             self._refuse_symbols(op, operands)
             symbols = False
@@ -93,7 +94,7 @@ class Applying:
         if self.run.record_selections and op in SELECTIONS and not by_reals:
             kept = tuple(self.constants.residues_of(x).clone() for x in operands)
             self.run.selections.append(Selection(op=str(op), location=self.run.location, operands=kept))
-        result = self._by_kind(op, rule, args, kwargs, operands, inherited, into)
+        result = self.by_kind(op, rule, args, kwargs, operands, inherited, into)
         if not by_reals and not _is_certain(op, args):
             mark_selection(self.run.tags, op, (args, kwargs), result, inherited)
         if op in COMPARISONS and not by_reals and not symbols:
@@ -116,7 +117,7 @@ class Applying:
         self.run.set(zeros, REAL)
         return zeros
 
-    def _by_kind(
+    def by_kind(
         self,
         op: OpOverload,
         rule: Rule,
@@ -126,6 +127,7 @@ class Applying:
         inherited: Tag,
         into: Tensor | None,
     ) -> Any:
+        """The op's result by a formula, a movement of residues or a sum of them, tagged."""
         if rule.kind == "formula":
             return self._formula(op, rule, args, kwargs, inherited, into)
         moves = rule.kind == "move"
@@ -168,7 +170,7 @@ class Applying:
                 return self._settle(value, inherited, taken, divided=divided)
             if isinstance(value, list | tuple):
                 return type(value)([settle(item) for item in value])
-            assert not _is_float_tensor(value), f"{op} gives floating numbers that are no residues"
+            assert not is_float_tensor(value), f"{op} gives floating numbers that are no residues"
             return value
 
         return settle(result)
@@ -308,6 +310,8 @@ class Applying:
         if not x.is_floating_point():
             return x
         tag = self.run.tag(x)
+        if tag.plain and tag.bare is tag:
+            return Residue(x, tag.degree, self.run.arithmetic, roots=tag.roots)
 
         def beside(companion: Tensor | None) -> Residue | None:
             if companion is None:
@@ -369,7 +373,8 @@ def _memory_of(values: Any) -> list[Tensor]:
     return found
 
 
-def _is_float_tensor(value: Any) -> bool:
+def is_float_tensor(value: Any) -> bool:
+    """Whether it is a tensor of floating numbers."""
     return isinstance(value, Tensor) and value.is_floating_point()
 
 
@@ -380,9 +385,9 @@ def _casts_to_integers(kwargs: dict[str, Any]) -> bool:
 
 def _is_certain(op: OpOverload, args: tuple[Any, ...]) -> bool:
     """Whether a truth value is the same for every residue; `torch.isfinite` is (x == x) * (abs(x) != inf)."""
-    if op in _CERTAIN:
+    if op in CERTAIN:
         return True
-    if op not in _EQUALITIES:
+    if op not in EQUALITIES:
         return False
     x, y = args
     if isinstance(y, Tensor):
@@ -392,7 +397,3 @@ def _is_certain(op: OpOverload, args: tuple[Any, ...]) -> bool:
 
 def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
-
-
-def _symbol_among(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
-    return any(isinstance(v, float) and is_symbol(v) for v in (*args, *kwargs.values()))

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import torch
 
+from shardproof.exact.algebra.lift import is_symbol
 from shardproof.exact.engine.tensor_trees import covers_storage, map_tensors, tensors_in, whole_storage
 from shardproof.exact.rules.registry import REAL_TOO
 
@@ -168,3 +169,8 @@ class Constants:
         for x, value in zip(results, tensors_in(op(*known[0], **known[1])), strict=True):
             if x.is_floating_point() and x.untyped_storage()._cdata not in views:
                 self.keep_value(x, value)
+
+
+def symbol_among(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+    """Whether a Python number among the arguments is a symbol of masks."""
+    return any(isinstance(v, float) and is_symbol(v) for v in (*args, *kwargs.values()))

@@ -20,6 +20,7 @@ from shardproof.exact.engine.escapes import READS_NUMBER, READS_ONE
 from shardproof.exact.engine.gates import Gates
 from shardproof.exact.engine.piece_tensors import PieceStore
 from shardproof.exact.engine.reals import Reals, one_lowest
+from shardproof.exact.engine.short_way import ShortWay
 from shardproof.exact.engine.tags import REAL
 from shardproof.exact.engine.tensor_trees import PLAIN, floats_in, in_float64, map_tensors, tensors_in
 from shardproof.exact.engine.variants import (
@@ -42,7 +43,7 @@ if TYPE_CHECKING:
     from torch.utils._python_dispatch import TorchDispatchMode
 
     from shardproof.exact.engine.entry import Entry
-    from shardproof.exact.engine.run import Run, Selection
+    from shardproof.exact.engine.run import Run
 
 assert rules  # imported for the table it fills
 
@@ -103,6 +104,7 @@ class Dispatcher:
     void: VoidElements = field(init=False)
     writing: Writing = field(init=False)
     applying: Applying = field(init=False)
+    short_way: ShortWay = field(init=False)
     collectives: Collectives = field(init=False)
     complex_tensors: ComplexTensors = field(init=False)
     _decomposing: list[OpOverload] = field(default_factory=list)
@@ -114,6 +116,7 @@ class Dispatcher:
         self.reals = Reals(run=self.run, void=void)
         self.writing = Writing(run=self.run, constants=constants, void=void, pieces=pieces)
         self.applying = Applying(run=self.run, constants=constants, reals=self.reals, void=void, pieces=pieces)
+        self.short_way = ShortWay(applying=self.applying)
         self.gates = Gates(run=self.run, constants=constants, pieces=pieces, applying=self.applying, reals=self.reals)
         self.complex_tensors = ComplexTensors(run=self.run, constants=constants)
         self.collectives = Collectives(run=self.run, constants=constants, writing=self.writing, entry=self.entry)
@@ -123,7 +126,7 @@ class Dispatcher:
     def carry_out(
         self, op: OpOverload, args: tuple[Any, ...], kwargs: dict[str, Any], *, reenter: TorchDispatchMode
     ) -> Any:
-        """The op's result on residues, by the first handler of `HANDLERS` that accepts the call.
+        """The op's result on residues, by the short way or the first handler of `HANDLERS` that accepts the call.
 
         Args:
             op: an ATen or other overload.
@@ -133,6 +136,9 @@ class Dispatcher:
         """
         self.run.ops += 1
         self.run.op = op
+        result = self.short_way.carry_out(op, args, kwargs)
+        if result is not NotImplemented:
+            return result
         call = Call(op=op, args=args, kwargs=kwargs, reenter=reenter)
         for _, handle in HANDLERS:
             result = handle(self, call)
@@ -326,11 +332,6 @@ class Dispatcher:
             self._decomposing.pop()
 
     # For the mode ----------------------------------------------------------------------------------------------------
-
-    @property
-    def selections(self) -> list[Selection]:
-        """The ops that chose by order, where the run records them."""
-        return self.run.selections
 
     def is_known(self, tensor: Tensor) -> bool:
         """Whether the tensor's storage has a tag; a wrapper subclass is asked by its inner tensors."""

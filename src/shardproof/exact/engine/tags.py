@@ -76,6 +76,11 @@ class Tag:
     pieces: PieceTensors | None = None
 
     @property
+    def plain(self) -> bool:
+        """Whether the elements are residues and no symbols, none of them void, and not known as real numbers."""
+        return not (self.real or self.symbols or self.void or self.compared or self.value is not None)
+
+    @property
     def bare(self) -> Tag:
         """Less what is known in tensors laid out alike."""
         companions = (self.exponential, self.squared, self.lifted, self.value, self.void_where, self.pieces)

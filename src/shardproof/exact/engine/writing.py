@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 _aten: Final = torch.ops.aten
 # Of these in place autograd saves the result, which has to know of what it is a function. What else is written into
 # memory of the program forgets its pieces: whether they can be kept depends on how that memory is laid out.
-_RESULT_SAVED: Final = frozenset(
+RESULT_SAVED: Final = frozenset(
     getattr(_aten, f"{name}_").default
     for name in ("relu", "relu6", "leaky_relu", "elu", "celu", "selu", "hardtanh", "threshold")
 )
@@ -48,7 +48,7 @@ class Writing:
             if into_out and target.shape != value.shape:
                 self.resize(target, value.shape)
             self.store(target, value)
-            if op in _RESULT_SAVED or value.dtype == target.dtype == torch.bool:
+            if op in RESULT_SAVED or value.dtype == target.dtype == torch.bool:
                 self.pieces.keep(target, self.pieces.of(value))
         returned = len(op._schema.returns)  # `_foreach_` forms return nothing
         return None if returned == 0 else targets[0] if returned == 1 else tuple(targets)
