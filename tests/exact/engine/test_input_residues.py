@@ -7,6 +7,8 @@ from fractions import Fraction
 import pytest
 import torch
 
+from shardproof.exact import ExactArithmetic
+from shardproof.exact.algebra.degree import VARIABLE
 from shardproof.exact.algebra.field import Field, choose_prime
 from shardproof.exact.engine.input_residues import KnownNumbers, draw_for_values
 
@@ -102,3 +104,28 @@ def test_numbers_that_keep_their_meaning_are_never_known(plain):
     assert KnownNumbers.of([values]).find(values) is None
     assert KnownNumbers().find(values) is None
     assert KnownNumbers.of([]).find(values) is None
+
+
+def test_known_numbers_are_sorted_when_the_first_tensor_is_looked_up_and_no_earlier(monkeypatch):
+    sorts = []
+    unique = torch.Tensor.unique
+    monkeypatch.setattr(torch.Tensor, "unique", lambda x: sorts.append(1) or unique(x))
+    known = KnownNumbers.of([torch.tensor([0.3, -1.7], dtype=torch.float64)])
+    assert known.find(torch.tensor([0.3])) is None  # of another precision: not looked up
+    assert not sorts
+    found = known.find(torch.tensor([-1.7, 0.25], dtype=torch.float64))
+    assert (found.tolist(), known.find(torch.tensor([0.4], dtype=torch.float64)), len(sorts)) == (
+        [True, False],
+        None,
+        1,
+    )
+
+
+def test_variables_that_the_program_changes_are_known_as_they_were_given():
+    numbers = torch.tensor([0.3, -1.7], dtype=torch.float64)
+    exact = ExactArithmetic(seed=1, variables=[numbers])
+    as_given = numbers.clone()
+    numbers.zero_()
+    with exact:
+        copy = as_given.clone()
+        assert exact.tags.get(copy).degree == VARIABLE

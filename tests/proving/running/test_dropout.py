@@ -38,8 +38,16 @@ def test_replicas_see_the_same_and_shards_their_part():
 
 
 def test_in_evaluation_nothing_is_dropped():
-    with dropout_standing_in():
+    with dropout_standing_in() as called:
         assert torch.equal(nn.Dropout(0.3).eval()(X), X)
+    assert called == []
+
+
+def test_each_call_is_told_attention_too():
+    with dropout_standing_in() as called:
+        F.dropout(X, 0.3)
+        F.scaled_dot_product_attention(X, X, X, dropout_p=0.1)
+    assert called == [0.3, 0.1]
 
 
 def test_a_checkpoint_computes_the_same_again():

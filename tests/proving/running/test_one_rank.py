@@ -2,12 +2,14 @@
 
 import pytest
 import torch
+import torch.nn.functional as F
 from tests.proving import steps
 
 from shardproof.proving.records import SAMPLES, Phase, Precision
 from shardproof.proving.running.models import build_model, initial_values
 from shardproof.proving.running.one_rank import record_side, run_reference
 from shardproof.proving.running.request import RunContext, RunRequest
+from shardproof.worlds.threaded import ThreadedWorld
 
 
 def make_context(step, **request):
@@ -16,12 +18,15 @@ def make_context(step, **request):
     return RunContext(step=step, request=asked, state=state, arithmetics=asked.make_arithmetics())
 
 
-def test_exact_runs_first_then_ordinary_ones_then_the_one_that_draws():
+@pytest.mark.parametrize("drops", [True, False])
+def test_exact_runs_first_then_ordinary_ones_then_the_one_that_draws_if_any_has_dropped(drops):
     context = make_context(steps.make_step(), seeds=(0, 1), native=(Precision.FLOAT64, Precision.OWN), draws=True)
     taken = []
 
     def take(run):
         taken.append((run.recorder.exact, run.precision, run.masks is not None, run.traced))
+        if drops and run.recorder.exact is None:
+            F.dropout(torch.ones(2), 0.5)
         return {"number": torch.tensor(len(taken))}
 
     side = record_side(context, take)
@@ -31,10 +36,36 @@ def test_exact_runs_first_then_ordinary_ones_then_the_one_that_draws():
         (second, Precision.FLOAT64, False, False),
         (None, Precision.FLOAT64, False, False),
         (None, Precision.OWN, False, False),
-        (None, Precision.FLOAT64, True, False),
+        *([(None, Precision.FLOAT64, True, False)] if drops else []),
     ]
     assert side.parameters == {"number": 1}  # those of the first run
     assert (len(side.trials), list(side.native)) == (2, [Precision.FLOAT64, Precision.OWN])
+
+
+def test_without_ordinary_runs_masks_are_drawn_whether_or_not_anything_drops():
+    taken = []
+    record_side(make_context(steps.make_step(), draws=True), lambda run: taken.append(run.masks is not None) or {})
+    assert taken == [True]
+
+
+def count_runs_that_draw(comm, context, dropping):
+    runs = []
+
+    def take(run):
+        runs.append(run.masks is not None)
+        if comm.rank in dropping:
+            F.dropout(torch.ones(2), 0.5)
+        return {}
+
+    record_side(context, take)
+    return sum(runs)
+
+
+@pytest.mark.parametrize(("dropping", "drawn"), [((), 0), ((1,), 1), ((0, 1), 1)])
+def test_all_ranks_draw_masks_if_one_of_them_drops(dropping, drawn):
+    context = make_context(steps.make_step(), native=(Precision.FLOAT64,), draws=True)
+    world = ThreadedWorld(size=2, timeout=60)
+    assert world.run(count_runs_that_draw, context, dropping) == [drawn, drawn]
 
 
 def test_every_run_starts_from_the_full_state():

@@ -163,7 +163,13 @@ class Field:
 
     def is_canonical(self, x: Tensor) -> bool:
         """Whether every element is a balanced representative (NaN is not)."""
-        return bool(((x.abs() <= self.half) & (x == x.round())).all())
+        if not x.numel():
+            return True
+        for (block,) in blocks(x):
+            least, most = block.aminmax()
+            if not (least >= -self.half and most <= self.half and torch.equal(block, block.round())):
+                return False
+        return True
 
 
 @lru_cache(maxsize=4096)

@@ -38,29 +38,37 @@ def draw_for_values(values: Tensor, *, field: Field, key: int) -> Tensor:
     return drawn.to(values.device).view(values.shape)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class KnownNumbers:
     """A set of float64 numbers; those that keep their own meaning (see `draw_for_values`) are never in it.
 
+    They are sorted when the first tensor is looked up, which most programs never do: a trained parameter is a variable
+    anyway.
+
     Attributes:
-        numbers: in ascending order; None for the empty set.
+        tensors: that hold them, in float64; not to be changed from here on.
     """
 
-    numbers: Tensor | None = None
+    tensors: tuple[Tensor, ...] = ()
+    _ascending: Tensor | None = None
 
     @classmethod
     def of(cls, tensors: Iterable[Tensor]) -> KnownNumbers:
-        """The numbers of some tensors, of any shapes."""
-        flat = [tensor.detach().to("cpu", torch.float64).reshape(-1) for tensor in tensors]
-        found = torch.cat(flat).unique() if flat else torch.zeros(0)
-        found = found[found.isfinite() & ((found * 64 != (found * 64).round()) | (found.abs() > 64))]
-        return cls(found if len(found) else None)
+        """The numbers of some tensors, of any shapes, which are not to be changed from here on."""
+        return cls(tuple(tensor.detach().to("cpu", torch.float64) for tensor in tensors))
 
     def find(self, tensor: Tensor) -> Tensor | None:
         """Booleans of the tensor's shape: which elements are in the set; None if none are, or it is not float64."""
-        if self.numbers is None or tensor.dtype != torch.float64:
+        if tensor.dtype != torch.float64 or not len(self._sorted()):
             return None
-        values = tensor.detach().to("cpu").contiguous()
-        at = torch.searchsorted(self.numbers, values).clamp_(max=len(self.numbers) - 1)
-        found = self.numbers[at] == values
+        numbers, values = self._sorted(), tensor.detach().to("cpu").contiguous()
+        at = torch.searchsorted(numbers, values).clamp_(max=len(numbers) - 1)
+        found = numbers[at] == values
         return found.to(tensor.device) if bool(found.any()) else None
+
+    def _sorted(self) -> Tensor:
+        if self._ascending is None:
+            found = torch.cat([x.reshape(-1) for x in self.tensors] or [torch.zeros(0, dtype=torch.float64)]).unique()
+            lasting = found.isfinite() & ((found * 64 != (found * 64).round()) | (found.abs() > 64))
+            self._ascending = found[lasting]
+        return self._ascending

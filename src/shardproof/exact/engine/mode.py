@@ -79,7 +79,7 @@ class ExactArithmetic:
         *,
         seed: int = 0,
         prime: int | None = None,
-        variables: Iterable[Tensor] = (),
+        variables: Iterable[Tensor] | KnownNumbers = (),
         reference: ReferenceConstants | None = None,
         random: Literal["refuse", "oracle", "draw"] = "refuse",
         leaving: Literal["refuse", "allow", "follow"] = "refuse",
@@ -99,8 +99,9 @@ class ExactArithmetic:
         )
         self.tags = TagStore()
         self.modules = ModuleStack()
-        known = KnownNumbers.of(variables)
-        self.entry = Entry(arithmetic=self.arithmetic, tags=self.tags, key=seed, variables=known)
+        if not isinstance(variables, KnownNumbers):
+            variables = KnownNumbers.of(x.clone() for x in variables)  # the program may write into them
+        self.entry = Entry(arithmetic=self.arithmetic, tags=self.tags, key=seed, variables=variables)
         self.run = Run(
             arithmetic=self.arithmetic,
             tags=self.tags,
@@ -329,6 +330,8 @@ class ExactArithmetic:
                 mask = mask.unsqueeze(-1).expand_as(residues)
             if mask is not None:
                 residues = residues.masked_fill(mask, 0.0)
+            # Few tensors hold symbols, and the least element tells without a mask in memory.
+            symbols = symbols and residues.numel() > 0 and bool(residues.min() < -self.arithmetic.field.half)
             numbers = residues.masked_fill(residues < -self.arithmetic.field.half, 0.0) if symbols else residues
             if not self.arithmetic.field.is_canonical(numbers):
                 msg = (

@@ -84,6 +84,7 @@ class Runner:
         drawn |= {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
         state = {name: tensor.clone() for name, tensor in tensors_of_state(model).items()}
         request = replace(request, dtypes=dtypes, extra=extra_state(model))
+        del model  # every run builds one of its own
         # The ranks get arithmetics of their own: of what the reference lifts or tags, they are given its constants.
         arithmetics = request.make_arithmetics(drawn.values())
         native = precisions_of(dtypes) if natively else ()

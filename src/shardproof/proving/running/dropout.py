@@ -53,10 +53,16 @@ class _Masking(TorchFunctionMode):
 
 
 @contextmanager
-def dropout_standing_in() -> Iterator[None]:
-    """Inside, dropout draws nothing: the stand-in's mask."""
-    with _Masking(_stand_in):
-        yield
+def dropout_standing_in() -> Iterator[list[float]]:
+    """Inside, dropout draws nothing: the stand-in's mask. Yields a list that each call adds its probability to."""
+    called: list[float] = []
+
+    def stand_in(call: Dropout) -> Tensor:
+        called.append(call.p)
+        return _stand_in(call)
+
+    with _Masking(stand_in):
+        yield called
 
 
 @contextmanager

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING
 
+import torch
 import torch.distributed as dist
 
 from shardproof.proving.records import SAMPLES, Precision, SideRecord
@@ -97,13 +98,13 @@ def record_side(context: RunContext, take: Callable[[OneRun], Mapping[str, Tenso
         record(OneRun(precision=Precision.FLOAT64, recorder=context.make_recorder(exact), traced=traced))
         for exact in context.arithmetics
     ]
-    with dropout_standing_in():
+    with dropout_standing_in() as dropped:
         native = {
             precision: record(OneRun(precision=precision, recorder=context.make_recorder(), traced=traced))
             for precision in request.native
         }
     masks: Masks = {}
-    if request.draws:
+    if request.draws and (not native or _on_any_rank(bool(dropped))):  # else no mask would be drawn
         take(OneRun(precision=Precision.FLOAT64, recorder=context.make_recorder(), masks=masks))
     taken = dict.fromkeys(one for exact in context.arithmetics for one in exact.taken_constants)
     branches = dict.fromkeys(one for exact in context.arithmetics for one in exact.branches)
@@ -116,6 +117,15 @@ def record_side(context: RunContext, take: Callable[[OneRun], Mapping[str, Tenso
         taken_constants=tuple(taken),
         branches=tuple(branches),
     )
+
+
+def _on_any_rank(holds: bool) -> bool:
+    """Whether something holds on some rank; all ranks then take a run, in whose collectives they meet."""
+    if not dist.is_initialized():
+        return holds
+    found = torch.tensor([holds], dtype=torch.int64)
+    dist.all_reduce(found, dist.ReduceOp.MAX)
+    return bool(found)
 
 
 def run_reference(context: RunContext) -> SideRecord:

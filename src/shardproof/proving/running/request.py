@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from shardproof.exact import ExactArithmetic
+from shardproof.exact.engine.input_residues import KnownNumbers
 from shardproof.proving.axes import Axes
 from shardproof.proving.running.capture import Recorder
 from shardproof.worlds.processgroup import say_nothing
@@ -72,13 +73,13 @@ class RunRequest:
             variables: the tensors in float64 that the prover has drawn: parameters, frozen ones too, and buffers.
             reference: of the ranks' arithmetics, the constants of the one device.
         """
-        variables = list(variables)
+        known = KnownNumbers.of(variables)
         limits = self.limits or (None,) * len(self.seeds)
         return [
             ExactArithmetic(
-                seed=seed, variables=variables, reference=reference, random="oracle", leaving="follow", limits=known
+                seed=seed, variables=known, reference=reference, random="oracle", leaving="follow", limits=limited
             )
-            for seed, known in zip(self.seeds, limits, strict=True)
+            for seed, limited in zip(self.seeds, limits, strict=True)
         ]
 
 
