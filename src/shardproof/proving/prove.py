@@ -36,7 +36,8 @@ from shardproof.worlds.world import DEFAULT_TIMEOUT
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from shardproof.proving.records import BothSides
+    from shardproof.proving.judging.outcomes import Outcome
+    from shardproof.proving.records import BothSides, Key
     from shardproof.proving.running.candidate import Candidate
     from shardproof.proving.running.models import Parallelize
     from shardproof.proving.running.target import Reload
@@ -110,6 +111,7 @@ def prove(
     first = runner.run(replace(request, seeds=request.seeds[:1], draws=True), natively=True)
     sharding = None
     loaded: tuple[str, ...] = ()
+    own_buffers = list_own_buffers(first)
     try:
         layout = find_candidate_layout(first)
     except CannotRunError:
@@ -120,15 +122,18 @@ def prove(
         sharding, idle = judge_sharding(first, layout)
         loaded = tuple(sorted({name for side in first.ranks for name in side.own_values}))
         initial, masks = judge_drawn(first, layout)
-        inputs = collect_update_inputs(first, layout)
+        outcomes: list[dict[Key, Outcome]] = []
+        if not numeric:
+            request, outcomes = take_trials(runner, request, first, layout, max_false_accept, tell)
+            first = first.without_compared()  # the memory is needed for what follows
         in_float64 = first.own_precision is Precision.FLOAT64
-        first = replace(first, replays=replay_updates(step, inputs, in_float64=in_float64))
+        replays = replay_updates(step, collect_update_inputs(first, layout), in_float64=in_float64)
+        first = replace(first, replays=replays)
         if numeric:
             findings = judge_numerically(first, layout)
             # Right initial values are PROVED, but a report of numbers must not say that anything is proved.
             initial = tuple(finding for finding in initial if not finding.verdict.ok)
         else:
-            request, outcomes = take_trials(runner, request, first, layout, max_false_accept, tell)
             findings = judge_exactly(first, layout, outcomes)
         findings = unmark_consequences((*idle, *initial, *findings, *masks))
     return Proof(
@@ -143,7 +148,7 @@ def prove(
         native=_describe_native(first),
         sharding=sharding,
         loaded=loaded,
-        own_buffers=list_own_buffers(first),
+        own_buffers=own_buffers,
         taken_constants=list_taken_constants(first),
         branches=list_branches(first),
     )

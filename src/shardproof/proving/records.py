@@ -7,7 +7,7 @@ A `Recorded` tensor belongs to the `Records` of one run; the records of all runs
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
@@ -283,6 +283,14 @@ class BothSides:
     own_training: bool = False
     dtype: str = ""
     replays: Sequence[Replay] = ()
+
+    def without_compared(self) -> BothSides:
+        """Less the tensors of the runs in exact arithmetic, once they are compared: what else these recorded stays."""
+
+        def less(side: SideRecord) -> SideRecord:
+            return replace(side, trials=[replace(records, tensors={}) for records in side.trials])
+
+        return replace(self, reference=less(self.reference), ranks=[less(side) for side in self.ranks])
 
     @property
     def own_precision(self) -> Precision:

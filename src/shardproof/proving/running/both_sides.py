@@ -81,8 +81,9 @@ class Runner:
         draw_parameters(model, request.build_seed)
         drawn = draw_buffers(model, request.build_seed)
         initial |= {name: values for name, values in drawn.items() if name in initial}
-        drawn |= {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
         state = {name: tensor.clone() for name, tensor in tensors_of_state(model).items()}
+        # Of the same memory: neither is written into.
+        drawn |= {name: state[name] if name in state else x.detach().clone() for name, x in model.named_parameters()}
         request = replace(request, dtypes=dtypes, extra=extra_state(model))
         del model  # every run builds one of its own
         # The ranks get arithmetics of their own: of what the reference lifts or tags, they are given its constants.
