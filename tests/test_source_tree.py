@@ -38,6 +38,7 @@ TESTED_ELSEWHERE = {
     "worlds/early_access.py": "a value without logic; `worlds/test_in_flight.py` reads it",
     "exact/algebra/cut.py": "a value without logic; `exact/rules/test_cut.py` reads it",
     "exact/algebra/no_bound.py": "values without logic; `exact/algebra/test_degree.py` makes each",
+    "report/page/description.py": "values without logic; `report/page/test_describe.py` reads them",
     "byhand/step.py": "values without logic; `byhand/test_one_device.py` reads them",
 }
 

@@ -3,6 +3,8 @@
 import sys
 
 import pytest
+import typer.main
+from typer.testing import CliRunner
 
 from shardproof.cli import app
 from shardproof.cli.output import Exit
@@ -100,3 +102,23 @@ def test_help_has_two_names_and_examples(run, option):
     code, out, _ = run("prove", option)
     assert code == 0
     assert "shardproof prove hf:llama --devices 2" in out
+
+
+def test_no_help_text_loses_what_stands_in_brackets(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.setenv("TERMINAL_WIDTH", "200")
+    group = typer.main.get_command(app.app)
+    checked = 0
+    for name, command in group.commands.items():
+        printed = CliRunner().invoke(app.app, [name, "--help"]).output
+        shown = "".join(c for c in printed if c.isalnum() or c in "[]'")
+        for parameter in command.params:
+            said = (getattr(parameter, "help", None) or "").replace("\\[", "[")
+            for word in said.split():
+                assert "".join(c for c in word if c.isalnum() or c in "[]'") in shown, (name, word)
+                checked += "[" in word
+    assert checked >= 2
+
+
+def test_completion_is_offered():
+    assert "--show-completion" in CliRunner().invoke(app.app, ["--help"]).output

@@ -169,3 +169,36 @@ def test_qwen3_is_proved_and_without_q_norm_in_its_plan_names_the_missing_all_re
     assert "gradient: model.layers.*.self_attn.q_norm.weight (2 tensors): WRONG" in roots
     assert "ranks hold partial values whose sum is right: an all-reduce is missing." in roots
     assert roots.count("WRONG") == 1
+
+
+def test_a_page_is_written_beside_the_report(run, tmp_path):
+    code, out, err = run(*prove_file("scaled_gradient", "--html", "proof.html", "--show", "gradient down.bias"))
+    assert (code, err) == (1, "")
+    assert out.startswith("NOT PROVED: ")
+    page = (tmp_path / "proof.html").read_text()
+    assert "<!doctype html>" in page[:20]
+    assert "2 times too large" in page
+    assert "my_training.py:step --parallelize my_training.py:scaled_gradient" in page
+    assert page.count('class="maps"') >= 4  # up.weight and down.bias, on two ranks each
+    assert not list(tmp_path.glob(".proof*"))
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (("--html", "no/where.html"), "--html no/where.html: its folder does not exist"),
+        (("--html", "."), "--html . is not a regular file"),
+        (("--html", "a", "--output", "a"), "--output and --html are the same file"),
+        (("--show", "*"), "give --html FILE too"),
+    ],
+)
+def test_a_page_that_cannot_be_written_is_refused_before_the_proof(run, options, said):
+    code, out, err = run("prove", "nowhere.py:step", *options)
+    assert (code, out) == (2, "")
+    assert said in err
+
+
+def test_verbose_has_every_tensor(run):
+    code, out, _ = run(*prove_file("parallelize", "-v"))
+    assert code == 0
+    assert "  step 1, updated parameter up.weight: PROVED" in out

@@ -237,3 +237,42 @@ def test_each_reason_has_a_line_of_its_own():
     lost = [finding(f"w{n}", unbounded=Unbounded(reason=reason, at=at)) for n, reason in enumerate(NoBound)]
     told = [line for line in lines(*lost) if "The bound is lost at" in line]
     assert len(set(told)) == len(NoBound)
+
+
+# A screen, and everything ---------------------------------------------------------------------------------------------
+
+
+SCALED = Cause(kind=CauseKind.SCALED)
+
+
+def different_causes(count):
+    return [
+        replace(
+            WRONG, key=replace(WRONG.key, name="w" * (number + 1)), cause=replace(SCALED, factor=Fraction(number + 2))
+        )
+        for number in range(1, count + 1)
+    ]
+
+
+def test_a_summary_fits_a_screen_and_verbose_has_all():
+    many = proof(*different_causes(12), *(finding(f"right{n}") for n in range(500)))
+    summary = render_text(many).splitlines()
+    assert len(summary) <= 24
+    assert sum("times too large" in line for line in summary) == 5
+    assert "  and 7 more first causes: `-v` has all" in summary
+    full = render_text(many, verbose=True).splitlines()
+    assert sum("times too large" in line for line in full) == 12
+    assert not any("`-v`" in line for line in full)
+    assert "  step 1, gradient right499: PROVED" in full
+    assert "  step 1, gradient w: WRONG, a first cause" in full
+
+
+def test_five_first_causes_are_all_told():
+    assert not any("more first cause" in line for line in lines(*different_causes(5)))
+    assert "  and 1 more first cause: `-v` has all" in lines(*different_causes(6))
+
+
+def test_verdicts_are_coloured_only_if_that_is_wanted():
+    assert "\x1b" not in render_text(proof(WRONG, finding()))
+    coloured = render_text(proof(WRONG, finding()), colour=True)
+    assert coloured.startswith("\x1b[1;31mNOT PROVED\x1b[0m: 2 tensors: 1 \x1b[1;32mPROVED\x1b[0m, 1 \x1b[1;31mWRONG")

@@ -22,7 +22,6 @@ from shardproof.version import __version__
 app = typer.Typer(
     name="shardproof",
     no_args_is_help=True,
-    add_completion=False,
     context_settings={"help_option_names": ["-h", "--help"]},
     pretty_exceptions_enable=False,
 )

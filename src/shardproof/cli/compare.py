@@ -18,8 +18,8 @@ def compare_command(
     expected: Annotated[Path, typer.Argument(metavar="EXPECTED", help="The reference's tensors: another.")],
     *,
     output_format: Annotated[Format, typer.Option("--format", help="How to write the result.")] = Format.text,
-    rtol: Annotated[float | None, typer.Option(help="Relative tolerance [torch.testing's for the dtype].")] = None,
-    atol: Annotated[float | None, typer.Option(help="Absolute tolerance [torch.testing's for the dtype].")] = None,
+    rtol: Annotated[float | None, typer.Option(help="Relative tolerance \\[torch.testing's for the dtype].")] = None,
+    atol: Annotated[float | None, typer.Option(help="Absolute tolerance \\[torch.testing's for the dtype].")] = None,
     equal_nan: Annotated[bool, typer.Option("--equal-nan", help="NaN at the same place in both is equal.")] = False,
     kernel: Annotated[Kernel, typer.Option(help="compiled: for many gigabytes, with a C++ compiler.")] = Kernel.eager,
     output: Annotated[

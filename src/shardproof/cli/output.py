@@ -34,7 +34,7 @@ class Format(StrEnum):
     json = "json"
 
 
-def check_writable(path: Path) -> None:
+def check_writable(path: Path, *, option: str = "--output") -> None:
     """Refuse, before the work starts, a path at which the result could not be written.
 
     Raises:
@@ -42,11 +42,11 @@ def check_writable(path: Path) -> None:
     """
     target = path.resolve()
     if target.exists() and not target.is_file():
-        raise CannotRunError(f"--output {printable(path)} is not a regular file; give the path of a file")
+        raise CannotRunError(f"{option} {printable(path)} is not a regular file; give the path of a file")
     if not target.parent.is_dir():
-        raise CannotRunError(f"--output {printable(path)}: its folder does not exist; make it first")
+        raise CannotRunError(f"{option} {printable(path)}: its folder does not exist; make it first")
     if not os.access(target.parent, os.W_OK):
-        raise CannotRunError(f"--output {printable(path)}: its folder cannot be written to; give another")
+        raise CannotRunError(f"{option} {printable(path)}: its folder cannot be written to; give another")
 
 
 def write_result(text: str, output: Path | None) -> None:

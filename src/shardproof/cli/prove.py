@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import json
+import shlex
+import sys
 from pathlib import Path  # noqa: TC003 - typer reads the annotations
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from shardproof.cli.output import Exit, Format, check_writable, write_result
+from shardproof.cli.output import Exit, Format, check_writable, write_atomically, write_result
 from shardproof.cli.tracebacks import traceback_shown
 from shardproof.errors import CannotRunError
+
+if TYPE_CHECKING:
+    from shardproof.frameworks.specification import Specification
 
 # Shown below the options; an empty line between two keeps each on a line of its own.
 EXAMPLES = """Examples:
@@ -21,7 +26,7 @@ shardproof prove my_step.py:step --candidate my_loop.py:train --mesh dp=2,tp=2 -
 
 shardproof prove hf:llama --devices 2 --steps 1
 
-shardproof prove hf:qwen3 --devices 2 --plan-drop '*q_norm'
+shardproof prove hf:qwen3 --devices 2 --plan-drop '*q_norm' --html proof.html
 
 shardproof prove hf:mixtral --mesh dp=2,tp=2 --max-false-accept 1e-12 --format json --output proof.json
 """
@@ -82,16 +87,33 @@ def prove_command(
         Format, typer.Option("--format", help="As text, or as a certificate in JSON.")
     ] = Format.text,
     output: Annotated[Path | None, typer.Option(help="Write to this file instead of standard output.")] = None,
+    html: Annotated[
+        Path | None, typer.Option(help="Also write a page to look at: one HTML file that needs no network.")
+    ] = None,
+    show: Annotated[
+        list[str] | None,
+        typer.Option(help="A pattern for 'PHASE NAME': the page shows the values of these tensors too."),
+    ] = None,
+    verbose: Annotated[
+        bool, typer.Option("-v", "--verbose", help="In text, every tensor in a line of its own.")
+    ] = False,
 ) -> int:
     """Prove a sharded training step in exact arithmetic; exit 0 proved, 1 not, 2 could not run."""
     from shardproof.cli.progress import progress_shown
     from shardproof.frameworks.specification import Specification
     from shardproof.proving.prove import prove
     from shardproof.report.json import render_json
+    from shardproof.report.styles import wants_colour
     from shardproof.report.text import render_text
 
+    if show and html is None:
+        raise CannotRunError("--show is for the page: give --html FILE too")
     if output is not None:
         check_writable(output)
+    if html is not None:
+        check_writable(html, option="--html")
+        if output is not None and output.resolve() == html.resolve():
+            raise CannotRunError("--output and --html are the same file; give another path to one of them")
     specification = Specification(
         step=step,
         parallelize=parallelize,
@@ -122,11 +144,30 @@ def prove_command(
             timeout=timeout,
             reload=specification.load,
             numeric=numeric,
+            evidence=None if html is None else tuple(show or ()),
             tell=tell,
         )
-    text = render_json(proof, specification) if output_format is Format.json else render_text(proof)
+    if output_format is Format.json:
+        text = render_json(proof, specification)
+    else:
+        text = render_text(proof, verbose=verbose, colour=output is None and wants_colour(sys.stdout))
+    if html is not None:
+        from shardproof.report.page.render import render_proof_page
+
+        certificate = "" if numeric else render_json(proof, specification)
+        write_atomically(html, render_proof_page(proof, subject=_name_subject(specification), certificate=certificate))
     write_result(text, output)
     return Exit.of(proof.ok)
+
+
+def _name_subject(specification: Specification) -> str:
+    """What was proved, as it was named on the command line."""
+    words = [specification.step]
+    for option, value in (("--parallelize", specification.parallelize), ("--candidate", specification.candidate)):
+        words += [] if value is None else [option, value]
+    words += [word for pattern in specification.plan_drop for word in ("--plan-drop", pattern)]
+    words += [word for entry in specification.plan_set.items() for word in ("--plan-set", "=".join(entry))]
+    return shlex.join(words)
 
 
 def _split_at_equals(entry: str) -> tuple[str, str]:

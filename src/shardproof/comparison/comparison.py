@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
+from shardproof.representation import represent
+
 if TYPE_CHECKING:
     import torch
 
@@ -80,6 +82,10 @@ class Comparison:
     def __str__(self) -> str:
         """The notebook's line."""
         return self._line(15)
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows."""
+        return represent(self, "html")
 
     def describe(self, width: int = 15) -> str:
         """The notebook's line with the name padded to `width`, then the worst element, counts, dtype and tolerances."""

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from math import prod
 from typing import TYPE_CHECKING
+
+from shardproof.representation import represent
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -15,6 +17,7 @@ if TYPE_CHECKING:
     from shardproof.exact.algebra.number_branches import NumberBranch
     from shardproof.exact.algebra.reference_constants import TakenConstant
     from shardproof.proving.cause import Cause
+    from shardproof.proving.evidence import Evidence
     from shardproof.proving.records import Key
 
 # In the user's own dtypes: a difference is rounding up to so many times the reference's noise, and cannot be rounding
@@ -159,6 +162,10 @@ class Finding:
     source_line: str = ""
     allowed: str = ""
 
+    def _repr_html_(self) -> str:
+        """What a notebook shows."""
+        return represent(self, "html")
+
     @property
     def probed_in_part(self) -> bool:
         """Some elements were zero in every run (rows of a table that no token hits), others not."""
@@ -231,6 +238,7 @@ class Proof:
         own_buffers: the names of buffers that only the candidate has, which are compared with nothing.
         taken_constants: real constants of the ranks that were taken for one device's: they differ by rounding.
         branches: how the ranks' comparisons of numbers that they read were decided in the first trial.
+        evidence: what a page shows beside the findings; None where it was not asked for.
     """
 
     findings: tuple[Finding, ...]
@@ -247,6 +255,15 @@ class Proof:
     own_buffers: tuple[str, ...] = ()
     taken_constants: tuple[TakenConstant, ...] = ()
     branches: tuple[NumberBranch, ...] = ()
+    evidence: Evidence | None = field(default=None, compare=False, repr=False)
+
+    def __str__(self) -> str:
+        """The report, as `shardproof prove` prints it."""
+        return represent(self, "text")
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows."""
+        return represent(self, "html")
 
     @property
     def devices(self) -> int:

@@ -9,6 +9,7 @@ from shardproof.errors import CannotRunError
 from shardproof.exact.algebra.field import choose_prime
 from shardproof.proving.axes import make_axes
 from shardproof.proving.findings import Native, Proof
+from shardproof.proving.judging.evidence import collect_evidence
 from shardproof.proving.judging.judge import (
     find_candidate_layout,
     judge_drawn,
@@ -61,6 +62,7 @@ def prove(
     timeout: float = DEFAULT_TIMEOUT,
     reload: Reload | None = None,
     numeric: bool = False,
+    evidence: Sequence[str] | None = None,
     tell: Callable[[str], None] | None = None,
 ) -> Proof:
     """Prove that a sharded training step is still the single-device step.
@@ -84,6 +86,8 @@ def prove(
             module, or an object of such a class.
         numeric: only compare the numbers in the model's own dtypes with the reference's rounding noise. Nothing is
             proved; for a step that exact arithmetic cannot run.
+        evidence: patterns for '<phase> <name>' of tensors whose values a page shows beside those that are not right, so
+            none for these alone; collected only if it is given.
         tell: is called with a few words on what is run next.
 
     Raises:
@@ -109,7 +113,7 @@ def prove(
     tell("the numbers" if numeric else f"trial 1 of {trials}, and the numbers")
     runner = Runner(target=target, spawn=spawn, timeout=timeout, reload=reload)
     first = runner.run(replace(request, seeds=request.seeds[:1], draws=True), natively=True)
-    sharding = None
+    sharding = seen = compared = None
     loaded: tuple[str, ...] = ()
     own_buffers = list_own_buffers(first)
     try:
@@ -125,6 +129,7 @@ def prove(
         outcomes: list[dict[Key, Outcome]] = []
         if not numeric:
             request, outcomes = take_trials(runner, request, first, layout, max_false_accept, tell)
+            compared = first if evidence is not None else None
             first = first.without_compared()  # the memory is needed for what follows
         in_float64 = first.own_precision is Precision.FLOAT64
         replays = replay_updates(step, collect_update_inputs(first, layout), in_float64=in_float64)
@@ -136,6 +141,9 @@ def prove(
         else:
             findings = judge_exactly(first, layout, outcomes)
         findings = unmark_consequences((*idle, *initial, *findings, *masks))
+        if evidence is not None:
+            tell("what a page shows")
+            seen = collect_evidence(compared or first, layout, outcomes[0] if outcomes else {}, findings, evidence)
     return Proof(
         findings=mark_source_lines(mark_allowed(findings, allow), first.source_lines),
         probes=describe_probes(step.batch),
@@ -151,6 +159,7 @@ def prove(
         own_buffers=own_buffers,
         taken_constants=list_taken_constants(first),
         branches=list_branches(first),
+        evidence=seen,
     )
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from shardproof.proving.cause import CauseKind
+from shardproof.tensorfiles import printable
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -35,6 +36,12 @@ class Group:
     def first(self) -> Finding:
         """The one that was computed first."""
         return self.findings[0]
+
+    @property
+    def title(self) -> str:
+        """Step, phase and names in one line, for a terminal: 'step 1, gradient: layers.*.w (3 tensors)'."""
+        many = f" ({len(self.findings)} tensors)" if len(self.findings) > 1 else ""
+        return f"step {self.first.key.step + 1}, {self.first.key.phase}: {printable(self.pattern)}{many}"
 
 
 def group_findings(findings: Iterable[Finding]) -> list[Group]:
