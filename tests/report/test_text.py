@@ -264,7 +264,7 @@ def test_a_summary_fits_a_screen_and_verbose_has_all():
     assert sum("times too large" in line for line in full) == 12
     assert not any("`-v`" in line for line in full)
     assert "  step 1, gradient right499: PROVED" in full
-    assert "  step 1, gradient w: WRONG, a first cause" in full
+    assert "  step 1, gradient ww: WRONG, a first cause" in full
 
 
 def test_five_first_causes_are_all_told():
