@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 RANK = None
+WORK = {}
 GROUPS = {"tp": {"rank": None}}
 ORDER = OrderedDict(a=1, b=2)
 LOG = []

@@ -110,6 +110,37 @@ def test_what_cannot_be_taken_apart_is_refused_in_one_line(name):
     assert "\n" not in message
 
 
+def write_own(comm):
+    """As a layer that keeps its work space in a global dictionary, and writes into it step after step."""
+    work = parallel_state.WORK.setdefault("rows", torch.zeros(2))
+    for _step in range(3):
+        dist.barrier()
+        work.add_(comm.rank + 1)
+    dist.barrier()
+    return work.tolist(), list(parallel_state.WORK)
+
+
+def test_a_tensor_that_a_rank_has_made_is_its_own():
+    assert ThreadedWorld(size=2).run(write_own) == [([3.0, 3.0], ["rows"]), ([6.0, 6.0], ["rows"])]
+    assert parallel_state.WORK == {}
+
+
+def write_shared(comm, tensors):
+    parallel_state.WORK["rows"] = tensors[comm.rank]
+    for _step in range(2):
+        dist.barrier()
+        if comm.rank == 0:
+            parallel_state.WORK["rows"].add_(1)
+    dist.barrier()
+
+
+def test_a_tensor_that_two_ranks_keep_is_refused():
+    one = torch.zeros(2)
+    ThreadedWorld(size=2).run(write_shared, [torch.zeros(2), torch.zeros(2)])
+    with pytest.raises(CannotRunError, match=r"rank 0 changed tests.worlds.parallel_state.WORK\['rows'\], which ranks"):
+        ThreadedWorld(size=2).run(write_shared, [one, one])
+
+
 def read_only(comm):
     assert parallel_state.TABLE.sum() == parallel_state.TABLE.sum()
     dist.barrier()

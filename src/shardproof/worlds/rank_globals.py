@@ -84,11 +84,16 @@ def is_users_module(name: Any) -> bool:
 
 @dataclass(slots=True, kw_only=True)
 class _Watched:
-    """One state: what it was before the run, and the last content seen."""
+    """One state: what it was before the run, and the last content seen.
+
+    Attributes:
+        owner: the rank that keeps it where no other rank looks, in what it has changed itself; None: the process's.
+    """
 
     state: RankState
     base: Any
     now: Any
+    owner: int | None = None
 
 
 @dataclass(slots=True, kw_only=True)
@@ -107,6 +112,7 @@ class RankGlobals:
     _libraries: list[tuple[RankState, Any]] = field(default_factory=list)
     _known: dict[int, Any] = field(default_factory=dict)
     _own: dict[int | None, dict[int, Any]] = field(default_factory=dict)
+    _states_of: dict[int, list[int]] = field(default_factory=dict)
     _turns: dict[int, int] = field(default_factory=dict)
     _modules: int = 0
     _reachable: set[str] = field(default_factory=set)
@@ -159,9 +165,11 @@ class RankGlobals:
                 continue
             watched.now = watched.state.take()
             if not watched.state.separable:
-                self._refuse(watched.state)
+                if watched.owner is None or watched.owner != self.current:
+                    self._refuse(watched.state)
+                continue  # a buffer of this rank's own, say: nothing has to be set again for the others
             own[key] = watched.now
-            self._find_inner(watched.state, watched.now)
+            self._find_inner(watched.state, watched.now, owner=self.current)
 
     def _find_modules(self) -> None:
         """Watch modules that have been imported since, as they are."""
@@ -183,19 +191,27 @@ class RankGlobals:
         self._watched[id(state)] = _Watched(state=state, base=snapshot, now=snapshot)
         self._find_inner(state, snapshot)
 
-    def _find_inner(self, state: RankState, snapshot: Any) -> None:
-        """Watch what a snapshot leads to."""
+    def _find_inner(self, state: RankState, snapshot: Any, *, owner: int | None = None) -> None:
+        """Watch what a snapshot leads to; what no snapshot led to before is `owner`'s, whose snapshot it is."""
         found = [(state, snapshot)]
         while found:
             outer, content = found.pop()
             for name, value in outer.inner(content):
                 if id(value) in self._known:
+                    self._note_shared(value, owner)
                     continue
                 for inner in states_of(name, value, is_users_module):
                     self._known[id(value)] = value  # kept alive, so that no other object gets its identity
                     taken = inner.take()
-                    self._watched[id(inner)] = _Watched(state=inner, base=taken, now=taken)
+                    self._watched[id(inner)] = _Watched(state=inner, base=taken, now=taken, owner=owner)
+                    self._states_of.setdefault(id(value), []).append(id(inner))
                     found.append((inner, taken))
+
+    def _note_shared(self, value: Any, rank: int | None) -> None:
+        """What two ranks hold belongs to neither."""
+        for key in self._states_of.get(id(value), ()):
+            if self._watched[key].owner != rank:
+                self._watched[key].owner = None
 
     def _find_patches(self, *, late: bool) -> None:
         """Watch what has been replaced in libraries, from now on."""
