@@ -74,7 +74,9 @@ def test_only_parameters_of_its_module_follow_from_it(name, tells):
 
 @pytest.mark.parametrize("phase", [Phase.OUTPUT, Phase.INPUT_GRADIENT])
 def test_a_parameters_gradient_follows_from_its_modules_outputs_gradient_alone(phase):
-    assert told(partial(Key(0, phase, "norm")), wrong(of_parameter("norm.weight"))) == []
+    seen = right(gradient("norm"))  # before the run
+    assert told(seen, partial(Key(0, phase, "norm")), wrong(of_parameter("norm.weight"))) == []
+    assert told(seen, partial(gradient("norm")), wrong(of_parameter("norm.weight"))) == ["norm"]
 
 
 def test_parameters_of_the_whole_model_follow_from_its_output():
