@@ -254,8 +254,9 @@ def test_a_wrong_shard_has_no_replica_that_is_right(closeness):
     assert explain(difference(closeness, [whole[:2], off_by_one_element(whole[2:], closeness)], expected)) is None
 
 
-def test_one_vector_off_at_every_position_is_a_repeated_bias(closeness):
-    whole, bias = values(closeness, 3, 2, 4), values(closeness, 4, seed=2)
+@pytest.mark.parametrize("shape", [(3, 2, 4), (2, 4)])
+def test_one_vector_off_at_every_position_is_a_repeated_bias(closeness, shape):
+    whole, bias = values(closeness, *shape), values(closeness, 4, seed=2)
     off = closeness.canonical(whole + bias)
     assert explain(difference(closeness, [off, off], whole, phase=Phase.OUTPUT)).kind is CauseKind.SAME_VECTOR_OFF
     wrong = off_by_one_element(off, closeness)
