@@ -1,6 +1,7 @@
 """Numbers beside a proof and instead of one: what is far off is wrong, and the first such activation is named."""
 
 import pytest
+from tests.proving.judging.cases.native import COLLECTIVES, call, sequences
 from tests.proving.judging.made_up import (
     BIAS,
     DOWN,
@@ -49,6 +50,13 @@ def test_activations_are_added_where_a_result_is_far_off(tensors, added):
     findings = judged(spoil(*tensors, runs=own_run))
     assert findings.keys() & {UP, DOWN} == added
     assert {tensor for tensor, one in findings.items() if one.root} == ({tensors[0]} if BIAS in tensors else set())
+
+
+@pytest.mark.parametrize(("tensors", "added"), [((DOWN,), set()), ((DOWN, BIAS), {DOWN})])
+def test_diverging_collectives_alone_add_no_activation(tensors, added):
+    findings = judged(lambda draft: (sequences([call()], [])(draft), spoil(*tensors, runs=own_run)(draft)))
+    assert COLLECTIVES in findings
+    assert findings.keys() & {UP, DOWN} == added
 
 
 def test_an_activation_that_differed_exactly_is_not_added_again():
