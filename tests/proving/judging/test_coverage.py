@@ -124,3 +124,11 @@ def test_zeros_beside_values_are_right_where_they_do_not_train():
     held = {"b": [B, 0 * B]}
     assert judged({"b": B}, held, PAIR, frozen={(1, "b")}) == {}
     assert judged({"b": B}, held, PAIR, frozen={(0, "b"), (1, "w")})["b"].kind is CauseKind.ZEROED
+
+
+@pytest.mark.parametrize("full", [{"b": B, "w": W}, {"w": W, "b": B}], ids=["last", "first"])
+@pytest.mark.parametrize("row", [0, 5])
+def test_a_row_that_a_rank_holds_twice_is_told_wherever_the_parameter_stands(full, row):
+    others = [one for one in range(6) if one != row]
+    twice = {"w": [W[[row, row, others[0]]], W[others[1:]]], "b": [B, B]}
+    assert judged(full, twice, PAIR) == {"w": Cause(kind=CauseKind.HELD_TWICE, ranks=(0,), elements=2)}
