@@ -225,7 +225,10 @@ def _largest_difference(aligned: Aligned) -> tuple[float, float]:
 
 def largest(tensor: Tensor) -> float:
     """The largest magnitude; 0 where there are no elements, NaN where one is NaN."""
-    return float(tensor.abs().max()) if tensor.numel() else 0.0
+    if not tensor.numel():
+        return 0.0
+    least, most = tensor.aminmax()  # one pass, and no tensor of magnitudes
+    return max(abs(float(least)), abs(float(most)))  # both are NaN where one element is
 
 
 def _worst(differences: Iterable[float]) -> float:
