@@ -28,6 +28,9 @@ format: $(VENV)/.installed-test
 bench: $(VENV)/.installed-test         ## every benchmark, one table, benchmarks/results.json
 	$(BIN)/python -m benchmarks
 
+gallery: $(VENV)/.installed-test       ## docs/gallery: pages to look at, with pictures; needs chromium
+	$(BIN)/python -m benchmarks.gallery
+
 mutants: $(VENV)/.installed-test       ## planted bugs and correct configurations: the kill matrix
 	$(BIN)/python -m benchmarks.mutants --docs
 

@@ -260,3 +260,17 @@ def test_torch_threads_are_left_as_they_were(walk):
     before = torch.get_num_threads()
     walk()
     assert torch.get_num_threads() == before
+
+
+def test_a_page_is_written_beside_the_text(walk, tmp_path):
+    code, out, err = walk("--html", str(tmp_path / "page.html"))
+    assert (code, err) == (0, "")
+    assert mask_rounding(out) == GOLDEN.read_text()
+    page = (tmp_path / "page.html").read_text()
+    assert "Forget the reduce-scatter" in page
+
+
+def test_a_page_that_cannot_be_written_is_refused_before_the_first_step(walk):
+    code, out, err = walk("--html", "no/where.html")
+    assert (code, out) == (2, "")
+    assert "--html no/where.html: its folder does not exist" in err

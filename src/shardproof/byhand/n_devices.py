@@ -23,7 +23,7 @@ from shardproof.byhand.sharding import own_slice, plan_splits, shard_layers
 from shardproof.worlds.ledger import LedgeredCommunicator
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from torch import Tensor
 
@@ -153,15 +153,28 @@ def train_on_rank(
         layers: the full model before the first step; the rank cuts its shards out of it.
         batches: full batches, the same on every rank.
     """
+    return train(comm, settings, layers, batches, loss_backward=LOSSES[settings.loss].backward)
+
+
+def train(
+    comm: Communicator,
+    settings: Settings,
+    layers: Sequence[Layer],
+    batches: Sequence[Batch],
+    *,
+    loss_backward: LossBackward,
+    in_forward: Callable[[Layer], Layer] = lambda layer: layer,
+) -> list[RankStep]:
+    """Take the steps of `train_on_rank` with this gradient of the loss; the forward alone has changed layers."""
     layer_splits = plan_splits(settings.widths, settings.splits)
-    activation, loss = ACTIVATIONS[settings.activation], LOSSES[settings.loss]
+    activation = ACTIVATIONS[settings.activation]
     shards = shard_layers(layers, layer_splits, rank=comm.rank, size=comm.size)
     steps = []
     for batch in batches:
         ledgered = LedgeredCommunicator(inner=comm, section="3.1.2")
-        saved = forward(ledgered, shards, layer_splits, batch.x, activation)
+        saved = forward(ledgered, [in_forward(one) for one in shards], layer_splits, batch.x, activation)
         ledgered.section = "3.2.2"
-        dout = backward_of_loss(ledgered, layer_splits, loss.backward, saved.out, batch.y)
+        dout = backward_of_loss(ledgered, layer_splits, loss_backward, saved.out, batch.y)
         gradients = backward(ledgered, shards, layer_splits, saved, dout, activation=activation)
         shards = update(shards, gradients, settings.lr)
         tensors = {"out": saved.out} | {f"z{l}": z for l, z in enumerate(saved.z[:-1], start=1)}

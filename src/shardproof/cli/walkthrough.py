@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 import sys
 import time
+from pathlib import Path  # noqa: TC003 - typer reads the annotations
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from shardproof.cli.output import Exit, Format
+from shardproof.cli.output import Exit, Format, check_writable, write_atomically
 from shardproof.errors import CannotRunError
 
 if TYPE_CHECKING:
@@ -45,6 +46,9 @@ def walkthrough_command(
     ] = False,
     timeout: Annotated[float, typer.Option(help="Seconds without progress after which processes give up.")] = 60.0,
     output_format: Annotated[str, typer.Option("--format", help="text or json.")] = "text",
+    html: Annotated[
+        Path | None, typer.Option(help="Also write the first step as a page: one HTML file that needs no network.")
+    ] = None,
 ) -> None:
     """Take training steps by hand, on one device and split over several, and compare every tensor with PyTorch's.
 
@@ -67,12 +71,19 @@ def walkthrough_command(
         )
         if output_format not in list(Format):
             raise CannotRunError(f"--format {output_format!r}: give text or json")
+        if html is not None:
+            check_writable(html, option="--html")
         world, kind = _open_world(settings, launched=launched, spawn=spawn, timeout=timeout)
     except CannotRunError:
         if launched is not None:
             _exit_unless_rank_zero()
         raise
-    sys.exit(_walk(settings, world, kind, output_format))
+    code = _walk(settings, world, kind, output_format)
+    if html is not None and world.speaks:
+        from shardproof.report.page.render import render_walkthrough_page
+
+        write_atomically(html, render_walkthrough_page(settings))
+    sys.exit(code)
 
 
 def _read_settings(

@@ -11,8 +11,10 @@ from markupsafe import Markup
 
 from shardproof.report.page.describe import describe_proof
 from shardproof.report.page.embedding import encode_json, make_policy
+from shardproof.report.page.walkthrough import describe_walkthrough
 
 if TYPE_CHECKING:
+    from shardproof.byhand.settings import Settings
     from shardproof.proving.findings import Proof
 
 
@@ -20,6 +22,12 @@ def render_proof_page(proof: Proof, *, subject: str = "", certificate: str = "")
     """The page of a proof as one HTML file; see `describe_proof`."""
     page = describe_proof(proof, subject=subject, certificate=certificate)
     return render("proof.html", scripts=("page.js", "proof.js"), page=page, data=encode_json({"values": page.values}))
+
+
+def render_walkthrough_page(settings: Settings) -> str:
+    """The page of the first step of a walkthrough as one HTML file; see `describe_walkthrough`."""
+    page = describe_walkthrough(settings)
+    return render("walkthrough.html", scripts=("page.js",), page=page, data=encode_json({}))
 
 
 def render(template: str, *, scripts: tuple[str, ...], data: str, **values: object) -> str:
