@@ -125,20 +125,23 @@ def test_a_tensor_that_a_rank_has_made_is_its_own():
     assert parallel_state.WORK == {}
 
 
-def write_shared(comm, tensors):
-    parallel_state.WORK["rows"] = tensors[comm.rank]
-    for _step in range(2):
+def write_shared(comm, tensors, turn):
+    """Rank 0 keeps its tensor at once and writes into it, rank 1 keeps its own in a later turn."""
+    for step in range(4):
+        if step == comm.rank * turn:
+            parallel_state.WORK["rows"] = tensors[comm.rank]
         dist.barrier()
         if comm.rank == 0:
             parallel_state.WORK["rows"].add_(1)
     dist.barrier()
 
 
-def test_a_tensor_that_two_ranks_keep_is_refused():
+@pytest.mark.parametrize("turn", [0, 2])
+def test_a_tensor_that_two_ranks_keep_is_refused(turn):
     one = torch.zeros(2)
-    ThreadedWorld(size=2).run(write_shared, [torch.zeros(2), torch.zeros(2)])
+    ThreadedWorld(size=2).run(write_shared, [torch.zeros(2), torch.zeros(2)], turn)
     with pytest.raises(CannotRunError, match=r"rank 0 changed tests.worlds.parallel_state.WORK\['rows'\], which ranks"):
-        ThreadedWorld(size=2).run(write_shared, [one, one])
+        ThreadedWorld(size=2).run(write_shared, [one, one], turn)
 
 
 def read_only(comm):

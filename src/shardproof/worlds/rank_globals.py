@@ -88,12 +88,14 @@ class _Watched:
 
     Attributes:
         owner: the rank that keeps it where no other rank looks, in what it has changed itself; None: the process's.
+        written: by its owner, and not to be separated.
     """
 
     state: RankState
     base: Any
     now: Any
     owner: int | None = None
+    written: bool = False
 
 
 @dataclass(slots=True, kw_only=True)
@@ -167,6 +169,7 @@ class RankGlobals:
             if not watched.state.separable:
                 if watched.owner is None or watched.owner != self.current:
                     self._refuse(watched.state)
+                watched.written = True
                 continue  # a buffer of this rank's own, say: nothing has to be set again for the others
             own[key] = watched.now
             self._find_inner(watched.state, watched.now, owner=self.current)
@@ -210,8 +213,11 @@ class RankGlobals:
     def _note_shared(self, value: Any, rank: int | None) -> None:
         """What two ranks hold belongs to neither."""
         for key in self._states_of.get(id(value), ()):
-            if self._watched[key].owner != rank:
-                self._watched[key].owner = None
+            watched = self._watched[key]
+            if watched.owner != rank:
+                writer, watched.owner = watched.owner, None
+                if watched.written:
+                    self._refuse(watched.state, writer)
 
     def _find_patches(self, *, late: bool) -> None:
         """Watch what has been replaced in libraries, from now on."""
@@ -230,8 +236,8 @@ class RankGlobals:
                 state.put(snapshot)
                 self._refuse(state)
 
-    def _refuse(self, state: RankState) -> None:
-        rank = self.current
+    def _refuse(self, state: RankState, rank: int | None = None) -> None:
+        rank = self.current if rank is None else rank
         raise CannotRunError(
             f"rank {rank} changed {state.name}, which ranks that are threads of one process share; run the ranks as "
             "processes: spawn=True, --spawn"
