@@ -74,3 +74,14 @@ def test_a_long_vector_is_filled_with_its_last_element():
     assert found.differs[0].sum() == 0
     assert found.differs[1, 5:].all()
     assert not found.differs[1, :5].any()
+
+
+@pytest.mark.parametrize("off", [0.0, 0.25])
+def test_what_is_marked_is_shown_however_near_it_is_in_float64(off):
+    expected = torch.zeros(1, 128)
+    actual = expected.clone()
+    actual[0, 0], expected[0, 1], actual[0, 1] = 2.0, 7.0, 7.0 + off
+    marks = torch.zeros(1, 128, dtype=torch.bool)
+    marks[0, 1] = True
+    cell = take_sample(0, ActualExpected(actual=actual, expected=expected), marks)
+    assert (cell.expected[0, 0], cell.actual[0, 0], bool(cell.differs[0, 0])) == (7.0, 7.0 + off, True)
