@@ -46,11 +46,16 @@ def momentum(parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
 
 
 def adamw(parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
-    return torch.optim.AdamW(parameters, lr=0.01)
+    return torch.optim.AdamW(parameters := list(parameters), lr=0.01, eps=_eps(parameters))
 
 
 def adam(parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
-    return torch.optim.Adam(parameters, lr=0.01)
+    return torch.optim.Adam(parameters := list(parameters), lr=0.01, eps=_eps(parameters))
+
+
+def _eps(parameters: list[nn.Parameter]) -> float:
+    """PyTorch's own is zero in float16, where a gradient that underflows then gives 0 / 0 on one device too."""
+    return 1e-4 if any(parameter.dtype == torch.float16 for parameter in parameters) else 1e-8
 
 
 def adam_fused(parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:

@@ -3,9 +3,12 @@
 import pytest
 import torch
 import torch.distributed as dist
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.tensor import DTensor, Shard
 
 from shardproof.exact import ExactArithmetic
 from shardproof.worlds.collective_trace import trace_collectives
+from shardproof.worlds.in_flight import _overlap
 from shardproof.worlds.threaded import ThreadedWorld
 
 
@@ -157,6 +160,20 @@ def in_a_buffer(comm, touched):
 )
 def test_only_the_memory_in_flight_counts(touched, expected):
     assert ThreadedWorld(size=2).run(in_a_buffer, touched) == [expected] * 2
+
+
+def of_distributed_tensors(_comm):
+    """A DTensor names its mesh among its parts."""
+    mesh = init_device_mesh("cpu", (2,))
+    buffer = torch.zeros(8)
+    over = DTensor.from_local(buffer[4:], mesh, [Shard(0)])
+    elsewhere = DTensor.from_local(torch.zeros(4), mesh, [Shard(0)])
+    pairs = [(over, buffer), (buffer, over), (over, buffer[:4]), (elsewhere, buffer), (over, over)]
+    return [_overlap(one, other) for one, other in pairs]
+
+
+def test_distributed_tensors_share_the_memory_of_their_parts():
+    assert ThreadedWorld(size=2).run(of_distributed_tensors) == [[True, True, False, False, True]] * 2
 
 
 def change_input(comm, how):

@@ -220,7 +220,10 @@ def _overlap(one: Tensor, other: Tensor) -> bool:
 
 def _share_memory(one: Tensor, other: Tensor) -> bool:
     if hasattr(one, "__tensor_flatten__"):  # a DTensor, or another one that consists of plain ones
-        return any(_share_memory(getattr(one, name), other) for name in one.__tensor_flatten__()[0])
+        parts = (getattr(one, name) for name in one.__tensor_flatten__()[0])  # a DTensor's mesh is among them
+        return any(_share_memory(part, other) for part in parts if isinstance(part, Tensor))
+    if hasattr(other, "__tensor_flatten__"):
+        return _share_memory(other, one)
     if one.untyped_storage()._cdata != other.untyped_storage()._cdata or not one.numel() or not other.numel():  # noqa: SLF001
         return False
     start, stop = _span(one)
