@@ -26,7 +26,7 @@ def test_a_wrong_tensor_has_its_cause_layout_probe_and_values():
     assert row.said == "ranks hold partial values whose sum is right: an all-reduce is missing"
     assert facts["Called at"] == "model.py:7 in forward"
     assert facts["Differs"] == "2 of 12 elements, on rank 1"
-    assert facts["Layout"].startswith("4 x 3, split along dim 0")
+    assert facts["Layout"].startswith("shape 4 x 3, split along dim 0")
     assert facts["Probed"] == "12 of 12 elements were not zero in some trial"
     assert [one.key for one in row.maps] == ["t1r1"]
     assert set(listed.values) == {"t1r1"}

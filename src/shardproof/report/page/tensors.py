@@ -124,7 +124,7 @@ def _facts(finding: Finding, shards: ShardMap | None) -> Iterator[tuple[str, str
     elif finding.elements:
         yield "Elements", f"{finding.elements} over all ranks"
     if shards is not None and shards.boxes:
-        yield "Layout", f"{_shape(shards.shape)}, {describe_shards(shards)}"
+        yield "Layout", f"shape {_shape(shards.shape)}, {describe_shards(shards)}"
     if finding.elements and finding.key.phase not in ACTIVATIONS and finding.probed:
         yield "Probed", f"{finding.probed} of {finding.elements} elements were not zero in some trial"
     if finding.false_accept is not None:
@@ -173,7 +173,7 @@ def _activation_sections(activations: Sequence[Activation], ids: Mapping[Key, st
 def _describe_activation(one: Activation, id_: str) -> TensorRow:
     facts = [("First trial", f"{one.agreement}: {AGREEMENTS[one.agreement]}")]
     if one.shards is not None:
-        facts.append(("Layout", f"{_shape(one.shards.shape)}, {describe_shards(one.shards)}"))
+        facts.append(("Layout", f"shape {_shape(one.shards.shape)}, {describe_shards(one.shards)}"))
     return TensorRow(
         id=id_,
         name=one.key.name,
