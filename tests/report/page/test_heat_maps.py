@@ -16,8 +16,16 @@ def test_the_words_say_what_differs_and_the_cells_come_back():
     assert one.caption == "Rank 1, shape 1 x 2"
     assert one.words == "On rank 1 1 of 2 cells differ; the largest difference is 1.5."
     cells = values["t1r1"]
-    assert struct.unpack("<2f", base64.b64decode(cells["actual"])) == (0.0, 1.5)
+    assert struct.unpack("<2f", base64.b64decode(cells["difference"])) == (0.0, 1.5)
     assert base64.b64decode(cells["differs"]) == b"\x00\x01"
+
+
+def test_a_difference_far_below_the_values_is_kept():
+    expected = torch.full((1, 1), 0.1, dtype=torch.float64)
+    near = Sample(rank=0, shape=(1, 1), expected=expected, actual=expected + 1e-12, differs=torch.ones(1, 1) > 0)
+    _, values = describe_maps("t0", [near])
+    (difference,) = struct.unpack("<f", base64.b64decode(values["t0r0"]["difference"]))
+    assert abs(difference - 1e-12) < 1e-15
 
 
 def test_a_large_tensor_says_that_a_cell_is_a_block_and_nan_is_infinitely_far():

@@ -31,7 +31,8 @@ def describe_maps(tensor: str, samples: Sequence[Sample]) -> tuple[tuple[HeatMap
         maps.append(_describe(key, sample))
         values[key] = {
             "expected": _as_text(sample.expected.float()),
-            "actual": _as_text(sample.actual.float()),
+            # Not the actual value: the difference of two float32 numbers would be their rounding.
+            "difference": _as_text((sample.actual - sample.expected).float()),
             "differs": _as_text(sample.differs.to(torch.uint8)),
         }
     return tuple(maps), values

@@ -116,9 +116,9 @@ function drawMaps(figure) {
   const cells = data.values[figure.dataset.map];
   const map = {
     rows: Number(figure.dataset.rows), columns: Number(figure.dataset.columns),
-    expected: decode(cells.expected, Float32Array), actual: decode(cells.actual, Float32Array), differs: decode(cells.differs, Uint8Array),
+    expected: decode(cells.expected, Float32Array), difference: decode(cells.difference, Float32Array), differs: decode(cells.differs, Uint8Array),
   };
-  map.difference = map.actual.map((value, at) => value - map.expected[at]);
+  map.actual = map.expected.map((value, at) => value + map.difference[at]);
   const rank = figure.dataset.rank;
   const both = largestOf(map.expected, map.actual);
   const views = [
