@@ -6,9 +6,12 @@ import pytest
 import torch
 from tests.proving.judging.made_up import (
     BIAS,
+    COUNT,
     DOWN,
     EXPERTS,
     LOSS,
+    NEW_BIAS,
+    NEW_EXPERTS,
     NEW_WEIGHT,
     NORM,
     TENSORS,
@@ -268,3 +271,28 @@ def blind(expected, index=None):
 )
 def test_ranks_and_slices_of_zeros_are_found_and_padding_is_none(expected, index, parts):
     assert blind(expected, index) == parts
+
+
+@pytest.mark.parametrize("updates", [False, True])
+def test_a_buffer_is_asked_for_where_updates_are_reported(updates):
+    """It is recorded with an update; that an update is missing is said of the parameters."""
+
+    def drop(draft):
+        for tensor in (COUNT, *(() if updates else (NEW_WEIGHT, NEW_BIAS, NEW_EXPERTS))):
+            draft.drop(tensor)
+
+    found = outcomes(drop, own_training=True)
+    assert (COUNT in found) is updates
+    assert not updates or found[COUNT].cause.kind is CauseKind.BUFFER_GONE
+    assert updates or found[NEW_WEIGHT].cause.kind is CauseKind.NOT_COVERED
+
+
+def test_a_tensor_without_elements_is_equal_and_not_void():
+    empty = key(Phase.BUFFER, "empty")
+
+    def add(reference, *ranks):
+        for tensors in (reference, *ranks):
+            tensors[empty] = Recorded(values=torch.zeros(0, dtype=torch.int64))
+
+    found = outcomes(change_records=add)[empty]
+    assert (found.equal, found.elements, found.void) == (True, 0, {})
