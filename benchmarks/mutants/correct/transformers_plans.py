@@ -48,12 +48,6 @@ TYPES: dict[str, Mapping[str, Any]] = {
     **dict.fromkeys(("dots1", "glm4_moe", "solar_open"), ROUTED),
     "aria_text": {"moe_num_experts": 4, "moe_topk": 2, "moe_num_shared_experts": 1},
     "ernie4_5_moe": {"moe_num_experts": 4, "moe_k": 2, "moe_layer_start_index": 0},
-    "granitemoehybrid": {
-        "layer_types": ["attention"],
-        "mamba_n_heads": 8,
-        "shared_intermediate_size": 32,
-        "time_step_limit": [0.0, 1.0],
-    },
     "hunyuan_v1_moe": {"moe_topk": 2},
     "jamba": {"attn_layer_offset": 0, "attn_layer_period": 1, "expert_layer_offset": 0, "expert_layer_period": 1},
     "seed_oss": {"attention_dropout": 0.0, "residual_dropout": 0.0},

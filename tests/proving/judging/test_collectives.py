@@ -137,6 +137,45 @@ def test_rows_are_not_made_up_for_by_others(exact, native):
     assert [one.only_shapes for one in find_divergences(*runs)] == [True] * len(exact)
 
 
+def buckets(*sizes, **others):
+    return [collective(shapes=((size,),), **others) for size in sizes]
+
+
+def test_buckets_that_are_filled_otherwise_are_no_divergence():
+    assert diverge(buckets(18, 4, 9), buckets(11, 7, 13)) == []
+    assert diverge(buckets(18, 4, 9), buckets(22, 9)) == []
+    assert diverge([collective(), *buckets(3, 5)], [collective(), *buckets(8)]) == []
+
+
+def told(length, **others):
+    """The integers by which rank 0 tells the sizes of its buckets."""
+    return collective(**{"kind": "Broadcast", "shapes": ((length,),), "dtype": "int32"} | others)
+
+
+def test_so_is_what_tells_their_sizes():
+    exact, native = buckets(18, 4, 9, dtype="float64"), buckets(22, 9, dtype="float32")
+    assert diverge([told(9), *exact], [told(8), *native]) == []
+    assert diverge([told(9), *exact], [told(7), *native])
+    assert diverge([told(9), *exact], [told(8, dtype="float32"), *native])
+    assert diverge([told(9), *exact], [told(8, shapes=((8, 1),)), *native])
+    assert diverge([told(9)], [told(8)])  # no buckets
+
+
+@pytest.mark.parametrize(
+    "native",
+    [
+        buckets(18, 3),  # one element is not handed over
+        [*buckets(18), collective(shapes=((2, 2),))],  # no bucket
+        buckets(18, 4, kind="Broadcast"),
+        buckets(18, 4, ranks=(0, 2)),
+        buckets(18, 4, step=1),
+        [],
+    ],
+)
+def test_a_bucket_with_another_number_of_elements_or_of_another_kind_is_one(native):
+    assert diverge(buckets(11, 11), native)
+
+
 def test_a_divergence_beside_a_routing_is_told():
     extra = collective(kind="Broadcast")
     exact = on_two_ranks([exchange(5, 8)], [exchange(11, 8)])

@@ -7,6 +7,8 @@ and shapes; where they are called is told and not compared. No divergence is
 - a call at another place in that sequence: a cast that does nothing in exact arithmetic moves hooks;
 - an average by a sum and a division: FSDP2 averages by AVG or PREMUL_SUM in float32 and bfloat16, and by SUM and
   divisions in any other dtype. The runs' values show whether it is right;
+- flat tensors that are filled otherwise, with as many elements in all: DDP has buckets of so many bytes, and float64
+  takes more of them for an element;
 - rows that a routing sends to other ranks: shapes differ along dim 0 alone, and over all ranks there are as many rows.
 """
 
@@ -173,13 +175,35 @@ def _pair_rest(
     """Calls of one kind side by side, in order; one without its like stands alone, or beside what is in its place."""
     pairs: list[tuple[CollectiveCall | None, CollectiveCall | None]] = []
     rest: tuple[list[CollectiveCall], list[CollectiveCall]] = ([], [])
-    for kind in dict.fromkeys(map(_kind, (*exact, *native))):
-        here, there = ([call for call in calls if _kind(call) == kind] for calls in (exact, native))
+    of_kinds = [
+        tuple([call for call in calls if _kind(call) == kind] for calls in (exact, native))
+        for kind in dict.fromkeys(map(_kind, (*exact, *native)))
+    ]
+    more = sum(len(here) - len(there) for here, there in of_kinds if _in_other_buckets(here, there))
+    for here, there in of_kinds:
+        if _in_other_buckets(here, there) or (more and _tell_buckets(here, there, more)):
+            continue
         both = min(len(here), len(there))
         pairs += zip(here[:both], there[:both], strict=True)
         rest[0].extend(here[both:])
         rest[1].extend(there[both:])
     return [*pairs, *zip_longest(*rest)]
+
+
+def _in_other_buckets(exact: Sequence[CollectiveCall], native: Sequence[CollectiveCall]) -> bool:
+    """Whether calls of one kind hand over flat tensors with as many elements in all."""
+    shapes = [[shape for call in calls for shape in call.shapes] for calls in (exact, native)]
+    flat = all(len(shape) == 1 for shape in (*shapes[0], *shapes[1]))
+    here, there = (sum(shape[0] for shape in of_run) if flat else 0 for of_run in shapes)
+    return here == there > 0
+
+
+def _tell_buckets(exact: Sequence[CollectiveCall], native: Sequence[CollectiveCall], more: int) -> bool:
+    """Whether one flat tensor of integers has so many more elements in the first run: DDP tells each bucket's size."""
+    calls = (*exact, *native)
+    flat = len(exact) == len(native) == 1 and all(len(call.shapes) == len(call.shapes[0]) == 1 for call in calls)
+    integers = all(call.dtype.startswith("int") for call in calls)
+    return flat and integers and exact[0].shapes[0][0] - native[0].shapes[0][0] == more
 
 
 def _find_routed(divergences: Sequence[Divergence]) -> list[Divergence]:
