@@ -172,3 +172,24 @@ def test_whatever_is_more_than_plain_residues_goes_the_long_way(name, both_ways)
 def test_ops_that_write_choose_or_make_take_no_short_way(name):
     assert not takes_short_way(find_op(name))
     assert takes_short_way(find_op("mul.Tensor"))
+
+
+CHANGED_VIEWS = {
+    "unsqueeze_": lambda x: x.unsqueeze_(1),
+    "squeeze_": lambda x: x.squeeze_(0),
+    "transpose_": lambda x: x.transpose_(-1, -2),
+    "swapaxes_": lambda x: x.swapaxes_(0, 1),
+    "as_strided_": lambda x: x.as_strided_((2, 2), (1, 2)),
+}
+
+
+@pytest.mark.parametrize("shape", [(4, 4), (1, 4)])
+@pytest.mark.parametrize("name", CHANGED_VIEWS)
+def test_a_change_of_view_in_place_moves_no_element(name, shape):
+    x = drawn(*shape)
+    with torch.no_grad(), ExactArithmetic(seed=5) as exact:
+        whole, changed = x * 1, x * 1
+        CHANGED_VIEWS[name](changed)
+        assert torch.equal(exact.digits(changed), CHANGED_VIEWS[name](exact.digits(whole)))
+        assert written_in_place(find_op(f"{name}.dim" if name == "squeeze_" else f"{name}.default")) is None
+    assert written_in_place(find_op("tril_.default")) is not None

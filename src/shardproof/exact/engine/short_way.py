@@ -112,7 +112,8 @@ def written_in_place(op: OpOverload) -> OpOverload | None:
     if written[:1] != [True] or sum(written) > 1 or arguments[0].is_out or str(arguments[0].type) != "Tensor":
         return None
     functional = functional_of(op)
-    may = functional is not None and op not in _BY_OTHERS | RESULT_SAVED and takes_short_way(functional)
+    others = op in _BY_OTHERS | RESULT_SAVED or bool(_CHANGES & set(op.tags))  # unsqueeze_ writes no element
+    may = functional is not None and not others and takes_short_way(functional)
     return functional if may else None
 
 
