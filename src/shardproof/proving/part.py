@@ -52,7 +52,7 @@ def find_part(local: Tensor, full: Tensor) -> Part | None:
     if local.ndim != full.ndim or any(few > many for few, many in zip(local.shape, full.shape, strict=True)):
         return None
     if not local.numel():
-        return Part(tuple(slice(0, size) for size in local.shape))
+        return Part.whole(local.shape)
     local = local.to(full.dtype)
     if local.shape == full.shape and torch.equal(local, full):
         return Part.whole(full.shape)

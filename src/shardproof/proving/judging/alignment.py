@@ -16,11 +16,11 @@ from shardproof.proving.part import Part
 from shardproof.proving.records import ACTIVATIONS, OF_PARAMETERS, Key, Phase
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from shardproof.proving.axes import Axes
     from shardproof.proving.judging.layout import Layout
-    from shardproof.proving.records import Recorded, Records
+    from shardproof.proving.records import BothSides, Recorded, Records, SideRecord
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -246,3 +246,14 @@ class Alignment:
     @staticmethod
     def _reference_key(step: int, phase: Phase, name: str, suffix: str) -> Key:
         return Key(step, phase, f"{name}/{suffix}" if suffix else name)
+
+
+def align(both: BothSides, layout: Layout, chosen: Callable[[SideRecord], Records]) -> Alignment:
+    """One run of both sides: what is chosen of each side's records."""
+    return Alignment(
+        reference=chosen(both.reference),
+        ranks=[chosen(side) for side in both.ranks],
+        layout=layout,
+        axes=both.axes,
+        own_training=both.own_training,
+    )

@@ -175,13 +175,15 @@ def _pair_rest(
     """Calls of one kind side by side, in order; one without its like stands alone, or beside what is in its place."""
     pairs: list[tuple[CollectiveCall | None, CollectiveCall | None]] = []
     rest: tuple[list[CollectiveCall], list[CollectiveCall]] = ([], [])
-    of_kinds = [
-        tuple([call for call in calls if _kind(call) == kind] for calls in (exact, native))
-        for kind in dict.fromkeys(map(_kind, (*exact, *native)))
-    ]
-    more = sum(len(here) - len(there) for here, there in of_kinds if _in_other_buckets(here, there))
-    for here, there in of_kinds:
-        if _in_other_buckets(here, there) or (more and _tell_buckets(here, there, more)):
+    more, others = 0, []  # buckets in the first run than in the second; calls that fill none
+    for kind in dict.fromkeys(map(_kind, (*exact, *native))):
+        here, there = ([call for call in calls if _kind(call) == kind] for calls in (exact, native))
+        if _in_other_buckets(here, there):
+            more += len(here) - len(there)
+        else:
+            others.append((here, there))
+    for here, there in others:
+        if more and _tell_buckets(here, there, more):
             continue
         both = min(len(here), len(there))
         pairs += zip(here[:both], there[:both], strict=True)

@@ -9,18 +9,19 @@ import torch
 
 from shardproof.proving.evidence import Activation, Agreement, Evidence, ShardMap
 from shardproof.proving.findings import ROUNDING_RATIO
-from shardproof.proving.judging.alignment import Alignment
+from shardproof.proving.judging.alignment import align
 from shardproof.proving.judging.layout import PADDING
 from shardproof.proving.judging.sampling import take_sample
 from shardproof.proving.records import ACTIVATIONS, Precision
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from torch import Tensor
 
     from shardproof.proving.evidence import Box, Sample
     from shardproof.proving.findings import Finding
+    from shardproof.proving.judging.alignment import Alignment
     from shardproof.proving.judging.layout import Layout
     from shardproof.proving.judging.outcomes import Outcome
     from shardproof.proving.records import BothSides, CollectiveCall, Key, Records, SideRecord
@@ -46,8 +47,8 @@ def collect_evidence(
         findings: of the proof, in execution order.
         show: patterns for '<phase> <name>' of tensors whose values are shown although they are right.
     """
-    exact = _align(both, layout, lambda side: side.trials[0]) if both.primes else None
-    numbers = _align(both, layout, lambda side: side.native[Precision.FLOAT64])
+    exact = align(both, layout, lambda side: side.trials[0]) if both.primes else None
+    numbers = align(both, layout, lambda side: side.native[Precision.FLOAT64])
     failed = {finding.key for finding in findings if finding.failed}
     samples, left_out = _sample_all(_wanted(findings, show), numbers, exact)
     return Evidence(
@@ -56,16 +57,6 @@ def collect_evidence(
         collectives=_merge_calls([_own_run(both, side) for side in both.ranks]),
         samples=samples,
         left_out=left_out,
-    )
-
-
-def _align(both: BothSides, layout: Layout, chosen: Callable[[SideRecord], Records]) -> Alignment:
-    return Alignment(
-        reference=chosen(both.reference),
-        ranks=[chosen(side) for side in both.ranks],
-        layout=layout,
-        axes=both.axes,
-        own_training=both.own_training,
     )
 
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from shardproof.errors import CannotRunError
 from shardproof.proving.axes import Axes
 from shardproof.proving.findings import Verdict
-from shardproof.proving.judging.alignment import Alignment
+from shardproof.proving.judging.alignment import Alignment, align
 from shardproof.proving.judging.bounds import over_segments
 from shardproof.proving.judging.collectives import conclude_divergences, find_divergences, find_lower_dtype
 from shardproof.proving.judging.conclude import conclude, count_uncompared, judge_trials
@@ -73,13 +73,7 @@ def compare_trials(both: BothSides, layout: Layout) -> list[dict[Key, Outcome]]:
 
 def align_trial(both: BothSides, layout: Layout, trial: int) -> Alignment:
     """Both sides of one run in exact arithmetic."""
-    return Alignment(
-        reference=both.reference.trials[trial],
-        ranks=[side.trials[trial] for side in both.ranks],
-        layout=layout,
-        axes=both.axes,
-        own_training=both.own_training,
-    )
+    return align(both, layout, lambda side: side.trials[trial])
 
 
 def judge_exactly(both: BothSides, layout: Layout, outcomes: Sequence[Mapping[Key, Outcome]]) -> tuple[Finding, ...]:

@@ -59,5 +59,5 @@ def _starts(length: int) -> Tensor:
 def _farthest_of_block(expected: Tensor, actual: Tensor, differs: Tensor) -> Tensor:
     """[rows, columns, 1]: of each block, the element that differs by most; a marked one before others."""
     distance = (actual - expected).abs().nan_to_num(nan=torch.inf)
-    ranked = torch.where(differs, distance + 1e-300, torch.full_like(distance, -1.0))
+    ranked = torch.where(differs, distance, -1.0)
     return _blocks(ranked).argmax(2, keepdim=True)
