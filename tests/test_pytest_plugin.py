@@ -2,6 +2,7 @@
 
 import os
 import pickle
+import re
 import shutil
 import subprocess
 import sys
@@ -27,6 +28,18 @@ def test_right(shardproof):
 def test_wrong(shardproof):
     shardproof.assert_proved(my_training.step, parallelize=my_training.scaled_gradient, devices=2, trials=1)
 """
+
+DIRECT = """
+import shardproof as sp
+
+def test_direct():
+    sp.assert_proved(my_training.step, parallelize=my_training.scaled_gradient, devices=2, trials=1)
+
+def test_raising(shardproof):
+    shardproof.assert_proved(my_training.step, parallelize=my_training.raises, devices=2, trials=1)
+"""
+
+FAILURE = "shardproof.NotProvedError: step 1, gradient: up.weight: WRONG. 2 times too large."
 
 LIGHT = """\
 import sys
@@ -59,7 +72,7 @@ def run(tmp_path):
         return subprocess.run(
             [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-W", "error", *arguments],
             cwd=project,
-            env=os.environ | {"PYTHONPATH": str(tmp_path / "installed"), "COLUMNS": "120"},
+            env=os.environ | {"PYTHONPATH": str(tmp_path / "installed"), "COLUMNS": "160"},
             capture_output=True,
             text=True,
             check=False,
@@ -71,10 +84,26 @@ def run(tmp_path):
 def test_the_report_is_a_section_of_the_failure(run):
     result = run(PROJECT, "-q")
     assert "1 failed, 1 passed" in result.stdout, result.stdout + result.stderr
-    assert "NotProvedError: NOT PROVED: " in result.stdout
+    assert (
+        "E       shardproof.NotProvedError: step 1, gradient: up.weight: WRONG. 2 times too large.\n" in result.stdout
+    )
     section = result.stdout.partition(" Captured shardproof call ")[2]
     assert "step 1, gradient: up.weight: WRONG\n    2 times too large." in section
     assert result.stdout.count("First causes:") == 1
+
+
+def test_the_short_summary_has_the_first_cause_and_no_frame_of_ours_is_shown(run):
+    result = run(PROJECT + DIRECT, "-q", "--tb=long")
+    assert "3 failed, 1 passed" in result.stdout, result.stdout + result.stderr
+    summary = result.stdout.partition(" short test summary info ")[2]
+    for name in ("test_wrong", "test_direct"):
+        assert (
+            f"FAILED test_it.py::{name} - shardproof.NotProvedError: step 1, gradient: up.weight: WRONG. 2 t" in summary
+        )
+    assert "FAILED test_it.py::test_raising - shardproof.errors.CannotRunError: rank 1: OverflowError: more" in summary
+    shown = re.findall(r"^(\S+\.py):\d+: ", result.stdout, flags=re.MULTILINE)
+    assert set(shown) == {"test_it.py", "my_training.py"}
+    assert "more than it can" in result.stdout.partition("The above exception was the direct cause")[0]
 
 
 def test_it_works_in_the_processes_of_xdist(run):
@@ -103,7 +132,7 @@ def test_the_message_of_an_assertion_is_the_report():
     proof = prove(steps.step, **arguments)
     with pytest.raises(NotProvedError) as caught:
         assert_proved(steps.step, **arguments)
-    assert str(caught.value) == render_text(proof)
+    assert str(caught.value) == f"step 1, gradient: up.weight: WRONG. 2 times too large.\n{render_text(proof)}"
     assert caught.value.proof == proof
     again = pickle.loads(pickle.dumps(caught.value))
     assert (str(again), again.proof) == (str(caught.value), proof)

@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from shardproof.source_lines import calling_line, user_line
+from shardproof.source_lines import calling_line, describe_line, parse_line, user_line
 
 
 def test_the_line_that_asks():
@@ -78,3 +78,10 @@ def test_a_module_that_the_prover_calls_has_no_line():
 
     assert call_from("shardproof.proving.running.training", hook) == ""
     assert call_from("shardproof.parallel.linear", hook).endswith(" in call_from")
+
+
+def test_a_line_that_is_described_is_read_back():
+    line = describe_line("a folder/model.py: x", 12, "forward")
+    assert parse_line(line) == ("a folder/model.py: x", 12, "forward")
+    assert parse_line("model.py in forward") is None
+    assert parse_line("") is None

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from shardproof.proving.step import Step
     from shardproof.report.assertion import NotProvedError, assert_proved
     from shardproof.report.words import describe
+    from shardproof.unittest_mixin import ProofTestMixin
 
 __all__ = [
     "CannotRunError",
@@ -24,6 +25,7 @@ __all__ = [
     "Finding",
     "NotProvedError",
     "Proof",
+    "ProofTestMixin",
     "Step",
     "Verdict",
     "assert_proved",
@@ -40,6 +42,7 @@ _MODULES = {
     "Finding": "shardproof.proving.findings",
     "NotProvedError": "shardproof.report.assertion",
     "Proof": "shardproof.proving.findings",
+    "ProofTestMixin": "shardproof.unittest_mixin",
     "Step": "shardproof.proving.step",
     "Verdict": "shardproof.proving.findings",
     "assert_proved": "shardproof.report.assertion",

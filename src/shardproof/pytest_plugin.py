@@ -26,18 +26,19 @@ class Prover:
         """Prove, and return the proof; arguments are those of `prove`: `parallelize`, `devices` and so on.
 
         Raises:
-            NotProvedError: an AssertionError with the answer in one line; the report is a section of the failure.
+            NotProvedError: an AssertionError with the first cause in one line; the report is a section of the failure.
             CannotRunError: a side cannot be built or run.
         """
         __tracebackhide__ = True
-        from shardproof.report.assertion import NotProvedError, assert_proved
+        from shardproof.report.assertion import NotProvedError, assert_proved, tell_failure
+        from shardproof.report.text import render_text
 
         try:
             return assert_proved(step, **settings)
         except NotProvedError as error:
             # On the item: pytest takes it into the report of this phase, and xdist carries it to the main process.
-            self.item.add_report_section("call", "shardproof", str(error))
-            raise NotProvedError(f"{str(error).partition(chr(10))[0]}; see the report below", error.proof) from None
+            self.item.add_report_section("call", "shardproof", render_text(error.proof))
+            raise NotProvedError(tell_failure(error.proof), error.proof) from None
 
 
 @pytest.fixture

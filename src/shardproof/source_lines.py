@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -58,6 +59,12 @@ def _describe(frame: FrameType, path: str) -> str:
 def describe_line(path: str, number: int, function: str) -> str:
     """`file:line in function`, the form of every line of the user's that is named."""
     return f"{path}:{number} in {function}"
+
+
+def parse_line(line: str) -> tuple[str, int, str] | None:
+    """Path, number and function of what `describe_line` made; None for any other text."""
+    found = re.fullmatch(r"(.+):(\d+) in (.+)", line, flags=re.DOTALL)
+    return None if found is None else (found[1], int(found[2]), found[3])
 
 
 def shorten_path(path: str) -> str:

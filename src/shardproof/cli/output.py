@@ -34,6 +34,16 @@ class Format(StrEnum):
     json = "json"
 
 
+class ProofFormat(StrEnum):
+    """How a proof is written."""
+
+    text = "text"
+    json = "json"
+    markdown = "markdown"
+    github = "github"
+    sarif = "sarif"
+
+
 def check_writable(path: Path, *, option: str = "--output") -> None:
     """Refuse, before the work starts, a path at which the result could not be written.
 

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import json
-import shlex
 import sys
 from pathlib import Path  # noqa: TC003 - typer reads the annotations
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
-from shardproof.cli.output import Exit, Format, check_writable, write_atomically, write_result
+from shardproof.cli.output import Exit, ProofFormat, check_writable, write_atomically, write_result
+from shardproof.cli.prove_report import (
+    append_summary,
+    failure_annotated,
+    find_summary_file,
+    name_subject,
+    render_proof,
+)
 from shardproof.cli.tracebacks import traceback_shown
 from shardproof.errors import CannotRunError
-
-if TYPE_CHECKING:
-    from shardproof.frameworks.specification import Specification
 
 # Shown below the options; an empty line between two keeps each on a line of its own.
 EXAMPLES = """Examples:
@@ -84,8 +87,9 @@ def prove_command(
         bool, typer.Option("--traceback", help="If your code raises an error, show where in full.")
     ] = False,
     output_format: Annotated[
-        Format, typer.Option("--format", help="As text, or as a certificate in JSON.")
-    ] = Format.text,
+        ProofFormat,
+        typer.Option("--format", help="As text, a certificate in JSON, Markdown, GitHub's annotations or SARIF."),
+    ] = ProofFormat.text,
     output: Annotated[Path | None, typer.Option(help="Write to this file instead of standard output.")] = None,
     html: Annotated[
         Path | None, typer.Option(help="Also write a page to look at: one HTML file that needs no network.")
@@ -102,9 +106,7 @@ def prove_command(
     from shardproof.cli.progress import progress_shown
     from shardproof.frameworks.specification import Specification
     from shardproof.proving.prove import prove
-    from shardproof.report.json import render_json
     from shardproof.report.styles import wants_colour
-    from shardproof.report.text import render_text
 
     if show and html is None:
         raise CannotRunError("--show is for the page: give --html FILE too")
@@ -127,7 +129,8 @@ def prove_command(
         steps=steps,
         seed=seed,
     )
-    with traceback_shown(show_traceback), progress_shown() as tell:
+    summary = find_summary_file(output_format)
+    with failure_annotated(output_format), traceback_shown(show_traceback), progress_shown() as tell:
         target = specification.load()
         proof = prove(
             target.step,
@@ -147,27 +150,20 @@ def prove_command(
             evidence=None if html is None else tuple(show or ()),
             tell=tell,
         )
-    if output_format is Format.json:
-        text = render_json(proof, specification)
-    else:
-        text = render_text(proof, verbose=verbose, colour=output is None and wants_colour(sys.stdout))
+    colour = output is None and wants_colour(sys.stdout)
+    text = render_proof(
+        proof, output_format, specification=specification, target=target, verbose=verbose, colour=colour
+    )
     if html is not None:
+        from shardproof.report.json import render_json
         from shardproof.report.page.render import render_proof_page
 
         certificate = "" if numeric else render_json(proof, specification)
-        write_atomically(html, render_proof_page(proof, subject=_name_subject(specification), certificate=certificate))
+        write_atomically(html, render_proof_page(proof, subject=name_subject(specification), certificate=certificate))
+    if summary is not None:
+        append_summary(summary, proof, specification)
     write_result(text, output)
     return Exit.of(proof.ok)
-
-
-def _name_subject(specification: Specification) -> str:
-    """What was proved, as it was named on the command line."""
-    words = [specification.step]
-    for option, value in (("--parallelize", specification.parallelize), ("--candidate", specification.candidate)):
-        words += [] if value is None else [option, value]
-    words += [word for pattern in specification.plan_drop for word in ("--plan-drop", pattern)]
-    words += [word for entry in specification.plan_set.items() for word in ("--plan-set", "=".join(entry))]
-    return shlex.join(words)
 
 
 def _split_at_equals(entry: str) -> tuple[str, str]:

@@ -56,7 +56,7 @@ def _tell(group: Group, mesh: Mapping[str, int]) -> FirstCause:
     first = group.first
     vague = group.patterns > 1 and _is_unexplained(first)
     cause = "" if first.cause is None else f"{'In the first, ' if vague else ''}{tell_cause(first, mesh)}."
-    mend = "" if first.cause is None else describe_mend(first.cause)
+    mend = "" if first.cause is None else printable(describe_mend(first.cause))
     return FirstCause(group=group, cause=cause, mend=mend, details=tuple(_details(group)))
 
 
