@@ -3,6 +3,7 @@
 import importlib
 import os
 import sys
+import threading
 import types
 
 import pytest
@@ -256,3 +257,25 @@ def test_a_change_that_no_reference_leads_to_is_undone_and_refused(monkeypatch):
     with pytest.raises(CannotRunError, match="spawn=True"):
         ThreadedWorld(size=2).run(change_by_name)
     assert state.value == "as it was"
+
+
+def list_threads(comm):
+    dist.barrier()
+    return threading.current_thread().name, sorted(
+        thread.name for thread in threading.enumerate() if "rank" in thread.name
+    )
+
+
+def test_pythons_own_list_of_threads_stays_whole_where_a_module_names_it(monkeypatch):
+    # As modules of a debugger do, which a notebook's kernel imports.
+    monkeypatch.setattr(parallel_state, "THREADS", threading._active, raising=False)
+    for own, seen in ThreadedWorld(size=3).run(list_threads):
+        assert own in seen
+    assert not [thread for thread in threading.enumerate() if "rank" in thread.name and thread.is_alive()]
+
+
+@pytest.mark.parametrize(
+    "name", ["zmq.sugar", "tornado.ioloop", "_pydevd_bundle.x", "pydevd_tracing", "jupyter_client"]
+)
+def test_modules_of_a_notebooks_kernel_are_not_the_users(name):
+    assert not is_users_module(name)

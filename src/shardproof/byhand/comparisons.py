@@ -26,6 +26,14 @@ if TYPE_CHECKING:
     from shardproof.comparison import Comparison
 
 
+def cmp(s: str, t1: Tensor, t2: Tensor) -> None:
+    """Print the notebook's line: whether t1 and t2 are equal, whether nearly so, and their largest difference.
+
+    Nearly is what `torch.allclose` says. `shardproof.compare` has the same as a value, with tolerances of one's own.
+    """
+    print(compare(t1, t2, name=s, rtol=1e-5, atol=1e-8))
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Baseline:
     """What a step by hand is compared with: the reference, each tensor's scale, the effect of sign flips in relu."""

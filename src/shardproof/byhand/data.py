@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
+from torch.utils.data import Dataset
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -17,6 +18,26 @@ class Batch:
 
     x: Tensor
     y: Tensor
+
+
+class RandomTensorDataset(Dataset["tuple[Tensor, Tensor]"]):
+    """The notebook's data set: `num_samples` pairs of x [in_shape] and y [out_shape], the same in every run.
+
+    Args:
+        num_samples: how many.
+        in_shape, out_shape: numbers of features.
+        seed: of a new generator; the values are those that `torch.manual_seed(seed)` gives.
+    """
+
+    def __init__(self, num_samples: int, in_shape: int, out_shape: int, *, seed: int = 12345) -> None:
+        drawn = draw_samples(samples=num_samples, in_features=in_shape, out_features=out_shape, seed=seed)
+        self.data = list(zip(drawn.x, drawn.y, strict=True))
+
+    def __len__(self) -> int:
+        return len(self.data)
+
+    def __getitem__(self, idx: int) -> tuple[Tensor, Tensor]:
+        return self.data[idx]
 
 
 def draw_samples(*, samples: int, in_features: int, out_features: int, seed: int) -> Batch:

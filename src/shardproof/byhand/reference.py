@@ -15,10 +15,34 @@ from shardproof.byhand.step import Step
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from torch import Tensor
+
     from shardproof.byhand.data import Batch
 
 ACTIVATION_MODULES: dict[str, type[nn.Module]] = {"none": nn.Identity, "relu": nn.ReLU, "gelu": nn.GELU}
 LOSS_MODULES: dict[str, type[nn.Module]] = {"mse": nn.MSELoss, "cross-entropy": nn.CrossEntropyLoss}
+
+
+class MLP(nn.Module):
+    """The notebook's model: two linear layers without an activation, the same in every run.
+
+    Args:
+        in_feature, hidden_units, out_feature: the widths.
+        seed: as `torch.manual_seed(seed)` would give the parameters; the global generator is left as it is.
+    """
+
+    def __init__(self, in_feature: int, hidden_units: int, out_feature: int, *, seed: int = 12345) -> None:
+        super().__init__()
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            self.hidden_layer = nn.Linear(in_feature, hidden_units)
+            self.output_layer = nn.Linear(hidden_units, out_feature)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """X [B, in_feature] to [B, out_feature]."""
+        x = self.hidden_layer(x)
+        out: Tensor = self.output_layer(x)
+        return out
 
 
 def build_model(widths: Sequence[int], *, activation: str, seed: int, dtype: torch.dtype) -> nn.Sequential:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import os
 import sys
+import threading
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from types import ModuleType
@@ -65,9 +66,13 @@ _LIBRARIES: Final = frozenset(
         "dateutil",
         "pytz",
     }
+    | {"jupyter_client", "jupyter_core", "nbclient", "nbformat", "jupytext", "zmq", "tornado", "traitlets", "comm"}
+    | {"platformdirs", "prompt_toolkit", "wcwidth", "parso", "jedi", "stack_data", "executing", "asttokens"}
+    | {"pure_eval", "matplotlib_inline", "pexpect", "ptyprocess", "nest_asyncio", "nest_asyncio2"}
     | {"typing_extensions", "cython", "google", "tensorboard", "tensorflow", "jax", "jaxlib", "cffi", "psutil"}
 )
-_GENERATED: Final = ("_cython_", "_sysconfigdata_", "_remote_module_")
+# How names of modules begin that a tool makes, or that a debugger brings along without a package around them.
+_GENERATED: Final = ("_cython_", "_sysconfigdata_", "_remote_module_", "pydev", "_pydev")
 # Where people patch PyTorch and transformers.
 _PATCHED: Final = ("torch.nn", "torch.optim", "torch.distributed.distributed_c10d", "transformers")
 _PATCHED_EXACTLY: Final = frozenset({"torch", "torch.distributed", "torch.utils.checkpoint", "torch.autograd.function"})
@@ -121,6 +126,8 @@ class RankGlobals:
     _others: list[tuple[RankState, Any]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
+        # Python's own lists of threads, which some debuggers' modules name too: they belong to no rank.
+        self._known |= {id(value): value for value in vars(threading).values() if isinstance(value, dict | list | set)}
         self._watch(Queried("os.environ", lambda: dict(os.environ), _set_environment))
         self._reachable = find_reachable(self.roots, is_users_module)
         # By identity: a module may stand under several names (`__main__` and `__mp_main__`).
