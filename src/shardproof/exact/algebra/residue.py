@@ -112,6 +112,30 @@ class Pieces:
         return (self.base, *self.values)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class LogTerms:
+    """A tensor x as rest + the sum of the shifts + log(unit), whose exponential is E(rest) * E(shift) ... * unit.
+
+    So that exp is a homomorphism where programs rely on it: a maximum is subtracted and cancels, sums of exponentials
+    are merged by their logarithms. algebra/log_terms.py computes with it. The rest is not kept: it is what x is more
+    than the other terms.
+
+    Attributes:
+        rest: the degree of the rest; None where that is zero.
+        shifts: maxima, or their negatives or multiples, each of the tensor's shape.
+        unit: a sum of exponentials, a quotient of them and the like, of the tensor's shape; None for 1. Beside a unit
+            there are no shifts: their exponentials are factors of it.
+    """
+
+    rest: Degree | None
+    shifts: tuple[Residue, ...] = ()
+    unit: Residue | None = None
+
+    def each(self) -> tuple[Residue, ...]:
+        """The tensors among them."""
+        return self.shifts if self.unit is None else (*self.shifts, self.unit)
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Residue:
     """A tensor of residues with the degree of its elements. Operators compute modulo the prime and keep the degree.
@@ -123,7 +147,7 @@ class Residue:
     degree: Degree
     of: Arithmetic
     roots: bool = False  # every element is a result of `sqrt`
-    exponential: Residue | None = None  # `exp` of this, where it is known (of a log-softmax)
+    logs: LogTerms | None = None  # as a sum with logarithms and shifts, where it is known to be one
     squared: Residue | None = None  # its square, where this is a root times a constant (a norm over shards)
     value: Tensor | None = None  # the real numbers that the elements stand for, where all are known: a constant's
     pieces: Pieces | None = None  # as a piecewise function of another tensor, where it is known to be one
@@ -142,8 +166,8 @@ class Residue:
 
     @property
     def has_companion(self) -> bool:
-        """Whether an exponential, a square or pieces are known; a part of the tensor would need that part of it."""
-        return any(known is not None for known in (self.exponential, self.squared, self.value, self.pieces))
+        """Whether a square, pieces or logarithms are known; a part of the tensor would need that part of it."""
+        return any(known is not None for known in (self.logs, self.squared, self.value, self.pieces))
 
     def numel(self) -> int:
         """As of the tensor."""
@@ -170,7 +194,7 @@ class Residue:
 
     def masked(self, keep: Tensor) -> Residue:
         """The elements where `keep` holds, zero elsewhere."""
-        return self._new(torch.where(keep, self.tensor, 0.0), self.degree)
+        return replace(self._new(torch.where(keep, self.tensor, 0.0), self.degree), logs=self.logs)
 
     # Ring operations --------------------------------------------------------------------------------------------------
 
@@ -313,21 +337,31 @@ class Residue:
         return self._looked_up(self.of.oracles.even(name, at_zero=at_zero))
 
     def exp(self) -> Residue:
-        """E(x), see `Oracles.exp`."""
-        if self.exponential is not None:
-            return self.exponential
-        return self._new(self.of.look_up(self.of.oracles.exp(), self.tensor), self.degree.exp())
+        """E(x), see `Oracles.exp`; of what is known as a sum, the product of the terms' exponentials."""
+        if self.logs is None:
+            return self._new(self.of.look_up(self.of.oracles.exp(), self.tensor), self.degree.exp())
+        factors = [shift.exp() for shift in self.logs.shifts]
+        factors += [] if self.logs.unit is None else [self.logs.unit]
+        factors += [] if self.logs.rest is None else [self.rest().exp()]
+        found = factors[0]
+        for factor in factors[1:]:
+            found = found * factor
+        return found
+
+    def rest(self) -> Residue:
+        """X less its shifts and the logarithm of its unit, see `LogTerms`."""
+        if self.logs is None:
+            return self
+        tensor = self.tensor
+        for term in (*self.logs.shifts, *([] if self.logs.unit is None else [self.logs.unit.log()])):
+            tensor = self.of.field.add(tensor, term.tensor, times=-1)
+        return self._new(tensor, self.logs.rest or CONSTANT)
 
     def log(self) -> Residue:
         """The inverse of `exp`, which it knows; a logarithm of zero counts as a division by zero."""
         found = self._void_at_zeros(self.of.look_up(self.of.oracles.log(), self.tensor))
-        return replace(self._new(found, self.degree.log()), exponential=self._new(self.tensor.clone(), self.degree))
-
-    def minus_logarithm(self, other: Residue) -> Residue:
-        """Self - log(t), whose exponential is that of self over t: a log-softmax written out."""
-        assert other.exponential is not None
-        difference = self.plus(other, times=-1)
-        return replace(difference, exponential=self.exp() * other.exponential.inverse())
+        unit = self._new(self.tensor.clone(), self.degree)
+        return replace(self._new(found, self.degree.log()), logs=LogTerms(rest=None, unit=unit))
 
     def sqrt(self) -> Residue:
         """A permutation that fixes 0; `squared_root` undoes it."""
@@ -341,20 +375,7 @@ class Residue:
 
     def sigmoid(self) -> Residue:
         """1 / (1 + E(-x))."""
-        return (1 + (-self).exp()).inverse()
-
-    def keyed_max(self, dim: int, *, keepdim: bool = True) -> tuple[Residue, Tensor]:
-        """The element that comes last in a random order of the field, and its index.
-
-        Not the largest representative: which element comes last in a keyed order is independent of the values, so the
-        bound of what is computed from it needs no union over its possible positions (docs/exact.md).
-        """
-        rank = self.of.look_up(self.of.oracles.permutation("order"), self.tensor)
-        index = rank.argmax(dim, keepdim=True)
-        chosen = self.tensor.gather(dim, index)
-        if not keepdim:
-            chosen, index = chosen.squeeze(dim), index.squeeze(dim)
-        return self._new(chosen, self.degree.shifted_by_one_of(self.shape[dim])), index
+        return (1 + ((-self).exp() if self.logs is None else self.exp().inverse())).inverse()
 
     # ------------------------------------------------------------------------------------------------------------------
 

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from torch._ops import OpOverload
 
     from shardproof.exact.engine.constants import Constants
+    from shardproof.exact.engine.log_tensors import LogStore
     from shardproof.exact.engine.piece_tensors import PieceStore
     from shardproof.exact.engine.reals import Reals
     from shardproof.exact.engine.run import Run
@@ -57,6 +58,7 @@ class Applying:
     reals: Reals
     void: VoidElements
     pieces: PieceStore
+    logs: LogStore
 
     def apply(
         self, op: OpOverload, rule: Rule, args: tuple[Any, ...], kwargs: dict[str, Any], *, into: Tensor | None = None
@@ -229,6 +231,8 @@ class Applying:
             self._move_squares(op, result, operands, args, kwargs)
         if not inherited.symbols and any(self.run.tag(x).pieces is not None for x in operands):
             self._move_pieces(op, result, operands, args, kwargs)
+        if any(self.run.tag(x).logs is not None for x in operands):
+            self._move_logs(op, result, operands, args, kwargs)
         return result
 
     def _move_squares(
@@ -254,6 +258,26 @@ class Applying:
         if fresh and not any(value != 0 for value in self._scalars(op, args, kwargs)):
             self.pieces.move(op, result, operands, args, kwargs)
 
+    def _move_logs(
+        self, op: OpOverload, result: Any, operands: list[Tensor], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> None:
+        if not (isinstance(result, Tensor) and result.is_floating_point() and self.run.tag(result).logs is None):
+            return
+
+        def filled(number: float) -> tuple[tuple[Any, ...], dict[str, Any]]:
+            arguments = op._schema.arguments
+            kinds = {a.name: str(a.type) for a in arguments}
+
+            def at(name: str, value: Any) -> Any:
+                return number if kinds[name] in _NUMBERS and _is_number(value) else value
+
+            return (
+                tuple(at(a.name, value) for a, value in zip(arguments, args, strict=False)),
+                {name: at(name, value) for name, value in kwargs.items()},
+            )
+
+        self.logs.move(op, result, operands, (args, kwargs), filled=filled)
+
     # Results ---------------------------------------------------------------------------------------------------------
 
     def _settle(self, value: Residue, inherited: Tag, taken: set[int], *, divided: bool) -> Tensor:
@@ -261,16 +285,16 @@ class Applying:
         if tensor.untyped_storage()._cdata in taken:
             tensor = tensor.clone()  # an operand as it was: the program may write into its result
         taken.add(tensor.untyped_storage()._cdata)
-        for companion in (value.exponential, value.squared):
-            if divided and companion is not None:
+        if divided:
+            for companion in _companions(value):
                 tensor.masked_fill_(companion.tensor.isnan(), nan)
         symbols = inherited.symbols and bool((tensor < -self.run.arithmetic.field.half).any())
         tag = Tag(degree=value.degree, void=divided, symbols=symbols, roots=value.roots)
         if tensor.is_contiguous() and covers_storage(tensor):
-            exponential = self._settle_companion(value.exponential, divided=divided)
-            tag = replace(tag, exponential=exponential, squared=self._settle_companion(value.squared, divided=divided))
+            tag = replace(tag, squared=self._settle_companion(value.squared, divided=divided))
         self.run.set(tensor, tag)
         self.pieces.keep(tensor, value.pieces, divided=divided)
+        self.logs.keep(tensor, value.logs, divided=divided)
         return tensor
 
     def _settle_companion(self, known: Residue | None, *, divided: bool) -> Tensor | None:
@@ -324,10 +348,10 @@ class Applying:
             tag.degree,
             self.run.arithmetic,
             roots=tag.roots,
-            exponential=beside(tag.exponential),
             squared=beside(tag.squared),
             value=self.constants.value_of(x),
             pieces=None if tag.symbols else self.pieces.of(x),
+            logs=self.logs.of(x),
         )
 
     def _scalars(self, op: OpOverload, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Any]:
@@ -366,11 +390,16 @@ def _memory_of(values: Any) -> list[Tensor]:
     if isinstance(values, Residue):
         found.append(values.tensor)
         found.extend(() if values.pieces is None else (known.tensor for known in values.pieces.each()))
-        found.extend(known.tensor for known in (values.exponential, values.squared) if known is not None)
+        found.extend(known.tensor for known in _companions(values))
     elif isinstance(values, list | tuple | dict):
         for value in values.values() if isinstance(values, dict) else values:
             found.extend(_memory_of(value))
     return found
+
+
+def _companions(x: Residue) -> list[Residue]:
+    """Its square and its log terms."""
+    return [*([] if x.squared is None else [x.squared]), *([] if x.logs is None else x.logs.each())]
 
 
 def is_float_tensor(value: Any) -> bool:

@@ -17,8 +17,10 @@ from torch import Tensor
 
 from shardproof.exact.algebra import degree_vector
 from shardproof.exact.algebra.field import EXACT_LIMIT
+from shardproof.exact.algebra.residue import Residue
 from shardproof.exact.engine.tags import REAL, Tag, union
 from shardproof.exact.engine.tensor_trees import floats_in, tensors_in
+from shardproof.exact.rules.log_terms import as_shift
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
 
     from shardproof.exact.engine.constants import Constants
     from shardproof.exact.engine.entry import Entry
+    from shardproof.exact.engine.log_tensors import LogStore
     from shardproof.exact.engine.run import Run
     from shardproof.exact.engine.writing import Writing
 
@@ -53,6 +56,7 @@ class Collectives:
     run: Run
     constants: Constants
     writing: Writing
+    logs: LogStore
     entry: Entry
 
     def carry_out(self, op: OpOverload, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -229,7 +233,15 @@ class Collectives:
             tag = Tag(degree=degree, void=tag.void, symbols=tag.symbols)
         if only is None or call.group.rank() == only:
             self._store(outputs, results, tag, numbers)
+            if reduction == kinds.MAX and by_order and numbers is None:
+                self._mark_maxima(outputs)
         return _boxed(work)
+
+    def _mark_maxima(self, outputs: list[Tensor]) -> None:
+        """A maximum over ranks is a shift, as one over elements is."""
+        for x in outputs:
+            found = Residue(x.clone(), self.run.tag(x).degree, self.run.arithmetic)
+            self.logs.keep(x, as_shift(found).logs)
 
     def _move(
         self,

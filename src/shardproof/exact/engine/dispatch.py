@@ -18,6 +18,7 @@ from shardproof.exact.engine.draws import draw
 from shardproof.exact.engine.entry import refuse_unusable
 from shardproof.exact.engine.escapes import READS_NUMBER, READS_ONE
 from shardproof.exact.engine.gates import Gates
+from shardproof.exact.engine.log_tensors import LogStore
 from shardproof.exact.engine.piece_tensors import PieceStore
 from shardproof.exact.engine.reals import Reals, one_lowest
 from shardproof.exact.engine.short_way import ShortWay
@@ -99,6 +100,7 @@ class Dispatcher:
     entry: Entry
     constants: Constants = field(init=False)
     pieces: PieceStore = field(init=False)
+    logs: LogStore = field(init=False)
     gates: Gates = field(init=False)
     reals: Reals = field(init=False)
     void: VoidElements = field(init=False)
@@ -112,14 +114,19 @@ class Dispatcher:
     def __post_init__(self) -> None:
         constants = self.constants = Constants(run=self.run)
         pieces = self.pieces = PieceStore(run=self.run)
-        void = self.void = VoidElements(run=self.run, constants=constants, pieces=pieces)
+        logs = self.logs = LogStore(run=self.run)
+        void = self.void = VoidElements(run=self.run, constants=constants, pieces=pieces, logs=logs)
         self.reals = Reals(run=self.run, void=void)
-        self.writing = Writing(run=self.run, constants=constants, void=void, pieces=pieces)
-        self.applying = Applying(run=self.run, constants=constants, reals=self.reals, void=void, pieces=pieces)
+        self.writing = Writing(run=self.run, constants=constants, void=void, pieces=pieces, logs=logs)
+        self.applying = Applying(
+            run=self.run, constants=constants, reals=self.reals, void=void, pieces=pieces, logs=logs
+        )
         self.short_way = ShortWay(applying=self.applying)
         self.gates = Gates(run=self.run, constants=constants, pieces=pieces, applying=self.applying, reals=self.reals)
         self.complex_tensors = ComplexTensors(run=self.run, constants=constants)
-        self.collectives = Collectives(run=self.run, constants=constants, writing=self.writing, entry=self.entry)
+        self.collectives = Collectives(
+            run=self.run, constants=constants, writing=self.writing, logs=logs, entry=self.entry
+        )
 
     # One op ----------------------------------------------------------------------------------------------------------
 

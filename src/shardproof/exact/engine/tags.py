@@ -40,6 +40,19 @@ class PieceTensors:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class LogTensors:
+    """`LogTerms` of a tensor, as tensors over storages laid out alike."""
+
+    rest: Degree | None
+    shifts: tuple[Tensor, ...]
+    unit: Tensor | None
+
+    def each(self) -> tuple[Tensor, ...]:
+        """The tensors among them."""
+        return self.shifts if self.unit is None else (*self.shifts, self.unit)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Tag:
     """Of every element of a storage.
 
@@ -54,12 +67,13 @@ class Tag:
         void: some elements may come of a division by zero, so that the trial says nothing of them. Those of a floating
             storage are NaN; which of integers and booleans are is in `void_where`.
         compared: booleans that came from comparing residues; a Python branch on them is refused.
-        exponential: what `exp` of the elements is, where it is known: a tensor over a storage laid out alike.
-        squared: what the square of the elements is, where they are roots times constants, likewise.
+        squared: what the square of the elements is, where they are roots times constants: a tensor over a storage laid
+            out alike.
         lifted: the residues of real elements, where they have been asked for: a tensor over a storage laid out alike.
         value: the real numbers that residues stand for, where they are constants and all known, likewise.
         void_where: of integers and booleans that may be void, which are, likewise; all of them where it is None.
         pieces: of which other tensor the elements are a piecewise function, where it is known.
+        logs: of which logarithms and shifts the elements are a sum, where it is known.
     """
 
     real: bool = False
@@ -68,12 +82,12 @@ class Tag:
     roots: bool = False
     void: bool = False
     compared: bool = False
-    exponential: Tensor | None = None
     squared: Tensor | None = None
     lifted: Tensor | None = None
     value: Tensor | None = None
     void_where: Tensor | None = None
     pieces: PieceTensors | None = None
+    logs: LogTensors | None = None
 
     @property
     def plain(self) -> bool:
@@ -83,10 +97,10 @@ class Tag:
     @property
     def bare(self) -> Tag:
         """Less what is known in tensors laid out alike."""
-        companions = (self.exponential, self.squared, self.lifted, self.value, self.void_where, self.pieces)
+        companions = (self.squared, self.lifted, self.value, self.void_where, self.pieces, self.logs)
         if all(companion is None for companion in companions):
             return self
-        return replace(self, exponential=None, squared=None, lifted=None, value=None, void_where=None, pieces=None)
+        return replace(self, squared=None, lifted=None, value=None, void_where=None, pieces=None, logs=None)
 
     def __or__(self, other: Tag) -> Tag:
         """Of a storage that holds elements of both."""

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from torch._ops import OpOverload
 
     from shardproof.exact.engine.constants import Constants
+    from shardproof.exact.engine.log_tensors import LogStore
     from shardproof.exact.engine.piece_tensors import PieceStore
     from shardproof.exact.engine.run import Run
 
@@ -47,6 +48,7 @@ class VoidElements:
     run: Run
     constants: Constants
     pieces: PieceStore
+    logs: LogStore
 
     def of(self, x: Tensor) -> Tensor | None:
         """Which elements of a tensor are void, in its shape; None if none are."""
@@ -78,15 +80,17 @@ class VoidElements:
                 return x
             tag, mask = self.run.tag(x), void[id(x)]
             found = x.contiguous().masked_fill(mask, 1.0)
-            companions = {}
-            for name in ("exponential", "squared"):
-                companion = getattr(tag, name)
-                if companion is not None:
-                    beside = companion.as_strided(x.size(), x.stride(), x.storage_offset())
-                    companions[name] = beside.contiguous().masked_fill(mask, 1.0)
-                    self.run.tags.set(companions[name], replace(self.run.tag(companion), void=False))
-            pieces = self.pieces.map(x, lambda t: t.contiguous().masked_fill(mask, 1.0))
-            self.run.tags.set(found, replace(tag.bare, void=False, pieces=pieces, **companions))
+            squared = None
+            if tag.squared is not None:
+                beside = tag.squared.as_strided(x.size(), x.stride(), x.storage_offset())
+                squared = beside.contiguous().masked_fill(mask, 1.0)
+                self.run.tags.set(squared, replace(self.run.tag(tag.squared), void=False))
+
+            def filled(t: Tensor) -> Tensor:
+                return t.contiguous().masked_fill(mask, 1.0)
+
+            pieces, logs = self.pieces.map(x, filled), self.logs.map(x, filled)
+            self.run.tags.set(found, replace(tag.bare, void=False, pieces=pieces, logs=logs, squared=squared))
             return found
 
         return map_tensors(replaced, args)
@@ -119,12 +123,12 @@ class VoidElements:
         if tag.real:
             tag = self.constants.lift_in_place(x)
         x.masked_fill_(mask, nan)
-        for companion in (tag.exponential, tag.squared):
-            if companion is not None:
-                companion.as_strided(x.size(), x.stride(), x.storage_offset()).masked_fill_(mask, nan)
-                self.run.tags.set(companion, replace(self.run.tag(companion), void=True))
+        if tag.squared is not None:
+            tag.squared.as_strided(x.size(), x.stride(), x.storage_offset()).masked_fill_(mask, nan)
+            self.run.tags.set(tag.squared, replace(self.run.tag(tag.squared), void=True))
         self.run.tags.set(x, replace(tag, void=True))
         self.pieces.mark_void(x, mask)
+        self.logs.mark_void(x, mask)
 
     def _give_shape(self, op: OpOverload, args: Any, void: dict[int, Tensor]) -> bool:
         """Whether the shape of the result depends on void elements: on a mask of those that are taken, say."""

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from torch._ops import OpOverload
 
     from shardproof.exact.engine.constants import Constants
+    from shardproof.exact.engine.log_tensors import LogStore
     from shardproof.exact.engine.piece_tensors import PieceStore
     from shardproof.exact.engine.run import Run
     from shardproof.exact.engine.void_elements import VoidElements
@@ -39,6 +40,7 @@ class Writing:
     constants: Constants
     void: VoidElements
     pieces: PieceStore
+    logs: LogStore
 
     def store_all(self, op: OpOverload, args: tuple[Any, ...], kwargs: dict[str, Any], result: Any) -> Any:
         """Write the results of an op's functional form into the arguments that it writes into; what it then returns."""
@@ -50,6 +52,8 @@ class Writing:
             self.store(target, value)
             if op in RESULT_SAVED or value.dtype == target.dtype == torch.bool:
                 self.pieces.keep(target, self.pieces.of(value))
+            if value.is_floating_point() and target.dtype == torch.float64:
+                self.logs.keep(target, self.logs.of(value))
         returned = len(op._schema.returns)  # `_foreach_` forms return nothing
         return None if returned == 0 else targets[0] if returned == 1 else tuple(targets)
 

@@ -11,19 +11,18 @@ from torch import Tensor
 from shardproof.exact.algebra.lift import NEGATIVE_INFINITY
 from shardproof.exact.algebra.residue import Residue
 from shardproof.exact.errors import RandomDrawError
-from shardproof.exact.rules.products import log_sum_exp
-from shardproof.exact.rules.registry import formula, selects
-from shardproof.exact.rules.softmax import softmax
+from shardproof.exact.rules.registry import formula
+from shardproof.exact.rules.softmax import exponentials
 from shardproof.exact.rules.symbols import add_symbols
 
 if TYPE_CHECKING:
     from shardproof.exact.algebra.residue import Arithmetic
 
 
-def _weights(
+def _masked_scores(
     m: Arithmetic, q: Residue, k: Residue, mask: Residue | Tensor | None, *, causal: bool, scale: float
-) -> tuple[Residue, Residue]:
-    """The scores with their masks' symbols in place, (..., queries, keys), and their softmax."""
+) -> tuple[Residue, bool]:
+    """The scores with their masks' symbols in place, (..., queries, keys), and whether there may be any."""
     scores = (q @ k.transpose()) * scale
     symbols = False
     if isinstance(mask, Residue):
@@ -34,7 +33,7 @@ def _weights(
     if causal:
         seen = torch.ones(q.shape[-2], k.shape[-2], dtype=torch.bool, device=q.tensor.device).tril()
         scores, symbols = _masked(scores, seen), True
-    return scores, softmax(m, scores, -1, symbols=symbols)
+    return scores, symbols
 
 
 def _masked(scores: Residue, seen: Tensor) -> Residue:
@@ -79,10 +78,11 @@ def attention(
     del symbols  # the scores are looked at
     _refuse_dropout(dropout)
     heads = q.shape[-3]
-    scores, weights = _weights(m, q, _repeated(k, heads), attn_mask, causal=causal, scale=_scale(q, scale))
-    out = weights @ _repeated(v, heads)
-    symbols = bool((scores.tensor.abs() > m.field.half).any())
-    return _laid_out(out), log_sum_exp(m, scores, [-1], symbols=symbols)
+    scores, symbols = _masked_scores(m, q, _repeated(k, heads), attn_mask, causal=causal, scale=_scale(q, scale))
+    exp = exponentials(m, scores, symbols=symbols)
+    total = exp.sum(-1, keepdim=True)
+    out = (exp * total.inverse()) @ _repeated(v, heads)
+    return _laid_out(out), total.moved(lambda t: t.squeeze(-1)).log()
 
 
 def _laid_out(out: Residue) -> Residue:
@@ -97,8 +97,8 @@ def attention_backward(
     q: Residue,
     k: Residue,
     v: Residue,
-    _out: Residue,
-    _log_sum_exp: Residue,
+    out: Residue,
+    log_sum_exp: Residue,
     dropout: float,
     causal: bool,
     *,
@@ -106,16 +106,18 @@ def attention_backward(
     scale: float | None = None,
     symbols: bool,
 ) -> tuple[Residue, Residue, Residue]:
-    """Dv = w^T dy; with dw = dy v^T and ds = w * (dw - sum(dw * w)) * scale: dq = ds k, dk = ds^T q."""
+    """Dv = w^T dy; with ds = w * (dy v^T - sum(dy * out)) * scale: dq = ds k, dk = ds^T q.
+
+    W is exp(scores - log_sum_exp). The last, and `out`, may be of more keys than these: a block of ring attention.
+    """
     del symbols
     _refuse_dropout(dropout)
     factor, heads = _scale(q, scale), q.shape[-3]
     keys, values = _repeated(k, heads), _repeated(v, heads)
-    _, weights = _weights(m, q, keys, attn_mask, causal=causal, scale=factor)
-    product = weights * (grad @ values.transpose())
-    slope = (product - weights * product.sum(-1, keepdim=True)) * factor
+    scores, symbols = _masked_scores(m, q, keys, attn_mask, causal=causal, scale=factor)
+    total = log_sum_exp.exp().moved(lambda t: t.unsqueeze(-1))
+    weights = exponentials(m, scores, symbols=symbols) * total.inverse()
+    along_out = (grad * out).sum(-1, keepdim=True)
+    slope = (weights * (grad @ values.transpose() - along_out)) * factor
     dk, dv = slope.transpose() @ q, weights.transpose() @ grad
     return slope @ keys, _shared(dk, k.shape[-3]), _shared(dv, v.shape[-3])
-
-
-selects("_scaled_dot_product_flash_attention_for_cpu.default")

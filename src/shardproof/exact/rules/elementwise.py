@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from shardproof.exact.algebra.residue import Residue
+from shardproof.exact.rules.log_terms import negative_terms, scaled_terms, sum_of_terms
 from shardproof.exact.rules.registry import are_linear, formula
 from shardproof.exact.rules.symbols import add_symbols, multiply_symbols, subtract_from_symbols
 
@@ -18,8 +19,9 @@ def add(m: Arithmetic, x: Residue, y: Operand, alpha: float = 1, *, symbols: boo
     if symbols:
         return add_symbols(m, x, y, alpha)
     if isinstance(y, Residue):
-        return x.plus(y, times=m.constant(alpha))
-    return x + (y if alpha == 1 else m.constant(y) * m.constant(alpha))
+        found = x.plus(y, times=m.constant(alpha))
+        return sum_of_terms(x, y if alpha == 1 else scaled_terms(y, alpha, y.scaled(alpha)), found)
+    return sum_of_terms(x, 0, x + (y if alpha == 1 else m.constant(y) * m.constant(alpha)))
 
 
 @formula("sub.Tensor", "sub.Scalar", symbols=True, elementwise=True)
@@ -28,18 +30,19 @@ def subtract(m: Arithmetic, x: Residue, y: Operand, alpha: float = 1, *, symbols
     if symbols:
         return subtract_from_symbols(m, x, y, alpha)
     if isinstance(y, Residue):
-        if alpha == 1 and y.exponential is not None and x.exponential is None:
-            return x.minus_logarithm(y)
-        return x.plus(y, times=-m.constant(alpha))
-    return x - (y if alpha == 1 else m.constant(y) * m.constant(alpha))
+        found = x.plus(y, times=-m.constant(alpha))
+        return sum_of_terms(x, y if alpha == 1 else scaled_terms(y, alpha, y.scaled(alpha)), found, minus=True)
+    return sum_of_terms(x, 0, x - (y if alpha == 1 else m.constant(y) * m.constant(alpha)))
 
 
 @formula("rsub.Tensor", "rsub.Scalar", elementwise=True)
 def subtract_from(m: Arithmetic, x: Residue, y: Operand, alpha: float = 1) -> Residue:
     """Y - alpha * x."""
+    times = x if alpha == 1 else scaled_terms(x, alpha, x.scaled(alpha))
     if isinstance(y, Residue):
-        return y.plus(x, times=-m.constant(alpha))
-    return y - x.scaled(alpha)
+        return sum_of_terms(y, times, y.plus(x, times=-m.constant(alpha)), minus=True)
+    negative = negative_terms(times, -times)
+    return sum_of_terms(negative, y, y - times)
 
 
 @formula("mul.Tensor", "mul.Scalar", symbols=True, elementwise=True)
@@ -52,19 +55,19 @@ def multiply(m: Arithmetic, x: Operand, y: Operand, *, symbols: bool) -> Residue
         return multiply_symbols(m, x, y)
     if x.is_same(y):
         return x.square()
-    return x * y
+    return scaled_terms(x, y, x * y)
 
 
 @formula("div.Tensor", "div.Scalar", elementwise=True)
 def divide(_m: Arithmetic, x: Residue, y: Operand) -> Residue:
     """X / y."""
-    return x / y
+    return scaled_terms(x, y, x / y, divided=True)
 
 
 @formula("neg.default", elementwise=True)
 def negate(_m: Arithmetic, x: Residue) -> Residue:
     """-x."""
-    return -x
+    return negative_terms(x, -x)
 
 
 @formula("reciprocal.default", elementwise=True)

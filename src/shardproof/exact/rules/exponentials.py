@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from shardproof.exact.algebra.residue import Residue, Threshold
+from shardproof.exact.rules.log_terms import negative_terms, scaled_terms
 from shardproof.exact.rules.pieces import piecewise, single
 from shardproof.exact.rules.registry import are_of_exp, formula
 from shardproof.exact.rules.symbols import with_limit
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 @formula("exp.default", elementwise=True, symbols=True)
 def exponential(m: Arithmetic, x: Residue, *, symbols: bool = False) -> Residue:
     """E(x), and 0 of a mask's symbols."""
-    if not symbols or x.exponential is not None:  # a masked log-softmax knows its zeros
+    if not symbols:
         return x.exp()
     return with_limit(m, x, Residue.exp, limit=0.0)
 
@@ -29,7 +30,7 @@ def exponential_of_two(m: Arithmetic, x: Residue, *, symbols: bool = False) -> R
     """E(x * log(2)), as 2**x; 0 of a mask's symbols."""
 
     def values(x: Residue) -> Residue:
-        return (x * log(2)).exp()
+        return scaled_terms(x, log(2), x * log(2)).exp()
 
     return with_limit(m, x, values, limit=0.0) if symbols else values(x)
 
@@ -49,13 +50,18 @@ def logarithm(_m: Arithmetic, x: Residue) -> Residue:
 @formula("log2.default", elementwise=True)
 def logarithm_to_two(_m: Arithmetic, x: Residue) -> Residue:
     """log(x) / log(2)."""
-    return x.log() / log(2)
+    return _logarithm_to(x, log(2))
 
 
 @formula("log10.default", elementwise=True)
 def logarithm_to_ten(_m: Arithmetic, x: Residue) -> Residue:
     """log(x) / log(10)."""
-    return x.log() / log(10)
+    return _logarithm_to(x, log(10))
+
+
+def _logarithm_to(x: Residue, log_of_base: float) -> Residue:
+    found = x.log()
+    return scaled_terms(found, log_of_base, found / log_of_base, divided=True)
 
 
 @formula("log1p.default", elementwise=True)
@@ -188,16 +194,21 @@ def mish_backward(m: Arithmetic, grad: Residue, x: Residue) -> Residue:
     return grad * (t + x * ((1 - t * t) * x.sigmoid()))
 
 
+def _exp_of_negative(x: Residue) -> Residue:
+    return x.exp().inverse() if x.logs is not None else (-x).exp()
+
+
 @formula("log_sigmoid_forward.default")
 def log_sigmoid(_m: Arithmetic, x: Residue) -> tuple[Residue, Residue]:
     """-log(1 + E(-x)); the second result is a buffer of PyTorch's that nothing of ours reads."""
-    return -((1 + (-x).exp()).log()), x.moved(lambda t: t.new_zeros(0))
+    found = (1 + _exp_of_negative(x)).log()
+    return negative_terms(found, -found), x.moved(lambda t: t.new_zeros(0))
 
 
 @formula("log_sigmoid_backward.default")
 def log_sigmoid_backward(_m: Arithmetic, grad: Residue, x: Residue, _buffer: Any) -> Residue:
     """Grad * sigmoid(-x)."""
-    return grad * (-x).sigmoid()
+    return grad * (1 + x.exp()).inverse()
 
 
 @formula("logit.default")
@@ -224,10 +235,8 @@ def _between(eps: float) -> tuple[Threshold, Threshold]:
 
 @formula("logaddexp.default")
 def log_add_exp(_m: Arithmetic, x: Residue, y: Residue) -> Residue:
-    """log(E(x - c) + E(y - c)) + c, c the last of the two in the keyed order."""
-    both = Residue(torch.stack(torch.broadcast_tensors(x.tensor, y.tensor)), x.degree | y.degree, x.of)
-    largest, _ = both.keyed_max(0)
-    return ((both - largest).exp().sum(0)).log() + largest.moved(lambda t: t.squeeze(0))
+    """log(E(x) + E(y))."""
+    return (x.exp() + y.exp()).log()
 
 
 @formula("xlogy.Tensor")

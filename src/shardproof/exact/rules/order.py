@@ -18,6 +18,7 @@ from torch.utils._pytree import tree_flatten, tree_map
 from shardproof.exact.algebra.degree import CONSTANT
 from shardproof.exact.algebra.lift import LOWEST, NEGATIVE_INFINITY, is_symbol
 from shardproof.exact.algebra.residue import Residue
+from shardproof.exact.rules.log_terms import as_shift
 from shardproof.exact.rules.piecewise import at_least, at_most, value_of
 from shardproof.exact.rules.registry import compared_for_one, find_op, formula, runs_on_reals, selects
 
@@ -103,8 +104,8 @@ def _chosen(op: OpOverload, found: Any, order: Order, given: list[Residue]) -> A
     if order.certain:
         return m.residue(order.back(found), degree)
     count = compared_for_one(op, [x.tensor for x in given], found)
-    chosen = degree.maximum_of(count) if op in _MAXIMA else degree.selected_from(count)
-    return m.residue(order.back(found), chosen)
+    chosen = m.residue(order.back(found), degree.selected_from(count))
+    return as_shift(replace(chosen, degree=degree.maximum_of(count))) if op in _MAXIMA else chosen
 
 
 _BY_RANKS = (
@@ -222,7 +223,8 @@ def _extremum(
         found = m.residue(order.back(op(*order.ranks)), x.degree | y.degree)
         if order.certain:
             return replace(found, value=op(x.value, y.value))
-        return m.residue(found.tensor, found.degree.selected_from(2))
+        chosen = m.residue(found.tensor, found.degree.selected_from(2))
+        return as_shift(chosen) if op is torch.maximum else chosen
 
     return rule
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from math import isinf
 from typing import TYPE_CHECKING
 
@@ -12,7 +13,7 @@ from shardproof.exact.algebra.lift import LOWEST
 from shardproof.exact.rules.piecewise import absolute, sign
 from shardproof.exact.rules.powers import power, vector_norm
 from shardproof.exact.rules.registry import formula
-from shardproof.exact.rules.softmax import owing_to_maximum, shifted_exp
+from shardproof.exact.rules.softmax import exponentials
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -73,35 +74,26 @@ def running_product(m: Arithmetic, x: Residue, dim: int, *, dtype: torch.dtype |
 def log_sum_exp(
     m: Arithmetic, x: Residue, dims: Sequence[int] | int, keepdim: bool = False, *, symbols: bool
 ) -> Residue:
-    """max(x) + log(sum(E(x - max(x)))), as log-softmax has it. Over several dims, they count as one."""
+    """log(sum(E(x))); a row of nothing but finfo.min stays at finfo.min."""
     if x.ndim == 0:
         return x.moved(torch.clone)
     over = [dims] if isinstance(dims, int) else list(dims)
     over = sorted({d % x.ndim for d in over or range(x.ndim)})
-    kept = [d for d in range(x.ndim) if d not in over]
-    flat = x.moved(lambda t: t.permute(*kept, *over).reshape(*(t.shape[d] for d in kept), -1))
-    less, exp = shifted_exp(m, flat, -1, symbols=symbols)
-    unmasked = flat.tensor.abs() <= m.field.half
-    first = unmasked.to(torch.int8).argmax(-1, keepdim=True)  # an element that is no symbol
-    shift = flat.masked(unmasked).moved(lambda t: t.gather(-1, first)) - less.moved(lambda t: t.gather(-1, first))
-    found = exp.sum(-1, keepdim=True).log() + shift
-    found = m.residue(found.tensor, owing_to_maximum(flat, -1, found.degree))
-    if symbols:  # a row of nothing but finfo.min stays at finfo.min
-        found = m.residue(torch.where(unmasked.any(-1, keepdim=True), found.tensor, LOWEST), found.degree)
-    found = found.moved(lambda t: t.squeeze(-1))
-    shape = [1 if d in over else x.shape[d] for d in range(x.ndim)]
-    return found.moved(lambda t: t.reshape(shape)) if keepdim else found
+    exp = exponentials(m, x, over, symbols=symbols)
+    found = exp.sum(over, keepdim=keepdim).log()
+    if not symbols:
+        return found
+    lowest = x.tensor.amax(over, keepdim=keepdim) < -m.field.half
+    return replace(found, tensor=torch.where(lowest, LOWEST, found.tensor))
 
 
 @formula("logcumsumexp.default")
 def log_running_sum_exp(m: Arithmetic, x: Residue, dim: int) -> Residue:
-    """C + log(sum of E(x - c) up to each element), c the maximum along the whole dim."""
+    """log(sum of E(x) up to each element)."""
     if x.ndim == 0:
         return x.moved(torch.clone)
-    shift, _ = x.keyed_max(dim)
-    exp = (x - shift).exp()
-    total = m.residue(m.field.reduce_(exp.tensor.cumsum(dim)), exp.degree.sum_of(x.shape[dim]))
-    return total.log() + shift
+    exp = x.exp()
+    return m.residue(m.field.reduce_(exp.tensor.cumsum(dim)), exp.degree.sum_of(x.shape[dim])).log()
 
 
 @formula("_cdist_forward.default")

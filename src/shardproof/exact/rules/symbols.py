@@ -7,6 +7,7 @@ any other use is refused. 0 times -inf is NaN in floating point and an error her
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -15,6 +16,7 @@ from torch import Tensor
 from shardproof.exact.algebra.lift import LOWEST, NEGATIVE_INFINITY, is_symbol
 from shardproof.exact.algebra.residue import Residue
 from shardproof.exact.errors import NotANumberError, SymbolError
+from shardproof.exact.rules.log_terms import negative_terms, scaled_terms, sum_of_terms
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -38,9 +40,9 @@ def add_symbols(m: Arithmetic, x: Residue, y: Operand, alpha: float) -> Residue:
     if alpha != 1:
         raise SymbolError(f"-inf or finfo.min is added with alpha = {alpha}; masks are added as they are")
     (a, a_symbols), (b, b_symbols) = split_symbols(m, x), split_symbols(m, y)
-    total = a + b
+    total = sum_of_terms(a, b, a + b)
     symbols = torch.add(torch.as_tensor(a_symbols, dtype=torch.float64), b_symbols)  # lowest + lowest = -inf
-    return m.residue(torch.where(symbols != 0, symbols, total.tensor), total.degree)
+    return replace(total, tensor=torch.where(symbols != 0, symbols, total.tensor))
 
 
 def subtract_from_symbols(m: Arithmetic, x: Residue, y: Operand, alpha: float) -> Residue:
@@ -48,7 +50,7 @@ def subtract_from_symbols(m: Arithmetic, x: Residue, y: Operand, alpha: float) -
     y, y_symbols = split_symbols(m, y)
     if bool((torch.as_tensor(y_symbols) != 0).any()):
         raise SymbolError("-inf or finfo.min is taken away; masks are added, or elements are chosen by where")
-    return add_symbols(m, x, -y, alpha)
+    return add_symbols(m, x, negative_terms(y, -y), alpha)
 
 
 def multiply_symbols(m: Arithmetic, x: Residue, y: Operand) -> Residue:
@@ -66,7 +68,8 @@ def multiply_symbols(m: Arithmetic, x: Residue, y: Operand) -> Residue:
         if bool((here & (factors == 0) & (symbol == NEGATIVE_INFINITY)).any()):
             raise NotANumberError("0 * -inf is NaN: a mask is multiplied into -inf; add it, or use where")
         symbols = torch.where(here & (factors == 1), symbol.expand(symbols.shape), symbols)
-    return m.residue(torch.where(symbols != 0, symbols, product.tensor), product.degree)
+    product = scaled_terms(a, b, product)
+    return replace(product, tensor=torch.where(symbols != 0, symbols, product.tensor))
 
 
 def with_limit(m: Arithmetic, x: Residue, function: Callable[[Residue], Residue], *, limit: float) -> Residue:
