@@ -129,6 +129,41 @@ def rotate_complex(x, angles):
 ATTENTION = {"shapes": lambda n: [(2, 2, 3, n), (2, 2, 3, n), (2, 2, 3, n)], "places": 6}
 PARTS = {"shapes": lambda n: [(n,), (2, n), ()]}
 
+
+def _over_sum(powers):
+    return powers / powers.sum(-1, keepdim=True)
+
+
+def online_softmax(x, *, rescaled=True):
+    """Over two blocks of a row, the sum rescaled where the maximum grows. Milakov and Gimelshein 2018."""
+    first, second = x.tensor_split(2, -1)
+    before = first.amax(-1, keepdim=True)
+    largest = torch.maximum(before, second.amax(-1, keepdim=True))
+    total = (first - before).exp().sum(-1, keepdim=True)
+    total = (total * (before - largest).exp() if rescaled else total) + (second - largest).exp().sum(-1, keepdim=True)
+    return (x - largest).exp() / total
+
+
+def merged_by_sigmoid(x, *, swapped=False):
+    """The log-sum-exp of two blocks, as PyTorch's context parallelism merges them."""
+    a, b = (part.logsumexp(-1) for part in x.tensor_split(2, -1))
+    return a - F.logsigmoid(b - a if swapped else a - b)
+
+
+def attention_over_blocks(q, k, v, *, weighed=True):
+    """Attention to two blocks of keys, each with its own softmax, merged by their log-sum-exps."""
+    outs, sums = [], []
+    for keys, values in zip(k.tensor_split(2), v.tensor_split(2), strict=True):
+        scores = q @ keys.T
+        largest = scores.detach().amax(-1, keepdim=True)
+        exps = (scores - largest).exp()
+        total = exps.sum(-1, keepdim=True)
+        outs.append(exps @ values / total)
+        sums.append(largest + total.log())
+    both = torch.logaddexp(*sums)
+    return sum(out * ((each - both).exp() if weighed else 0.5) for out, each in zip(outs, sums, strict=True))
+
+
 HOLD = [
     Identity(
         name="a matrix product is the sum of the products over a split inner dimension",
@@ -173,6 +208,77 @@ HOLD = [
         left=lambda x: x.softmax(-1),
         right=lambda x: _log_softmax_written_out(x, 0).exp(),
         wrong=lambda x: _log_softmax_written_out(x, 1).exp(),
+    ),
+    Identity(
+        name="softmax is exp(x) / sum(exp(x)), whatever maximum is subtracted before",
+        left=lambda x: x.softmax(-1),
+        right=lambda x: softmax_over_shards(x, shift=False),
+        wrong=lambda x: torch.cat([part.softmax(-1) for part in x.tensor_split(2, -1)], -1),
+    ),
+    Identity(
+        name="softmax of c x is exp(c (x - max(x))) over its sum",
+        left=lambda x: (x * 0.3).softmax(-1),
+        right=lambda x: _over_sum(((x - x.amax(-1, keepdim=True)) * 0.3).exp()),
+        wrong=lambda x: _over_sum((x * 0.3 - x.amax(-1, keepdim=True) * 0.2).exp() + x),
+    ),
+    Identity(
+        name="softmax is the online softmax of blocks, rescaled where the maximum grows",
+        left=lambda x: x.softmax(-1),
+        right=online_softmax,
+        wrong=lambda x: online_softmax(x, rescaled=False),
+    ),
+    Identity(
+        name="softmax is exp(x - logsumexp(x)), and logsumexp's gradient",
+        left=lambda x: x.softmax(-1),
+        right=lambda x: (x - x.logsumexp(-1, keepdim=True)).exp(),
+        wrong=lambda x: (x - x[:, 1:].logsumexp(-1, keepdim=True)).exp(),
+    ),
+    Identity(
+        name="logsumexp is max(x) + log(sum(exp(x - max(x)))), the maximum detached",
+        left=lambda x: x.logsumexp(-1),
+        right=lambda x: (x - x.detach().amax(-1, keepdim=True)).exp().sum(-1).log() + x.detach().amax(-1),
+        wrong=lambda x: (x - x.detach().amax(-1, keepdim=True)).exp().sum(-1).log() + x.detach()[:, 0],
+    ),
+    Identity(
+        name="logsumexp is that of the logsumexps of blocks",
+        left=lambda x: x.logsumexp(-1),
+        right=lambda x: torch.logaddexp(*(part.logsumexp(-1) for part in x.tensor_split(2, -1))),
+        wrong=lambda x: sum(part.logsumexp(-1) for part in x.tensor_split(2, -1)),
+    ),
+    Identity(
+        name="logsumexp is a - logsigmoid(a - b), a and b those of two blocks",
+        left=lambda x: x.logsumexp(-1),
+        right=merged_by_sigmoid,
+        wrong=lambda x: merged_by_sigmoid(x, swapped=True),
+    ),
+    Identity(
+        name="attention is the attentions to blocks of keys, weighed by their logsumexps",
+        left=lambda q, k, v: (q @ k.T).softmax(-1) @ v,
+        right=attention_over_blocks,
+        wrong=lambda q, k, v: attention_over_blocks(q, k, v, weighed=False),
+        shapes=lambda n: [(3, 4), (n, 4), (n, 2)],
+    ),
+    Identity(
+        name="a z-loss is the square of max(x) + log(sum(exp(x - max(x))))",
+        left=lambda x: x.logsumexp(-1) ** 2,
+        right=lambda x: (x.amax(-1) + (x - x.amax(-1, keepdim=True)).exp().sum(-1).log()) ** 2,
+        wrong=lambda x: (x - x.amax(-1, keepdim=True)).exp().sum(-1).log() ** 2,
+    ),
+    Identity(
+        name="log(a b) = log(a) + log(b), and log(a / b) = log(a) - log(b)",
+        left=lambda a, b: torch.cat([(a * b).log(), (a / b).log()]),
+        right=lambda a, b: torch.cat([a.log() + b.log(), a.log() - b.log()]),
+        wrong=lambda a, b: torch.cat([a.log() + b.log(), b.log() - a.log()]),
+        shapes=lambda n: [(3, n), (3, n)],
+        positive=True,
+    ),
+    Identity(
+        name="exp(log(a) - log(b)) is a / b",
+        left=lambda a, b: a / b,
+        right=lambda a, b: (a.log() - b.log()).exp(),
+        wrong=lambda a, b: (a.log() + b.log()).exp(),
+        shapes=lambda n: [(3, n), (3, n)],
+        positive=True,
     ),
     Identity(
         name="logsumexp is max(x) + log(sum(exp(x - max(x)))), forward",
@@ -372,17 +478,6 @@ NOT_PROMISED = [
         right=lambda x: x.softmax(-1),
     ),
     Identity(
-        name="softmax without the maximum subtracted",
-        left=lambda x: softmax_over_shards(x, shift=False),
-        right=lambda x: x.softmax(-1),
-    ),
-    Identity(
-        name="the gradient of logsumexp is the softmax",
-        left=lambda x: x.logsumexp(-1),
-        right=lambda x: (x - x.detach().amax(-1, keepdim=True)).exp().sum(-1).log() + x.detach().amax(-1),
-        backward=False,
-    ),
-    Identity(
         name="the gradient of x**1.5 is that of x sqrt(x)",
         left=lambda x: x**1.5,
         right=lambda x: x * x.sqrt(),
@@ -400,13 +495,6 @@ NOT_PROMISED = [
         left=lambda a, b: (a + b).exp(),
         right=lambda a, b: a.exp() * b.exp(),
         shapes=lambda n: [(3, n), (3, n)],
-    ),
-    Identity(
-        name="log(a b) = log(a) + log(b)",
-        left=lambda a, b: (a * b).log(),
-        right=lambda a, b: a.log() + b.log(),
-        shapes=lambda n: [(3, n), (3, n)],
-        positive=True,
     ),
     Identity(
         name="the logarithm of a softmax is the log-softmax",

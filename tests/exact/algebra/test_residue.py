@@ -12,7 +12,7 @@ from tests.exact.algebra.residues import FIELD, PRIME, M, check_value_class, dra
 from shardproof.exact.algebra.cut import Cut
 from shardproof.exact.algebra.degree import CONSTANT, VARIABLE, Degree
 from shardproof.exact.algebra.lift import Lift
-from shardproof.exact.algebra.residue import VOID, Arithmetic, Pieces, Residue, Threshold
+from shardproof.exact.algebra.residue import VOID, Arithmetic, LogTerms, Pieces, Residue, Threshold
 
 extreme = st.sampled_from([-FIELD.half, FIELD.half, 0, 1, -1]) | st.integers(-FIELD.half, FIELD.half)
 triples = st.lists(st.tuples(extreme, extreme, extreme), min_size=1, max_size=8)
@@ -356,14 +356,21 @@ def test_the_sigmoid_is_its_formula():
     assert x.sigmoid().degree == (CONSTANT + D.exp()).inverse()
 
 
-def test_a_logarithm_taken_away_keeps_the_quotient_as_exponential():
+def test_the_exponential_of_a_sum_with_a_logarithm_and_a_shift_is_a_product():
     m = arithmetic()
-    x, y = of(m, *X), of(m, *Y, degree=E)
-    found = x.minus_logarithm(y.log())
-    assert torch.equal(found.tensor, (x - y.log()).tensor)
+    x, y, shift = of(m, *X), of(m, 2, -9, 400, 11, degree=E), of(m, 5, 6, 7, 8)
+    less = x - y.log()
+    found = dataclasses.replace(less, logs=LogTerms(rest=D, unit=y.inverse()))
     assert torch.equal(found.exp().tensor, (x.exp() / y).tensor)
-    assert found.degree == D + E.log()
+    assert torch.equal(found.rest().tensor, x.tensor)
+    assert found.rest().degree == D
     assert found.has_companion
+    shifted = dataclasses.replace(x - shift, logs=LogTerms(rest=D, shifts=(-shift,)))
+    assert torch.equal(shifted.exp().tensor, (x.exp() / shift.exp()).tensor)
+    assert not torch.equal(shifted.exp().tensor, (x - shift).exp().tensor)  # E alone keeps no such law
+    alone = dataclasses.replace(shift, logs=LogTerms(rest=None, shifts=(shift,)))
+    assert torch.equal(alone.exp().tensor, shift.exp().tensor)
+    assert not alone.rest().tensor.any()
 
 
 def test_a_square_root_and_its_square():
@@ -399,20 +406,6 @@ def test_a_single_root_times_a_constant_knows_its_square(factor):
     assert not (x.sqrt() * x.sqrt()).has_companion  # no constant
 
 
-@pytest.mark.parametrize("dim", [0, 1, -1])
-def test_the_keyed_maximum_comes_last_in_the_order(dim):
-    m = arithmetic()
-    x = m.residue(drawn(4, 5, seed=3), D)
-    rank = m.oracles.look_up(m.oracles.permutation("order"), x.tensor)
-    for keepdim in (True, False):
-        found, index = x.keyed_max(dim, keepdim=keepdim)
-        best = rank.max(dim, keepdim=keepdim)
-        assert torch.equal(index, best.indices)
-        assert torch.equal(m.oracles.look_up(m.oracles.permutation("order"), found.tensor), best.values)
-        assert found.degree == D.shifted_by_one_of(x.shape[dim])
-    assert x.keyed_max(dim)[0].shape == x.keyed_max(dim, keepdim=True)[0].shape
-
-
 # The arithmetic -------------------------------------------------------------------------------------------------------
 
 
@@ -421,7 +414,7 @@ def test_a_value_of_an_arithmetic_is_a_constant_unless_said_otherwise():
     x = m.residue(drawn(2))
     assert x.degree is CONSTANT
     assert x.of is m
-    assert (x.roots, x.exponential, x.squared, x.value, x.has_companion) == (False, None, None, None, False)
+    assert (x.roots, x.logs, x.squared, x.value, x.has_companion) == (False, None, None, None, False)
     assert dataclasses.replace(x, value=x.tensor).has_companion
     assert (m.zero_divisions, m.divided_before, m.operands_void, m.cuts) == (0, 0, None, [])
 

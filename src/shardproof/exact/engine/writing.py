@@ -52,8 +52,6 @@ class Writing:
             self.store(target, value)
             if op in RESULT_SAVED or value.dtype == target.dtype == torch.bool:
                 self.pieces.keep(target, self.pieces.of(value))
-            if value.is_floating_point() and target.dtype == torch.float64:
-                self.logs.keep(target, self.logs.of(value))
         returned = len(op._schema.returns)  # `_foreach_` forms return nothing
         return None if returned == 0 else targets[0] if returned == 1 else tuple(targets)
 
@@ -101,6 +99,7 @@ class Writing:
         if numbers is not None and not tag.real and (whole or old.value is not None):
             tag = replace(tag, value=self._numbers_after(target, numbers, old))
         self.run.set(target, tag)
+        self.logs.keep(target, self.logs.of(value))
 
     def _store_complex(self, target: Tensor, value: Tensor) -> None:
         """Both parts, where the target has them."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -17,6 +18,8 @@ from shardproof.exact.rules.symbols import subtract_from_symbols, with_limit
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from torch import Tensor
+
     from shardproof.exact.algebra.residue import Arithmetic
 
 
@@ -31,9 +34,13 @@ def exponentials(m: Arithmetic, x: Residue, dim: int | list[int] = -1, *, symbol
         raise NotANumberError("softmax of a row of nothing but -inf is NaN; mask with finfo.min, or leave one element")
     masked = x.tensor < -m.field.half
     exp = x.masked(~masked).exp()
-    uniform = (largest < -m.field.half) & (x.tensor == LOWEST)
-    found = exp.tensor.masked_fill(masked, 0.0).masked_fill_(uniform, 1.0)
+    found = exp.tensor.masked_fill(masked, 0.0).masked_fill_(_uniform(m, x.tensor, dim), 1.0)
     return Residue(found, exp.degree, m)
+
+
+def _uniform(m: Arithmetic, x: Tensor, dim: int | list[int]) -> Tensor:
+    """The elements of rows of nothing but symbols that are finfo.min: they count as equal numbers."""
+    return (x.amax(dim, keepdim=True) < -m.field.half) & (x == LOWEST)
 
 
 def _by_rows(function: Callable[..., tuple[Residue, ...]], dim: int, x: Residue, *, symbols: bool) -> Residue:
@@ -70,7 +77,9 @@ def log_softmax(m: Arithmetic, x: Residue, dim: int, _half_to_float: Any = None,
     total = _by_rows(rows, dim, x, symbols=symbols).log()
     if not symbols:
         return sum_of_terms(x, total, x - total, minus=True)
-    return subtract_from_symbols(m, x, total, 1)
+    found = subtract_from_symbols(m, x, total, 1)
+    uniform = _uniform(m, x.tensor, dim)
+    return replace(found, tensor=torch.where(uniform, -total.tensor, found.tensor))
 
 
 @formula("_softmax_backward_data.default")
