@@ -1,0 +1,119 @@
+"""Sums whose exponentials are products: which terms a sum, a negative and a multiple have."""
+
+import dataclasses
+import operator
+
+import pytest
+import torch
+from tests.exact.algebra.residues import FIELD, M, drawn
+
+from shardproof.exact.algebra.degree import CONSTANT, VARIABLE
+from shardproof.exact.rules.log_terms import as_shift, negative_terms, scaled_terms, sum_of_terms
+
+
+def of(seed):
+    return M.residue(drawn(3, 4, seed=seed), VARIABLE)
+
+
+def plus(x, y):
+    return sum_of_terms(x, y, x + y)
+
+
+def minus(x, y):
+    return sum_of_terms(x, y, x - y, minus=True)
+
+
+def same(x, y):
+    return torch.equal(x.tensor, y.tensor)
+
+
+X, Y, U, V = (of(seed) for seed in range(1, 5))
+ORDINARY = [("sum", plus, operator.add), ("difference", minus, operator.sub)]
+
+
+@pytest.mark.parametrize(("combined", "ordinary"), [pair[1:] for pair in ORDINARY], ids=[pair[0] for pair in ORDINARY])
+def test_of_ordinary_numbers_a_sum_knows_nothing(combined, ordinary):
+    found = combined(X, Y)
+    assert found.logs is None
+    assert same(found, ordinary(X, Y))
+    assert plus(X, 3).logs is None
+
+
+def test_a_maximum_taken_away_is_a_factor_of_the_exponential_and_cancels():
+    less = minus(X, as_shift(Y))
+    assert same(less, X - Y)
+    assert same(less.exp(), X.exp() / Y.exp())
+    assert not same(less.exp(), (X - Y).exp())  # what E alone makes of it
+    assert same(less.rest(), X)
+    back = plus(less, as_shift(Y))
+    assert same(back.exp(), X.exp())
+    assert same(back, X)
+    assert same(minus(as_shift(Y), as_shift(X)).exp(), Y.exp() / X.exp())
+
+
+def test_logarithms_of_sums_are_one_logarithm():
+    u, v = U.log(), V.log()
+    assert same(plus(u, v), (U * V).log())
+    assert same(minus(u, v), (U / V).log())
+    assert same(plus(as_shift(Y), u), (U * Y.exp()).log())  # m + log(z)
+    assert same(plus(u, v).exp(), U * V)
+    assert not same(plus(u, v), u + v)
+
+
+def test_anything_else_beside_a_logarithm_stays_a_summand():
+    found = minus(X, U.log())
+    assert same(found, X - U.log())
+    assert same(found.exp(), X.exp() / U)
+    merged = minus(found, V.log())
+    assert same(merged, X + (U * V).inverse().log())
+    assert same(merged.exp(), X.exp() / U / V)
+    shifted = minus(minus(X, as_shift(Y)), (U / Y.exp()).log())  # x - m - log(z / e(m)) is x - log(z)
+    assert same(shifted, X - U.log())
+
+
+def test_negatives():
+    for x in (as_shift(Y), U.log(), minus(X, as_shift(Y)), minus(X, U.log())):
+        found = negative_terms(x, -x)
+        assert same(found.exp(), x.exp().inverse())
+    assert negative_terms(X, -X).logs is None
+
+
+def test_a_number_scales_each_term():
+    less = minus(X, as_shift(Y))
+    found = scaled_terms(less, 3, less * 3)
+    assert same(found.exp(), (X * 3).exp() / (Y * 3).exp())
+    divided = scaled_terms(less, 4, less / 4, divided=True)
+    assert same(divided.exp(), (X / 4).exp() / (Y / 4).exp())
+    there = scaled_terms(U.log(), 5, U.log() * 5)
+    assert same(scaled_terms(there, 5, there / 5, divided=True).exp(), U)
+    assert scaled_terms(less, X, less * X).logs is None  # a tensor of numbers is none
+    one = dataclasses.replace(M.residue(torch.tensor(2.0, dtype=torch.float64)), value=torch.tensor(2.0))
+    assert scaled_terms(less, one, less * one).logs is not None
+
+
+def test_a_sum_of_many_maxima_is_an_ordinary_number():
+    found = as_shift(X)
+    for seed in range(5, 8):
+        found = plus(found, as_shift(of(seed)))
+        assert found.logs is not None
+    assert plus(found, as_shift(of(9))).logs is None
+
+
+def test_symbols_of_masks_are_no_shifts():
+    x = M.residue(torch.tensor([3.0, float("-inf")], dtype=torch.float64))
+    assert as_shift(x).tensor.tolist() == [3.0, float("-inf")]
+    assert as_shift(x).logs.shifts[0].tensor.tolist() == [3.0, 0.0]
+
+
+def test_the_degree_of_the_rest_is_that_of_what_is_no_term():
+    assert minus(as_shift(X), U.log()).logs.rest is None
+    assert minus(as_shift(X), 2).logs.rest is CONSTANT
+    assert plus(minus(X, U.log()), Y).logs.rest == VARIABLE + VARIABLE
+
+
+def test_terms_have_the_shape_of_the_sum():
+    row = M.residue(drawn(3, 1, seed=7), VARIABLE)
+    found = minus(X, as_shift(row))
+    assert [term.shape for term in found.logs.each()] == [X.shape]
+    assert minus(X, row.log()).logs.unit.shape == X.shape
+    assert bool((found.tensor.abs() <= FIELD.half).all())
