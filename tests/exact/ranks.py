@@ -200,3 +200,38 @@ def diverge(comm):
         dist.all_reduce(right)
         dist.all_reduce(lost)
         return exact.digits(right), exact.digits(lost)
+
+
+def merge_log_sums(comm):
+    """The log-sum-exp of each row of logits whose columns are split, merged over ranks in several ways, as digits."""
+    generator = torch.Generator().manual_seed(2)
+    parameter = torch.randn(8, 3 * comm.size, generator=generator, dtype=torch.float64, requires_grad=True)
+    with ExactArithmetic(seed=SEED) as exact, torch.no_grad():
+        whole = parameter * 1
+        x = whole[:, 3 * comm.rank : 3 * comm.rank + 3]
+        largest, own = x.amax(-1), x.amax(-1)
+        dist.all_reduce(largest, dist.ReduceOp.MAX)
+        found = {"one device": whole.logsumexp(-1)}
+        for name, shift in {"sum": largest, "sum, own maximum": own}.items():
+            total = (x - shift[:, None]).exp().sum(-1)
+            scattered = torch.empty(8 // comm.size, dtype=torch.float64)
+            dist.reduce_scatter_tensor(scattered, total)
+            dist.all_reduce(total)
+            found[name] = total.log() + largest
+            rows = slice(8 // comm.size * comm.rank, 8 // comm.size * (comm.rank + 1))
+            parts = [torch.empty_like(scattered) for _ in range(comm.size)]
+            dist.all_gather(parts, scattered.log() + largest[rows])
+            found[f"scattered {name}"] = torch.cat(parts)
+        logs = torch.empty(comm.size, 8, dtype=torch.float64)
+        dist.all_gather_into_tensor(logs, x.logsumexp(-1)[None])
+        found["gathered logarithms"] = logs.logsumexp(0)
+        maxima, sums = torch.empty_like(logs), torch.empty_like(logs)
+        dist.all_gather_into_tensor(maxima, own[None])
+        dist.all_gather_into_tensor(sums, (x - own[:, None]).exp().sum(-1)[None])
+        best = maxima.amax(0)
+        found["gathered sums"] = (sums * (maxima - best).exp()).sum(0).log() + best
+        found["gathered sums, no rescale"] = sums.sum(0).log() + best
+        sent = x.logsumexp(-1) if comm.rank == 0 else torch.empty(8, dtype=torch.float64)
+        dist.broadcast(sent, 0)
+        found["broadcast"] = torch.stack([sent, whole[:, 3:].logsumexp(-1)]).logsumexp(0)
+        return {name: exact.digits(t) for name, t in found.items()}

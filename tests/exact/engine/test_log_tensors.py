@@ -64,8 +64,8 @@ def test_a_number_that_fills_is_one(exact):
     assert same(exact, masked, x.softmax(-1).masked_fill(hidden, 0.0))
 
 
-def test_what_is_written_as_a_whole_keeps_its_terms_and_a_part_does_not(exact):
-    x = logits()
+def test_what_is_written_keeps_its_terms_as_a_whole_or_in_part(exact):
+    x, y = logits(), logits() * 3
     scores = x.clone()
     scores -= scores.amax(-1, keepdim=True)
     powers = scores.exp()
@@ -74,8 +74,34 @@ def test_what_is_written_as_a_whole_keeps_its_terms_and_a_part_does_not(exact):
     into.copy_(x.log_softmax(-1))
     assert same(exact, into.exp(), x.softmax(-1))
     into[0] = x[0]
-    assert not same(exact, into[1:].exp(), x.softmax(-1)[1:])  # of a part nothing is known, nor of what stays
+    assert same(exact, into[1:].exp(), x.softmax(-1)[1:])
     assert same(exact, into[:1].exp(), x[:1].exp())
+    into[:, 2:4] = y.log_softmax(-1)[:, 2:4]
+    assert same(
+        exact, into[1:].exp(), torch.cat([x.softmax(-1)[:, :2], y.softmax(-1)[:, 2:4], x.softmax(-1)[:, 4:]], 1)[1:]
+    )
+    into[1:].sub_(into[1:].amax(-1, keepdim=True))
+    assert not same(exact, into[1:].exp(), x.softmax(-1)[1:])
+
+
+def test_sums_of_blocks_are_collected_in_one_tensor(exact):
+    x = logits()
+    sums, largest = torch.zeros(4, 3, dtype=torch.float64), torch.empty(4, 3, dtype=torch.float64)
+    for i, block in enumerate(x.split(2, -1)):
+        largest[:, i] = block.amax(-1)
+        sums[:, i] = (block - largest[:, i, None]).exp().sum(-1)
+    right = sums.log() + largest
+    assert same(exact, right, torch.stack([block.logsumexp(-1) for block in x.split(2, -1)], -1))
+    assert same(exact, right.logsumexp(-1), x.logsumexp(-1))
+    assert not same(exact, (sums.log() + largest.roll(1, -1)).logsumexp(-1), x.logsumexp(-1))
+    assert not same(exact, sums.log().logsumexp(-1), x.logsumexp(-1))
+
+
+def test_writing_nothing_changes_nothing(exact):
+    x = logits()
+    found = x.log_softmax(-1)
+    found[:, 6:] = x[:, 6:]
+    assert same(exact, found.exp(), x.softmax(-1))
 
 
 def test_an_ordinary_number_written_over_a_sum_forgets_its_terms(exact):

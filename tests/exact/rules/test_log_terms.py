@@ -8,7 +8,7 @@ import torch
 from tests.exact.algebra.residues import FIELD, M, drawn
 
 from shardproof.exact.algebra.degree import CONSTANT, VARIABLE
-from shardproof.exact.rules.log_terms import as_shift, negative_terms, scaled_terms, sum_of_terms
+from shardproof.exact.rules.log_terms import as_shift, negative_terms, product_of_terms, sum_of_terms, summed_terms
 
 
 def of(seed):
@@ -55,9 +55,54 @@ def test_logarithms_of_sums_are_one_logarithm():
     u, v = U.log(), V.log()
     assert same(plus(u, v), (U * V).log())
     assert same(minus(u, v), (U / V).log())
-    assert same(plus(as_shift(Y), u), (U * Y.exp()).log())  # m + log(z)
     assert same(plus(u, v).exp(), U * V)
     assert not same(plus(u, v), u + v)
+
+
+def test_the_maximum_is_a_factor_of_a_sum_of_exponentials_and_no_part_of_its_logarithm():
+    exp = minus(X, as_shift(Y)).exp()
+    total = exp.log()
+    assert same(total, X.exp().log() - Y)
+    assert same(plus(total, as_shift(Y)), X.exp().log())
+    assert same(plus(total, as_shift(Y)).exp(), X.exp())
+    assert same(total.exp(), exp)
+    assert same(minus(total, minus(X, as_shift(Y))), X.exp().log() - X)  # a loss
+    assert same(product_of_terms(exp, U, exp * U).log(), (X.exp() * U).log() - Y)
+    assert same(product_of_terms(U, exp, U / exp, divided=True).log(), (U / X.exp()).log() + Y)
+    assert product_of_terms(exp, exp, exp / exp, divided=True).logs is None  # they cancel
+
+
+def test_a_sum_has_the_factors_that_each_of_its_summands_has():
+    row = as_shift(M.residue(drawn(3, 1, seed=9), VARIABLE))
+    exp = minus(X, row).exp()
+    total = summed_terms(exp, -1, exp.sum(-1), keepdim=False)
+    assert same(total.log(), X.exp().sum(-1).log() - row.moved(lambda t: t[:, 0]))
+    assert same(
+        summed_terms(exp, [1], exp.sum(1, keepdim=True), keepdim=True).log(), X.exp().sum(1, keepdim=True).log() - row
+    )
+    assert summed_terms(exp, 0, exp.sum(0), keepdim=False).logs is None
+    assert summed_terms(exp, None, exp.sum(), keepdim=False).logs is None
+    other = minus(Y, row).exp()
+    assert same(plus(exp, other).log(), (X.exp() + Y.exp()).log() - row)
+    assert plus(exp, minus(Y, as_shift(U)).exp()).logs is None
+    assert plus(exp, U).logs is None
+    assert plus(exp, 1).logs is None
+
+
+def test_what_is_zero_has_any_factor():
+    keep = torch.tensor([[True, False, True, False]] * 3)
+    exps = [minus(x, as_shift(y)).exp() for x, y in ((X, Y), (U, V))]
+    found = plus(exps[0].masked(keep), exps[1].masked(~keep))
+    factors = M.residue(torch.where(keep, Y.tensor, V.tensor), VARIABLE)
+    assert same(found.log(), M.residue(torch.where(keep, X.exp().log().tensor, U.exp().log().tensor)) - factors)
+    nothing = M.residue(torch.zeros(3, 4, dtype=torch.float64))
+    assert same(plus(nothing, exps[1]).log(), exps[1].log())
+    assert same(plus(exps[1], nothing).log(), exps[1].log())
+    assert plus(exps[0].masked(keep), exps[1]).logs is None
+    masked = exps[0].masked(keep)
+    of_rows = summed_terms(masked, 0, masked.sum(0), keepdim=False)
+    assert of_rows.logs is None
+    assert same(summed_terms(nothing, 0, nothing.sum(0), keepdim=False), nothing.sum(0))
 
 
 def test_anything_else_beside_a_logarithm_stays_a_summand():
@@ -67,8 +112,6 @@ def test_anything_else_beside_a_logarithm_stays_a_summand():
     merged = minus(found, V.log())
     assert same(merged, X + (U * V).inverse().log())
     assert same(merged.exp(), X.exp() / U / V)
-    shifted = minus(minus(X, as_shift(Y)), (U / Y.exp()).log())  # x - m - log(z / e(m)) is x - log(z)
-    assert same(shifted, X - U.log())
 
 
 def test_negatives():
@@ -80,15 +123,15 @@ def test_negatives():
 
 def test_a_number_scales_each_term():
     less = minus(X, as_shift(Y))
-    found = scaled_terms(less, 3, less * 3)
+    found = product_of_terms(less, 3, less * 3)
     assert same(found.exp(), (X * 3).exp() / (Y * 3).exp())
-    divided = scaled_terms(less, 4, less / 4, divided=True)
+    divided = product_of_terms(less, 4, less / 4, divided=True)
     assert same(divided.exp(), (X / 4).exp() / (Y / 4).exp())
-    there = scaled_terms(U.log(), 5, U.log() * 5)
-    assert same(scaled_terms(there, 5, there / 5, divided=True).exp(), U)
-    assert scaled_terms(less, X, less * X).logs is None  # a tensor of numbers is none
+    there = product_of_terms(U.log(), 5, U.log() * 5)
+    assert same(product_of_terms(there, 5, there / 5, divided=True).exp(), U)
+    assert product_of_terms(less, X, less * X).logs is None  # a tensor of numbers is none
     one = dataclasses.replace(M.residue(torch.tensor(2.0, dtype=torch.float64)), value=torch.tensor(2.0))
-    assert scaled_terms(less, one, less * one).logs is not None
+    assert product_of_terms(less, one, less * one).logs is not None
 
 
 def test_a_sum_of_many_maxima_is_an_ordinary_number():

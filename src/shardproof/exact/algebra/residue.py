@@ -114,26 +114,33 @@ class Pieces:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class LogTerms:
-    """A tensor x as rest + the sum of the shifts + log(unit), whose exponential is E(rest) * E(shift) ... * unit.
+    """A tensor x as rest + the sum of the shifts + log(unit), and as a product with E(f) for the sum f of the factors.
 
-    So that exp is a homomorphism where programs rely on it: a maximum is subtracted and cancels, sums of exponentials
-    are merged by their logarithms. algebra/log_terms.py computes with it. The rest is not kept: it is what x is more
-    than the other terms.
+    So that exp and log keep their laws where programs rely on them: a maximum is subtracted and cancels, sums of
+    exponentials are merged by their logarithms. rules/log_terms.py computes with it. The rest is not kept: it is what x
+    is more than the other terms. A tensor of factors is an exponential, a sum of such, or a product with one; it is a
+    rest as a sum.
 
     Attributes:
         rest: the degree of the rest; None where that is zero.
         shifts: maxima, or their negatives or multiples, each of the tensor's shape.
-        unit: a sum of exponentials, a quotient of them and the like, of the tensor's shape; None for 1. Beside a unit
-            there are no shifts: their exponentials are factors of it.
+        unit: a sum of exponentials, a quotient of them and the like, of the tensor's shape; None for 1.
+        factors: as shifts are. What is known of an element that is zero does not matter.
     """
 
     rest: Degree | None
     shifts: tuple[Residue, ...] = ()
     unit: Residue | None = None
+    factors: tuple[Residue, ...] = ()
+
+    @property
+    def is_sum(self) -> bool:
+        """Whether there is more to it than the rest."""
+        return bool(self.shifts) or self.unit is not None
 
     def each(self) -> tuple[Residue, ...]:
         """The tensors among them."""
-        return self.shifts if self.unit is None else (*self.shifts, self.unit)
+        return (*self.shifts, *self.factors, *(() if self.unit is None else (self.unit,)))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -168,6 +175,11 @@ class Residue:
     def has_companion(self) -> bool:
         """Whether a square, pieces or logarithms are known; a part of the tensor would need that part of it."""
         return any(known is not None for known in (self.logs, self.squared, self.value, self.pieces))
+
+    @property
+    def has_log_terms(self) -> bool:
+        """Whether it is known as a sum with shifts or a logarithm."""
+        return self.logs is not None and self.logs.is_sum
 
     def numel(self) -> int:
         """As of the tensor."""
@@ -338,19 +350,20 @@ class Residue:
 
     def exp(self) -> Residue:
         """E(x), see `Oracles.exp`; of what is known as a sum, the product of the terms' exponentials."""
-        if self.logs is None:
+        if self.logs is None or not self.logs.is_sum:
             return self._new(self.of.look_up(self.of.oracles.exp(), self.tensor), self.degree.exp())
-        factors = [shift.exp() for shift in self.logs.shifts]
-        factors += [] if self.logs.unit is None else [self.logs.unit]
-        factors += [] if self.logs.rest is None else [self.rest().exp()]
-        found = factors[0]
-        for factor in factors[1:]:
-            found = found * factor
-        return found
+        shifts = self.logs.shifts
+        terms = [shift.exp() for shift in shifts]
+        terms += [] if self.logs.unit is None else [self.logs.unit]
+        terms += [] if self.logs.rest is None else [self.rest().exp()]
+        found = terms[0]
+        for term in terms[1:]:
+            found = found * term
+        return replace(found, logs=LogTerms(rest=found.degree, factors=shifts) if shifts else None)
 
     def rest(self) -> Residue:
         """X less its shifts and the logarithm of its unit, see `LogTerms`."""
-        if self.logs is None:
+        if self.logs is None or not self.logs.is_sum:
             return self
         tensor = self.tensor
         for term in (*self.logs.shifts, *([] if self.logs.unit is None else [self.logs.unit.log()])):
@@ -358,10 +371,18 @@ class Residue:
         return self._new(tensor, self.logs.rest or CONSTANT)
 
     def log(self) -> Residue:
-        """The inverse of `exp`, which it knows; a logarithm of zero counts as a division by zero."""
-        found = self._void_at_zeros(self.of.look_up(self.of.oracles.log(), self.tensor))
+        """The inverse of `exp`, which it knows: f + L(x / E(f)), f the sum of the factors.
+
+        A logarithm of zero counts as a division by zero.
+        """
+        factors = () if self.logs is None else self.logs.factors
         unit = self._new(self.tensor.clone(), self.degree)
-        return replace(self._new(found, self.degree.log()), logs=LogTerms(rest=None, unit=unit))
+        for factor in factors:
+            unit = unit * (-factor).exp()
+        found = unit._new(unit._void_at_zeros(self.of.look_up(self.of.oracles.log(), unit.tensor)), unit.degree.log())
+        for factor in factors:
+            found = found + factor
+        return replace(found, logs=LogTerms(rest=None, shifts=factors, unit=unit))
 
     def sqrt(self) -> Residue:
         """A permutation that fixes 0; `squared_root` undoes it."""
@@ -375,7 +396,7 @@ class Residue:
 
     def sigmoid(self) -> Residue:
         """1 / (1 + E(-x))."""
-        return (1 + ((-self).exp() if self.logs is None else self.exp().inverse())).inverse()
+        return (1 + (self.exp().inverse() if self.has_log_terms else (-self).exp())).inverse()
 
     # ------------------------------------------------------------------------------------------------------------------
 

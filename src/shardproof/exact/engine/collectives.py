@@ -3,7 +3,7 @@
 A sum over ranks is exact while N * p < 2**53, and is reduced before PyTorch sees it, so that asynchronous collectives
 are waited for at once. An average is the sum times the inverse of N. MAX and MIN use the keyed order, as a maximum
 along a dim does; constants that every rank knows use their real values. Before each collective the ranks agree on what
-they hold, by a reduction of seven numbers: a rank has to know whether another one's elements are real, known or void.
+they hold, by a reduction of some numbers: a rank has to know whether another one's elements are real, known or void.
 """
 
 from __future__ import annotations
@@ -18,6 +18,8 @@ from torch import Tensor
 from shardproof.exact.algebra import degree_vector
 from shardproof.exact.algebra.field import EXACT_LIMIT
 from shardproof.exact.algebra.residue import Residue
+from shardproof.exact.engine.c10d import boxed, distributed, kind_of, new_like, options
+from shardproof.exact.engine.log_collectives import LogCollectives
 from shardproof.exact.engine.tags import REAL, Tag, union
 from shardproof.exact.engine.tensor_trees import floats_in, tensors_in
 from shardproof.exact.rules.log_terms import as_shift
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
 
     from torch._ops import OpOverload
 
+    from shardproof.exact.algebra.residue import LogTerms
     from shardproof.exact.engine.constants import Constants
     from shardproof.exact.engine.entry import Entry
     from shardproof.exact.engine.log_tensors import LogStore
@@ -83,7 +86,7 @@ class Collectives:
 
             messages = Messages(run=self.run, constants=self.constants, writing=self.writing)
             return messages.send(given) if name == "send" else messages.receive(given)
-        group = _distributed().ProcessGroup.unbox(given["process_group"])
+        group = distributed().ProcessGroup.unbox(given["process_group"])
         return _METHODS[name](self, _Call(op=op, group=group, given=given))
 
     # Collectives -----------------------------------------------------------------------------------------------------
@@ -91,11 +94,11 @@ class Collectives:
     def _all_reduce(self, call: _Call) -> Any:
         def transmit(inputs: list[Tensor], outputs: list[Tensor], reduction: Any) -> Any:
             outputs[0].copy_(inputs[0])
-            return call.group.allreduce(outputs, _options("AllreduceOptions", reduceOp=reduction))
+            return call.group.allreduce(outputs, options("AllreduceOptions", reduceOp=reduction))
 
         work = None
         for x in call.given["tensors"]:
-            work = self._reduce(call, [x], [x], _kind_of(call.given["reduce_op"]), transmit)
+            work = self._reduce(call, [x], [x], kind_of(call.given["reduce_op"]), transmit)
         return (call.given["tensors"], work) if len(call.op._schema.returns) == 2 else work
 
     def _reduce_to_root(self, call: _Call) -> Any:
@@ -103,30 +106,30 @@ class Collectives:
 
         def transmit(inputs: list[Tensor], outputs: list[Tensor], reduction: Any) -> Any:
             outputs[0].copy_(inputs[0])
-            return call.group.reduce(outputs, _options("ReduceOptions", reduceOp=reduction, rootRank=root))
+            return call.group.reduce(outputs, options("ReduceOptions", reduceOp=reduction, rootRank=root))
 
         x = call.given["tensors"][0]
-        return self._reduce(call, [x], [x], _kind_of(call.given["reduce_op"]), transmit, only=root)
+        return self._reduce(call, [x], [x], kind_of(call.given["reduce_op"]), transmit, only=root)
 
     def _reduce_scatter(self, call: _Call) -> Any:
         def transmit(inputs: list[Tensor], outputs: list[Tensor], reduction: Any) -> Any:
-            return call.group.reduce_scatter(outputs, [inputs], _options("ReduceScatterOptions", reduceOp=reduction))
+            return call.group.reduce_scatter(outputs, [inputs], options("ReduceScatterOptions", reduceOp=reduction))
 
         outputs, inputs = call.given["output_tensors"], call.given["input_tensors"][0]
-        work = self._reduce(call, inputs, outputs, _kind_of(call.given["reduce_op"]), transmit)
+        work = self._reduce(call, inputs, outputs, kind_of(call.given["reduce_op"]), transmit)
         return outputs, work
 
     def _reduce_scatter_tensors(self, call: _Call) -> Any:
         def transmit(inputs: list[Tensor], outputs: list[Tensor], reduction: Any) -> Any:
-            options = _options("ReduceScatterOptions", reduceOp=reduction)
-            return call.group._reduce_scatter_base(outputs[0], inputs[0], options)
+            chosen = options("ReduceScatterOptions", reduceOp=reduction)
+            return call.group._reduce_scatter_base(outputs[0], inputs[0], chosen)
 
         several = "outputs" in call.given
         outputs = call.given["outputs"] if several else [call.given["output_tensor"]]
         inputs = call.given["inputs"] if several else [call.given["input_tensor"]]
         work = None
         for output, x in zip(outputs, inputs, strict=True):
-            work = self._reduce(call, [x], [output], _kind_of(call.given["reduce_op"]), transmit)
+            work = self._reduce(call, [x], [output], kind_of(call.given["reduce_op"]), transmit)
         return work if several else (outputs[0], work)
 
     def _broadcast(self, call: _Call) -> Any:
@@ -135,7 +138,7 @@ class Collectives:
         def transmit(inputs: list[Tensor], outputs: list[Tensor], _: Any) -> Any:
             if call.group.rank() == root:
                 outputs[0].copy_(inputs[0])
-            return call.group.broadcast(outputs, _options("BroadcastOptions", rootRank=root, rootTensor=0))
+            return call.group.broadcast(outputs, options("BroadcastOptions", rootRank=root, rootTensor=0))
 
         return tensors, self._move(call, tensors, tensors, transmit, source=root)
 
@@ -162,7 +165,7 @@ class Collectives:
         root = call.given["root_rank"]
 
         def transmit(inputs: list[Tensor], outputs: list[Tensor], _: Any) -> Any:
-            return call.group.gather([outputs] if outputs else [], inputs, _options("GatherOptions", rootRank=root))
+            return call.group.gather([outputs] if outputs else [], inputs, options("GatherOptions", rootRank=root))
 
         outputs = call.given["output_tensors"]
         return self._move(call, call.given["input_tensors"], outputs[0] if outputs else [], transmit)
@@ -171,7 +174,7 @@ class Collectives:
         root, inputs = call.given["root_rank"], call.given["input_tensors"]
 
         def transmit(inputs: list[Tensor], outputs: list[Tensor], _: Any) -> Any:
-            return call.group.scatter(outputs, [inputs] if inputs else [], _options("ScatterOptions", rootRank=root))
+            return call.group.scatter(outputs, [inputs] if inputs else [], options("ScatterOptions", rootRank=root))
 
         outputs = call.given["output_tensors"]
         return outputs, self._move(call, inputs[0] if inputs else [], outputs, transmit, source=root)
@@ -203,9 +206,9 @@ class Collectives:
         only: int | None = None,
     ) -> Any:
         """Reduce over the ranks; `only` that rank sees the result."""
-        kinds, size = _distributed().ReduceOp.RedOpType, call.group.size()
+        kinds, size = distributed().ReduceOp.RedOpType, call.group.size()
         plain = reduction != kinds.AVG and all(bool((x == x.round()).all()) for x in inputs if self.run.tag(x).real)
-        tag, known = self._agree(call.group, inputs, outputs, plain=plain)
+        tag, known, with_logs = self._agree(call.group, inputs, outputs, plain=plain)
         by_order = reduction in (kinds.MAX, kinds.MIN) and not tag.real
         if reduction not in (kinds.SUM, kinds.AVG, kinds.MAX, kinds.MIN):
             self.run.refuse_op(call.op, f"with {reduction} has no exact rule; SUM, AVG, MAX and MIN have")
@@ -221,7 +224,7 @@ class Collectives:
             given = self._at_best(inputs, given, numbers, least=reduction == kinds.MIN)
         elif by_order:
             given = [self._positions(x, greatest=reduction == kinds.MAX) for x in given]
-        results = [_new_like(x) for x in outputs]
+        results = [new_like(x) for x in outputs]
         work = transmit(given, results, kinds.SUM if reduction == kinds.AVG else reduction)
         work.wait()
         if not tag.real:
@@ -231,17 +234,29 @@ class Collectives:
                 if by_order:
                     degree = degree.maximum_of(size) if reduction == kinds.MAX else degree.selected_from(size)
             tag = Tag(degree=degree, void=tag.void, symbols=tag.symbols)
+        logs: list[LogTerms] = []
+        if with_logs and reduction in (kinds.SUM, kinds.AVG):
+            terms = self._log_collectives(call, inputs, outputs)
+            logs = terms.added(lambda given, found: transmit(given, found, kinds.MAX).wait())
+        elif reduction == kinds.MAX and by_order and numbers is None:
+            logs = [self._of_maximum(x, tag) for x in results]
         if only is None or call.group.rank() == only:
-            self._store(outputs, results, tag, numbers)
-            if reduction == kinds.MAX and by_order and numbers is None:
-                self._mark_maxima(outputs)
-        return _boxed(work)
+            self._store(outputs, results, tag, numbers, logs)
+        return boxed(work)
 
-    def _mark_maxima(self, outputs: list[Tensor]) -> None:
+    def _of_maximum(self, x: Tensor, tag: Tag) -> LogTerms:
         """A maximum over ranks is a shift, as one over elements is."""
-        for x in outputs:
-            found = Residue(x.clone(), self.run.tag(x).degree, self.run.arithmetic)
-            self.logs.keep(x, as_shift(found).logs)
+        logs = as_shift(Residue(x.clone(), tag.degree, self.run.arithmetic)).logs
+        assert logs is not None
+        return logs
+
+    def _log_collectives(self, call: _Call, inputs: list[Tensor], outputs: list[Tensor]) -> LogCollectives:
+        device = (inputs or outputs)[0].device
+
+        def largest(numbers: list[float]) -> list[float]:
+            return self._largest(call.group, numbers if inputs else [_NEUTRAL] * len(numbers), device)
+
+        return LogCollectives(run=self.run, logs=self.logs, inputs=inputs, outputs=outputs, largest=largest)
 
     def _move(
         self,
@@ -254,20 +269,31 @@ class Collectives:
     ) -> Any:
         """Hand elements from rank to rank; from `source` alone where there is one."""
         mine = source is None or call.group.rank() == source
-        tag, known = self._agree(call.group, inputs if mine else [], outputs, plain=True)
+        tag, known, with_logs = self._agree(call.group, inputs if mine else [], outputs, plain=True)
         given = [(x if tag.real else self.constants.residues_of(x)).contiguous() for x in inputs] if mine else []
-        results = [_new_like(x) for x in outputs]
+        results = [new_like(x) for x in outputs]
         numbers = self._numbers(call, inputs if mine else [], outputs, None, transmit) if known else None
         work = transmit(given, results, None)
         work.wait()
-        self._store(outputs, results, tag, numbers)
-        return _boxed(work)
+        logs: list[LogTerms] = []
+        if with_logs:
+            terms = self._log_collectives(call, inputs if mine else [], outputs)
+            logs = terms.moved(lambda given, found: transmit(given, found, None).wait())
+        self._store(outputs, results, tag, numbers, logs)
+        return boxed(work)
 
     def _store(
-        self, outputs: list[Tensor], results: list[Tensor], tag: Tag, numbers: list[Tensor] | None = None
+        self,
+        outputs: list[Tensor],
+        results: list[Tensor],
+        tag: Tag,
+        numbers: list[Tensor] | None,
+        logs: list[LogTerms],
     ) -> None:
         for i, (target, value) in enumerate(zip(outputs, results, strict=True)):
             self.run.set(value, tag)
+            if logs:
+                self.logs.keep(value, logs[i])
             if numbers is not None:
                 self.constants.keep_value(value, numbers[i])
             self.writing.store(target, value)
@@ -276,9 +302,9 @@ class Collectives:
         self, call: _Call, inputs: list[Tensor], outputs: list[Tensor], reduction: Any, transmit: Transmit
     ) -> list[Tensor]:
         """What a collective makes of the real numbers that known constants stand for."""
-        kinds = _distributed().ReduceOp.RedOpType
+        kinds = distributed().ReduceOp.RedOpType
         values = [x for x in map(self.constants.constant_of, inputs) if x is not None]
-        found = [_new_like(x) for x in outputs]
+        found = [new_like(x) for x in outputs]
         transmit([x.contiguous() for x in values], found, kinds.SUM if reduction == kinds.AVG else reduction).wait()
         return [x / call.group.size() for x in found] if reduction == kinds.AVG else found
 
@@ -294,26 +320,33 @@ class Collectives:
             if value is not None
         ]
 
-    def _agree(self, group: Any, inputs: list[Tensor], outputs: list[Tensor], *, plain: bool) -> tuple[Tag, bool]:
-        """The tag of what all ranks give together, and whether it is residues of constants that every rank knows.
+    def _agree(self, group: Any, inputs: list[Tensor], outputs: list[Tensor], *, plain: bool) -> tuple[Tag, bool, bool]:
+        """The tag of what all ranks give together.
 
-        It is real if all of it is real, and `plain` on all of them.
+        It is real if all of it is real, and `plain` on all of them. Also whether it is residues of constants that every
+        rank knows, and whether any rank knows log terms.
         """
         tag = union(self.run.tag(x) for x in inputs)
         symbols = any(self.constants.symbols_in(x) for x in inputs)
         known = not tag.void and all(self.constants.constant_of(x) is not None for x in inputs)
-        flags = [tag.void, symbols, not tag.roots, not (tag.real and plain), not known]
+        with_logs = any(self.run.tag(x).logs is not None for x in inputs)
+        flags = [tag.void, symbols, not tag.roots, not (tag.real and plain), not known, with_logs]
         said = [*map(float, flags), *degree_vector.to_numbers(tag.degree)]
         said = said if inputs else [_NEUTRAL] * len(said)
-        device = (inputs or outputs)[0].device
-        header = torch.tensor(said, dtype=torch.float64, device=device)
-        maximum = _options("AllreduceOptions", reduceOp=_distributed().ReduceOp.RedOpType.MAX)
-        group.allreduce([header], maximum).wait()
-        void, held, not_roots, not_real, not_known, *numbers = header.tolist()
+        agreed = self._largest(group, said, (inputs or outputs)[0].device)
+        void, held, not_roots, not_real, not_known, logs, *numbers = agreed
         degree = degree_vector.from_numbers(numbers)  # of the elements of all ranks
         if not_real <= 0:
-            return (REAL if degree is REAL.degree else Tag(real=True, degree=degree)), False
-        return Tag(degree=degree, void=void > 0, symbols=held > 0, roots=not_roots <= 0), not_known <= 0
+            return (REAL if degree is REAL.degree else Tag(real=True, degree=degree)), False, False
+        tag = Tag(degree=degree, void=void > 0, symbols=held > 0, roots=not_roots <= 0)
+        return tag, not_known <= 0, logs > 0
+
+    def _largest(self, group: Any, numbers: list[float], device: torch.device) -> list[float]:
+        """The largest of each number over the ranks."""
+        header = torch.tensor(numbers, dtype=torch.float64, device=device)
+        group.allreduce([header], options("AllreduceOptions", reduceOp=distributed().ReduceOp.RedOpType.MAX)).wait()
+        found: list[float] = header.tolist()
+        return found
 
     def _positions(self, x: Tensor, *, greatest: bool) -> Tensor:
         """Each residue's position in the keyed order; the symbols of masks come before all, what is void wins."""
@@ -333,33 +366,6 @@ class Collectives:
             return found.masked_fill_(void, nan)
         total = arithmetic.residue(arithmetic.field.reduce_(x))
         return (total / size).tensor if average else total.tensor
-
-
-def _distributed() -> Any:
-    """PyTorch's bindings, which a build without torch.distributed lacks."""
-    from torch._C import _distributed_c10d
-
-    return _distributed_c10d
-
-
-def _kind_of(reduction: Any) -> Any:
-    """Which of SUM, AVG, MAX, ... an op's argument says, where it is a number."""
-    return _distributed().ReduceOp.RedOpType(reduction.op())
-
-
-def _options(kind: str, **values: Any) -> Any:
-    options = getattr(_distributed(), kind)()
-    for name, value in values.items():
-        setattr(options, name, _distributed().ReduceOp(value) if name == "reduceOp" else value)
-    return options
-
-
-def _new_like(x: Tensor) -> Tensor:
-    return torch.empty_like(x, memory_format=torch.contiguous_format)
-
-
-def _boxed(work: Any) -> Any:
-    return _distributed().Work.boxed(work)
 
 
 # Their tensor only gives the device, or they only look for NaN.

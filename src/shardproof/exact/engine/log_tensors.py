@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from itertools import zip_longest
 from math import nan
 from typing import TYPE_CHECKING, Any, Final
 
@@ -37,11 +38,12 @@ class LogStore:
         known = self.run.tag(x).logs
         if known is None:
             return None
-        return LogTerms(
-            rest=known.rest,
-            shifts=tuple(self._residue(shift, x) for shift in known.shifts),
-            unit=None if known.unit is None else self._residue(known.unit, x),
-        )
+
+        def viewed(each: Sequence[Tensor]) -> tuple[Residue, ...]:
+            return tuple(self._residue(term, x) for term in each)
+
+        unit = None if known.unit is None else self._residue(known.unit, x)
+        return LogTerms(rest=known.rest, shifts=viewed(known.shifts), unit=unit, factors=viewed(known.factors))
 
     def keep(self, tensor: Tensor, logs: LogTerms | None, *, divided: bool = False) -> None:
         """Store those of a whole storage; of a part of one they are not kept."""
@@ -53,9 +55,55 @@ class LogStore:
             self.run.tags.set(found.copy_(x.tensor), Tag(degree=x.degree, void=divided))
             return found
 
-        unit = None if logs.unit is None else laid_out(logs.unit)
-        known = LogTensors(rest=logs.rest, shifts=tuple(laid_out(x) for x in logs.shifts), unit=unit)
+        known = LogTensors(
+            rest=logs.rest,
+            shifts=tuple(map(laid_out, logs.shifts)),
+            unit=None if logs.unit is None else laid_out(logs.unit),
+            factors=tuple(map(laid_out, logs.factors)),
+        )
         self.run.tags.set(tensor, replace(self.run.tag(tensor), logs=known))
+
+    def write(self, target: Tensor, value: Tensor, old: Tag) -> None:
+        """Store those of a value that was written into a view.
+
+        Args:
+            target: the view, whose tag says already what its storage now holds.
+            value: of its shape, or broadcast to it.
+            old: the tag of the target's storage before.
+        """
+        logs = self.of(value)
+        if covers_storage(target):
+            self.keep(target, logs)
+        elif (logs is not None or old.logs is not None) and target.numel():
+            self._write_part(target, logs or LogTerms(rest=self.run.tag(value).degree), old)
+
+    def _write_part(self, target: Tensor, logs: LogTerms, old: Tag) -> None:
+        before = old.logs or LogTensors(rest=old.degree, shifts=(), unit=None, factors=())
+
+        def written(there: Tensor | None, value: Residue | None, missing: float) -> Tensor:
+            degree = CONSTANT if value is None else value.degree
+            if there is None:
+                there = torch.full((_elements_in_storage(target),), missing, dtype=torch.float64, device=target.device)
+            else:
+                degree |= self.run.tag(there).degree
+            view = _viewed(there, target)
+            view.fill_(missing) if value is None else view.copy_(value.tensor)
+            self.run.tags.set(there, Tag(degree=degree, void=bool(there.isnan().any())))
+            return there
+
+        def all_written(there: tuple[Tensor, ...], values: tuple[Residue, ...]) -> tuple[Tensor, ...]:
+            return tuple(written(*pair, _NO_SHIFT) for pair in zip_longest(there, values))
+
+        unit = None
+        if before.unit is not None or logs.unit is not None:
+            unit = written(before.unit, logs.unit, _NO_UNIT)
+        known = LogTensors(
+            rest=_joined([before.rest, logs.rest]) or CONSTANT,
+            shifts=all_written(before.shifts, logs.shifts),
+            unit=unit,
+            factors=all_written(before.factors, logs.factors),
+        )
+        self.run.tags.set(target, replace(self.run.tag(target), logs=known))
 
     def map(self, tensor: Tensor, function: Callable[[Tensor], Tensor]) -> LogTensors | None:
         """Those of a view with each tensor replaced by another of the view's shape."""
@@ -69,7 +117,8 @@ class LogStore:
             return found
 
         unit = None if known.unit is None else mapped(known.unit)
-        return replace(known, shifts=tuple(mapped(x) for x in known.shifts), unit=unit)
+        shifts, factors = tuple(map(mapped, known.shifts)), tuple(map(mapped, known.factors))
+        return replace(known, shifts=shifts, unit=unit, factors=factors)
 
     def mark_void(self, tensor: Tensor, mask: Tensor) -> None:
         """Make elements void."""
@@ -97,16 +146,11 @@ class LogStore:
             filled: its arguments with a number in place of every number that stands for elements.
         """
         terms = {id(x): self.of(x) or LogTerms(rest=self.run.tag(x).degree) for x in operands}
-        with_unit = any(logs.unit is not None for logs in terms.values())
-        if with_unit and any(logs.shifts for logs in terms.values()):
-            return  # a sum of exponentials beside a maximum: rare, and they would have to be made alike
         rest = _joined([logs.rest for logs in terms.values()])
         if rest is None and filled(_NO_SHIFT) != given:
             rest = CONSTANT
 
-        def moved(number: int, missing: float) -> Residue:
-            parts = {key: self._part(logs, number) for key, logs in terms.items()}
-
+        def moved(parts: dict[int, Residue | None], missing: float) -> Residue:
             def part_of(x: Tensor) -> Tensor:
                 if id(x) not in parts:
                     return x
@@ -119,15 +163,17 @@ class LogStore:
             degree = _joined([part.degree for part in parts.values() if part is not None])
             return Residue(op(*args, **kwargs), degree or CONSTANT, self.run.arithmetic)
 
-        count = max(len(logs.each()) for logs in terms.values())
-        if with_unit:
-            self.keep(result, LogTerms(rest=rest, unit=moved(0, _NO_UNIT)))
-        else:
-            shifts = tuple(moved(number, _NO_SHIFT) for number in range(count))
-            self.keep(result, LogTerms(rest=rest, shifts=shifts))
+        def each(kind: Callable[[LogTerms], tuple[Residue, ...]]) -> tuple[Residue, ...]:
+            parts = {key: kind(logs) for key, logs in terms.items()}
+            return tuple(
+                moved({key: part[i] if i < len(part) else None for key, part in parts.items()}, _NO_SHIFT)
+                for i in range(max(map(len, parts.values())))
+            )
 
-    def _part(self, logs: LogTerms, number: int) -> Residue | None:
-        return logs.each()[number] if number < len(logs.each()) else None
+        units = {key: logs.unit for key, logs in terms.items()}
+        unit = None if all(part is None for part in units.values()) else moved(units, _NO_UNIT)
+        shifts, factors = each(lambda logs: logs.shifts), each(lambda logs: logs.factors)
+        self.keep(result, LogTerms(rest=rest, shifts=shifts, unit=unit, factors=factors))
 
     def _residue(self, x: Tensor, of: Tensor) -> Residue:
         return Residue(_viewed(x, of), self.run.tag(x).degree, self.run.arithmetic)
@@ -135,6 +181,10 @@ class LogStore:
 
 def _viewed(x: Tensor, like: Tensor) -> Tensor:
     return x.as_strided(like.size(), like.stride(), like.storage_offset())
+
+
+def _elements_in_storage(x: Tensor) -> int:
+    return x.untyped_storage().nbytes() // x.element_size()
 
 
 def _joined(degrees: list[Degree | None]) -> Degree | None:

@@ -46,10 +46,11 @@ class LogTensors:
     rest: Degree | None
     shifts: tuple[Tensor, ...]
     unit: Tensor | None
+    factors: tuple[Tensor, ...]
 
     def each(self) -> tuple[Tensor, ...]:
         """The tensors among them."""
-        return self.shifts if self.unit is None else (*self.shifts, self.unit)
+        return (*self.shifts, *self.factors, *(() if self.unit is None else (self.unit,)))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

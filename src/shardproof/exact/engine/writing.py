@@ -66,7 +66,8 @@ class Writing:
         if not op._schema.arguments[0].is_write or target.dtype != torch.float64 or not covers_storage(target):
             return False
         tag = self.run.tag(target)
-        if any(self.run.tag(x).void or self.run.tag(x).pieces is not None for x in tensors_in(args)):
+        tags = [self.run.tag(x) for x in tensors_in(args)]
+        if any(tag.void or tag.pieces is not None or tag.logs is not None for tag in tags):
             return False
         return is_large(target.numel(), target.device) and not tag.real and not tag.symbols
 
@@ -76,6 +77,8 @@ class Writing:
             self._store_complex(target, value)
             return
         new = self.run.tag(value)
+        if not target.numel():
+            return
         if not target.is_floating_point():
             known = self.constants.value_of(value) if value.is_floating_point() else value
             if known is None:
@@ -99,7 +102,7 @@ class Writing:
         if numbers is not None and not tag.real and (whole or old.value is not None):
             tag = replace(tag, value=self._numbers_after(target, numbers, old))
         self.run.set(target, tag)
-        self.logs.keep(target, self.logs.of(value))
+        self.logs.write(target, value, old)
 
     def _store_complex(self, target: Tensor, value: Tensor) -> None:
         """Both parts, where the target has them."""

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import torch
+
 from shardproof.exact.algebra.residue import Residue
-from shardproof.exact.rules.log_terms import negative_terms, scaled_terms, sum_of_terms
+from shardproof.exact.rules.log_terms import negative_terms, product_of_terms, sum_of_terms
 from shardproof.exact.rules.registry import are_linear, formula
 from shardproof.exact.rules.symbols import add_symbols, multiply_symbols, subtract_from_symbols
 
@@ -20,8 +22,8 @@ def add(m: Arithmetic, x: Residue, y: Operand, alpha: float = 1, *, symbols: boo
         return add_symbols(m, x, y, alpha)
     if isinstance(y, Residue):
         found = x.plus(y, times=m.constant(alpha))
-        return sum_of_terms(x, y if alpha == 1 else scaled_terms(y, alpha, y.scaled(alpha)), found)
-    return sum_of_terms(x, 0, x + (y if alpha == 1 else m.constant(y) * m.constant(alpha)))
+        return sum_of_terms(x, y if alpha == 1 else product_of_terms(y, alpha, y.scaled(alpha)), found)
+    return sum_of_terms(x, y, x + (y if alpha == 1 else m.constant(y) * m.constant(alpha)))
 
 
 @formula("sub.Tensor", "sub.Scalar", symbols=True, elementwise=True)
@@ -31,14 +33,14 @@ def subtract(m: Arithmetic, x: Residue, y: Operand, alpha: float = 1, *, symbols
         return subtract_from_symbols(m, x, y, alpha)
     if isinstance(y, Residue):
         found = x.plus(y, times=-m.constant(alpha))
-        return sum_of_terms(x, y if alpha == 1 else scaled_terms(y, alpha, y.scaled(alpha)), found, minus=True)
-    return sum_of_terms(x, 0, x - (y if alpha == 1 else m.constant(y) * m.constant(alpha)))
+        return sum_of_terms(x, y if alpha == 1 else product_of_terms(y, alpha, y.scaled(alpha)), found, minus=True)
+    return sum_of_terms(x, y, x - (y if alpha == 1 else m.constant(y) * m.constant(alpha)))
 
 
 @formula("rsub.Tensor", "rsub.Scalar", elementwise=True)
 def subtract_from(m: Arithmetic, x: Residue, y: Operand, alpha: float = 1) -> Residue:
     """Y - alpha * x."""
-    times = x if alpha == 1 else scaled_terms(x, alpha, x.scaled(alpha))
+    times = x if alpha == 1 else product_of_terms(x, alpha, x.scaled(alpha))
     if isinstance(y, Residue):
         return sum_of_terms(y, times, y.plus(x, times=-m.constant(alpha)), minus=True)
     negative = negative_terms(times, -times)
@@ -55,13 +57,13 @@ def multiply(m: Arithmetic, x: Operand, y: Operand, *, symbols: bool) -> Residue
         return multiply_symbols(m, x, y)
     if x.is_same(y):
         return x.square()
-    return scaled_terms(x, y, x * y)
+    return product_of_terms(x, y, x * y)
 
 
 @formula("div.Tensor", "div.Scalar", elementwise=True)
 def divide(_m: Arithmetic, x: Residue, y: Operand) -> Residue:
     """X / y."""
-    return scaled_terms(x, y, x / y, divided=True)
+    return product_of_terms(x, y, x / y, divided=True)
 
 
 @formula("neg.default", elementwise=True)
@@ -73,7 +75,7 @@ def negate(_m: Arithmetic, x: Residue) -> Residue:
 @formula("reciprocal.default", elementwise=True)
 def reciprocal(_m: Arithmetic, x: Residue) -> Residue:
     """1/x."""
-    return x.inverse()
+    return product_of_terms(x.of.residue(torch.ones_like(x.tensor)), x, x.inverse(), divided=True)
 
 
 @formula("square.default", elementwise=True)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from shardproof.exact.algebra.residue import Residue, Threshold
-from shardproof.exact.rules.log_terms import negative_terms, scaled_terms
+from shardproof.exact.rules.log_terms import negative_terms, product_of_terms, sum_of_terms
 from shardproof.exact.rules.pieces import piecewise, single
 from shardproof.exact.rules.registry import are_of_exp, formula
 from shardproof.exact.rules.symbols import with_limit
@@ -30,7 +30,7 @@ def exponential_of_two(m: Arithmetic, x: Residue, *, symbols: bool = False) -> R
     """E(x * log(2)), as 2**x; 0 of a mask's symbols."""
 
     def values(x: Residue) -> Residue:
-        return scaled_terms(x, log(2), x * log(2)).exp()
+        return product_of_terms(x, log(2), x * log(2)).exp()
 
     return with_limit(m, x, values, limit=0.0) if symbols else values(x)
 
@@ -61,7 +61,7 @@ def logarithm_to_ten(_m: Arithmetic, x: Residue) -> Residue:
 
 def _logarithm_to(x: Residue, log_of_base: float) -> Residue:
     found = x.log()
-    return scaled_terms(found, log_of_base, found / log_of_base, divided=True)
+    return product_of_terms(found, log_of_base, found / log_of_base, divided=True)
 
 
 @formula("log1p.default", elementwise=True)
@@ -195,7 +195,7 @@ def mish_backward(m: Arithmetic, grad: Residue, x: Residue) -> Residue:
 
 
 def _exp_of_negative(x: Residue) -> Residue:
-    return x.exp().inverse() if x.logs is not None else (-x).exp()
+    return x.exp().inverse() if x.has_log_terms else (-x).exp()
 
 
 @formula("log_sigmoid_forward.default")
@@ -236,7 +236,8 @@ def _between(eps: float) -> tuple[Threshold, Threshold]:
 @formula("logaddexp.default")
 def log_add_exp(_m: Arithmetic, x: Residue, y: Residue) -> Residue:
     """log(E(x) + E(y))."""
-    return (x.exp() + y.exp()).log()
+    exps = x.exp(), y.exp()
+    return sum_of_terms(*exps, exps[0] + exps[1]).log()
 
 
 @formula("xlogy.Tensor")

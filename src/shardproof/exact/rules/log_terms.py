@@ -1,10 +1,10 @@
-"""Sums whose exponentials are products, see `LogTerms`: exp keeps its law where programs rely on it.
+"""Laws of exp and log that programs rely on, see `LogTerms`.
 
 A maximum is a *shift*: what is subtracted from logits before exp, and cancels afterwards. log(u) has the *unit* u. So
 
-    E(x - m) = E(x) / E(m)         m a maximum: another one gives another factor, which cancels in a quotient
-    m + log(sum(E(x - m)))         is log(sum(E(x))), whatever m is: what is known is E, not m
-    log(u) - log(v) = log(u / v),  E(log(u) - log(v)) = u / v
+    E(x - m) = E(x) / E(m)                 m a maximum; the result knows the *factor* E(-m), and so does a sum of such
+    log(sum(E(x - m))) = L(sum(E(x))) - m  whatever m is: m is added, or subtracted from another logit, as a number
+    log(u) - log(v) = L(u / v),            and E of it is u / v
 
 and a sum with anything else stays that sum: x - log(z) is x less the stand-in for log(z). Of E(x + y), neither of them
 a maximum or a logarithm, nothing is known: E(x + y) is not E(x) E(y) here. docs/exact.md, "exp and log".
@@ -15,17 +15,21 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
+import torch
+
 from shardproof.exact.algebra.degree import CONSTANT
 from shardproof.exact.algebra.residue import LogTerms, Residue
 
 if TYPE_CHECKING:
-    import torch
+    from collections.abc import Sequence
+
+    from torch import Tensor
 
     from shardproof.exact.algebra.degree import Degree
     from shardproof.exact.algebra.residue import Operand
 
-# A sum of more maxima than these is an ordinary number.
-_MOST_SHIFTS: Final = 4
+# A sum of more maxima than these is an ordinary number, as is a product with more factors.
+_MOST: Final = 4
 
 
 def as_shift(maximum: Residue) -> Residue:
@@ -36,33 +40,31 @@ def as_shift(maximum: Residue) -> Residue:
     return replace(bare, logs=LogTerms(rest=None, shifts=(shift,)))
 
 
+# Sums -----------------------------------------------------------------------------------------------------------------
+
+
 def sum_of_terms(x: Residue, y: Operand, found: Residue, *, minus: bool = False) -> Residue:
     """X + y or x - y, which is `found` as an ordinary sum, with the log terms of both.
 
     Symbols of masks are zeros in all three.
     """
-    of_y = y.logs if isinstance(y, Residue) else None
-    if x.logs is None and of_y is None:
-        return found
-    a, b = _terms(x), _terms(y)
+    a, b = terms_of(x), terms_of(y)
     shape = found.shape
-    shifts = (*a.shifts, *(-shift if minus else shift for shift in b.shifts))
+    factors = _of_either(x, y, shape) if a.factors or b.factors else ()
+    shifts = _cancelled([*a.shifts, *(-shift if minus else shift for shift in b.shifts)], shape)
+    if len(shifts) > _MOST or not (a.is_sum or b.is_sum):
+        return _knowing(found, LogTerms(rest=found.degree, factors=factors))
     rest = _sum_of_rests(a.rest, b.rest)
-    units = [unit for unit in (a.unit, b.unit) if unit is not None]
-    if not units:
-        if len(shifts) > _MOST_SHIFTS:
-            return found
-        return replace(found, logs=LogTerms(rest=rest, shifts=tuple(_expanded(h, shape) for h in shifts)))
     unit = a.unit
     if b.unit is not None:
-        factor = b.unit.inverse() if minus else b.unit
-        unit = factor if unit is None else unit * factor
-    assert unit is not None
-    if shifts or len(units) > 1:
-        for shift in shifts:
-            unit = unit * shift.exp()
-        found = _merged(x, y, unit, rest, minus=minus)
-    return replace(found, logs=LogTerms(rest=rest, unit=_expanded(unit, shape)))
+        other = b.unit.inverse() if minus else b.unit
+        unit = other if unit is None else unit * other
+    if a.unit is not None and b.unit is not None:
+        assert unit is not None
+        assert isinstance(y, Residue)
+        found = _merged((x.rest(), -y.rest() if minus else y.rest()), shifts, unit, rest)
+    unit = None if unit is None else _expanded(unit, shape)
+    return _knowing(found, LogTerms(rest=rest, shifts=tuple(shifts), unit=unit, factors=factors))
 
 
 def negative_terms(x: Residue, found: Residue) -> Residue:
@@ -73,34 +75,114 @@ def negative_terms(x: Residue, found: Residue) -> Residue:
     return replace(found, logs=replace(x.logs, shifts=tuple(-shift for shift in x.logs.shifts), unit=unit))
 
 
-def scaled_terms(x: Residue, factor: Operand, found: Residue, *, divided: bool = False) -> Residue:
-    """X * factor or x / factor, which is `found`, with log terms where the factor is one number."""
-    if x.logs is None or (isinstance(factor, Residue) and (factor.ndim > 0 or factor.value is None)):
-        return found
+def _merged(rests: tuple[Residue, Residue], shifts: Sequence[Residue], unit: Residue, rest: Degree | None) -> Residue:
+    """The sum of both rests, the shifts and one logarithm, for the units of both."""
+    found = replace(unit.log(), logs=None)
+    if rest is not None:
+        found = replace(rests[0] + rests[1], degree=rest) + found
+    for shift in shifts:
+        found = found + shift
+    return found
 
+
+# Products -------------------------------------------------------------------------------------------------------------
+
+
+def product_of_terms(x: Residue, y: Operand, found: Residue, *, divided: bool = False) -> Residue:
+    """X * y or x / y, which is `found`, with the factors of both; with log terms where y is one number."""
+    a, b = terms_of(x), terms_of(y)
+    factors = _cancelled([*a.factors, *(-factor if divided else factor for factor in b.factors)], found.shape)
+    logs = LogTerms(rest=found.degree)
+    if a.is_sum and (not isinstance(y, Residue) or (y.ndim == 0 and y.value is not None)):
+        logs = _scaled(a, y, divided=divided)
+    return _knowing(found, replace(logs, factors=tuple(factors)))
+
+
+def _scaled(logs: LogTerms, number: Operand, *, divided: bool) -> LogTerms:
     def scaled(term: Residue) -> Residue:
-        return term / factor if divided else term * factor
+        return term / number if divided else term * number
 
-    unit = x.logs.unit
+    unit = logs.unit
     if unit is not None:
         unit = scaled(replace(unit.log(), logs=None)).exp()
-    return replace(found, logs=replace(x.logs, shifts=tuple(scaled(shift) for shift in x.logs.shifts), unit=unit))
+    return replace(logs, shifts=tuple(scaled(shift) for shift in logs.shifts), unit=unit)
 
 
-def _merged(x: Residue, y: Operand, unit: Residue, rest: Degree | None, *, minus: bool) -> Residue:
-    """What x and y are less their log terms, and one logarithm for all of their units and shifts."""
-    logarithm = replace(unit.log(), logs=None)
-    if rest is None:
-        return logarithm
-    other = y.rest() if isinstance(y, Residue) else y
-    both = x.rest() - other if minus else x.rest() + other
-    return replace(both, logs=None) + logarithm
+def summed_terms(x: Residue, dims: Sequence[int] | int | None, found: Residue, *, keepdim: bool) -> Residue:
+    """The sum of x over dims (none of them: all), which is `found`, with the factors that are the same all along."""
+    factors = terms_of(x).factors
+    if not factors or x.ndim == 0 or x.numel() == 0:
+        return found
+    over = [dims] if isinstance(dims, int) else list(dims or range(x.ndim))
+    unused = x.tensor == 0
+    kept: list[Residue] = []
+    for factor in factors:
+        largest = factor.tensor.masked_fill(unused, -torch.inf).amax(over, keepdim=keepdim)
+        least = factor.tensor.masked_fill(unused, torch.inf).amin(over, keepdim=keepdim)
+        empty = largest == -torch.inf
+        if not bool((empty | (largest == least)).all()):
+            return found
+        kept.append(factor.of.residue(largest.masked_fill(empty, 0.0), factor.degree))
+    return _knowing(found, LogTerms(rest=found.degree, factors=tuple(kept)))
 
 
-def _terms(x: Operand) -> LogTerms:
+def _of_either(x: Residue, y: Operand, shape: torch.Size) -> tuple[Residue, ...]:
+    """The factors of a sum: those that each of the two has where it is not zero; none if they are not the same."""
+    if not isinstance(y, Residue):
+        return terms_of(x).factors if y == 0 else ()
+    used = x.tensor.expand(shape) != 0, y.tensor.expand(shape) != 0
+    not_both = ~(used[0] & used[1])
+    found, left = [], [_expanded(factor, shape) for factor in terms_of(y).factors]
+    for factor in (_expanded(factor, shape) for factor in terms_of(x).factors):
+        there = factor.masked(used[0])
+        same = next((other for other in left if _is_same(factor.tensor, other.tensor, not_both)), None)
+        if same is not None:
+            left = [other for other in left if other is not same]
+            there = Residue(torch.where(used[0], there.tensor, same.tensor), there.degree | same.degree, there.of)
+        elif not _is_zero(factor.tensor, not_both):
+            return ()
+        found.append(there)
+    if not all(_is_zero(factor.tensor, not_both) for factor in left):
+        return ()
+    return (*found, *(factor.masked(used[1]) for factor in left))
+
+
+def _knowing(found: Residue, logs: LogTerms) -> Residue:
+    if len(logs.factors) > _MOST:
+        logs = replace(logs, factors=())
+    return replace(found, logs=logs) if logs.is_sum or logs.factors else found
+
+
+# Both -----------------------------------------------------------------------------------------------------------------
+
+
+def terms_of(x: Operand) -> LogTerms:
+    """What is known of an operand."""
     if not isinstance(x, Residue):
         return LogTerms(rest=CONSTANT)
     return LogTerms(rest=x.degree) if x.logs is None else x.logs
+
+
+def _cancelled(terms: Sequence[Residue], shape: torch.Size) -> list[Residue]:
+    """Those that are left of a sum where one is the negative of another, or zero."""
+    left: list[Residue] = []
+    for term in (_expanded(term, shape) for term in terms):
+        opposite = next((other for other in left if _is_same(other.tensor, -term.tensor)), None)
+        if opposite is not None:
+            left = [other for other in left if other is not opposite]
+        elif not _is_zero(term.tensor):
+            left.append(term)
+    return left
+
+
+def _is_same(x: Tensor, y: Tensor, passed_over: Tensor | None = None) -> bool:
+    """Whether all elements are equal, but for void ones and those that are passed over."""
+    same = (x == y) | x.isnan() | y.isnan()
+    return bool((same if passed_over is None else same | passed_over).all())
+
+
+def _is_zero(x: Tensor, passed_over: Tensor | None = None) -> bool:
+    return _is_same(x, torch.zeros_like(x), passed_over)
 
 
 def _sum_of_rests(a: Degree | None, b: Degree | None) -> Degree | None:

@@ -13,7 +13,7 @@ from shardproof.exact.algebra.lift import LOWEST
 from shardproof.exact.rules.piecewise import absolute, sign
 from shardproof.exact.rules.powers import power, vector_norm
 from shardproof.exact.rules.registry import formula
-from shardproof.exact.rules.softmax import exponentials
+from shardproof.exact.rules.softmax import exponentials, log_of_sum
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -80,7 +80,7 @@ def log_sum_exp(
     over = [dims] if isinstance(dims, int) else list(dims)
     over = sorted({d % x.ndim for d in over or range(x.ndim)})
     exp = exponentials(m, x, over, symbols=symbols)
-    found = exp.sum(over, keepdim=keepdim).log()
+    found = log_of_sum(exp, over, keepdim=keepdim)
     if not symbols:
         return found
     lowest = x.tensor.amax(over, keepdim=keepdim) < -m.field.half

@@ -5,6 +5,7 @@ from __future__ import annotations
 from math import prod
 from typing import TYPE_CHECKING, Any
 
+from shardproof.exact.rules.log_terms import summed_terms
 from shardproof.exact.rules.registry import formula, sums
 
 if TYPE_CHECKING:
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 def sum_all(_m: Arithmetic, x: Residue, *, dtype: torch.dtype | None = None) -> Residue:
     """Over everything."""
     del dtype
-    return x.sum()
+    return summed_terms(x, None, x.sum(), keepdim=False)
 
 
 @formula("sum.dim_IntList")
@@ -29,14 +30,14 @@ def sum_dims(
 ) -> Residue:
     """Over some dims."""
     del dtype
-    return x.sum(dims, keepdim=keepdim)
+    return summed_terms(x, dims, x.sum(dims, keepdim=keepdim), keepdim=keepdim)
 
 
 @formula("mean.default")
 def mean_all(_m: Arithmetic, x: Residue, *, dtype: torch.dtype | None = None) -> Residue:
     """The sum times the inverse of the count."""
     del dtype
-    return x.mean()
+    return summed_terms(x, None, x.mean(), keepdim=False)
 
 
 @formula("mean.dim")
@@ -45,7 +46,7 @@ def mean_dims(
 ) -> Residue:
     """The sum times the inverse of the count."""
     del dtype
-    return x.mean(dims, keepdim=keepdim)
+    return summed_terms(x, dims, x.mean(dims, keepdim=keepdim), keepdim=keepdim)
 
 
 def variance(x: Residue, dims: Sequence[int] | None, correction: float, *, keepdim: bool) -> tuple[Residue, Residue]:

@@ -11,13 +11,11 @@ from shardproof.exact.algebra.blockwise import by_rows
 from shardproof.exact.algebra.lift import LOWEST, NEGATIVE_INFINITY
 from shardproof.exact.algebra.residue import Residue
 from shardproof.exact.errors import NotANumberError
-from shardproof.exact.rules.log_terms import sum_of_terms
+from shardproof.exact.rules.log_terms import sum_of_terms, summed_terms
 from shardproof.exact.rules.registry import formula
 from shardproof.exact.rules.symbols import subtract_from_symbols, with_limit
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from torch import Tensor
 
     from shardproof.exact.algebra.residue import Arithmetic
@@ -35,20 +33,17 @@ def exponentials(m: Arithmetic, x: Residue, dim: int | list[int] = -1, *, symbol
     masked = x.tensor < -m.field.half
     exp = x.masked(~masked).exp()
     found = exp.tensor.masked_fill(masked, 0.0).masked_fill_(_uniform(m, x.tensor, dim), 1.0)
-    return Residue(found, exp.degree, m)
+    return replace(exp, tensor=found)
+
+
+def log_of_sum(exp: Residue, dims: int | list[int], *, keepdim: bool) -> Residue:
+    """log(sum(exp))."""
+    return summed_terms(exp, dims, exp.sum(dims, keepdim=keepdim), keepdim=keepdim).log()
 
 
 def _uniform(m: Arithmetic, x: Tensor, dim: int | list[int]) -> Tensor:
     """The elements of rows of nothing but symbols that are finfo.min: they count as equal numbers."""
     return (x.amax(dim, keepdim=True) < -m.field.half) & (x == LOWEST)
-
-
-def _by_rows(function: Callable[..., tuple[Residue, ...]], dim: int, x: Residue, *, symbols: bool) -> Residue:
-    """Function(E(x)) along the rows of a dim."""
-    if x.logs is not None:
-        exp = exponentials(x.of, x, dim, symbols=symbols)
-        return by_rows(function, dim, exp)[0]
-    return by_rows(lambda x: function(exponentials(x.of, x, symbols=symbols)), dim, x)[0]
 
 
 @formula("_softmax.default", "_safe_softmax.default", symbols=True)
@@ -62,7 +57,9 @@ def softmax(
     def rows(exp: Residue) -> tuple[Residue]:
         return (exp * exp.sum(-1, keepdim=True).inverse(),)
 
-    return _by_rows(rows, dim, x, symbols=symbols)
+    if x.has_log_terms:
+        return by_rows(rows, dim, exponentials(m, x, dim, symbols=symbols))[0]
+    return by_rows(lambda x: rows(exponentials(m, x, symbols=symbols)), dim, x)[0]
 
 
 @formula("_log_softmax.default", symbols=True)
@@ -71,10 +68,10 @@ def log_softmax(m: Arithmetic, x: Residue, dim: int, _half_to_float: Any = None,
     if x.ndim == 0:
         return Residue(torch.zeros_like(x.tensor), x.degree, m)
 
-    def rows(exp: Residue) -> tuple[Residue]:
-        return (exp.sum(-1, keepdim=True),)
-
-    total = _by_rows(rows, dim, x, symbols=symbols).log()
+    if x.has_log_terms:
+        total = log_of_sum(exponentials(m, x, dim, symbols=symbols), dim, keepdim=True)
+    else:
+        total = by_rows(lambda x: (exponentials(m, x, symbols=symbols).sum(-1, keepdim=True),), dim, x)[0].log()
     if not symbols:
         return sum_of_terms(x, total, x - total, minus=True)
     found = subtract_from_symbols(m, x, total, 1)

@@ -16,7 +16,7 @@ from torch import Tensor
 from shardproof.exact.algebra.lift import LOWEST, NEGATIVE_INFINITY, is_symbol
 from shardproof.exact.algebra.residue import Residue
 from shardproof.exact.errors import NotANumberError, SymbolError
-from shardproof.exact.rules.log_terms import negative_terms, scaled_terms, sum_of_terms
+from shardproof.exact.rules.log_terms import negative_terms, product_of_terms, sum_of_terms
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -68,7 +68,7 @@ def multiply_symbols(m: Arithmetic, x: Residue, y: Operand) -> Residue:
         if bool((here & (factors == 0) & (symbol == NEGATIVE_INFINITY)).any()):
             raise NotANumberError("0 * -inf is NaN: a mask is multiplied into -inf; add it, or use where")
         symbols = torch.where(here & (factors == 1), symbol.expand(symbols.shape), symbols)
-    product = scaled_terms(a, b, product)
+    product = product_of_terms(a, b, product)
     return replace(product, tensor=torch.where(symbols != 0, symbols, product.tensor))
 
 
@@ -76,4 +76,5 @@ def with_limit(m: Arithmetic, x: Residue, function: Callable[[Residue], Residue]
     """function(x), and its limit at minus infinity where x is a symbol."""
     symbol = x.tensor < -m.field.half
     found = function(x.masked(~symbol))
-    return m.residue(torch.where(symbol, limit, found.tensor), found.degree)
+    limited = m.residue(torch.where(symbol, limit, found.tensor), found.degree)
+    return replace(limited, logs=found.logs) if limit == 0 else limited
