@@ -37,6 +37,7 @@ TESTED_ELSEWHERE = {
     "worlds/world.py": "a Protocol without code; `worlds/test_make.py` makes each kind",
     "worlds/early_access.py": "a value without logic; `worlds/test_in_flight.py` reads it",
     "exact/algebra/cut.py": "a value without logic; `exact/rules/test_cut.py` reads it",
+    "exact/engine/c10d.py": "PyTorch's bindings by name; `exact/engine/test_collectives.py` calls each",
     "exact/algebra/no_bound.py": "values without logic; `exact/algebra/test_degree.py` makes each",
     "report/page/description.py": "values without logic; `report/page/test_describe.py` reads them",
     "byhand/step.py": "values without logic; `byhand/test_one_device.py` reads them",

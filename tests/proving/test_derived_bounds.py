@@ -122,8 +122,7 @@ def test_a_wide_cross_entropy_in_one_op_has_none_and_says_so(monkeypatch):
     monkeypatch.setattr(functions, "_is_over_classes", lambda *_: False)
     proof = prove(wide_step(30_000), parallelize=by({"up": Column(), "down": Row()}), devices=2)
     reasons = {finding.key.phase: finding.unbounded.reason for finding in unbounded(proof)}
-    assert reasons[Phase.LOSS] is NoBound.SOFTMAX
-    assert reasons[Phase.UPDATE] is NoBound.SOFTMAX
+    assert reasons == {Phase.LOSS: NoBound.SOFTMAX}  # the logarithm of the sum; its slope has a bound
 
 
 class Routed(nn.Module):

@@ -245,12 +245,30 @@ def wide_softmax(d: Inputs, bug: bool) -> Tensor:
     return x.softmax(1)[:, 1]
 
 
+def merged_element(d: Inputs, bug: bool) -> Tensor:
+    """Two blocks' log-sum-exps, merged; one logit is another."""
+    x = d("x", 4)
+    first = torch.cat([d("y", 1), x[:, 1:2]], 1) if bug else x[:, :2]
+    a, b = (d.divide(block.exp().sum(1)).log() for block in (first, x[:, 2:]))
+    d.divide(first.exp().sum(1) + x[:, 2:].exp().sum(1))
+    return torch.logaddexp(a, b)
+
+
+def merged_weights(d: Inputs, bug: bool) -> Tensor:
+    """Two blocks' results, merged by the wrong one's weight."""
+    x = d("x", 6)
+    a, b = (d.divide(block.exp().sum(1)).log() for block in x.split(3, 1))
+    d.divide(x.exp().sum(1))
+    weight = torch.sigmoid(a - b if bug else b - a)
+    return d("o") - weight * (d("o") - d("p"))
+
+
 PROGRAMS: tuple[Callable[[Inputs, bool], Tensor], ...] = (
     *(scale, index, transposed, dropped, relu_scale, relu_element, relu_slope, clamp_norm),
     *(masked, threshold, huber_slope),
     *(gelu_scale, gelu_constant, gelu_tanh_slope),
     *(softmax_scale, softmax_element, cross_entropy, sigmoid_sign, exp_of_sum, log_scale, sqrt_dropped, layer_norm),
-    *(odd_even, largest, gathered, other_maximum, wide_softmax),
+    *(odd_even, largest, gathered, other_maximum, wide_softmax, merged_element, merged_weights),
 )
 
 

@@ -127,10 +127,3 @@ def test_products_and_sums_of_masks_are_refused_on_every_rank(calls):
         assert "PRODUCT" in product
         assert "SUM, AVG, MAX and MIN have" in product
         assert masks.startswith("SymbolError")
-
-
-def test_log_sums_are_merged_over_ranks():
-    wrong = {"sum, own maximum", "scattered sum, own maximum", "gathered sums, no rescale"}
-    for found in SpawnedWorld(size=2, timeout=TIMEOUT).run(ranks.merge_log_sums):
-        right = found.pop("one device")
-        assert {name for name, digits in found.items() if not torch.equal(digits, right)} == wrong

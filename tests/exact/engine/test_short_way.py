@@ -67,6 +67,9 @@ def known(tag):
             found[name] = value.tolist()
         elif name == "pieces" and value is not None:
             found[name] = (value.thresholds, value.of_exp, [x.tolist() for x in value.each()])
+        elif name == "logs" and value is not None:
+            kinds = (value.shifts, value.factors, [] if value.unit is None else [value.unit])
+            found[name] = (value.rest, [[x.tolist() for x in kind] for kind in kinds])
         elif value is not None and value is not False:
             found[name] = value
     return found
@@ -128,6 +131,8 @@ FUNCTIONS = {
     "a stack of norms": lambda x: torch.stack([x.norm(), x.norm()]).norm(),
     "log-softmax": lambda x: x.log_softmax(-1).exp(),
     "logarithm": lambda x: x.exp().log().exp(),
+    "less the maximum": lambda x: (x - x.amax(-1, keepdim=True)).exp_().sum(-1).log_() + x.amax(-1),
+    "parts of log-softmaxes": lambda x: x.log_softmax(-1).clone()[1:].mul_(2).exp(),
     "pieces": lambda x: (F.relu(x) * 2 + 1).clamp(max=3).t().reshape(-1),
     "overwritten": lambda x: (x * x).copy_(x * 2).add_(x),
     "several results": lambda x: torch.cat([*x.split(1), torch.var_mean(x, 0)[0].unsqueeze(0)]),

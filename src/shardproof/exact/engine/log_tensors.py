@@ -86,6 +86,7 @@ class LogStore:
                 there = torch.full((_elements_in_storage(target),), missing, dtype=torch.float64, device=target.device)
             else:
                 degree |= self.run.tag(there).degree
+                there = there.clone()
             view = _viewed(there, target)
             view.fill_(missing) if value is None else view.copy_(value.tensor)
             self.run.tags.set(there, Tag(degree=degree, void=bool(there.isnan().any())))
