@@ -154,6 +154,9 @@ def with_a_method(model: nn.Module, mesh: DeviceMesh) -> nn.Module:
 
 MODELS = (WrittenByIndex, PartlyWritten, InAList, SharedLayer, AScalar, AScaleOfFeatures)
 
+# AdamW counts a scalar's steps in a state of no dims: a constant, which probes nothing.
+ALLOWED = {(AScalar, "AdamW"): ("VACUOUS optimizer state temperature/step",)}
+
 
 def configurations() -> Iterator[Configuration]:
     """Each at 2 and 4 ranks."""
@@ -161,7 +164,9 @@ def configurations() -> Iterator[Configuration]:
     for model, devices in itertools.product(MODELS, (2, 4)):
         optimizer = next(optimizers)
         step = two_layer_step(model, optimizer=MORE_OPTIMIZERS[optimizer])
-        yield sharded(f"odd state: {model.__name__}, {optimizer}", step, with_summed_scale, devices)
+        words = f"odd state: {model.__name__}, {optimizer}"
+        allow = ALLOWED.get((model, optimizer), ())
+        yield sharded(words, step, with_summed_scale, devices, allow=allow)
     for devices in (2, 4):
         step = two_layer_step(WithExtraState, optimizer=MORE_OPTIMIZERS[next(optimizers)])
         yield sharded("odd state: WithExtraState", step, by_modules, devices)
