@@ -26,6 +26,7 @@ from torch.utils.weak import WeakIdKeyDictionary
 from shardproof.exact.engine.dropout import written_out_attention
 from shardproof.exact.engine.function_bodies import body_of
 from shardproof.proving.records import Phase
+from shardproof.proving.running.context_parallel import let_ring_run
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
 # A softmax of more elements is taken apart: up to here one segment has a chance of at most 12 * 256 / 2**21.
 NARROW: Final = 256
 
+_ATTENTION: Final = F.scaled_dot_product_attention  # context parallelism replaces it in its module
 _SOFTMAX: Final = frozenset({F.softmax, torch.softmax, Tensor.softmax})
 _CROSS_ENTROPY: Final = torch._C._nn.cross_entropy_loss  # noqa: SLF001 - F.cross_entropy calls it
 _SUBTRACTIONS: Final = frozenset(
@@ -76,11 +78,13 @@ class FunctionsRecorded(TorchFunctionMode):
             with self:
                 return body(*args, **kwargs)
         exact = self._recorder.exact
+        if func is _ATTENTION and args:
+            let_ring_run(args[0])
         if func in _SOFTMAX and args and isinstance(args[0], Tensor) and args[0].requires_grad:
             return self._softmax(func, args, kwargs)
         if exact is None:
             return func(*args, **kwargs)
-        if func is F.scaled_dot_product_attention and _may_take_apart(args[:3]):
+        if func is _ATTENTION and _may_take_apart(args[:3]):
             with self:
                 return written_out_attention(*args, **kwargs)
         if func is _CROSS_ENTROPY and _is_over_classes(*args):
