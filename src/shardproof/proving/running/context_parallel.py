@@ -18,9 +18,9 @@ if TYPE_CHECKING:
     from torch._ops import OpOverload
 
 _MODULE: Final = "torch.distributed.tensor.experimental._context_parallel._attention"
-_FORWARD: Final = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu.default
-_BACKWARD: Final = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward.default
-_ON_CUDA: Final = torch.ops.aten._scaled_dot_product_flash_attention.default
+_FORWARD: Final = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu.default  # noqa: SLF001
+_BACKWARD: Final = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward.default  # noqa: SLF001
+_ON_CUDA: Final = torch.ops.aten._scaled_dot_product_flash_attention.default  # noqa: SLF001
 _TOKENS: Final = 2  # the dim that is split, of [batch, heads, tokens, channels]
 
 
@@ -36,37 +36,37 @@ def let_ring_run(query: Any) -> None:
 
     if not isinstance(query, DTensor) or query.device.type != "cpu":
         return
-    handlers = DTensor._op_dispatcher._custom_op_handlers
+    handlers = DTensor._op_dispatcher._custom_op_handlers  # noqa: SLF001
     if _ON_CUDA in handlers:
         handlers.setdefault(_FORWARD, _forward)
         handlers.setdefault(_BACKWARD, _backward)
 
 
-def _forward(_op: OpOverload, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    given = _named(_FORWARD, args, kwargs)
+def _forward(op_call: OpOverload, args: tuple[object, ...], kwargs: dict[str, object]) -> Any:
+    given = _named(op_call, args, kwargs)
     query, mesh = given["query"], given["query"].device_mesh
-    found = _ring()._templated_ring_attention(
-        mesh.get_group(), _TOKENS, _FORWARD, **{name: _local(value) for name, value in given.items()}
+    found = _ring()._templated_ring_attention(  # noqa: SLF001
+        mesh.get_group(), _TOKENS, op_call, **{name: _local(value) for name, value in given.items()}
     )
     return tuple(_sharded_like(query, x) for x in found)
 
 
-def _backward(_op: OpOverload, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    given = _named(_BACKWARD, args, kwargs)
+def _backward(op_call: OpOverload, args: tuple[object, ...], kwargs: dict[str, object]) -> Any:
+    given = _named(op_call, args, kwargs)
     query, mesh = given["query"], given["query"].device_mesh
-    found = _ring()._templated_ring_attention_backward(
+    found = _ring()._templated_ring_attention_backward(  # noqa: SLF001
         mesh.get_group(),
         _TOKENS,
-        _BACKWARD,
+        op_call,
         grad_out_name="grad_out",
         **{name: _local(value) for name, value in given.items()},
     )
     return tuple(_sharded_like(query, x) for x in found)
 
 
-def _named(op: OpOverload, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
-    arguments = op._schema.arguments
-    given = {a.name: a.default_value for a in arguments if a.has_default_value()}
+def _named(op: OpOverload, args: tuple[object, ...], kwargs: dict[str, object]) -> dict[str, Any]:
+    arguments = op._schema.arguments  # noqa: SLF001
+    given: dict[str, Any] = {a.name: a.default_value for a in arguments if a.has_default_value()}
     given |= dict(zip((a.name for a in arguments), args, strict=False)) | kwargs
     if given.pop("attn_mask") is not None:
         raise CannotRunError(
