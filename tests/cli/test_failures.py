@@ -28,7 +28,7 @@ loaded = make_step(batch=(torch.tensor([[random_.random()] * 6]), torch.ones(1, 
 
 def sleeps(model, mesh):
     if mesh.get_local_rank() == 1:
-        time.sleep(12)
+        time.sleep(30)
     return parallelize(model, mesh)
 """
 
@@ -72,13 +72,13 @@ def test_a_step_that_is_not_the_same_twice_is_refused(run, step, said):
 def test_a_simulated_rank_that_hangs_is_given_up(run):
     begun = time.monotonic()
     assert_refused(run("step", "sleeps", "--timeout", "2"), "rank 1: has not come to its next collective for 2 s")
-    assert time.monotonic() - begun < 12
+    assert time.monotonic() - begun < 25  # it is not waited for
 
 
 @pytest.mark.processes
 @pytest.mark.slow
 def test_a_spawned_rank_that_hangs_is_given_up(run):
-    assert_refused(run("step", "hangs", "--spawn", "--timeout", "8"), "ranks 0, 1 made no progress for 8 s")
+    assert_refused(run("step", "hangs", "--spawn", "--timeout", "15"), "ranks 0, 1 made no progress for 15 s")
 
 
 @pytest.mark.processes
