@@ -45,7 +45,8 @@ def test_a_right_and_a_wrong_plan(monkeypatch):
     right = prove_case(Case(kind="qwen3"))
     assert (right.outcome, right.model, right.causes) == (Outcome.PROVED, "Qwen3ForCausalLM", ())
     monkeypatch.setattr(one_case, "PlanChange", lambda **more: one_case_change(drop=("*q_norm",), **more))
-    wrong = prove_case(Case(kind="qwen3"))
+    assert prove_case(Case(kind="qwen3")).suggested == {}  # nothing is searched for unasked
+    wrong = prove_case(Case(kind="qwen3", suggest=True))
     assert wrong.outcome is Outcome.WRONG
     (cause,) = wrong.causes
     assert cause.startswith(
@@ -53,7 +54,7 @@ def test_a_right_and_a_wrong_plan(monkeypatch):
     )
     assert cause.endswith("an all-reduce is missing")
     assert wrong.suggested == {"model.layers.*.self_attn.q_norm": "replicated_with_grad_allreduce"}
-    assert wrong.mended == Outcome.PROVED
+    assert (wrong.mended, wrong.tried) == (Outcome.PROVED, 1)
 
 
 @pytest.mark.slow

@@ -51,6 +51,12 @@ def test_what_is_wrong_has_its_cause_and_text_is_no_markup():
     assert "the entry `model.layers.*.act_fn: replicated_with_grad_allreduce`; the same proof with it: PROVED" in page
 
 
+def test_a_search_that_found_nothing_is_said_and_one_that_was_not_made_is_not():
+    searched = Result(case=Case(kind="odd", suggest=True), outcome=Outcome.WRONG, tried=24)
+    assert "  - no single entry found of 24 tried" in render_page([searched], [])
+    assert "no single entry" not in render_page(RESULTS, [])
+
+
 def test_the_page_says_with_what_it_was_made():
     assert "2 ranks, with torch 2.13.0, transformers 5.23.0" in render_page(RESULTS, [])
 

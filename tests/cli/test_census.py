@@ -57,6 +57,15 @@ def test_another_number_of_ranks_is_run_again(run, tmp_path):
     assert run("llama", "--output", path, "--devices", 4)[1] == [("llama", "default")]
 
 
+def test_a_wrong_plan_is_run_again_if_a_mend_is_asked_for(run, tmp_path):
+    path = tmp_path / "lines.jsonl"
+    run("llama", "qwen3", "--output", path, outcomes={"llama": Outcome.WRONG})
+    again = "llama", "qwen3", "--output", path, "--suggest"
+    assert run(*again, outcomes={"llama": Outcome.WRONG})[1] == [("llama", "default")]
+    assert read_results(path)[-1].case.suggest
+    assert run(*again)[1] == []
+
+
 def test_every_type_is_run_if_none_is_named_and_the_page_counts_them(run, tmp_path):
     path, page = tmp_path / "lines.jsonl", tmp_path / "page.md"
     code, ran, out, _ = run("--output", path, "--page", page, outcomes={"apertus": Outcome.WRONG})

@@ -35,6 +35,7 @@ class Certificate:
     primes: tuple = (11, 13)
     allow: tuple = ("VACUOUS *",)
     claims: tuple = ("a", "b", "c")
+    mended: object = None
 
 
 @dataclass

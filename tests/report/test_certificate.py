@@ -234,6 +234,35 @@ def test_a_crooked_field_is_exit_code_2(run, folder, changes, said):
     assert said in err
 
 
+def mended(content, **changes):
+    """A certificate within itself, as `--suggest` puts it there."""
+    return {"entries": {}, "tried": 1, "certificate": content | {"suggestion": None} | changes}
+
+
+@pytest.mark.parametrize(
+    ("suggestion", "said"),
+    [
+        (lambda _: [], "suggestion must be of type dict"),
+        (lambda inner: mended(inner) | {"entries": {"a": 1}}, "entries must be of type str"),
+        (lambda inner: mended(inner) | {"entries": {"a": "colwise"}}, "its suggestion is of another step"),
+        (lambda inner: mended(inner, suggestion=mended(inner)), "has a suggestion of its own"),
+        (lambda inner: mended(inner, ok=False), "contradicts itself"),
+        (lambda inner: mended(inner) | {"certificate": []}, "certificate must be of type dict"),
+        (
+            lambda inner: mended(inner, specification=inner["specification"] | {"step": "/etc/evil.py:step"}),
+            "outside the current folder",
+        ),
+    ],
+)
+def test_a_crooked_suggestion_is_exit_code_2(run, folder, suggestion, said):
+    path = folder / "right.json"
+    content = json.loads(path.read_text())
+    path.write_text(json.dumps(content | {"suggestion": suggestion(content)}))
+    code, out, err = run("check", "right.json")
+    assert (code, out) == (2, "")
+    assert said in err
+
+
 @pytest.mark.parametrize("text", ["", "[]", "{}", "[" * 100_000, '{"schema_version": NaN}', "\x80", "{'a': 1}"])
 def test_what_is_no_certificate_is_exit_code_2(run, folder, text):
     (folder / "bad.json").write_bytes(text.encode("latin-1"))

@@ -12,10 +12,16 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from shardproof.census.results import Outcome, Result
-from shardproof.census.suggestions import suggest_entries
 from shardproof.errors import CannotRunError
 from shardproof.exact.errors import ExactArithmeticError
-from shardproof.frameworks.transformers import OneDeviceError, OwnPlan, PlanChange, ShardedCrashError, tiny_step
+from shardproof.frameworks.transformers import (
+    OneDeviceError,
+    OwnPlan,
+    PlanChange,
+    ShardedCrashError,
+    find_mend,
+    tiny_step,
+)
 from shardproof.proving.findings import Verdict
 from shardproof.proving.prove import prove
 from shardproof.report.grouping import group_findings
@@ -23,7 +29,9 @@ from shardproof.report.json import installed_versions
 from shardproof.report.words import describe_cause
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
+
+    from torch import nn
 
     from shardproof.census.results import Case
     from shardproof.proving.findings import Finding, Proof
@@ -37,6 +45,7 @@ _WORST_FIRST = {
 }
 _MOST_CAUSES = 8
 _MOST_TEXT = 600
+_SUGGEST_SECONDS = 120.0  # of searching for entries that mend a plan, at most; a try that has begun ends
 
 
 def prove_case(case: Case) -> Result:
@@ -79,12 +88,20 @@ def _prove(step: Step, case: Case, *, numeric: bool = False, change: PlanChange 
 
 
 def _mend(step: Step, result: Result, proof: Proof) -> Result:
-    """The result of a wrong proof, with the entries that would mend it, and what the same proof says with them."""
-    entries = suggest_entries(proof.roots) if result.outcome is Outcome.WRONG else {}
-    if not entries:
+    """The result of a wrong proof, with entries that would mend it, and what the same proof says with them."""
+    case = result.case
+    if result.outcome is not Outcome.WRONG or not case.suggest:
         return result
-    mended = _describe(result.case, _prove(step, result.case, change=PlanChange(put=entries)))
-    return replace(result, suggested=entries, mended=str(mended.outcome))
+
+    def attempt(entries: Mapping[str, str]) -> Proof:
+        return _prove(step, case, change=PlanChange(put=entries))
+
+    def resolve(model: nn.Module, entries: Mapping[str, str]) -> Mapping[str, str]:
+        return OwnPlan(change=PlanChange(put=entries)).resolve(model, case.devices)
+
+    found = find_mend(proof, step, resolve, attempt, seconds=_SUGGEST_SECONDS)
+    mended = "" if found.proof is None else str(_describe(case, found.proof).outcome)
+    return replace(result, suggested=dict(found.entries), mended=mended, tried=found.tried)
 
 
 def _crashes_in_numbers(step: Step, case: Case) -> bool:

@@ -102,6 +102,8 @@ def _section(title: str, results: Sequence[Result]) -> Iterator[str]:
             yield f"  - {_escape(cause)}"
         for pattern, style in one.suggested.items():
             yield f"  - would be mended by the entry `{pattern}: {style}`; the same proof with it: {one.mended}"
+        if one.outcome is Outcome.WRONG and one.case.suggest and not one.suggested:
+            yield f"  - no single entry found of {one.tried} tried"
 
 
 def _escape(text: str) -> str:

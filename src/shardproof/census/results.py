@@ -49,6 +49,7 @@ class Case:
         devices: how many ranks.
         trials: of the proof.
         seed: of the proof.
+        suggest: whether entries that would mend a wrong plan are searched for.
     """
 
     kind: str
@@ -57,6 +58,7 @@ class Case:
     devices: int = 2
     trials: int = 1
     seed: int = 0
+    suggest: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,6 +74,7 @@ class Result:
         said: the error, where there was one.
         suggested: entries of the plan that would mend what is wrong, styles by pattern of module names.
         mended: what became of the proof with these entries; empty where there are none.
+        tried: how often the proof was made again to find them.
         seconds: how long it took.
         versions: of shardproof, torch and transformers.
     """
@@ -84,8 +87,14 @@ class Result:
     said: str = ""
     suggested: Mapping[str, str] = field(default_factory=dict)
     mended: str = ""
+    tried: int = 0
     seconds: float = 0.0
     versions: Mapping[str, str | None] = field(default_factory=dict)
+
+    @property
+    def suggestible(self) -> bool:
+        """Whether entries could be searched for that mend its plan."""
+        return self.outcome is Outcome.WRONG
 
 
 def write_line(result: Result) -> str:

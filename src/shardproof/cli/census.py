@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path  # noqa: TC003 - typer reads the annotations
 from typing import TYPE_CHECKING, Annotated
 
@@ -30,6 +31,10 @@ def census_command(
     page: Annotated[Path | None, typer.Option(help="Write a page in Markdown of all results.")] = None,
     variants: Annotated[
         bool, typer.Option("--variants", help="Also each optional feature of a configuration, turned over.")
+    ] = False,
+    suggest: Annotated[
+        bool,
+        typer.Option("--suggest", help="For each wrong plan, search for entries that mend it; prove it with them."),
     ] = False,
     again: Annotated[
         bool, typer.Option("--again", help="Run again what the file holds, if shardproof could not decide it.")
@@ -59,7 +64,8 @@ def census_command(
         )
     results = [] if output is None or not output.exists() else read_results(output)
     wanted = _list_cases(types or [], variants=variants, devices=devices, trials=trials, seed=seed)
-    done = {_key(one.case, one) for one in results if one.outcome.decided or not again}
+    wanted = [replace(case, suggest=suggest) for case in wanted]
+    done = {_key(one.case, one) for one in results if _is_enough(one, suggest=suggest, again=again)}
     cases = [case for case in wanted if _key(case) not in done]
     with _bar(len(cases)) as advance:
         for result in processes.run_cases(cases, processes.Limits(seconds=timeout, memory=memory, jobs=jobs)):
@@ -105,6 +111,12 @@ def _key(case: Case, result: Result | None = None) -> tuple[object, ...]:
     versions = installed_versions() if result is None or not result.versions else result.versions
     numbers = (case.devices, case.trials, case.seed)
     return case.kind, case.variant, *numbers, versions.get("torch"), versions.get("transformers")
+
+
+def _is_enough(result: Result, *, suggest: bool, again: bool) -> bool:
+    """Whether a result need not be made again."""
+    searched = result.case.suggest or not suggest or not result.suggestible
+    return searched and (result.outcome.decided or not again)
 
 
 def _summarize(counts: Counter[Outcome]) -> str:

@@ -12,6 +12,7 @@ from shardproof.cli.output import Exit, Format, check_writable, write_result
 from shardproof.cli.tracebacks import traceback_shown
 
 if TYPE_CHECKING:
+    from shardproof.proving.findings import Proof
     from shardproof.report.certificate import Certificate
 
 
@@ -46,24 +47,30 @@ def check_command(
         check_writable(output)
     read = read_certificate(certificate)
     notes = _list_changes(read)
-    load = read.specification.load
-    with traceback_shown(show_traceback), progress_shown() as tell:
+
+    def replay(one: Certificate) -> tuple[Proof, list[str]]:
+        load = one.specification.load
         target = load()
         proof = prove(
             target.step,
             parallelize=target.parallelize,
             candidate=target.candidate,
-            mesh=read.mesh,
-            data_axes=read.data_axes,
-            trials=len(read.primes),
-            allow=read.allow,
-            seed=read.specification.seed,
+            mesh=one.mesh,
+            data_axes=one.data_axes,
+            trials=len(one.primes),
+            allow=one.allow,
+            seed=one.specification.seed,
             spawn=spawn,
             timeout=timeout,
             reload=load,
             tell=tell,
         )
-    differences = compare_with(read, proof)
+        return proof, compare_with(one, proof)
+
+    with traceback_shown(show_traceback), progress_shown() as tell:
+        proof, differences = replay(read)
+        if read.mended is not None:
+            differences += [f"with the suggested entries, {told}" for told in replay(read.mended)[1]]
     if output_format is Format.json:
         content = {
             "schema_version": SCHEMA_VERSION,

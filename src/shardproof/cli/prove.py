@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path  # noqa: TC003 - typer reads the annotations
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -17,8 +17,15 @@ from shardproof.cli.prove_report import (
     name_subject,
     render_proof,
 )
+from shardproof.cli.prove_suggest import require_own_plan
+from shardproof.cli.prove_suggest import suggest as search_mend
 from shardproof.cli.tracebacks import traceback_shown
 from shardproof.errors import CannotRunError
+
+if TYPE_CHECKING:
+    from shardproof.frameworks.transformers import Suggestion
+    from shardproof.proving.findings import Proof
+    from shardproof.proving.running.target import ProofTarget
 
 # Shown below the options; an empty line between two keeps each on a line of its own.
 EXAMPLES = """Examples:
@@ -30,6 +37,8 @@ shardproof prove my_step.py:step --candidate my_loop.py:train --mesh dp=2,tp=2 -
 shardproof prove hf:llama --devices 2 --steps 1
 
 shardproof prove hf:qwen3 --devices 2 --plan-drop '*q_norm' --html proof.html
+
+shardproof prove hf:qwen3 --devices 2 --plan-drop '*q_norm' --suggest --format json --output proof.json
 
 shardproof prove hf:mixtral --mesh dp=2,tp=2 --max-false-accept 1e-12 --format json --output proof.json
 """
@@ -81,8 +90,17 @@ def prove_command(
     plan: Annotated[
         str | None, typer.Option(help="A JSON file, or FILE.py:NAME: the plan of an hf: model, instead of its own.")
     ] = None,
-    plan_set: Annotated[list[str] | None, typer.Option(help="PATTERN=STYLE: put an entry into the hf: plan.")] = None,
+    plan_set: Annotated[
+        list[str] | None,
+        typer.Option(help="PATTERN=STYLE: put an entry into the hf: plan, of modules or else of parameters."),
+    ] = None,
     plan_drop: Annotated[list[str] | None, typer.Option(help="PATTERN: take entries out of the hf: plan.")] = None,
+    suggest: Annotated[
+        bool,
+        typer.Option(
+            "--suggest", help="If an hf: plan is wrong, search for entries that mend it, and prove it with them."
+        ),
+    ] = False,
     show_traceback: Annotated[
         bool, typer.Option("--traceback", help="If your code raises an error, show where in full.")
     ] = False,
@@ -130,8 +148,14 @@ def prove_command(
         seed=seed,
     )
     summary = find_summary_file(output_format)
-    with failure_annotated(output_format), traceback_shown(show_traceback), progress_shown() as tell:
-        target = specification.load()
+    if suggest:
+        require_own_plan(specification, "--suggest")
+        if numeric:
+            raise CannotRunError("--suggest proves the plan with other entries, and --numeric proves nothing")
+    suggestion: Suggestion | None = None
+
+    def run(changed: Specification, fewer: int | None) -> tuple[ProofTarget, Proof]:
+        target = changed.load()
         proof = prove(
             target.step,
             parallelize=target.parallelize,
@@ -139,26 +163,38 @@ def prove_command(
             devices=2 if devices is None and mesh is None else devices,
             mesh=None if mesh is None else _read_mesh(mesh),
             data_axes=None if data_axes is None else [name for name in data_axes.split(",") if name],
-            trials=trials,
-            max_false_accept=max_false_accept,
+            trials=fewer or trials,
+            max_false_accept=None if fewer else max_false_accept,
             allow=tuple(allow or []),
             seed=seed,
             spawn=spawn,
             timeout=timeout,
-            reload=specification.load,
+            reload=changed.load,
             numeric=numeric,
             evidence=None if html is None else tuple(show or ()),
             tell=tell,
         )
+        return target, proof
+
+    with failure_annotated(output_format), traceback_shown(show_traceback), progress_shown() as tell:
+        target, proof = run(specification, None)
+        if suggest:
+            suggestion = search_mend(proof, specification, target, run, tell)
     colour = output is None and wants_colour(sys.stdout)
     text = render_proof(
-        proof, output_format, specification=specification, target=target, verbose=verbose, colour=colour
+        proof,
+        output_format,
+        specification=specification,
+        target=target,
+        verbose=verbose,
+        colour=colour,
+        suggestion=suggestion,
     )
     if html is not None:
         from shardproof.report.json import render_json
         from shardproof.report.page.render import render_proof_page
 
-        certificate = "" if numeric else render_json(proof, specification)
+        certificate = "" if numeric else render_json(proof, specification, suggestion)
         write_atomically(html, render_proof_page(proof, subject=name_subject(specification), certificate=certificate))
     if summary is not None:
         append_summary(summary, proof, specification)

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from shardproof.frameworks.specification import Specification
+    from shardproof.frameworks.transformers import Suggestion
     from shardproof.proving.findings import Proof
     from shardproof.proving.running.target import ProofTarget
 
@@ -29,21 +30,25 @@ def render_proof(
     target: ProofTarget,
     verbose: bool,
     colour: bool,
+    suggestion: Suggestion | None = None,
     environment: Mapping[str, str] = os.environ,
 ) -> str:
-    """The proof as text of a format; paths are relative to GITHUB_WORKSPACE, or else to the current folder."""
+    """The proof as text of a format, with a suggestion in text and JSON; paths are relative to
+    GITHUB_WORKSPACE, or else to the current folder.
+    """
     from shardproof.frameworks.plan_source import find_plan_source
     from shardproof.report.github import render_github
     from shardproof.report.json import render_json
     from shardproof.report.markdown import render_markdown
     from shardproof.report.sarif import render_sarif
+    from shardproof.report.suggestion import describe_suggestion
     from shardproof.report.text import render_text
 
     subject = name_subject(specification)
     root = Path(environment.get("GITHUB_WORKSPACE") or ".")
     match output_format:
         case ProofFormat.json:
-            return render_json(proof, specification)
+            return render_json(proof, specification, suggestion)
         case ProofFormat.markdown:
             return render_markdown(proof, subject=subject)
         case ProofFormat.github:
@@ -51,7 +56,8 @@ def render_proof(
         case ProofFormat.sarif:
             return render_sarif(proof, source=find_plan_source(specification, target), root=root, subject=subject)
         case ProofFormat.text:
-            return render_text(proof, verbose=verbose, colour=colour)
+            mend = [] if suggestion is None else ["", *describe_suggestion(suggestion)]
+            return "\n".join([render_text(proof, verbose=verbose, colour=colour), *mend])
 
 
 def find_summary_file(output_format: ProofFormat, environment: Mapping[str, str] = os.environ) -> Path | None:

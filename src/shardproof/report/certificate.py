@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -53,6 +53,7 @@ class Certificate:
         seeds: of each trial.
         allow: patterns of findings that were accepted.
         claims: in execution order.
+        mended: the certificate of the same proof with the entries that `--suggest` found; None where there is none.
     """
 
     specification: Specification
@@ -64,6 +65,7 @@ class Certificate:
     seeds: tuple[int, ...]
     allow: tuple[str, ...]
     claims: Mapping[Key, Claim]
+    mended: Certificate | None = None
 
     @property
     def ok(self) -> bool:
@@ -79,7 +81,10 @@ def read_certificate(path: Path) -> Certificate:
         CannotRunError: it cannot be read, a field is not what it should be, or it cannot be replayed: it names no
             step, or a file outside the current folder, which would run code that is not the reader's own.
     """
-    content = _load(path)
+    return _read(_load(path))
+
+
+def _read(content: dict[str, Any]) -> Certificate:
     schema = _field(content, "schema_version", int)
     if schema != SCHEMA_VERSION:
         raise CannotRunError(
@@ -107,6 +112,7 @@ def read_certificate(path: Path) -> Certificate:
         seeds=tuple(_typed(x, int, "seeds") for x in _field(content, "seeds", list)),
         allow=tuple(_typed(x, str, "allow") for x in _field(content, "allow", list)),
         claims=_claims(_field(content, "findings", list)),
+        mended=_read_mended(content),
     )
     trials = _count(content, "trials", least=1)
     if not len(certificate.primes) == len(certificate.seeds) == trials:
@@ -114,6 +120,24 @@ def read_certificate(path: Path) -> Certificate:
     if certificate.ok is not _field(content, "ok", bool):
         raise CannotRunError("the certificate contradicts itself: its ok is not what its findings say")
     return certificate
+
+
+def _read_mended(content: dict[str, Any]) -> Certificate | None:
+    """The certificate within a suggestion, which has to be of the same step with the entries that it names."""
+    if content.get("suggestion") is None:
+        return None
+    suggestion = _field(content, "suggestion", dict)
+    if suggestion.get("certificate") is None:
+        return None
+    inner = _field(suggestion, "certificate", dict)
+    if inner.get("suggestion") is not None:
+        raise CannotRunError("the certificate's suggestion has a suggestion of its own")
+    before = _specification(_field(content, "specification", dict))
+    entries = _texts(_field(suggestion, "entries", dict), "entries")
+    mended = _read(inner)
+    if mended.specification != replace(before, plan_set={**before.plan_set, **entries}):
+        raise CannotRunError("the certificate contradicts itself: its suggestion is of another step than it is")
+    return mended
 
 
 def compare_with(certificate: Certificate, proof: Proof) -> list[str]:

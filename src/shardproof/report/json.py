@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import platform
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING
 
@@ -18,43 +18,57 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from shardproof.frameworks.specification import Specification
+    from shardproof.frameworks.transformers import Suggestion
     from shardproof.proving.findings import Finding, Proof
 
-SCHEMA_VERSION = 5
+SCHEMA_VERSION = 6
 
 
-def render_json(proof: Proof, specification: Specification | None = None) -> str:
+def render_json(proof: Proof, specification: Specification | None = None, suggestion: Suggestion | None = None) -> str:
     """The fields of `Proof`, `Finding` and `Specification`; without a specification the proof cannot be replayed.
+
+    A suggestion has the certificate of the proof that passes with its entries.
 
     Raises:
         CannotRunError: a file of the specification cannot be read.
     """
-    return json.dumps(
-        {
-            "schema_version": SCHEMA_VERSION,
-            "versions": installed_versions(),
-            "specification": None if specification is None else asdict(specification),
-            "files": {} if specification is None else specification.digests(),
-            "ok": proof.ok,
-            "count": asdict(proof.count),
-            "allow": proof.allow,
-            "mesh": dict(proof.mesh),
-            "data_axes": proof.data_axes,
-            "trials": proof.trials,
-            "probes": proof.probes,
-            "sharding": None if proof.sharding is None else asdict(proof.sharding) | {"ranks": proof.devices},
-            "loaded": proof.loaded,
-            "own_buffers": proof.own_buffers,
-            "taken_constants": [asdict(one) for one in proof.taken_constants],
-            "branches": [asdict(one) for one in proof.branches],
-            "primes": proof.primes,
-            "seeds": proof.seeds,
-            "native": _native_fields(proof),
-            "findings": [_finding(finding, proof.mesh) for finding in proof.findings],
-        },
-        indent=2,
-        allow_nan=False,
-    )
+    fields = _proof_fields(proof, specification)
+    fields["suggestion"] = None if suggestion is None else _suggestion_fields(suggestion, specification)
+    return json.dumps(fields, indent=2, allow_nan=False)
+
+
+def _suggestion_fields(suggestion: Suggestion, specification: Specification | None) -> dict[str, object]:
+    """What was tried, and the certificate of the mended proof."""
+    entries, mended = dict(suggestion.entries), None
+    if suggestion.proof is not None:
+        changed = specification and replace(specification, plan_set={**specification.plan_set, **entries})
+        mended = _proof_fields(suggestion.proof, changed) | {"suggestion": None}
+    return {"entries": entries, "tried": suggestion.tried, "certificate": mended}
+
+
+def _proof_fields(proof: Proof, specification: Specification | None) -> dict[str, object]:
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "versions": installed_versions(),
+        "specification": None if specification is None else asdict(specification),
+        "files": {} if specification is None else specification.digests(),
+        "ok": proof.ok,
+        "count": asdict(proof.count),
+        "allow": proof.allow,
+        "mesh": dict(proof.mesh),
+        "data_axes": proof.data_axes,
+        "trials": proof.trials,
+        "probes": proof.probes,
+        "sharding": None if proof.sharding is None else asdict(proof.sharding) | {"ranks": proof.devices},
+        "loaded": proof.loaded,
+        "own_buffers": proof.own_buffers,
+        "taken_constants": [asdict(one) for one in proof.taken_constants],
+        "branches": [asdict(one) for one in proof.branches],
+        "primes": proof.primes,
+        "seeds": proof.seeds,
+        "native": _native_fields(proof),
+        "findings": [_finding(finding, proof.mesh) for finding in proof.findings],
+    }
 
 
 def installed_versions() -> dict[str, str | None]:

@@ -108,6 +108,28 @@ def test_full_size_memory_and_plan_are_for_hf_models():
         Specification(step="hf:llama", memory=-1.0).load()
 
 
+def resolve(model, **put):
+    return OwnPlan(change=PlanChange(instead=HEADS, put=put)).resolve(model, 2)
+
+
+def test_parameters_take_the_style_of_their_module_unless_they_have_an_entry_of_their_own(model):
+    layer = "model.layers.0.self_attn"
+    changed = resolve(model, **{"*.q_proj": "rowwise"})
+    assert changed[f"{layer}.q_proj"] == changed[f"{layer}.q_proj.weight"] == "rowwise"
+    assert changed[f"{layer}.k_proj"] == changed[f"{layer}.k_proj.weight"] == "colwise"
+    added = resolve(model, **{"*.o_proj": "rowwise"})
+    assert added[f"{layer}.o_proj"] == added[f"{layer}.o_proj.weight"] == "rowwise"
+    own = PlanChange(instead=HEADS | {"*.q_proj.weight": "replicate"}, put={"*.q_proj": "rowwise"})
+    kept = OwnPlan(change=own).resolve(model, 2)
+    assert (kept[f"{layer}.q_proj"], kept[f"{layer}.q_proj.weight"]) == ("rowwise", "replicate")
+
+
+def test_an_entry_may_name_parameters_alone(model):
+    changed = resolve(model, **{"*.q_proj.weight": "packed_colwise"})
+    layer = "model.layers.0.self_attn"
+    assert (changed[f"{layer}.q_proj"], changed[f"{layer}.q_proj.weight"]) == ("colwise", "packed_colwise")
+
+
 class Mesh:
     """A mesh as far as a refusal looks at it."""
 
@@ -126,7 +148,7 @@ class Mesh:
     [
         (PlanChange(drop=("*nothing*",)), r"--plan-drop \*nothing\*: no entry of the plan matches; it has "),
         (PlanChange(put={"*q_proj": "sideways"}), r"--plan-set \*q_proj=sideways: no such style; there are "),
-        (PlanChange(put={"*nothing*": "colwise"}), r"--plan-set \*nothing\*: no module matches"),
+        (PlanChange(put={"*nothing*": "colwise"}), r"--plan-set \*nothing\*: no module and no parameter matches"),
     ],
 )
 def test_a_change_that_does_not_fit_the_plan_is_refused(change, said):

@@ -2,16 +2,20 @@
 
 from shardproof.frameworks.transformers.crashes import ShardedCrashError
 from shardproof.frameworks.transformers.inputs import IGNORED, probing_ids
+from shardproof.frameworks.transformers.mending import MOST_TRIES, Suggestion, find_mend
 from shardproof.frameworks.transformers.plans import OwnPlan, PlanChange
 from shardproof.frameworks.transformers.step import MOST_MEMORY, OneDeviceError, tiny_step
 
 __all__ = [
     "IGNORED",
     "MOST_MEMORY",
+    "MOST_TRIES",
     "OneDeviceError",
     "OwnPlan",
     "PlanChange",
     "ShardedCrashError",
+    "Suggestion",
+    "find_mend",
     "probing_ids",
     "tiny_step",
 ]

@@ -38,7 +38,7 @@ class PlanChange:
 
     Attributes:
         drop: patterns of entries that are taken out.
-        put: styles that are put in, by pattern of module names.
+        put: styles that are put in, by pattern of module names; or of parameter names, where no module's name matches.
         instead: a plan in the place of the model's own: styles by pattern of names of modules and parameters, in full
             or, as in transformers' configurations, within the base model.
     """
@@ -70,14 +70,24 @@ class OwnPlan:
             )
         return _fully_shard(model, mesh[others]) if others else model
 
+    def resolve(self, model: nn.Module, ranks: int) -> dict[str, str]:
+        """The plan as it is applied to `model` on so many ranks: a style for each module and parameter that has one.
+
+        Raises:
+            CannotRunError: there is none, or a change does not fit it.
+        """
+        from transformers.distributed.configuration_utils import DistributedConfig
+
+        config = DistributedConfig(tp_size=ranks)
+        return change_plan(model, find_plan(model, config, self.change.instead), self.change)
+
     def _split(self, model: nn.Module, mesh: DeviceMesh) -> nn.Module:
         from transformers.distributed.configuration_utils import DistributedConfig
         from transformers.distributed.tensor_parallel import apply_tensor_parallelism
 
-        config = DistributedConfig(tp_size=mesh.size())
-        plan = change_plan(model, find_plan(model, config, self.change.instead), self.change)
+        plan = self.resolve(model, mesh.size())
         _require_heads(model, plan, mesh.size())
-        model.config.distributed_config = config  # type: ignore[union-attr]
+        model.config.distributed_config = DistributedConfig(tp_size=mesh.size())  # type: ignore[union-attr]
         # As from_pretrained does: apply the plan to weights that are not tied, then tie the sharded ones.
         _untie(model)
         try:
@@ -122,17 +132,25 @@ def change_plan(model: nn.Module, plan: dict[str, str], change: PlanChange) -> d
         if not matched:
             raise CannotRunError(f"--plan-drop {pattern}: no entry of the plan matches; it has {_listed(plan)}")
         plan = {name: style for name, style in plan.items() if not _is_dropped(name, style, plan, matched)}
-    names = [name for name, _ in model.named_modules()]
+    modules = [name for name, _ in model.named_modules()]
+    parameters = [name for name, _ in model.named_parameters(remove_duplicate=False)]
     for pattern, style in (change.put or {}).items():
         _require_style(f"--plan-set {pattern}={style}", style)
-        matched = [name for name in names if fnmatch(name, pattern)]
-        if not matched:
-            raise CannotRunError(f"--plan-set {pattern}: no module matches")
-        plan |= dict.fromkeys(matched, style)
-        for name in matched:  # parameters without an entry of their own have that of their module
-            for inner, _ in model.get_submodule(name).named_parameters(recurse=False):
-                plan.setdefault(f"{name}.{inner}", style)
+        matched = [name for name in modules if fnmatch(name, pattern)]
+        alone = [] if matched else [name for name in parameters if fnmatch(name, pattern)]
+        if not (matched or alone):
+            raise CannotRunError(f"--plan-set {pattern}: no module and no parameter matches")
+        plan = plan | dict.fromkeys(alone, style)
+        for name in matched:
+            plan = _put(plan, name, model.get_submodule(name), style)
     return plan
+
+
+def _put(plan: Mapping[str, str], name: str, module: nn.Module, style: str) -> dict[str, str]:
+    """The plan with another style for a module, and for those of its parameters whose entry is the module's own."""
+    before = plan.get(name)
+    inner = [f"{name}.{of}".lstrip(".") for of, _ in module.named_parameters(recurse=False)]
+    return {**plan, name: style, **{one: style for one in inner if plan.get(one, before) == before}}
 
 
 def _is_dropped(name: str, style: str, plan: Mapping[str, str], dropped: Sequence[str]) -> bool:
