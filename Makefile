@@ -5,7 +5,7 @@ OTHERS := .venv-others
 BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: walkthrough test test-fast lint format bench gallery notebook mutants mutants-fast mutate others clean
+.PHONY: walkthrough test test-fast lint format bench gallery docs notebook mutants mutants-fast mutate others clean
 
 walkthrough: $(VENV)/.installed        ## the seed's training step, by hand, on one device and on two
 	$(BIN)/shardproof walkthrough
@@ -30,6 +30,9 @@ bench: $(VENV)/.installed-test         ## every benchmark, one table, benchmarks
 
 gallery: $(VENV)/.installed-test       ## docs/gallery: pages to look at, with pictures; needs chromium
 	$(BIN)/python -m benchmarks.gallery
+
+docs: $(VENV)/.installed-test          ## the pages as a site: build/docs/index.html; a warning is an error
+	$(BIN)/python -m sphinx -W --keep-going -q -b html docs build/docs
 
 notebook: $(VENV)/.installed-test      ## examples/by_hand.ipynb, run anew from examples/by_hand.py
 	$(BIN)/python -m benchmarks.notebook
