@@ -14,6 +14,12 @@ def test_types_are_those_whose_configuration_has_a_plan():
     assert len(kinds) == len(set(kinds))
 
 
+def test_an_axis_of_experts_takes_the_types_with_an_expert_parallel_plan():
+    kinds = list_types(["ep", "tp"])
+    assert {"mixtral", "qwen3_moe", "gpt_oss"} <= set(kinds)
+    assert "llama" not in kinds
+
+
 def test_the_default_stands_first_and_features_are_turned_over():
     variants = dict(list_variants("llama"))
     assert next(iter(variants)) == "default"

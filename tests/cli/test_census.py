@@ -66,6 +66,20 @@ def test_a_wrong_plan_is_run_again_if_a_mend_is_asked_for(run, tmp_path):
     assert run(*again)[1] == []
 
 
+def test_another_mesh_is_run_again_and_has_a_page_of_its_own(run, tmp_path):
+    path, page = tmp_path / "lines.jsonl", tmp_path / "page.md"
+    run("mixtral", "--output", path, outcomes={"mixtral": Outcome.WRONG})
+    code, ran, out, _ = run("mixtral", "--mesh", "ep=2,tp=2", "--output", path, "--page", page)
+    assert (code, ran, out) == (0, [("mixtral", "default")], "1 model types: 1 PROVED\n")
+    text = page.read_text()
+    assert text.startswith("# Census of transformers' expert-parallel plans\n")
+    assert "`shardproof census --mesh ep=2,tp=2`" in text
+    assert "is proved on 4 ranks" in text
+    assert "| WRONG |" not in text
+    assert "| qwen3_moe |" in text
+    assert "| llama |" not in text
+
+
 def test_every_type_is_run_if_none_is_named_and_the_page_counts_them(run, tmp_path):
     path, page = tmp_path / "lines.jsonl", tmp_path / "page.md"
     code, ran, out, _ = run("--output", path, "--page", page, outcomes={"apertus": Outcome.WRONG})
@@ -91,6 +105,8 @@ def test_exit_codes(run, outcome, code):
     ("arguments", "said"),
     [
         (["gpt2"], "'gpt2' is no model type of transformers with a tensor-parallel plan"),
+        (["llama", "--mesh", "ep=2"], "'llama' is no model type of transformers with an expert-parallel plan"),
+        (["llama", "--mesh", "ep"], "give KEY=VALUE"),
         (["llama", "--jobs", "0"], "must be at least 1"),
         (["llama", "--timeout", "0"], "above 0"),
         (["llama", "--page", "no/such/folder/page.md"], "its folder does not exist"),

@@ -9,7 +9,7 @@ from shardproof.census.results import BASE
 from shardproof.errors import CannotRunError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Collection, Iterator, Mapping
 
 # Fields that change what a plan has to do: parameters between split layers, ties, and what is summed or dropped.
 _SWITCHES = re.compile(
@@ -19,8 +19,8 @@ _SWITCHES = re.compile(
 _DROPOUT = "attention_dropout"
 
 
-def list_types() -> list[str]:
-    """The model types whose configuration has a tensor-parallel plan, in transformers' order.
+def list_types(axes: Collection[str] = ("tp",)) -> list[str]:
+    """The model types whose configuration has a plan, in transformers' order: expert-parallel if one of the axes is ep.
 
     Raises:
         CannotRunError: transformers is not installed.
@@ -29,7 +29,8 @@ def list_types() -> list[str]:
         from transformers import CONFIG_MAPPING
     except ImportError as error:
         raise CannotRunError("a census needs transformers: pip install transformers") from error
-    return [kind for kind in CONFIG_MAPPING if getattr(CONFIG_MAPPING[kind], "base_model_tp_plan", None)]
+    plan = "base_model_ep_plan" if "ep" in axes else "base_model_tp_plan"
+    return [kind for kind in CONFIG_MAPPING if getattr(CONFIG_MAPPING[kind], plan, None)]
 
 
 def list_variants(kind: str) -> Iterator[tuple[str, Mapping[str, Any]]]:

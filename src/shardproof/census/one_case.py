@@ -76,7 +76,8 @@ def _prove(step: Step, case: Case, *, numeric: bool = False, change: PlanChange 
         proof = prove(
             step,
             parallelize=OwnPlan(change=change or PlanChange()),
-            devices=case.devices,
+            devices=None if case.mesh else case.devices,
+            mesh=case.mesh or None,
             trials=case.trials,
             seed=seed,
             timeout=600,
@@ -97,7 +98,7 @@ def _mend(step: Step, result: Result, proof: Proof) -> Result:
         return _prove(step, case, change=PlanChange(put=entries))
 
     def resolve(model: nn.Module, entries: Mapping[str, str]) -> Mapping[str, str]:
-        return OwnPlan(change=PlanChange(put=entries)).resolve(model, case.devices)
+        return OwnPlan(change=PlanChange(put=entries)).resolve(model, proof.mesh)
 
     found = find_mend(proof, step, resolve, attempt, seconds=_SUGGEST_SECONDS)
     mended = "" if found.proof is None else str(_describe(case, found.proof).outcome)
@@ -121,14 +122,14 @@ def _describe(case: Case, proof: Proof) -> Result:
     counts = Counter(str(finding.verdict) for finding in proof.findings)
     outcome = next((outcome for verdict, outcome in _WORST_FIRST.items() if counts[verdict]), Outcome.PROVED)
     roots = [finding for finding in proof.roots if finding.failed]
-    causes = [_say(group.first, group.pattern, len(group.findings)) for group in group_findings(roots)]
+    causes = [_say(group.first, group.pattern, len(group.findings), proof.mesh) for group in group_findings(roots)]
     more = [f"and {len(causes) - _MOST_CAUSES} more"] if len(causes) > _MOST_CAUSES else []
     return Result(case=case, outcome=outcome, counts=dict(counts), causes=(*causes[:_MOST_CAUSES], *more))
 
 
-def _say(finding: Finding, pattern: str, count: int) -> str:
+def _say(finding: Finding, pattern: str, count: int, mesh: Mapping[str, int]) -> str:
     many = f" ({count} tensors)" if count > 1 else ""
-    cause = "" if finding.cause is None else f": {describe_cause(finding.cause, mesh={'tp': 2})}"
+    cause = "" if finding.cause is None else f": {describe_cause(finding.cause, mesh=mesh)}"
     return f"{finding.verdict} {finding.key.phase} {pattern}{many}{cause}"
 
 

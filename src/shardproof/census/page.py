@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
+from math import prod
 from typing import TYPE_CHECKING
 
 from shardproof.census.results import BASE, Case, Outcome, Result, keep_latest
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 _MEANINGS = {
     Outcome.PROVED: "every tensor of the step is the single device's",
@@ -28,18 +29,19 @@ _MEANINGS = {
 _OURS = (Outcome.UNSUPPORTED, Outcome.REFUSED, Outcome.TIMEOUT, Outcome.MEMORY, Outcome.DIED)
 
 
-def render_page(results: Iterable[Result], kinds: Iterable[str]) -> str:
+def render_page(results: Iterable[Result], kinds: Iterable[str], mesh: Mapping[str, int] | None = None) -> str:
     """The page as Markdown: counts, the types that are wrong with their causes, and every type with its outcome.
 
     Args:
         results: of which the last of each type and variant counts.
         kinds: all model types; one without a result is listed as not run.
+        mesh: the sizes of the axes by name, where they are not one axis tp.
     """
     results = [Result(case=Case(kind=kind), outcome=Outcome.NOT_RUN) for kind in kinds] + list(results)
     latest = sorted(
         keep_latest(results).values(), key=lambda one: (one.case.kind, one.case.variant != BASE, one.case.variant)
     )
-    return "\n".join(_lines(latest)) + "\n"
+    return "\n".join(_lines(latest, mesh or {})) + "\n"
 
 
 def count_outcomes(results: Iterable[Result]) -> Counter[Outcome]:
@@ -47,14 +49,17 @@ def count_outcomes(results: Iterable[Result]) -> Counter[Outcome]:
     return Counter(one.outcome for one in results if one.case.variant == BASE)
 
 
-def _lines(results: Sequence[Result]) -> Iterator[str]:
+def _lines(results: Sequence[Result], mesh: Mapping[str, int]) -> Iterator[str]:
     counts = count_outcomes(results)
     variants = Counter(one.outcome for one in results if one.case.variant != BASE)
-    yield "# Census of transformers' tensor-parallel plans"
+    plan = "expert-parallel" if "ep" in mesh else "tensor-parallel"
+    options = f" --mesh {_write_mesh(mesh)}" if mesh else ""
+    yield f"# Census of transformers' {plan} plans"
     yield ""
-    yield "Made by `shardproof census`; do not edit. Each model type of transformers whose configuration has a"
-    yield "tensor-parallel plan is built small, without weights, and one training step of it (forward, backward,"
-    yield f"clipping, SGD) is proved on {_describe_run(results)}."
+    made = f"Made by `shardproof census{options}`"
+    yield f"{made}; do not edit. Each model type of transformers whose configuration has a"
+    yield f"{plan} plan is built small, without weights, and one training step of it (forward, backward,"
+    yield f"clipping, SGD) is proved on {_describe_run(results, mesh)}."
     yield "[transformers.md](transformers.md) says how sizes are chosen."
     yield ""
     yield "| outcome | types | variants | meaning |"
@@ -81,8 +86,12 @@ def _lines(results: Sequence[Result]) -> Iterator[str]:
         yield f"| {one.case.kind} | {one.case.variant} | {one.model} | {one.outcome} | {tensors} |"
 
 
-def _describe_run(results: Sequence[Result]) -> str:
-    devices = sorted({one.case.devices for one in results})
+def _write_mesh(mesh: Mapping[str, int]) -> str:
+    return ",".join(f"{name}={size}" for name, size in mesh.items())
+
+
+def _describe_run(results: Sequence[Result], mesh: Mapping[str, int]) -> str:
+    devices = [prod(mesh.values())] if mesh else sorted({one.case.devices for one in results})
     versions = sorted(
         {f"{name} {version}" for one in results for name, version in one.versions.items() if name != "shardproof"}
     )

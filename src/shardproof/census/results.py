@@ -46,7 +46,8 @@ class Case:
         kind: the model type.
         variant: its name: 'default', or the setting that differs from the default.
         settings: of the configuration.
-        devices: how many ranks.
+        devices: how many ranks, on an axis tp.
+        mesh: instead, the sizes of the axes by name.
         trials: of the proof.
         seed: of the proof.
         suggest: whether entries that would mend a wrong plan are searched for.
@@ -56,6 +57,7 @@ class Case:
     variant: str = BASE
     settings: Mapping[str, Any] = field(default_factory=dict)
     devices: int = 2
+    mesh: Mapping[str, int] = field(default_factory=dict)
     trials: int = 1
     seed: int = 0
     suggest: bool = False

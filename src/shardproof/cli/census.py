@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from shardproof.cli.mesh_option import read_mesh
 from shardproof.cli.output import Exit, check_writable, write_atomically
 from shardproof.errors import CannotRunError
 
@@ -39,21 +40,25 @@ def census_command(
     again: Annotated[
         bool, typer.Option("--again", help="Run again what the file holds, if shardproof could not decide it.")
     ] = False,
-    devices: Annotated[int, typer.Option(help="Number of ranks.")] = 2,
+    devices: Annotated[int, typer.Option(help="Number of ranks, on one axis tp.")] = 2,
+    mesh: Annotated[
+        str | None,
+        typer.Option(help="Instead, the mesh's axes: ep=2,tp=2; with ep the expert-parallel plans."),
+    ] = None,
     trials: Annotated[int, typer.Option(help="Number of random points.")] = 1,
     seed: Annotated[int, typer.Option(help="Seed of primes, oracles and random inputs.")] = 0,
     jobs: Annotated[int, typer.Option(help="Processes at once.")] = 2,
     timeout: Annotated[float, typer.Option(help="Seconds after which a type is given up.")] = 300.0,
     memory: Annotated[float, typer.Option(help="GiB of memory of each process.")] = 4.0,
 ) -> int:
-    """Prove every model type of transformers that has a tensor-parallel plan, each in a process of its own.
+    """Prove every model type of transformers that has a plan over these axes, each in a process of its own.
 
     Exit code 0: all are proved. 1: some are wrong. 2: none is wrong, and some could not be decided.
     """
     from shardproof.census import processes
     from shardproof.census.cases import list_types
     from shardproof.census.page import count_outcomes, render_page
-    from shardproof.census.results import keep_latest, read_results, write_line
+    from shardproof.census.results import Case, keep_latest, read_results, write_line
 
     for path in (output, page):
         if path is not None:
@@ -63,8 +68,9 @@ def census_command(
             "--jobs and --trials must be at least 1, --devices at least 2, --timeout and --memory above 0"
         )
     results = [] if output is None or not output.exists() else read_results(output)
-    wanted = _list_cases(types or [], variants=variants, devices=devices, trials=trials, seed=seed)
-    wanted = [replace(case, suggest=suggest) for case in wanted]
+    sizes = {} if mesh is None else read_mesh(mesh)
+    given = Case(kind="", devices=devices, mesh=sizes, trials=trials, seed=seed, suggest=suggest)
+    wanted = _list_cases(types or [], given, variants=variants)
     done = {_key(one.case, one) for one in results if _is_enough(one, suggest=suggest, again=again)}
     cases = [case for case in wanted if _key(case) not in done]
     with _bar(len(cases)) as advance:
@@ -78,8 +84,9 @@ def census_command(
                 with output.open("a", encoding="utf-8") as file:
                     file.write(line)
             advance(result)
+    results = [one for one in results if one.case.mesh == given.mesh]
     if page is not None:
-        write_atomically(page, render_page(results, list_types()))
+        write_atomically(page, render_page(results, list_types(given.mesh), given.mesh))
     named = {(case.kind, case.variant) for case in wanted}
     latest = [one for key, one in keep_latest(results).items() if key in named]
     counts = count_outcomes(latest)
@@ -87,18 +94,18 @@ def census_command(
     return _exit_of(latest)
 
 
-def _list_cases(types: list[str], *, variants: bool, devices: int, trials: int, seed: int) -> list[Case]:
+def _list_cases(types: list[str], given: Case, *, variants: bool) -> list[Case]:
+    """What is to be run of these types, with the ranks, trials and seed of `given`."""
     from shardproof.census.cases import list_types, list_variants
-    from shardproof.census.results import BASE, Case
+    from shardproof.census.results import BASE
 
-    known = list_types()
+    known = list_types(given.mesh)
+    plan = "an expert-parallel plan" if "ep" in given.mesh else "a tensor-parallel plan"
     for kind in types:
         if kind not in known:
-            raise CannotRunError(
-                f"{kind!r} is no model type of transformers with a tensor-parallel plan; there are {len(known)}"
-            )
+            raise CannotRunError(f"{kind!r} is no model type of transformers with {plan}; there are {len(known)}")
     return [
-        Case(kind=kind, variant=name, settings=settings, devices=devices, trials=trials, seed=seed)
+        replace(given, kind=kind, variant=name, settings=settings)
         for kind in types or known
         for name, settings in (list_variants(kind) if variants else [(BASE, {})])
     ]
@@ -109,7 +116,7 @@ def _key(case: Case, result: Result | None = None) -> tuple[object, ...]:
     from shardproof.report.json import installed_versions
 
     versions = installed_versions() if result is None or not result.versions else result.versions
-    numbers = (case.devices, case.trials, case.seed)
+    numbers = (case.devices, tuple(case.mesh.items()), case.trials, case.seed)
     return case.kind, case.variant, *numbers, versions.get("torch"), versions.get("transformers")
 
 

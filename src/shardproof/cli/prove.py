@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from shardproof.cli.mesh_option import read_mesh, split_at_equals
 from shardproof.cli.output import Exit, ProofFormat, check_writable, write_atomically, write_result
 from shardproof.cli.prove_report import (
     append_summary,
@@ -60,7 +61,7 @@ def prove_command(
     mesh: Annotated[str | None, typer.Option(help="Instead, the mesh's axes in order: dp=2,tp=2.")] = None,
     data_axes: Annotated[
         str | None,
-        typer.Option(help="NAME,...: axes that split the batch; by default those with dp or data in the name."),
+        typer.Option(help="NAME,...: axes that split the batch; by default ep, and those with dp or data in the name."),
     ] = None,
     spawn: Annotated[bool, typer.Option("--spawn", help="A process for each rank, on this machine.")] = False,
     timeout: Annotated[float, typer.Option(help="Seconds without progress after which ranks are given up.")] = 60.0,
@@ -138,11 +139,11 @@ def prove_command(
         step=step,
         parallelize=parallelize,
         candidate=candidate,
-        settings={key: _read_value(value) for key, value in map(_split_at_equals, settings or [])},
+        settings={key: _read_value(value) for key, value in map(split_at_equals, settings or [])},
         full_size=full_size,
         memory=memory,
         plan=plan,
-        plan_set=dict(map(_split_at_equals, plan_set or [])),
+        plan_set=dict(map(split_at_equals, plan_set or [])),
         plan_drop=tuple(plan_drop or []),
         steps=steps,
         seed=seed,
@@ -161,7 +162,7 @@ def prove_command(
             parallelize=target.parallelize,
             candidate=target.candidate,
             devices=2 if devices is None and mesh is None else devices,
-            mesh=None if mesh is None else _read_mesh(mesh),
+            mesh=None if mesh is None else read_mesh(mesh),
             data_axes=None if data_axes is None else [name for name in data_axes.split(",") if name],
             trials=fewer or trials,
             max_false_accept=None if fewer else max_false_accept,
@@ -200,22 +201,6 @@ def prove_command(
         append_summary(summary, proof, specification)
     write_result(text, output)
     return Exit.of(proof.ok)
-
-
-def _split_at_equals(entry: str) -> tuple[str, str]:
-    key, equals, value = entry.partition("=")
-    if not (key and equals and value):
-        raise CannotRunError(f"{entry!r}: give KEY=VALUE")
-    return key, value
-
-
-def _read_mesh(text: str) -> dict[str, int]:
-    sizes: dict[str, int] = {}
-    for name, size in map(_split_at_equals, text.split(",")):
-        if name in sizes or not size.isdecimal():
-            raise CannotRunError(f"--mesh {text}: give each axis once, with its size: dp=2,tp=2")
-        sizes[name] = int(size)
-    return sizes
 
 
 def _read_value(text: str) -> Any:

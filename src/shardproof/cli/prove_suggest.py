@@ -60,7 +60,7 @@ def suggest(
         assert isinstance(target.parallelize, OwnPlan)
         change = target.parallelize.change
         put = {**(change.put or {}), **entries}
-        return replace(target.parallelize, change=replace(change, put=put)).resolve(model, proof.mesh["tp"])
+        return replace(target.parallelize, change=replace(change, put=put)).resolve(model, proof.mesh)
 
     found = find_mend(proof, target.step, resolve, attempt)
     if found.proof is None:

@@ -72,7 +72,8 @@ def make_axes(
     Args:
         devices: how many ranks, on one axis `tp`.
         mesh: instead, the sizes of the mesh's axes by name.
-        data_axes: those along which each rank gets rows of its own; by default those with `dp` or `data` in their name.
+        data_axes: those along which each rank gets rows of its own; by default those with `dp` or `data` in their name,
+            and `ep`: ranks with experts of their own have tokens of their own.
 
     Raises:
         CannotRunError: these are no axes.
@@ -90,7 +91,7 @@ def make_axes(
         if not isinstance(size, int) or isinstance(size, bool) or size < 1:
             raise CannotRunError(f"the mesh's axis {name} is of size {size!r}; give an integer, at least 1")
     if data_axes is None:
-        data_axes = [name for name in mesh if "dp" in name or "data" in name]
+        data_axes = [name for name in mesh if "dp" in name or "data" in name or name == "ep"]
     unknown = [name for name in data_axes if name not in mesh]
     if unknown:
         raise CannotRunError(f"data_axes names {unknown[0]!r}; the mesh has {', '.join(mesh) or 'no axes'}")

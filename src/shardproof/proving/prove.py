@@ -75,7 +75,7 @@ def prove(
             of the loss, clipping and update; see `shardproof.proving.running.candidate`.
         devices: how many ranks, on one axis `tp`.
         mesh: instead, the sizes of the mesh's axes by name: {"dp": 2, "tp": 2}.
-        data_axes: of the mesh, by default those with `dp` or `data` in their name.
+        data_axes: of the mesh, by default those with `dp` or `data` in their name, and `ep`.
         trials: how many times, each with another prime, other inputs and other oracles.
         max_false_accept: take more trials until every derived bound is at most this, like 1e-12.
         allow: patterns of findings to accept, for '<verdict> <phase> <name>': 'VACUOUS gradient *.bias'.

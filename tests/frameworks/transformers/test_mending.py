@@ -30,7 +30,11 @@ class Search:
         proof = sp.prove(self.step, parallelize=self.change({}), devices=2, trials=1)
         assert not proof.ok
         return find_mend(
-            proof, self.step, lambda model, entries: self.change(entries).resolve(model, 2), self.attempt, **limits
+            proof,
+            self.step,
+            lambda model, entries: self.change(entries).resolve(model, {"tp": 2}),
+            self.attempt,
+            **limits,
         )
 
 

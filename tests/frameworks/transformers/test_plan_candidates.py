@@ -51,7 +51,7 @@ def test_numbers_of_layers_are_generalized():
 def mixtral():
     step = tiny_step("mixtral", {"num_hidden_layers": 1})
     model = step.model()
-    return model, list_run_order(step, model), OwnPlan(change=PlanChange()).resolve(model, 2)
+    return model, list_run_order(step, model), OwnPlan(change=PlanChange()).resolve(model, {"tp": 2})
 
 
 def candidates(mixtral, *roots):

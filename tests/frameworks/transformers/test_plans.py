@@ -109,7 +109,7 @@ def test_full_size_memory_and_plan_are_for_hf_models():
 
 
 def resolve(model, **put):
-    return OwnPlan(change=PlanChange(instead=HEADS, put=put)).resolve(model, 2)
+    return OwnPlan(change=PlanChange(instead=HEADS, put=put)).resolve(model, {"tp": 2})
 
 
 def test_parameters_take_the_style_of_their_module_unless_they_have_an_entry_of_their_own(model):
@@ -120,7 +120,7 @@ def test_parameters_take_the_style_of_their_module_unless_they_have_an_entry_of_
     added = resolve(model, **{"*.o_proj": "rowwise"})
     assert added[f"{layer}.o_proj"] == added[f"{layer}.o_proj.weight"] == "rowwise"
     own = PlanChange(instead=HEADS | {"*.q_proj.weight": "replicate"}, put={"*.q_proj": "rowwise"})
-    kept = OwnPlan(change=own).resolve(model, 2)
+    kept = OwnPlan(change=own).resolve(model, {"tp": 2})
     assert (kept[f"{layer}.q_proj"], kept[f"{layer}.q_proj.weight"]) == ("rowwise", "replicate")
 
 
@@ -159,7 +159,7 @@ def test_a_change_that_does_not_fit_the_plan_is_refused(change, said):
 
 @pytest.mark.parametrize("change", [PlanChange(drop=("*",)), PlanChange(put={"*": "colwise"})])
 def test_a_change_of_the_plan_needs_an_axis_tp(change):
-    with pytest.raises(CannotRunError, match="change the plan over tp; the mesh has dp"):
+    with pytest.raises(CannotRunError, match="change the plan over tp or ep; the mesh has dp"):
         OwnPlan(change=change)(torch.nn.Linear(2, 2), Mesh("dp"))
 
 

@@ -255,3 +255,14 @@ def test_elements_that_are_void_on_either_side_are_judged_as_zeros():
     assert (one.judged.actual.tolist(), one.judged.expected.tolist()) == ([0, 0, 3], [0, 0, 4])
     without = ActualExpected(actual=torch.tensor([1, 2]), expected=torch.tensor([1, 3]))
     assert without.judged is without
+
+
+@pytest.mark.parametrize(("calls", "compared"), [((4, 4), True), ((4, 0), True), ((2, 2), False), ((4, 2), False)])
+def test_calls_of_a_module_are_compared_where_each_rank_calls_it_as_often(calls, compared):
+    """A rank calls what its own experts share once for each of them."""
+    keys = [Key(0, Phase.OUTPUT, "m", call) for call in range(4)]
+    sides = [dict.fromkeys(keys[:count], WHOLE) for count in (4, *calls)]
+    alignment = make_alignment(*sides)
+    assert (alignment.of(keys[0]) is not None) is compared
+    assert (alignment.number_elements(keys[0]) is not None) is compared
+    assert alignment.of(Key(1, Phase.OUTPUT, "m")) is None

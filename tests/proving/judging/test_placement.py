@@ -44,11 +44,12 @@ def test_the_last_axis_has_neighbours():
     assert list(AXES.choices()) == [("dp",), ("tp",), ("dp", "tp")]
 
 
-@pytest.mark.parametrize("names", [["dp"], ["fsdp"], ["dp_replicate", "dp_shard"], ["data"]])
+@pytest.mark.parametrize("names", [["dp"], ["fsdp"], ["dp_replicate", "dp_shard"], ["data"], ["ep"], ["dp", "ep"]])
 def test_data_axes_go_by_their_names(names):
     axes = make_axes(mesh={**dict.fromkeys(names, 2), "tp": 2})
     assert (axes.data, axes.shares) == (tuple(names), 2 ** len(names))
-    assert make_axes(mesh={"cp": 2, "tp": 2}).data == ()
+    assert make_axes(mesh={"cp": 2, "rep": 2, "tp": 2}).data == ()
+    assert make_axes(mesh={"ep": 2, "tp": 2}, data_axes=[]).data == ()
 
 
 @pytest.mark.parametrize(("dp", "tp"), list(product([None, 0, 1, 2], repeat=2)))

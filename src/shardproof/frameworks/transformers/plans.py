@@ -1,4 +1,4 @@
-"""Plans: a transformers model split by its own tensor-parallel plan, with changes, and by FSDP2."""
+"""Plans: a transformers model split by its own plans over tensors and experts, with changes, and by FSDP2."""
 
 from __future__ import annotations
 
@@ -12,10 +12,11 @@ import torch
 
 from shardproof.errors import CannotRunError
 from shardproof.frameworks.transformers.crashes import ShardedCrashError, describe_crash
+from shardproof.frameworks.transformers.expert_layout import apply_plans, configure, make_meshes, take_expert_styles
 from shardproof.proving.running.plan_entries import note_entries
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from torch import nn
     from torch.distributed.device_mesh import DeviceMesh
@@ -55,53 +56,81 @@ class PlanChange:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OwnPlan:
-    """`parallelize` by the model's own plan (with changes) over the axis `tp`, and by FSDP2 over all other axes."""
+    """`parallelize` by the model's own plan (with changes) over the axis `tp`, and by FSDP2 over all other axes.
+
+    With an axis `ep` by its own expert-parallel plan too, and by its own FSDP2 plan; see `expert_layout`.
+    """
 
     change: PlanChange
 
     def __call__(self, model: nn.Module, mesh: DeviceMesh) -> nn.Module:
         names = mesh.mesh_dim_names or ("tp",)
+        if "ep" in names:
+            return self._split_experts(model, mesh)
         others = tuple(name for name in names if name != "tp")
         if "tp" in names:
             model = self._split(model, mesh["tp"] if others else mesh)
         elif self.change.changes:
             raise CannotRunError(
-                f"--plan, --plan-set and --plan-drop change the plan over tp; the mesh has {_listed(names)}"
+                f"--plan, --plan-set and --plan-drop change the plan over tp or ep; the mesh has {_listed(names)}"
             )
         return _fully_shard(model, mesh[others]) if others else model
 
-    def resolve(self, model: nn.Module, ranks: int) -> dict[str, str]:
-        """The plan as it is applied to `model` on so many ranks: a style for each module and parameter that has one.
+    def resolve(self, model: nn.Module, mesh: Mapping[str, int]) -> dict[str, str]:
+        """The plan as it is applied to `model` on a mesh of these sizes: a style for each module and parameter.
 
         Raises:
             CannotRunError: there is none, or a change does not fit it.
         """
         from transformers.distributed.configuration_utils import DistributedConfig
 
-        config = DistributedConfig(tp_size=ranks)
-        return change_plan(model, find_plan(model, config, self.change.instead), self.change)
+        instead = self.change.instead
+        if "ep" in mesh:
+            own = find_expert_plans(model, configure(mesh))[0]
+            return change_plan(model, own if instead is None else _expand(model, instead), self.change)
+        config = DistributedConfig(tp_size=mesh.get("tp", 1))
+        return change_plan(model, find_plan(model, config, instead), self.change)
 
     def _split(self, model: nn.Module, mesh: DeviceMesh) -> nn.Module:
         from transformers.distributed.configuration_utils import DistributedConfig
         from transformers.distributed.tensor_parallel import apply_tensor_parallelism
 
-        plan = self.resolve(model, mesh.size())
+        plan = self.resolve(model, {"tp": mesh.size()})
         _require_heads(model, plan, mesh.size())
-        model.config.distributed_config = DistributedConfig(tp_size=mesh.size())  # type: ignore[union-attr]
-        # As from_pretrained does: apply the plan to weights that are not tied, then tie the sharded ones.
-        _untie(model)
-        try:
-            sharded: Any = apply_tensor_parallelism(model, mesh, plan)
-        except Exception as error:
-            raise ShardedCrashError(
-                f"transformers cannot apply the plan: {describe_crash(error, model, plan)}"
-            ) from error
-        sharded.tie_weights(recompute_mapping=False)
-        names = [name for name, _ in model.named_modules()]
-        generic = {_INDEX.sub("*", name) for name in (*names, *dict(model.named_parameters()))}
-        note_entries(sharded, [pattern for pattern in plan if _INDEX.sub("*", pattern) not in generic])
-        setattr(sharded, PLAN_ATTRIBUTE, plan)
-        return cast("nn.Module", sharded)
+        config = DistributedConfig(tp_size=mesh.size())
+        return _apply(model, config, plan, lambda: apply_tensor_parallelism(model, mesh, plan))
+
+    def _split_experts(self, model: nn.Module, mesh: DeviceMesh) -> nn.Module:
+        sizes = {name: mesh.size(dim) for dim, name in enumerate(mesh.mesh_dim_names or ())}
+        config = configure(sizes)
+        plan = self.resolve(model, sizes)
+        tensor, experts = take_expert_styles(plan)
+        _require_heads(model, tensor, config.tp_size)
+        _require_experts(model, experts, config.ep_size)
+        sharded = find_expert_plans(model, config)[1]
+        meshes = make_meshes(mesh, config)
+        return _apply(
+            model,
+            config,
+            plan,
+            lambda: apply_plans(model, config, meshes, tensor=tensor, experts=experts, sharded=sharded),
+        )
+
+
+def _apply(model: nn.Module, config: Any, plan: Mapping[str, str], apply: Callable[[], Any]) -> nn.Module:
+    """As from_pretrained does: apply the plan to weights that are not tied, then tie the sharded ones."""
+    model.config.distributed_config = config  # type: ignore[union-attr]
+    _untie(model)
+    try:
+        sharded = apply()
+    except Exception as error:
+        raise ShardedCrashError(f"transformers cannot apply the plan: {describe_crash(error, model, plan)}") from error
+    sharded.tie_weights(recompute_mapping=False)
+    names = [name for name, _ in model.named_modules()]
+    generic = {_INDEX.sub("*", name) for name in (*names, *dict(model.named_parameters()))}
+    note_entries(sharded, [pattern for pattern in plan if _INDEX.sub("*", pattern) not in generic])
+    setattr(sharded, PLAN_ATTRIBUTE, plan)
+    return cast("nn.Module", sharded)
 
 
 def find_plan(model: nn.Module, config: Any, instead: Mapping[str, str] | None) -> dict[str, str]:
@@ -119,6 +148,19 @@ def find_plan(model: nn.Module, config: Any, instead: Mapping[str, str] | None) 
     if not plan:
         raise CannotRunError(_without_plan(model))
     return plan
+
+
+def find_expert_plans(model: nn.Module, config: Any) -> tuple[dict[str, str], dict[str, str]]:
+    """The model's own plan over tensors and experts, and its FSDP2 plan, with an entry for each module and parameter.
+
+    Raises:
+        CannotRunError: it has no such plan.
+    """
+    try:
+        tensor, experts, sharded = model._resolve_parallel_plans(config)  # type: ignore[operator]  # noqa: SLF001
+    except ValueError as error:  # transformers refuses a model without one of the plans
+        raise CannotRunError(f"transformers refuses these axes: {error}") from error
+    return {**tensor, **experts}, sharded
 
 
 def change_plan(model: nn.Module, plan: dict[str, str], change: PlanChange) -> dict[str, str]:
@@ -212,6 +254,22 @@ def _require_heads(model: nn.Module, plan: Mapping[str, str], ranks: int) -> Non
             raise CannotRunError(
                 f"{ranks} ranks cannot share {heads} heads: the plan splits {name} by columns. Give --devices that "
                 f"divide {heads}, or --set {field}={ranks * -(-heads // ranks)}"
+            )
+
+
+def _require_experts(model: nn.Module, plan: Mapping[str, str], ranks: int) -> None:
+    """Every rank gets as many whole experts.
+
+    Raises:
+        CannotRunError: the ranks cannot share the experts.
+    """
+    parameters = dict(model.named_parameters())
+    for name, style in plan.items():
+        experts = parameters[name].shape[0] if style == "grouped_gemm" and name in parameters else 0
+        if experts % ranks:
+            raise CannotRunError(
+                f"{ranks} ranks cannot share {experts} experts: the plan splits {name} by experts. Give axes ep and tp "
+                f"whose product divides {experts}, or another number of experts by --set"
             )
 
 

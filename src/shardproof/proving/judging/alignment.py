@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
@@ -77,6 +78,7 @@ class Alignment:
     own_training: bool = False  # then a scalar that a module returns may be a rank's share of the reference's
     _vectors: dict[tuple[int, Phase, str], tuple[Tensor, Tensor]] = field(default_factory=dict)
     _coverage: dict[tuple[int, Phase, str], Tensor] = field(default_factory=dict)
+    _calls: dict[int, Counter[tuple[int, Phase, str]]] = field(default_factory=dict)
 
     def of(self, key: Key) -> Aligned | None:
         """The tensor on all ranks; None for an activation whose layout cannot be inferred."""
@@ -91,6 +93,8 @@ class Alignment:
         involved = [*here.values(), expected]
         if key.phase in ACTIVATIONS:
             if (self.own_training or self.axes.shares > 1) and not expected.values.ndim:
+                return None
+            if not self._is_called_alike(key):
                 return None
             parts = {rank: one.values for rank, one in here.items()}
             rows = find_rows(self.layout, key.name, self.axes)
@@ -108,6 +112,19 @@ class Alignment:
             held={rank: ActualExpected(actual=part, expected=wanted[rank]) for rank, part in parts.items()},
             involved=involved,
         )
+
+    def _is_called_alike(self, key: Key) -> bool:
+        """Whether every rank that calls a module calls it as often as one device does.
+
+        Otherwise their calls are not of the same values: a rank calls the activation function of its own experts alone.
+        """
+        whole, *parts = (self._count_calls(records, key) for records in (self.reference, *self.ranks))
+        return all(count in (0, whole) for count in parts)
+
+    def _count_calls(self, records: Records, key: Key) -> int:
+        if id(records) not in self._calls:
+            self._calls[id(records)] = Counter((one.step, one.phase, one.name) for one in records.tensors)
+        return self._calls[id(records)][key.step, key.phase, key.name]
 
     def reference_has(self, key: Key) -> bool:
         """Whether the reference has the tensor, or all those whose elements a candidate's parameter holds."""
@@ -149,6 +166,8 @@ class Alignment:
 
     def number_elements(self, key: Key) -> dict[int, Tensor] | None:
         """By rank, each element's number in the full activation, int64; None where its layout cannot be inferred."""
+        if not self._is_called_alike(key):
+            return None
         whole = self.reference.tensors[key].values
         parts = {rank: one.tensors[key].values for rank, one in enumerate(self.ranks) if key in one.tensors}
         placed = find_placement(parts, whole, self.axes, find_rows(self.layout, key.name, self.axes))

@@ -15,6 +15,7 @@ from shardproof.exact.errors import ExactArithmeticError
 from shardproof.proving.records import BothSides, Precision
 from shardproof.proving.running.batch import require_same_batch
 from shardproof.proving.running.candidate import run_candidate
+from shardproof.proving.running.fsdp_division import divided_as_in
 from shardproof.proving.running.models import (
     build_model,
     draw_buffers,
@@ -174,7 +175,7 @@ def run_in_threads(
         initial=initial,
         arithmetics=request.make_arithmetics(drawn.values(), constants),
     )
-    with unmatched_entries_noted() as entries:
+    with divided_as_in(request.dtypes.values()), unmatched_entries_noted() as entries:
         sides = world.run(_run_rank, target, context)
     return [_with_unmatched(side, entries) for side in sides]
 
@@ -219,7 +220,8 @@ def _run_process(
         arithmetics=request.make_arithmetics(drawn.values(), constants),
         heartbeat=comm.beat,
     )
-    with quiet_pytorch(), one_thread_if_small(state), unmatched_entries_noted() as entries:
+    fitted = divided_as_in(request.dtypes.values())
+    with quiet_pytorch(), one_thread_if_small(state), fitted, unmatched_entries_noted() as entries:
         side = _run_rank(comm, target, context)
     return _with_unmatched(side, entries)
 
