@@ -40,6 +40,7 @@ TESTED_ELSEWHERE = {
     "exact/engine/c10d.py": "PyTorch's bindings by name; `exact/engine/test_collectives.py` calls each",
     "exact/algebra/no_bound.py": "values without logic; `exact/algebra/test_degree.py` makes each",
     "report/page/description.py": "values without logic; `report/page/test_describe.py` reads them",
+    "frameworks/transformers/repro_template.py": "a text; `frameworks/transformers/test_repro.py` runs it filled in",
     "byhand/step.py": "values without logic; `byhand/test_one_device.py` reads them",
 }
 

@@ -13,13 +13,20 @@ pytest.importorskip("transformers")
 
 
 @pytest.fixture
-def run(monkeypatch, capsys):
+def works():
+    """What the processes are to do, in each run."""
+    return []
+
+
+@pytest.fixture
+def run(monkeypatch, capsys, works):
     """Run the command; each type gets the outcome given, and the types that were run are listed."""
 
     def census(*arguments, outcomes=None):
         ran = []
 
-        def run_cases(cases, _limits):
+        def run_cases(cases, _limits, work):
+            works.append(work)
             for case in cases:
                 ran.append((case.kind, case.variant))
                 yield Result(case=case, outcome=(outcomes or {}).get(case.kind, Outcome.PROVED))
@@ -80,6 +87,14 @@ def test_another_mesh_is_run_again_and_has_a_page_of_its_own(run, tmp_path):
     assert "| llama |" not in text
 
 
+def test_scripts_are_written_into_a_folder_if_asked_for(run, works, tmp_path):
+    run("llama")
+    run("llama", "--repro", tmp_path / "scripts")
+    assert works[0] is None
+    assert (works[1].func.__name__, works[1].keywords) == ("prove_case", {"folder": tmp_path / "scripts"})
+    assert (tmp_path / "scripts").is_dir()
+
+
 def test_every_type_is_run_if_none_is_named_and_the_page_counts_them(run, tmp_path):
     path, page = tmp_path / "lines.jsonl", tmp_path / "page.md"
     code, ran, out, _ = run("--output", path, "--page", page, outcomes={"apertus": Outcome.WRONG})
@@ -109,6 +124,8 @@ def test_exit_codes(run, outcome, code):
         (["llama", "--mesh", "ep"], "give KEY=VALUE"),
         (["llama", "--jobs", "0"], "must be at least 1"),
         (["llama", "--timeout", "0"], "above 0"),
+        (["llama", "--repro", "x", "--mesh", "ep=2"], "--repro writes a script for one axis tp"),
+        (["llama", "--repro", "no/such/folder"], "--repro no/such/folder: No such file or directory"),
         (["llama", "--page", "no/such/folder/page.md"], "its folder does not exist"),
     ],
 )

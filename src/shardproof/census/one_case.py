@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import logging
+import re
 import time
 import warnings
 from collections import Counter
+from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from shardproof.census.results import Outcome, Result
+from shardproof.census.results import BASE, Outcome, Result
 from shardproof.errors import CannotRunError
 from shardproof.exact.errors import ExactArithmeticError
 from shardproof.frameworks.transformers import (
@@ -20,6 +22,8 @@ from shardproof.frameworks.transformers import (
     PlanChange,
     ShardedCrashError,
     find_mend,
+    make_reproduction,
+    save_reproduction,
     tiny_step,
 )
 from shardproof.proving.findings import Verdict
@@ -27,9 +31,11 @@ from shardproof.proving.prove import prove
 from shardproof.report.grouping import group_findings
 from shardproof.report.json import installed_versions
 from shardproof.report.words import describe_cause
+from shardproof.tensorfiles import printable
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator, Mapping, Sequence
+    from pathlib import Path
 
     from torch import nn
 
@@ -48,26 +54,35 @@ _MOST_TEXT = 600
 _SUGGEST_SECONDS = 120.0  # of searching for entries that mend a plan, at most; a try that has begun ends
 
 
-def prove_case(case: Case) -> Result:
+def prove_case(case: Case, folder: Path | None = None) -> Result:
     """Prove one training step of the type, small, with plain SGD: the plan decides the gradients, not the optimizer.
 
     Where chance has made an element void in the only trial, other random numbers are taken, once.
+
+    Args:
+        case: which.
+        folder: where scripts of what is wrong or fails on ranks are written, each in a folder of its own.
     """
     logging.disable(logging.WARNING)
     warnings.simplefilter("ignore")
     started = time.monotonic()
     versions = {name: version for name, version in installed_versions().items() if name != "python"}
     model = ""
+    step: Step | None = None
+    roots: tuple[Finding, ...] = ()
     try:
         step = replace(tiny_step(case.kind, case.settings, seed=case.seed), steps=1, optimizer=_sgd)
         model = type(step.model()).__name__
         proof = _prove(step, case)
+        roots = proof.roots
         result = _mend(step, _describe(case, proof), proof)
     except Exception as error:  # noqa: BLE001 - a result says what happened
         outcome = _name_outcome(error)
-        if outcome is Outcome.CRASH and not _crashes_in_numbers(step, case):
+        if outcome is Outcome.CRASH and (step is None or not _crashes_in_numbers(step, case)):
             outcome = Outcome.REFUSED
         result = Result(case=case, outcome=outcome, said=_shorten(error))
+    if folder is not None and step is not None and result.outcome in (Outcome.WRONG, Outcome.CRASH):
+        _write_script(folder, step, result, roots)
     return replace(result, model=model, seconds=round(time.monotonic() - started, 1), versions=versions)
 
 
@@ -103,6 +118,19 @@ def _mend(step: Step, result: Result, proof: Proof) -> Result:
     found = find_mend(proof, step, resolve, attempt, seconds=_SUGGEST_SECONDS)
     mended = "" if found.proof is None else str(_describe(case, found.proof).outcome)
     return replace(result, suggested=dict(found.entries), mended=mended, tried=found.tried)
+
+
+def _write_script(folder: Path, step: Step, result: Result, roots: Sequence[Finding]) -> None:
+    """Write the script of a result; none where it would not show what is wrong."""
+    case = result.case
+    said = [printable(one) for one in (*result.causes, *([result.said] if result.said else []))]
+    own = folder / (
+        case.kind if case.variant == BASE else f"{case.kind}-{re.sub(r'[^0-9A-Za-z_.=-]', '_', case.variant)}"
+    )
+    with suppress(CannotRunError):
+        made = make_reproduction(step, OwnPlan(change=PlanChange()), case.devices, roots, said)
+        own.mkdir(parents=True, exist_ok=True)
+        save_reproduction(made, own)
 
 
 def _crashes_in_numbers(step: Step, case: Case) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path  # noqa: TC003 - typer reads the annotations
 from typing import TYPE_CHECKING, Annotated
 
@@ -12,6 +13,7 @@ import typer
 
 from shardproof.cli.mesh_option import read_mesh
 from shardproof.cli.output import Exit, check_writable, write_atomically
+from shardproof.cli.prove_repro import make_folder
 from shardproof.errors import CannotRunError
 
 if TYPE_CHECKING:
@@ -37,6 +39,12 @@ def census_command(
         bool,
         typer.Option("--suggest", help="For each wrong plan, search for entries that mend it; prove it with them."),
     ] = False,
+    repro: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR", help="Write a script of plain PyTorch for each that is wrong or fails, in DIR/TYPE."
+        ),
+    ] = None,
     again: Annotated[
         bool, typer.Option("--again", help="Run again what the file holds, if shardproof could not decide it.")
     ] = False,
@@ -57,6 +65,7 @@ def census_command(
     """
     from shardproof.census import processes
     from shardproof.census.cases import list_types
+    from shardproof.census.one_case import prove_case
     from shardproof.census.page import count_outcomes, render_page
     from shardproof.census.results import Case, keep_latest, read_results, write_line
 
@@ -73,8 +82,15 @@ def census_command(
     wanted = _list_cases(types or [], given, variants=variants)
     done = {_key(one.case, one) for one in results if _is_enough(one, suggest=suggest, again=again)}
     cases = [case for case in wanted if _key(case) not in done]
+    work = None
+    if repro is not None:
+        if mesh is not None:
+            raise CannotRunError("--repro writes a script for one axis tp: give --devices instead of --mesh")
+        make_folder(repro)
+        work = partial(prove_case, folder=repro)
+    limits = processes.Limits(seconds=timeout, memory=memory, jobs=jobs)
     with _bar(len(cases)) as advance:
-        for result in processes.run_cases(cases, processes.Limits(seconds=timeout, memory=memory, jobs=jobs)):
+        for result in processes.run_cases(cases, limits, work):
             results.append(result)
             line = write_line(result) + "\n"
             if output is None:

@@ -18,6 +18,7 @@ from shardproof.cli.prove_report import (
     name_subject,
     render_proof,
 )
+from shardproof.cli.prove_repro import make_folder, write_crash, write_reproduction
 from shardproof.cli.prove_suggest import require_own_plan
 from shardproof.cli.prove_suggest import suggest as search_mend
 from shardproof.cli.tracebacks import traceback_shown
@@ -102,6 +103,13 @@ def prove_command(
             "--suggest", help="If an hf: plan is wrong, search for entries that mend it, and prove it with them."
         ),
     ] = False,
+    repro: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="Write a script of plain PyTorch and transformers that shows what is wrong with an hf: plan.",
+        ),
+    ] = None,
     show_traceback: Annotated[
         bool, typer.Option("--traceback", help="If your code raises an error, show where in full.")
     ] = False,
@@ -153,6 +161,11 @@ def prove_command(
         require_own_plan(specification, "--suggest")
         if numeric:
             raise CannotRunError("--suggest proves the plan with other entries, and --numeric proves nothing")
+    if repro is not None:
+        require_own_plan(specification, "--repro")
+        if mesh is not None:
+            raise CannotRunError("--repro writes a script for one axis tp: give --devices instead of --mesh")
+        make_folder(repro)
     suggestion: Suggestion | None = None
 
     def run(changed: Specification, fewer: int | None) -> tuple[ProofTarget, Proof]:
@@ -178,7 +191,12 @@ def prove_command(
         return target, proof
 
     with failure_annotated(output_format), traceback_shown(show_traceback), progress_shown() as tell:
-        target, proof = run(specification, None)
+        try:
+            target, proof = run(specification, None)
+        except CannotRunError as error:
+            if repro is not None:
+                write_crash(repro, specification, error, devices or 2)
+            raise
         if suggest:
             suggestion = search_mend(proof, specification, target, run, tell)
     colour = output is None and wants_colour(sys.stdout)
@@ -197,6 +215,8 @@ def prove_command(
 
         certificate = "" if numeric else render_json(proof, specification, suggestion)
         write_atomically(html, render_proof_page(proof, subject=name_subject(specification), certificate=certificate))
+    if repro is not None:
+        write_reproduction(repro, target, proof)
     if summary is not None:
         append_summary(summary, proof, specification)
     write_result(text, output)

@@ -4,6 +4,7 @@ from shardproof.frameworks.transformers.crashes import ShardedCrashError
 from shardproof.frameworks.transformers.inputs import IGNORED, probing_ids
 from shardproof.frameworks.transformers.mending import MOST_TRIES, Suggestion, find_mend
 from shardproof.frameworks.transformers.plans import OwnPlan, PlanChange
+from shardproof.frameworks.transformers.repro import make_reproduction, save_reproduction
 from shardproof.frameworks.transformers.step import MOST_MEMORY, OneDeviceError, tiny_step
 
 __all__ = [
@@ -16,6 +17,8 @@ __all__ = [
     "ShardedCrashError",
     "Suggestion",
     "find_mend",
+    "make_reproduction",
     "probing_ids",
+    "save_reproduction",
     "tiny_step",
 ]
