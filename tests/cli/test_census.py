@@ -124,7 +124,7 @@ def test_exit_codes(run, outcome, code):
         (["llama", "--mesh", "ep"], "give KEY=VALUE"),
         (["llama", "--jobs", "0"], "must be at least 1"),
         (["llama", "--timeout", "0"], "above 0"),
-        (["llama", "--repro", "x", "--mesh", "ep=2"], "--repro writes a script for one axis tp"),
+        (["llama", "--repro", "x", "--mesh", "dp=2,tp=2"], "--repro writes a script for one axis tp"),
         (["llama", "--repro", "no/such/folder"], "--repro no/such/folder: No such file or directory"),
         (["llama", "--page", "no/such/folder/page.md"], "its folder does not exist"),
     ],
