@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from tests.exact.rules.integers import check, mode, nested, sixteenths
 
-from shardproof.exact import ExactArithmetic, ExactArithmeticError
+from shardproof.exact import VOID, ExactArithmetic
 from shardproof.exact.rules.registry import RULES, find_op
 
 
@@ -136,6 +136,53 @@ def test_a_loop_over_the_groups_has_the_same_digits_forward_and_backward():
     assert not any(torch.equal(a, b) for a, b in zip(grads(grouped=True, ends=[3, 3, 7]), loop, strict=True))
 
 
-def test_rows_that_no_group_has_are_refused():
-    with pytest.raises(ExactArithmeticError, match="groups that end at 6 of 7"):
-        grads(grouped=True, ends=[2, 2, 6])
+FEWER = [2, 2, 6]
+
+
+def test_rows_that_no_group_has_are_void():
+    """PyTorch leaves them unwritten: the row of the result, and the row of the operand's gradient."""
+    y, dx, dw = grads(grouped=True, ends=FEWER)
+    for found in (y, dx):
+        assert ((found == VOID) == (torch.arange(7) == 6).unsqueeze(-1)).all()
+    assert not (dw == VOID).any()
+
+
+def masked(*, output=True, gradient=True):
+    """Digits of the gradients where the rows that no group has are masked, as experts on other ranks are."""
+    generator = torch.Generator().manual_seed(0)
+    x, w = (torch.randn(*shape, generator=generator).requires_grad_() for shape in SHAPES["rows in groups"])
+    outside = (torch.arange(len(x)) == len(x) - 1).unsqueeze(-1)
+    with ExactArithmetic(seed=1, check=True) as exact:
+        given = x.masked_fill(outside, 0.0) if gradient else x
+        y = F.grouped_mm(given, w, offs=torch.tensor(FEWER, dtype=torch.int32))
+        y = y.masked_fill(outside, 0.0) if output else y
+        loss = y.square().sum()
+        loss.backward()
+        return [exact.digits(t) for t in (loss, x.grad, w.grad)]
+
+
+def test_rows_that_no_group_has_may_be_masked_before_and_after():
+    assert not any((found == VOID).any() for found in masked())
+    _, dx, dw = grads(grouped=False, ends=FEWER)
+    zeros = torch.zeros(7 - len(dx), dx.shape[1], dtype=dx.dtype)
+    assert [torch.equal(*pair) for pair in zip(masked()[1:], (torch.cat([dx, zeros]), dw), strict=True)] == [True] * 2
+
+
+def test_a_mask_that_is_forgotten_makes_what_follows_void():
+    loss, dx, _ = masked(output=False)
+    assert loss == VOID
+    loss, dx, dw = masked(gradient=False)
+    assert (dx[6] == VOID).all()
+    assert not any((found == VOID).any() for found in (loss, dx[:6], dw))
+
+
+def test_a_void_row_makes_its_own_group_void_alone():
+    shape, ends = SHAPES["rows in groups"], torch.tensor([2, 4, 7], dtype=torch.int32)
+    x, w = torch.randn(shape[0]), torch.randn(shape[1])
+    with ExactArithmetic(seed=1, check=True) as exact:
+        x = torch.cat([x[:3], x[3:4] / (x[:1] - x[:1]), x[4:]])
+        y = exact.digits(F.grouped_mm(x, w, offs=ends))
+        dw = exact.digits(F.grouped_mm(x.mT, x[:, :2], offs=ends))
+    assert (y == VOID).all(1).tolist() == [row == 3 for row in range(7)]
+    assert (dw == VOID).all(-1).all(-1).tolist() == [False, True, False]
+    assert not (dw[[0, 2]] == VOID).any()

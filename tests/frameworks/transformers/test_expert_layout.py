@@ -9,11 +9,14 @@ import torch
 import shardproof as sp
 from shardproof.errors import CannotRunError
 from shardproof.frameworks.transformers import OwnPlan, PlanChange, tiny_step
+from shardproof.frameworks.transformers.expert_layout import take_experts
 from shardproof.proving.cause import CauseKind
 from shardproof.proving.findings import Verdict
 from shardproof.report.text import render_text
 
 pytest.importorskip("transformers")
+from transformers.distributed import expert_parallel
+
 pytestmark = pytest.mark.filterwarnings("ignore:FSDP2-wrapped module")  # returns a view: nothing here writes into it
 
 
@@ -23,9 +26,11 @@ def sgd(parameters):
 
 def make_step(kind="mixtral", rows=2, **settings):
     step = tiny_step(kind, {"num_hidden_layers": 1, **settings})
-    inputs = {name: value.repeat(rows // 2, 1) for name, value in step.batch["inputs"].items()}
-    inputs["input_ids"] = inputs["input_ids"].roll(torch.arange(rows).tolist(), [0] * rows)
-    return replace(step, batch={"inputs": inputs}, optimizer=sgd, steps=1)
+    if rows > 2:
+        step = replace(
+            step, batch={"inputs": {name: x.repeat(rows // 2, 1) for name, x in step.batch["inputs"].items()}}
+        )
+    return replace(step, optimizer=sgd, steps=1)
 
 
 def prove(step, mesh, change=None, parallelize=None, **settings):
@@ -51,9 +56,51 @@ def test_tied_weights_are_tied_again():
     assert prove(make_step(tie_word_embeddings=True), {"ep": 2}).ok
 
 
-@pytest.mark.parametrize("implementation", ["batched_mm"])
-def test_experts_by_batched_products_are_proved(implementation):
+IMPLEMENTATIONS = ["eager", "batched_mm", "grouped_mm"]
+
+
+@pytest.mark.parametrize("implementation", IMPLEMENTATIONS[1:])
+def test_experts_by_batched_and_grouped_products_are_proved(implementation):
     assert prove(make_step(experts_implementation=implementation), {"ep": 2}).ok
+
+
+@pytest.fixture
+def summed(monkeypatch):
+    """Every rank runs its own experts on the tokens that all have, and an all-reduce sums the outputs."""
+    monkeypatch.setitem(expert_parallel.EPImplementationInterface._global_mapping, "auto", expert_parallel.AllReduceEP)
+
+
+@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+def test_experts_whose_outputs_are_summed_are_proved(implementation, summed):
+    """Rows for experts of other ranks lie behind the last group of a grouped product, and are masked."""
+    assert prove(make_step(experts_implementation=implementation), {"ep": 1, "tp": 2}).ok
+
+
+def test_a_missing_all_reduce_of_the_gradient_is_found(summed, monkeypatch):
+    """transformers#48205: the gradients of the tokens are those of a rank's own experts."""
+    monkeypatch.setattr(expert_parallel._AllReduceBackward, "backward", staticmethod(lambda ctx, grad: (grad, None)))
+    root = prove(make_step(), {"ep": 1, "tp": 2}).roots[0]
+    assert (root.verdict, root.cause.kind) == (Verdict.WRONG, CauseKind.UNREDUCED)
+    assert "gradient" in str(root.key.phase)
+
+
+def test_entries_of_the_experts_plan_stay_there_whatever_their_style():
+    """muse_spark sums the gradient of a norm that its experts share; gemma4 splits an MLP over the ranks of experts."""
+    plan = {
+        "attention": "colwise",
+        "mlp": "colwise",
+        "experts.down": "grouped_gemm",
+        "experts.norm": "replicated_with_grad_allreduce",
+        "experts": "ep_dispatch_experts",
+    }
+    assert take_experts(plan, ["mlp"]) == (
+        {"attention": "colwise"},
+        {name: style for name, style in plan.items() if name != "attention"},
+    )
+
+
+def test_a_norm_that_experts_share_is_proved():
+    assert prove(make_step("muse_spark_text"), {"ep": 2}).ok
 
 
 def planted(change):

@@ -46,6 +46,8 @@ _NUMBERS: Final = frozenset({"number", "float", "Scalar", "Optional[number]", "O
 CERTAIN: Final = frozenset(
     {_aten.isnan.default, _aten.isinf.default, _aten.isfinite.default, _aten.isneginf.default, _aten.isposinf.default}
 )
+# Some elements of their results may be memory that was never written.
+LEAVES_UNWRITTEN: Final = frozenset({_aten._grouped_mm.default})
 EQUALITIES: Final = frozenset({_aten.eq.Tensor, _aten.ne.Tensor, _aten.eq.Scalar, _aten.ne.Scalar})
 
 
@@ -169,7 +171,8 @@ class Applying:
 
         def settle(value: Any) -> Any:
             if isinstance(value, Residue):
-                return self._settle(value, inherited, taken, divided=divided)
+                unwritten = op in LEAVES_UNWRITTEN and bool(value.tensor.isnan().any())
+                return self._settle(value, inherited, taken, divided=divided or unwritten)
             if isinstance(value, list | tuple):
                 return type(value)([settle(item) for item in value])
             assert not is_float_tensor(value), f"{op} gives floating numbers that are no residues"

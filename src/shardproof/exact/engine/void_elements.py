@@ -1,5 +1,7 @@
 """Void elements: which elements of an op's results come of a division by zero, so that the trial says nothing of them.
 
+So are rows of grouped products that PyTorch leaves unwritten.
+
 In a floating storage a void element is NaN, which sums, products and movements of data carry along by themselves.
 Rules never see one: they are given another number in its place, and what comes of it is made void here. Which elements
 of a result come of which operands' is asked of PyTorch's own op: it is run on floating numbers with NaN in the places
@@ -15,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Final
 import torch
 from torch import Tensor
 
+from shardproof.exact.algebra.groups import multiply_groups
 from shardproof.exact.engine.tensor_trees import covers_storage, map_tensors, tensors_in
 from shardproof.exact.rules.registry import RULES, SELECTIONS
 
@@ -37,6 +40,7 @@ _ORS: Final = frozenset({_aten.logical_or.default, _aten.bitwise_or.Tensor, _ate
 # Selections each of whose results comes of one row as a whole.
 _OF_ROWS: Final = frozenset({_aten._softmax.default, _aten._log_softmax.default, _aten.amax.default})
 _COPIES: Final = frozenset({_aten._to_copy.default, _aten.clone.default})
+_GROUPED: Final = _aten._grouped_mm.default
 # They pass over NaN.
 _IGNORE_NAN: Final = frozenset({"nansum", "nanmedian", "nan_to_num", "fmax", "fmin"})
 
@@ -212,10 +216,15 @@ class VoidElements:
 
         positional, named = map_tensors(probe, args)
         try:
-            found = op(*positional, **named)
+            found = _multiply_groups(*positional, **named) if op is _GROUPED else op(*positional, **named)
         except (RuntimeError, ValueError, IndexError, TypeError):
             return None
         return [x for x in tensors_in(found) if not x.is_meta]
+
+
+def _multiply_groups(a: Tensor, b: Tensor, offs: Tensor | None = None, *_rest: object, **_named: object) -> Tensor:
+    """The product of groups in float64, for which PyTorch has no kernel."""
+    return a @ b if offs is None else multiply_groups(torch.matmul, a, b, offs.tolist())
 
 
 def _indices(op: OpOverload, args: Any) -> list[Tensor]:

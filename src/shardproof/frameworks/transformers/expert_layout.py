@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, cast
 from shardproof.errors import CannotRunError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Collection, Mapping
 
     from torch import nn
     from torch.distributed.device_mesh import DeviceMesh
@@ -79,12 +79,23 @@ def apply_plans(
     return cast("nn.Module", found)
 
 
-def take_expert_styles(plan: Mapping[str, str]) -> tuple[dict[str, str], dict[str, str]]:
-    """The tensor-parallel and the expert-parallel entries of one plan, told by their styles."""
+def take_experts(plan: Mapping[str, str], own: Collection[str]) -> tuple[dict[str, str], dict[str, str]]:
+    """The tensor-parallel and the expert-parallel entries of one plan.
+
+    The latter are applied over the ranks with experts of their own, whatever their style: those of the model's own
+    expert-parallel plan, those inside its experts, and those with a style of experts.
+
+    Args:
+        plan: both, perhaps changed.
+        own: names of the model's own expert-parallel plan.
+    """
     from transformers.distributed.expert_parallel import ExpertParallelLayer
     from transformers.distributed.parallel_utils import ALL_PARALLEL_STYLES
 
+    inside = tuple(f"{name}." for name, style in plan.items() if style == "ep_dispatch_experts")
     experts = {
-        name: style for name, style in plan.items() if isinstance(ALL_PARALLEL_STYLES[style], ExpertParallelLayer)
+        name: style
+        for name, style in plan.items()
+        if name in own or name.startswith(inside) or isinstance(ALL_PARALLEL_STYLES[style], ExpertParallelLayer)
     }
     return {name: style for name, style in plan.items() if name not in experts}, experts

@@ -12,7 +12,7 @@ import torch
 
 from shardproof.errors import CannotRunError
 from shardproof.frameworks.transformers.crashes import ShardedCrashError, describe_crash
-from shardproof.frameworks.transformers.expert_layout import apply_plans, configure, make_meshes, take_expert_styles
+from shardproof.frameworks.transformers.expert_layout import apply_plans, configure, make_meshes, take_experts
 from shardproof.proving.running.plan_entries import note_entries
 
 if TYPE_CHECKING:
@@ -86,8 +86,9 @@ class OwnPlan:
 
         instead = self.change.instead
         if "ep" in mesh:
-            own = find_expert_plans(model, configure(mesh))[0]
-            return change_plan(model, own if instead is None else _expand(model, instead), self.change)
+            tensor, experts, _ = find_expert_plans(model, configure(mesh))
+            plan = {**tensor, **experts} if instead is None else _expand(model, instead)
+            return change_plan(model, plan, self.change)
         config = DistributedConfig(tp_size=mesh.get("tp", 1))
         return change_plan(model, find_plan(model, config, instead), self.change)
 
@@ -104,10 +105,10 @@ class OwnPlan:
         sizes = {name: mesh.size(dim) for dim, name in enumerate(mesh.mesh_dim_names or ())}
         config = configure(sizes)
         plan = self.resolve(model, sizes)
-        tensor, experts = take_expert_styles(plan)
+        _, own, sharded = find_expert_plans(model, config)
+        tensor, experts = take_experts(plan, own)
         _require_heads(model, tensor, config.tp_size)
         _require_experts(model, experts, config.ep_size)
-        sharded = find_expert_plans(model, config)[1]
         meshes = make_meshes(mesh, config)
         return _apply(
             model,
@@ -150,8 +151,8 @@ def find_plan(model: nn.Module, config: Any, instead: Mapping[str, str] | None) 
     return plan
 
 
-def find_expert_plans(model: nn.Module, config: Any) -> tuple[dict[str, str], dict[str, str]]:
-    """The model's own plan over tensors and experts, and its FSDP2 plan, with an entry for each module and parameter.
+def find_expert_plans(model: nn.Module, config: Any) -> tuple[dict[str, str], dict[str, str], dict[str, str]]:
+    """The model's own plans over tensors and over experts, and its FSDP2 plan, an entry for each module and parameter.
 
     Raises:
         CannotRunError: it has no such plan.
@@ -160,7 +161,7 @@ def find_expert_plans(model: nn.Module, config: Any) -> tuple[dict[str, str], di
         tensor, experts, sharded = model._resolve_parallel_plans(config)  # type: ignore[operator]  # noqa: SLF001
     except ValueError as error:  # transformers refuses a model without one of the plans
         raise CannotRunError(f"transformers refuses these axes: {error}") from error
-    return {**tensor, **experts}, sharded
+    return tensor, experts, sharded
 
 
 def change_plan(model: nn.Module, plan: dict[str, str], change: PlanChange) -> dict[str, str]:

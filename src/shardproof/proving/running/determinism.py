@@ -11,6 +11,7 @@ from shardproof.errors import CannotRunError
 from shardproof.proving.running.batch import copy_batch
 from shardproof.proving.running.capture import Recorder
 from shardproof.proving.running.dropout import dropout_standing_in
+from shardproof.proving.running.grouped_products import grouped_products_followed
 from shardproof.proving.running.models import build_model, draw_buffers, nudge_parameters, tensors_of_state
 from shardproof.proving.running.quiet import quiet_pytorch
 from shardproof.proving.running.thread_count import one_thread_if_small
@@ -66,7 +67,8 @@ def _take(step: Step, model: nn.Module, seed: int) -> tuple[Records, list[str]]:
     batch = copy_batch(step.batch)
     before = Randomness.now()
     try:
-        with quiet_pytorch(), dropout_standing_in(), one_thread_if_small(tensors_of_state(model)):
+        one_thread = one_thread_if_small(tensors_of_state(model))
+        with quiet_pytorch(), dropout_standing_in(), grouped_products_followed(), one_thread:
             train(model, step, batch, recorder)
     except CannotRunError:
         raise

@@ -21,6 +21,7 @@ from shardproof.proving.running.collective_log import collectives_recorded, earl
 from shardproof.proving.running.data_parallel import BatchSplit, make_split
 from shardproof.proving.running.dropout import dropout_standing_in, masks_drawn
 from shardproof.proving.running.dtensor_draws import DTensorDraws
+from shardproof.proving.running.grouped_products import grouped_products_followed
 from shardproof.proving.running.models import build_model, dtype_of, initial_values, load_model, make_mesh, shard_model
 from shardproof.proving.running.own_values import OwnValues
 from shardproof.proving.running.plan_entries import noted_entries
@@ -61,7 +62,9 @@ class OneRun:
     def entered(self) -> Iterator[None]:
         """Inside, the run's arithmetic holds, and its masks and collectives are recorded."""
         with ExitStack() as stack:
-            if self.recorder.exact is not None:
+            if self.recorder.exact is None:
+                stack.enter_context(grouped_products_followed())
+            else:
                 stack.enter_context(self.recorder.exact.joined())
             if self.masks is not None:
                 stack.enter_context(masks_drawn(self.recorder, self.masks))

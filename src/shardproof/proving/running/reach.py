@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from shardproof.proving.records import Precision
 from shardproof.proving.running.batch import copy_batch
 from shardproof.proving.running.dropout import dropout_standing_in
+from shardproof.proving.running.grouped_products import grouped_products_followed
 from shardproof.proving.running.models import load_model
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ def reached_if_trained(step: Step, seed: int, state: Mapping[str, Tensor]) -> di
     for parameter in frozen.values():
         parameter.requires_grad_(True)
     try:
-        with dropout_standing_in():
+        with dropout_standing_in(), grouped_products_followed():
             step.compute_loss(model, copy_batch(step.batch)).backward()
     except Exception:  # noqa: BLE001 - whatever the user's code raises; the step as it is has been run
         return {}
