@@ -62,7 +62,8 @@ class Configuration:
     @property
     def data_axes(self) -> tuple[str, ...]:
         """The axes along which `parallelize` gets rows of the batch of its own: by name, as the prover takes them."""
-        return tuple(axis for axis in self.mesh if "dp" in axis or "data" in axis) if self.parallelize else ()
+        named = tuple(axis for axis in self.mesh if "dp" in axis or "data" in axis or axis == "ep")
+        return named if self.parallelize else ()
 
     def prove(self) -> Proof:
         """One trial."""

@@ -83,6 +83,7 @@ SOME = [
     "strided sequences, Adam, 2 ranks",
     "an all-reduce, functional, AdamW, 2 ranks",
     "experts on their ranks, 16 tokens, AdamW, dp 2",
+    "routed experts, room for the mean, all-to-all, Adam, ep 4",
     "decoder by FSDP2, dp 2, SGD, float16, clipped to 1.0",
 ]
 

@@ -34,6 +34,7 @@ from benchmarks.mutants.correct import (
     parallel_state,
     recomputation,
     right_twins,
+    routed_experts,
     trainings,
     transformers_plans,
 )
@@ -45,7 +46,7 @@ KINDS = (
     *(by_hand, padding, trainings, data_parallel, layers, losses, attention, blocks, optimizers, dtypes),
     *(dropout, meshes, transformers_plans, decoders, frozen, clipping, mixtures, ddp, recomputation, orders),
     *(masks, buffers, constants, parallel_state, asynchronous, initial_values, casts, odd_state, other_models),
-    *(right_twins,),
+    *(routed_experts, right_twins),
 )
 
 

@@ -14,7 +14,7 @@ from benchmarks.mutants.steps import sgd
 from shardproof.proving.step import Step
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Sequence
 
     from torch.distributed.device_mesh import DeviceMesh
 
@@ -102,9 +102,13 @@ def expert_parallel(*, divided: bool = True) -> Callable[[nn.Module, DeviceMesh]
 
 
 def routed_step(
-    tokens: int = 12, optimizer: Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer] = sgd, **settings: Any
+    tokens: int = 12,
+    optimizer: Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer] = sgd,
+    routes: Sequence[int] | None = None,
+    **settings: Any,
 ) -> Step:
-    """Tokens of which each rank has some for every expert."""
-    routes = (torch.arange(tokens) * 3 + torch.arange(tokens) // 5) % EXPERTS
-    batch = ((draw(tokens, HIDDEN), routes), draw(tokens, 4, seed=1))
+    """Tokens of which each rank has some for every expert, or with these routes."""
+    spread = (torch.arange(tokens) * 3 + torch.arange(tokens) // 5) % EXPERTS
+    chosen = spread if routes is None else torch.tensor(routes)
+    batch = ((draw(tokens, HIDDEN), chosen), draw(tokens, 4, seed=1))
     return Step(model=Routed, batch=batch, loss=F.mse_loss, optimizer=optimizer, **({"steps": 2} | settings))

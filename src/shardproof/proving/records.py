@@ -95,6 +95,8 @@ class CollectiveCall:
         dtype: of the rank's tensors: 'float32'; empty where it has none. In exact arithmetic it is always float64.
         asynchronous: the program, or DTensor, waits for it by itself. Of messages it is not known, and False.
         recomputed: it is part of a forward that is computed again in the backward.
+        after_choices: in exact arithmetic, the program has read integers before that came of comparing residues: shapes
+            may depend on what was chosen.
     """
 
     step: int
@@ -106,6 +108,7 @@ class CollectiveCall:
     dtype: str = field(default="", compare=False)
     asynchronous: bool = field(default=False, compare=False)
     recomputed: bool = False
+    after_choices: bool = field(default=False, compare=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

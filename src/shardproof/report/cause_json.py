@@ -140,6 +140,7 @@ def _read_collective(value: object) -> CollectiveCall:
         dtype=_text(content.get("dtype", "")),
         asynchronous=_typed(content.get("asynchronous", False), bool),
         recomputed=_typed(content.get("recomputed", False), bool),
+        after_choices=_typed(content.get("after_choices", False), bool),
     )
 
 

@@ -19,3 +19,13 @@ def test_masks_and_indices_from_comparisons_may_be_used():
         hit = [expert.item() for expert in (counts > 0).nonzero()]
         assert 0 < len(hit) <= 4
         assert exact.bound(y).per_trial is None or exact.run.escaped.orders > 0
+
+
+def test_whether_choices_have_been_read_is_known():
+    x, numbers = drawn(6), torch.arange(6)
+    with ExactArithmetic(seed=1, leaving="follow") as exact:
+        chosen = x.topk(2).indices
+        torch.bincount(numbers.topk(2).indices).tolist()
+        assert not exact.choices_read
+        torch.bincount(chosen, minlength=6)  # how long its result is, is chosen too
+        assert exact.choices_read

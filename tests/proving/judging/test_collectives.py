@@ -176,6 +176,22 @@ def test_a_bucket_with_another_number_of_elements_or_of_another_kind_is_one(nati
     assert diverge(buckets(11, 11), native)
 
 
+@pytest.mark.parametrize(
+    ("kind", "after_choices", "shapes", "told"),
+    [
+        ("AllToAllBase", True, ((5, 3), (4, 3)), 0),
+        ("all_to_all_single", True, ((5, 3), (4, 3)), 0),
+        ("AllToAllBase", False, ((5, 3), (4, 3)), 1),
+        ("AllGather", True, ((5, 3), (4, 3)), 1),
+        ("AllToAllBase", True, ((5, 4), (4, 4)), 1),
+    ],
+)
+def test_rows_that_a_routing_drops_are_no_divergence(kind, after_choices, shapes, told):
+    """Experts that have room for so many tokens keep other numbers of them in each run."""
+    exact = [collective(kind=kind, shapes=shapes, after_choices=after_choices)]
+    assert len(diverge(exact, [collective(kind=kind, shapes=((7, 3), (3, 3)))])) == told
+
+
 def test_a_divergence_beside_a_routing_is_told():
     extra = collective(kind="Broadcast")
     exact = on_two_ranks([exchange(5, 8)], [exchange(11, 8)])

@@ -6,8 +6,10 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import nn
 
+from shardproof import Step
 from shardproof.errors import CannotRunError
 from shardproof.proving.axes import make_axes
+from shardproof.proving.prove import prove
 from shardproof.proving.running.data_parallel import BatchSplit, make_split
 from shardproof.proving.running.models import make_mesh
 from shardproof.worlds.threaded import ThreadedWorld
@@ -39,13 +41,13 @@ def test_a_batch_without_rows_is_refused():
         BatchSplit(count=3, index=0).rows_of({"count": torch.tensor(6)})
 
 
-def differentiate(split, index=None):
-    """The gradients of the weight and of the activation before it."""
+def differentiate(split):
+    """The gradients of the weight and of the activation before it, this as it is recorded."""
     torch.manual_seed(0)
     model = nn.Linear(2, 3).double()
     hidden = split.rows_of(X).clone().requires_grad_()
-    split.backward(F.mse_loss(model(hidden), torch.ones(len(hidden), 3, dtype=torch.float64)), model)
-    return model.weight.grad, hidden.grad
+    F.mse_loss(model(hidden), torch.ones(len(hidden), 3, dtype=torch.float64)).backward()
+    return model.weight.grad, hidden.grad * split.enlarged
 
 
 def test_the_mean_of_the_ranks_gradients_is_that_of_one_device():
@@ -56,6 +58,60 @@ def test_the_mean_of_the_ranks_gradients_is_that_of_one_device():
     # The control: a device that does not split has activations' gradients of another size.
     torch.testing.assert_close(differentiate(BatchSplit())[1] * 3, activation)
     torch.testing.assert_close(differentiate(BatchSplit())[0], whole)
+
+
+class Injected(torch.autograd.Function):
+    """Identity forward; backward a gradient of a loss of its own, whatever the main loss is: half a mean of squares."""
+
+    @staticmethod
+    def forward(ctx, x):
+        ctx.save_for_backward(x)
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx, gradient):
+        (x,) = ctx.saved_tensors
+        return gradient + x / len(x)
+
+
+class WithInjectedLoss(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.first, self.last, self.times = nn.Linear(2, 3), nn.Linear(3, 1), 1
+
+    def forward(self, x):
+        h = self.first(x)
+        for _ in range(self.times):
+            h = Injected.apply(h)
+        return self.last(h)
+
+
+def average_gradients(times):
+    def average(parameter):
+        dist.all_reduce(parameter.grad)
+        parameter.grad.div_(dist.get_world_size())
+
+    def parallelize(model, mesh):
+        model.times = times
+        for parameter in model.parameters():
+            parameter.register_post_accumulate_grad_hook(average)
+        return model
+
+    return parallelize
+
+
+@pytest.mark.parametrize("trials", [1, 2])
+def test_a_gradient_that_a_function_injects_is_not_scaled_with_the_loss(trials):
+    step = Step(
+        model=WithInjectedLoss,
+        batch=(X.float(), torch.randn(6, 1)),
+        loss=F.mse_loss,
+        optimizer=torch.optim.SGD,
+        steps=2,
+    )
+    assert prove(step, parallelize=average_gradients(1), mesh={"dp": 3}, trials=trials).ok
+    roots = prove(step, parallelize=average_gradients(2), mesh={"dp": 3}, trials=trials).roots
+    assert str(roots[0].key) == "step 1, output gradient first"
 
 
 def test_the_loss_is_the_mean_over_the_data_axes_only():

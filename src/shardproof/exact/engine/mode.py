@@ -190,7 +190,7 @@ class ExactArithmetic:
         """The modulus."""
         return self.arithmetic.field.prime
 
-    def cut(self, tensor: Tensor, name: str, numbers: Tensor | None = None) -> Tensor:
+    def cut(self, tensor: Tensor, name: str, numbers: Tensor | None = None, *, enlarged: int = 1) -> Tensor:
         """Take the computation apart here: fresh residues forward, and in place of the gradient backward.
 
         Both ways what arrives is recorded in `cuts`. A cut with another name adds other pads; the two programs compared
@@ -201,6 +201,7 @@ class ExactArithmetic:
             name: of the cut.
             numbers: of a plain tensor that is a rank's part of a full one: int64, of its shape, each element's number
                 in the full tensor counted along its rows; -1 for padding, which stays as it is.
+            enlarged: the gradient is cut as so many times what it is, and goes on divided by that.
 
         Raises:
             ValueError: the tensor is a partial sum.
@@ -208,7 +209,7 @@ class ExactArithmetic:
         self._admit(tensor)
         with ordinary_pytorch():
             numbers = number_elements(tensor) if numbers is None else numbers
-        found: Tensor = CutBothWays.apply(tensor, numbers, name)  # type: ignore[no-untyped-call]
+        found: Tensor = CutBothWays.apply(tensor, numbers, name, enlarged)  # type: ignore[no-untyped-call]
         return found
 
     def redraw(self, tensor: Tensor, name: str) -> Tensor:
@@ -226,6 +227,11 @@ class ExactArithmetic:
     def cuts(self) -> tuple[Cut, ...]:
         """What reached each cut so far, in the order of execution."""
         return tuple(self.arithmetic.cuts)
+
+    @property
+    def choices_read(self) -> bool:
+        """Whether the program has read integers that came of comparing residues, or has let them give a shape."""
+        return self.run.escaped.unknown or bool(self.run.escaped.orders)
 
     def bound(
         self, tensor: Tensor | Cut, *, trials: int = 1, draws: int | None = None, as_shift: bool = False

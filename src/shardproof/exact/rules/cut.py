@@ -57,15 +57,18 @@ class CutBothWays(torch.autograd.Function):
     """Cut forward under a name, and the gradient backward under '<name> gradient'."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, numbers: Tensor, name: str) -> Any:
+    def forward(ctx: Any, x: Tensor, numbers: Tensor, name: str, enlarged: int) -> Any:
         """Fresh residues, shaped like x."""
-        ctx.numbers, ctx.name = numbers, name
+        ctx.numbers, ctx.name, ctx.enlarged = numbers, name, enlarged
         return _padded(x, numbers, name)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Any:
         """Fresh residues instead of the gradient, shaped like it."""
-        return _padded(gradients[0], ctx.numbers, f"{ctx.name} gradient"), None, None
+        name, times = f"{ctx.name} gradient", ctx.enlarged
+        if times == 1:
+            return _padded(gradients[0], ctx.numbers, name), None, None, None
+        return _padded(gradients[0] * times, ctx.numbers, name) / times, None, None, None
 
 
 def _padded(x: Any, numbers: Tensor, name: str) -> Any:

@@ -9,7 +9,9 @@ and shapes; where they are called is told and not compared. No divergence is
   divisions in any other dtype. The runs' values show whether it is right;
 - flat tensors that are filled otherwise, with as many elements in all: DDP has buckets of so many bytes, and float64
   takes more of them for an element;
-- rows that a routing sends to other ranks: shapes differ along dim 0 alone, and over all ranks there are as many rows.
+- rows that a routing sends to other ranks: shapes differ along dim 0 alone, and over all ranks there are as many rows;
+  in an all-to-all, after integers that came of comparisons have been read, also more or fewer: experts that have room
+  for so many tokens drop others in each run.
 """
 
 from __future__ import annotations
@@ -209,7 +211,7 @@ def _tell_buckets(exact: Sequence[CollectiveCall], native: Sequence[CollectiveCa
 
 
 def _find_routed(divergences: Sequence[Divergence]) -> list[Divergence]:
-    """Those in which a rank has other rows, where all calls of that kind in a step together have as many.
+    """Those in which a rank has other rows: of all calls of that kind in a step as many, or as many as it chose.
 
     Args:
         divergences: of all ranks, each of one.
@@ -222,7 +224,13 @@ def _find_routed(divergences: Sequence[Divergence]) -> list[Divergence]:
         for sign, shapes in ((1, one.exact.shapes), (-1, one.native.shapes)):
             for shape in shapes:
                 rows[_call_kind(one)][shape[1:]] += sign * shape[0]
-    return [one for one in by_rows if not any(rows[_call_kind(one)].values())]
+    return [one for one in by_rows if _may_drop(one) or not any(rows[_call_kind(one)].values())]
+
+
+def _may_drop(divergence: Divergence) -> bool:
+    """Whether a choice of the run says how many rows there are."""
+    call = divergence.exact
+    return call is not None and call.after_choices and "alltoall" in call.kind.lower().replace("_", "")
 
 
 def _call_kind(divergence: Divergence) -> tuple[int, tuple[str, str]]:

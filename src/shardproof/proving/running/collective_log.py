@@ -63,6 +63,7 @@ class _Log:
                 dtype=traced.dtype,
                 asynchronous=traced.asynchronous,
                 recomputed=is_recomputed(self.recorder),
+                after_choices=self.recorder.exact is not None and self.recorder.exact.choices_read,
             )
         )
 

@@ -2,9 +2,9 @@
 
 The loss of the whole batch is the mean of the ranks' losses, and a gradient the mean of the ranks' gradients; the
 sharding (FSDP2, DDP, hooks) has to take that mean. Before it, a rank's gradients are those of its own rows' mean:
-larger than their part of the whole batch's by the number of parts. The one device does the same, so that its
-activations' gradients can be compared, and cut, as they are: it differentiates the loss times the number of parts, and
-divides the parameters' gradients by that number.
+larger than their part of the whole batch's by the number of parts. So the one device's gradients of activations are
+compared, and cut, as so many times what they are; the loss itself is differentiated as it is, as a program may add
+gradients of its own to it (an auxiliary loss that an autograd function injects).
 """
 
 from __future__ import annotations
@@ -21,7 +21,6 @@ from shardproof.proving.running.capture import local_value
 
 if TYPE_CHECKING:
     from torch.distributed.device_mesh import DeviceMesh
-    from torch.nn import Module
 
     from shardproof.proving.axes import Axes
 
@@ -64,15 +63,10 @@ class BatchSplit:
             dist.all_reduce(total, group=group)
         return total / self.count
 
-    def backward(self, loss: Tensor, model: Module) -> None:
-        """Fill the parameters' gradients: on a rank those of its rows' loss, on one device those of the whole batch."""
-        if self.index is not None or self.count == 1:
-            loss.backward()
-            return
-        (loss * self.count).backward()
-        for parameter in model.parameters():
-            if parameter.grad is not None:
-                parameter.grad.div_(self.count)
+    @property
+    def enlarged(self) -> int:
+        """How many times larger the ranks' gradients of activations are than this device's; 1 on a rank."""
+        return self.count if self.index is None else 1
 
     def _rows(self, tensor: Tensor) -> Tensor:
         rows, left = divmod(len(tensor), self.count)

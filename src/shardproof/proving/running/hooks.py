@@ -28,9 +28,18 @@ if TYPE_CHECKING:
 
 
 @contextmanager
-def modules_recorded(model: Module, recorder: Recorder, segments: Segments | None = None) -> Iterator[None]:
-    """Record the outputs of every module, inputs that are no module's outputs, and the gradients of both."""
-    hooks = _Hooks(recorder=recorder, segments=segments)
+def modules_recorded(
+    model: Module, recorder: Recorder, segments: Segments | None = None, *, enlarged: int = 1
+) -> Iterator[None]:
+    """Record the outputs of every module, inputs that are no module's outputs, and the gradients of both.
+
+    Args:
+        model: whose modules.
+        recorder: of the run.
+        segments: its cuts; None without any.
+        enlarged: gradients of activations are recorded, and cut, as so many times what they are.
+    """
+    hooks = _Hooks(recorder=recorder, segments=segments, enlarged=enlarged)
     handles = []
     for name, module in model.named_modules():
         handles += [
@@ -55,11 +64,13 @@ class _Hooks:
     Attributes:
         recorder: of the run.
         segments: its cuts; None without any.
+        enlarged: by how much gradients of activations are enlarged.
         seen: tensors that are recorded already: as another module's input they are not recorded again.
     """
 
     recorder: Recorder
     segments: Segments | None
+    enlarged: int
     seen: WeakIdKeyDictionary = field(default_factory=WeakIdKeyDictionary)
 
     def begin(self, name: str, *_: Any) -> None:
@@ -110,7 +121,7 @@ class _Hooks:
                 key = repeated
             else:
                 key = self.recorder.add(phase, name, tensor.detach(), as_shift=as_shift)
-            passed_on = tensor if self.segments is None else self.segments.cut(key, tensor)
+            passed_on = tensor if self.segments is None else self.segments.cut(key, tensor, self.enlarged)
             if passed_on is not tensor:
                 replace_by(passed_on)
         if passed_on is tensor and phase is Phase.INPUT:
@@ -126,7 +137,8 @@ class _Hooks:
         if gradient is None:  # the backward of an autograd.Function may give none
             return
         with calls_in_flight().shown(gradient):
-            self.recorder.add(GRADIENT_OF[of.phase], of.name, gradient.detach(), call=of.call)
+            found = gradient.detach() if self.enlarged == 1 else gradient.detach() * self.enlarged
+            self.recorder.add(GRADIENT_OF[of.phase], of.name, found, call=of.call)
 
 
 def _floats(tree: Any) -> list[Tensor]:

@@ -43,13 +43,19 @@ class Segments:
     parameters: Mapping[str, Tensor] = field(default_factory=dict)
     state: Mapping[str, Tensor] = field(default_factory=dict)
 
-    def cut(self, key: Key, tensor: Tensor) -> Tensor:
-        """Fresh residues in place of a module's input or output, and in the backward in place of its gradient."""
+    def cut(self, key: Key, tensor: Tensor, enlarged: int = 1) -> Tensor:
+        """Fresh residues in place of a module's input or output, and in the backward in place of its gradient.
+
+        Args:
+            key: of the input or output.
+            tensor: it.
+            enlarged: the gradient is cut as so many times what it is.
+        """
         numbers = self.cuts.get((key.phase, key.name, key.call))
         if numbers is None:
             return tensor
         own = None if self.rank is None else numbers[self.rank]
-        return self.exact.cut(tensor, str(key), own)
+        return self.exact.cut(tensor, str(key), own, enlarged=enlarged)
 
     def renew_gradient(self, name: str, parameter: Tensor, cut: str) -> None:
         """Fresh residues in place of a parameter's gradient, if activations are cut too and it is not Partial."""

@@ -53,10 +53,10 @@ def train(
     for number in range(step.steps):
         recorder.step = number
         model.zero_grad(set_to_none=True)
-        with modules_recorded(model, recorder, segments):
+        with modules_recorded(model, recorder, segments, enlarged=split.enlarged):
             loss = step.compute_loss(model, batch)
             recorder.add(Phase.LOSS, "loss", split.mean_loss(loss.detach()))
-            split.backward(loss, model)
+            loss.backward()
         record_gradients(model, Phase.GRADIENT, recorder, segments)
         if step.clips:
             record_norm(recorder, clip_model(model, step, counted))

@@ -1,0 +1,60 @@
+"""Experts on ranks of their own, with a learned router: each reported bug at its place, simulated and on processes."""
+
+import pytest
+from benchmarks.mutants.bug import load_bugs
+from benchmarks.mutants.matrix import cause_right, root_right, run_bug
+from benchmarks.mutants.models.dispatch import DispatchLines, exchange_functionally, split_experts
+from benchmarks.mutants.models.routed import Mixture, mixture_step
+
+from shardproof.proving.prove import prove
+from shardproof.report.text import render_text
+
+BUGS = {bug.id: bug for bug in load_bugs() if bug.id in {"M103", *(f"M{number}" for number in range(130, 141))}}
+WAYS = {
+    "all-to-all": ("all-to-all", Mixture(), {"ep": 2}),
+    "all-to-all, functional": ("all-to-all", Mixture(), {"ep": 2}),
+    "all-to-all, grouped products": ("all-to-all", Mixture(grouped=True), {"ep": 2}),
+    "all-to-all, capacity": ("all-to-all", Mixture(capacity=24), {"ep": 4}),
+    "all-to-all, injected loss": ("all-to-all", Mixture(balance=0.5, z=0.1, injected=True), {"ep": 2}),
+    "all-to-all, copies": ("all-to-all", Mixture(), {"dp": 2, "ep": 2}),
+    "gathered tokens": ("gathered tokens", Mixture(balance=0.5), {"ep": 2}),
+    "summed outputs": ("summed outputs", Mixture(shared=True), {"tp": 2}),
+    "buffers": ("buffers", Mixture(capacity=10), {"ep": 2}),
+}
+ON_PROCESSES = pytest.param(True, marks=[pytest.mark.slow, pytest.mark.processes])
+
+
+@pytest.mark.parametrize("name", BUGS)
+def test_a_bug_of_experts_is_killed_at_its_place_and_for_its_reason(name):
+    bug = BUGS[name]
+    row = run_bug(bug, baselines=False)
+    assert row.killed
+    assert row.shown
+    assert root_right(bug, row)
+    assert cause_right(bug, row) in (True, None)
+
+
+@pytest.mark.parametrize("spawn", [False, ON_PROCESSES])
+@pytest.mark.parametrize("name", WAYS)
+def test_every_way_to_bring_tokens_to_experts_is_proved(name, spawn):
+    way, mixture, mesh = WAYS[name]
+    lines = DispatchLines(exchange=exchange_functionally) if "functional" in name else None
+    step = mixture_step(mixture, 48, steps=2)
+    proof = prove(step, parallelize=split_experts(way, lines), mesh=mesh, trials=1, spawn=spawn)
+    assert proof.ok, render_text(proof)
+    assert any(finding.key.name == "experts.up" for finding in proof.findings)
+
+
+@pytest.mark.slow
+@pytest.mark.processes
+@pytest.mark.parametrize("name", ["M130", "M133", "M134", "M135"])
+def test_processes_say_the_same_of_a_bug(name):
+    planted = BUGS[name].configuration()
+
+    def roots(**settings):
+        proof = prove(
+            planted.make_step(), parallelize=planted.parallelize, mesh=dict(planted.mesh), trials=1, **settings
+        )
+        return [(root.key, root.verdict, root.cause) for root in proof.roots]
+
+    assert roots(spawn=True) == roots() != []
