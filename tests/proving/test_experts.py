@@ -45,6 +45,15 @@ def test_every_way_to_bring_tokens_to_experts_is_proved(name, spawn):
     assert any(finding.key.name == "experts.up" for finding in proof.findings)
 
 
+@pytest.mark.parametrize("spawn", [False, ON_PROCESSES])
+def test_ranks_without_tokens_are_proved_by_as_many_routings_as_reach_every_expert(spawn):
+    """Of four tokens, one on each rank, some expert and its rank get none in nearly every routing."""
+    step = mixture_step(Mixture(chosen=1), 4, steps=1)
+    proof = prove(step, parallelize=split_experts("all-to-all"), mesh={"ep": 4}, trials=1, spawn=spawn)
+    assert proof.ok, render_text(proof)
+    assert proof.trials > 1
+
+
 @pytest.mark.slow
 @pytest.mark.processes
 @pytest.mark.parametrize("name", ["M130", "M133", "M134", "M135"])

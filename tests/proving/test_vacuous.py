@@ -176,3 +176,49 @@ def test_the_gradient_of_an_input_is_of_that_use_alone():
 
     proof = prove(steps.make_step(model=Residual), parallelize=copying, devices=2, trials=1)
     assert {f.verdict for f in proof.findings} == {Verdict.PROVED, Verdict.VACUOUS}
+
+
+class Routes(nn.Module):
+    """Each token through the expert of its largest score, times `scales` of that expert."""
+
+    def __init__(self, experts):
+        super().__init__()
+        self.router, self.weights = nn.Linear(6, experts), nn.Parameter(torch.randn(experts, 6, 4))
+        self.scales = torch.ones(experts)
+
+    def forward(self, x):
+        scores, chosen = self.router(x).softmax(-1).max(-1)
+        return torch.einsum("bi,bio->bo", x, self.weights[chosen] * self.scales[chosen, None, None]) * scores[:, None]
+
+
+def prove_routes(experts, tokens, parallelize=unsharded, **settings):
+    generator = torch.Generator().manual_seed(0)
+    batch = (torch.randn(tokens, 6, generator=generator), torch.randn(tokens, 4, generator=generator))
+    step = steps.make_step(model=lambda: Routes(experts), batch=batch, loss=F.mse_loss)
+    return prove(step, parallelize=parallelize, devices=2, allow=UNSHARDED, **settings)
+
+
+def test_trials_are_taken_until_every_expert_has_had_a_token():
+    proof = prove_routes(experts=5, tokens=4, trials=1)  # one routing leaves out an expert at least
+    assert proof.ok
+    assert proof.trials == len(proof.seeds) == len(set(proof.primes)) > 1
+    assert prove_routes(experts=2, tokens=24, trials=1).trials == 1
+
+
+def test_an_expert_that_no_trial_reaches_is_vacuous():
+    proof = prove_routes(experts=24, tokens=1, trials=1)
+    found = vacuous(proof)[Phase.GRADIENT, "weights"]
+    assert found.kind is CauseKind.NEVER_REACHED
+    assert len({part.index for part in found.parts}) >= 24 - proof.trials > 0
+
+
+@pytest.mark.parametrize("expert", range(5))
+def test_whichever_expert_the_ranks_scale_is_found(expert):
+    def scale_one(model, _mesh):
+        model.scales = torch.ones(5).index_fill(0, torch.tensor(expert), 1.5)
+        return model
+
+    proof = prove_routes(experts=5, tokens=4, trials=1, parallelize=scale_one)
+    (found,) = (one for one in proof.findings if str(one.key) == "step 1, gradient weights")
+    assert found.verdict in (Verdict.WRONG, Verdict.UNDECIDED)  # the digits differ; float64 may route otherwise
+    assert found.cause.kind is not CauseKind.ONLY_IN_NATIVE_DTYPE

@@ -191,6 +191,7 @@ class SideRecord:
         masks: the dropout masks that its generators draw; empty if not asked for.
         taken_constants: real constants that exact arithmetic took for the reference's, of the ranks.
         branches: how comparisons of numbers that were read in exact arithmetic were decided.
+        selects: in exact arithmetic something was selected by values: a routing by topk, say.
         unmatched: the entries of the sharding's plan that match no module.
         drawn_by_dtensor: those in `initial` that hold random numbers which DTensor has drawn for a shard.
         own_values: the parameters that the sharding fills with values of its own, whatever it is given; the full state
@@ -208,6 +209,7 @@ class SideRecord:
     masks: Masks = field(default_factory=dict)
     taken_constants: Sequence[TakenConstant] = ()
     branches: Sequence[NumberBranch] = ()
+    selects: bool = False
     unmatched: tuple[str, ...] = ()
     drawn_by_dtensor: tuple[str, ...] = ()
     own_values: tuple[str, ...] = ()

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from shardproof.errors import CannotRunError
 from shardproof.proving.judging.bounds import choose_cuts, count_missing_trials
-from shardproof.proving.judging.judge import align_trial, compare_trials, needs_another_trial
+from shardproof.proving.judging.judge import align_trial, compare_trials, find_left_out, needs_another_trial
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from shardproof.proving.records import BothSides, Key
     from shardproof.proving.running.both_sides import Runner
     from shardproof.proving.running.request import RunRequest
+
+# Further trials, where what is selected by values leaves something out; and how many of them may change nothing.
+_MOST_FOR_CHOICES, _MOST_IN_VAIN = 8, 3
 
 
 def take_trials(
@@ -43,6 +46,16 @@ def take_trials(
         further = tuple(range(last + 1, last + 1 + more))
         outcomes += _judge_again(runner, replace(request, seeds=further), first, outcomes[0], layout)
         request = replace(request, seeds=(*request.seeds, *further))
+    left, in_vain = find_left_out(first, layout, outcomes), 0
+    for _ in range(_MOST_FOR_CHOICES):
+        if not left or in_vain == _MOST_IN_VAIN:
+            break
+        tell("1 more trial, as no token was routed to some expert")
+        further = (request.seeds[-1] + 1,)
+        outcomes += _judge_again(runner, replace(request, seeds=further), first, outcomes[0], layout)
+        request = replace(request, seeds=(*request.seeds, *further))
+        before, left = left, find_left_out(first, layout, outcomes)
+        in_vain = in_vain + 1 if left == before else 0
     return request, outcomes
 
 

@@ -52,6 +52,14 @@ def test_copies_of_experts_and_ranks_with_one_expert_each_are_proved(mesh):
     assert prove(make_step(rows=4), mesh).ok
 
 
+def test_ranks_without_tokens_are_proved():
+    """Two tokens on each rank, to one of four experts each: an expert that gets none is run on a row of zeros."""
+    ids = torch.tensor([[1, 5], [20, 6], [40, 7], [60, 8]])  # the first ones, which matter, in each shard's rows
+    step = replace(make_step(num_experts_per_tok=1), batch={"inputs": {"input_ids": ids, "labels": ids}})
+    proof = prove(step, {"ep": 4})
+    assert proof.ok, render_text(proof)
+
+
 def test_tied_weights_are_tied_again():
     assert prove(make_step(tie_word_embeddings=True), {"ep": 2}).ok
 

@@ -36,8 +36,8 @@ SCALED = Cause(kind=CauseKind.SCALED)
 FAR, NEAR = (Rounding(maxdiff=1.0, noise=1e-9, agrees=agrees) for agrees in (False, True))
 
 
-def concluded(*trials, rounding=None, blind=frozenset(), **settings):
-    found = conclude(trials, lambda _key: rounding, lambda _key: blind, **settings)
+def concluded(*trials, rounding=None, unreached=frozenset(), **settings):
+    found = conclude(trials, lambda _key: rounding, lambda _key, parts: parts & unreached, **settings)
     return {finding.key: finding for finding in found}
 
 
@@ -174,7 +174,7 @@ ONE, TWO = frozenset({Part(rank=0)}), frozenset({Part(rank=0), Part(rank=1, inde
 
 
 @pytest.mark.parametrize(
-    ("blind", "trials", "parts"),
+    ("unreached", "trials", "parts"),
     [
         (ONE, [ONE], (Part(rank=0),)),
         (ONE, [TWO, ONE], (Part(rank=0),)),
@@ -184,18 +184,18 @@ ONE, TWO = frozenset({Part(rank=0)}), frozenset({Part(rank=0), Part(rank=1, inde
         (TWO, [TWO], (Part(rank=0), Part(rank=1, index=2))),
     ],
 )
-def test_a_part_is_unreached_if_it_is_zero_in_every_run(blind, trials, parts):
-    found = find_weakness([Outcome(equal=True, blind=one) for one in trials], blind)
+def test_a_part_is_unreached_if_it_is_zero_in_every_run(unreached, trials, parts):
+    found = find_weakness([Outcome(equal=True, blind=one) for one in trials], lambda zero: zero & unreached)
     assert found == (None if parts is None else Cause(kind=CauseKind.NEVER_REACHED, parts=parts))
 
 
 def test_constants_are_vacuous_whatever_is_reached():
-    assert find_weakness([Outcome(equal=True, constant=True)], frozenset()) == Cause(kind=CauseKind.CONSTANT)
+    assert find_weakness([Outcome(equal=True, constant=True)], lambda zero: zero) == Cause(kind=CauseKind.CONSTANT)
 
 
 def test_whole_ranks_come_before_slices():
     parts = frozenset({Part(rank=0, index=1), Part(rank=2), Part(rank=0, index=0), Part(rank=1)})
-    found = find_weakness([Outcome(equal=True, blind=parts)], parts)
+    found = find_weakness([Outcome(equal=True, blind=parts)], lambda zero: zero)
     assert found.parts == (Part(rank=1), Part(rank=2), Part(rank=0, index=0), Part(rank=0, index=1))
 
 

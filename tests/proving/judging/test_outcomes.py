@@ -27,7 +27,14 @@ from shardproof.proving.findings import Unbounded
 from shardproof.proving.judging.alignment import ActualExpected, Alignment
 from shardproof.proving.judging.judge import find_candidate_layout
 from shardproof.proving.judging.layout import PADDING
-from shardproof.proving.judging.outcomes import Outcome, compare_exactly, find_blind, losses_first, own_buffers
+from shardproof.proving.judging.outcomes import (
+    Outcome,
+    compare_exactly,
+    drop_cancelled,
+    find_blind,
+    losses_first,
+    own_buffers,
+)
 from shardproof.proving.records import Phase, Recorded, Records
 
 
@@ -271,6 +278,23 @@ def blind(expected, index=None):
 )
 def test_ranks_and_slices_of_zeros_are_found_and_padding_is_none(expected, index, parts):
     assert blind(expected, index) == parts
+
+
+@pytest.mark.parametrize(
+    ("expected", "kept"),
+    [
+        ([[[0.0]], [[1.0]]], True),  # nothing reached it here either
+        ([[[1e-3]], [[1.0]]], True),  # it was reached here alone
+        ([[[-1e-9]], [[1.0]]], False),
+        ([[[float("nan")]], [[1.0]]], True),
+    ],
+)
+def test_a_part_that_is_rounding_noise_here_cancels(expected, kept):
+    expected, part = torch.tensor(expected), Part(rank=0, index=0)
+    held = {0: ActualExpected(actual=expected, expected=expected)}
+    elsewhere = Part(rank=1, index=0)
+    assert drop_cancelled(held, frozenset({part, elsewhere}), 1e-6) == ({part} if kept else set())
+    assert drop_cancelled(held, frozenset({Part(rank=0)}), 2.0) == ({Part(rank=0)} if expected.isnan().any() else set())
 
 
 @pytest.mark.parametrize("updates", [False, True])

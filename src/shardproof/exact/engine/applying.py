@@ -21,7 +21,7 @@ from shardproof.exact.engine.variants import puts_elements
 from shardproof.exact.errors import ExactArithmeticError
 from shardproof.exact.rules.order import COMPARISONS
 from shardproof.exact.rules.pieces import comparison, goes_by_piece, over_pieces
-from shardproof.exact.rules.registry import OF_EXP, SELECTIONS, Rule
+from shardproof.exact.rules.registry import OF_EXP, OF_ROWS, SELECTIONS, Rule
 
 if TYPE_CHECKING:
     from torch._ops import OpOverload
@@ -98,6 +98,8 @@ class Applying:
         if self.run.record_selections and op in SELECTIONS and not by_reals:
             kept = tuple(self.constants.residues_of(x).clone() for x in operands)
             self.run.selections.append(Selection(op=str(op), location=self.run.location, operands=kept))
+        if op in SELECTIONS and op not in OF_ROWS and not by_reals:
+            self.run.selected = True
         result = self.by_kind(op, rule, args, kwargs, operands, inherited, into)
         if not by_reals and not _is_certain(op, args):
             mark_selection(self.run.tags, op, (args, kwargs), result, inherited)

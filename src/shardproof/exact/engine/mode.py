@@ -229,6 +229,11 @@ class ExactArithmetic:
         return tuple(self.arithmetic.cuts)
 
     @property
+    def selects(self) -> bool:
+        """Whether elements have been selected by comparing residues: by topk, a sort or an argmax."""
+        return self.run.selected
+
+    @property
     def choices_read(self) -> bool:
         """Whether the program has read integers that came of comparing residues, or has let them give a shape."""
         return self.run.escaped.unknown or bool(self.run.escaped.orders)

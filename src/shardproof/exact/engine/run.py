@@ -69,6 +69,7 @@ class Run:
     op: OpOverload | None = None  # that is carried out
     escaped: Degree = CONSTANT  # what Python has seen of comparisons of residues: every later element may owe to it
     escaped_void: bool = False  # a void element was read as a number, or gave a shape: everything after may be wrong
+    selected: bool = False  # elements were selected by comparing residues
     left: bool = False  # a residue was read as a number, or a branch was taken on one
 
     @property

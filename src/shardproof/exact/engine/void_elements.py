@@ -19,7 +19,7 @@ from torch import Tensor
 
 from shardproof.exact.algebra.groups import multiply_groups
 from shardproof.exact.engine.tensor_trees import covers_storage, map_tensors, tensors_in
-from shardproof.exact.rules.registry import RULES, SELECTIONS
+from shardproof.exact.rules.registry import OF_ROWS, RULES, SELECTIONS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -37,8 +37,6 @@ _FILLS: Final = frozenset({_aten.masked_fill.Scalar, _aten.masked_fill.Tensor})
 _PRODUCTS: Final = frozenset({_aten.mul.Tensor, _aten.mul.Scalar})
 _ANDS: Final = frozenset({_aten.logical_and.default, _aten.bitwise_and.Tensor, _aten.__and__.Tensor})
 _ORS: Final = frozenset({_aten.logical_or.default, _aten.bitwise_or.Tensor, _aten.__or__.Tensor})
-# Selections each of whose results comes of one row as a whole.
-_OF_ROWS: Final = frozenset({_aten._softmax.default, _aten._log_softmax.default, _aten.amax.default})
 _COPIES: Final = frozenset({_aten._to_copy.default, _aten.clone.default})
 _GROUPED: Final = _aten._grouped_mm.default
 # They pass over NaN.
@@ -173,7 +171,7 @@ class VoidElements:
             for x in tensors_in(args):
                 mask = mask | of(x)
             return [mask.expand(x.shape) for x in results]
-        selects = op in SELECTIONS and op not in _OF_ROWS
+        selects = op in SELECTIONS and op not in OF_ROWS
         probed = None if selects else self._probed(op, args, void)
         if probed is None or len(probed) != len(results):
             return everything

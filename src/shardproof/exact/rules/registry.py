@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import wraps
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar
 
 import torch
 from torch import Tensor
@@ -76,6 +76,10 @@ def find_op(name: str) -> OpOverload:
         msg = f"torch {torch.__version__} has no op {name!r}; give it as PyTorch prints it, like 'mul.Tensor'"
         raise ValueError(msg) from error
     return found
+
+
+# Selections each of whose results comes of one row as a whole: the row's maximum, and what it is subtracted for.
+OF_ROWS: Final = frozenset(map(find_op, ("_softmax.default", "_log_softmax.default", "amax.default")))
 
 
 def register(op: OpOverload, rule: Rule) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
@@ -35,7 +36,7 @@ _SMALL_PART = 1 / 32
 def conclude(
     trials: Sequence[Mapping[Key, Outcome]],
     rounding: Callable[[Key], Rounding | None],
-    blind: Callable[[Key], frozenset[Part]],
+    unreached: Callable[[Key, frozenset[Part]], frozenset[Part]],
     *,
     own_training: bool = False,
 ) -> tuple[Finding, ...]:
@@ -44,7 +45,8 @@ def conclude(
     Args:
         trials: the outcomes of each.
         rounding: measures a tensor's difference in float64.
-        blind: the parts of a tensor that are zero in float64: nothing reached them. What cancels is only nearly zero.
+        unreached: of the parts of a tensor that are zero at every random point, those that nothing reached; what
+            cancels is nearly zero in float64.
         own_training: the training is the user's own, in which a rank's module may compute its own share of a value.
 
     Raises:
@@ -55,11 +57,11 @@ def conclude(
     judged: list[Judged] = []
     for key in trials[0]:
         outcomes = [trial[key] for trial in trials if key in trial]
-        finding = _conclude_one(key, outcomes, rounding, blind)
+        finding = _conclude_one(key, outcomes, rounding, unreached)
         if own_training and key.phase in ACTIVATIONS and not finding.verdict.ok and _is_scaled(outcomes):
             continue  # a rank's own scale (a local mean), which its training may make up for later
-        partial = all(outcome.partial for outcome in outcomes)
-        judged.append(Judged(finding=finding, partial_over=outcomes[0].partial_over if partial else ()))
+        unreduced = all(outcome.partial for outcome in outcomes)
+        judged.append(Judged(finding=finding, partial_over=outcomes[0].partial_over if unreduced else ()))
     return mark_roots(drop_other_ways(keep_findings(judged)))
 
 
@@ -67,13 +69,14 @@ def _conclude_one(
     key: Key,
     outcomes: Sequence[Outcome],
     rounding: Callable[[Key], Rounding | None],
-    blind: Callable[[Key], frozenset[Part]],
+    unreached: Callable[[Key, frozenset[Part]], frozenset[Part]],
 ) -> Finding:
     verdict, unjudged = judge_trials(outcomes)
     uncompared = count_uncompared(outcomes, rounding(key)) if verdict is Verdict.UNSUPPORTED else 0
     if uncompared:
         verdict, unjudged = Verdict.PROVED, None
-    weakness = find_weakness(outcomes, blind(key)) if verdict.ok and key.phase not in _NEVER_VACUOUS else None
+    may_be_weak = verdict.ok and key.phase not in _NEVER_VACUOUS
+    weakness = find_weakness(outcomes, partial(unreached, key)) if may_be_weak else None
     if weakness:
         verdict = Verdict.VACUOUS
     native = None if verdict.ok or weakness else rounding(key)
@@ -148,22 +151,28 @@ def _in_all(masks: Sequence[Tensor]) -> bool:
     return bool(torch.stack(list(masks)).all(0).any())
 
 
-def find_weakness(outcomes: Sequence[Outcome], blind: frozenset[Part]) -> Cause | None:
+def find_weakness(outcomes: Sequence[Outcome], unreached: Callable[[frozenset[Part]], frozenset[Part]]) -> Cause | None:
     """Why agreement says nothing of this tensor, or of a part of it; None if it does say something.
 
-    What is zero at every random point and only nearly zero in float64 is zero as a function: a bias that softmax
-    ignores. What is zero in float64 too was never reached.
+    What is zero at every random point and rounding noise in float64 is zero as a function: a bias that softmax ignores.
+    What is zero in float64 too was never reached; nor was what float64 alone has reached, by another routing.
     """
     cause = outcomes[0].cause
     if cause is not None and cause.kind is CauseKind.NO_GRADIENT:
         return cause
     if outcomes[0].constant:
         return Cause(kind=CauseKind.CONSTANT)
-    unseen = frozenset.intersection(blind, *(outcome.blind for outcome in outcomes))
+    zero = find_zero_parts(outcomes)
+    unseen = unreached(zero) if zero else zero
     if not unseen:
         return None
     parts = sorted(unseen, key=lambda part: (part.index is not None, part.rank, part.index or 0))
     return Cause(kind=CauseKind.NEVER_REACHED, parts=tuple(parts))
+
+
+def find_zero_parts(outcomes: Sequence[Outcome]) -> frozenset[Part]:
+    """The parts of a tensor that are zero in every trial."""
+    return frozenset.intersection(*(outcome.blind for outcome in outcomes))
 
 
 def first_cause(outcomes: Sequence[Outcome]) -> Cause | None:

@@ -18,16 +18,16 @@ from shardproof.proving.findings import Verdict
 from shardproof.proving.judging.alignment import Alignment, align
 from shardproof.proving.judging.bounds import over_segments
 from shardproof.proving.judging.collectives import conclude_divergences, find_divergences, find_lower_dtype
-from shardproof.proving.judging.conclude import conclude, count_uncompared, judge_trials
+from shardproof.proving.judging.conclude import conclude, count_uncompared, find_zero_parts, judge_trials
 from shardproof.proving.judging.coverage import judge_coverage
 from shardproof.proving.judging.early_access import conclude_early_accesses
 from shardproof.proving.judging.initial import find_faults, judge_initial
 from shardproof.proving.judging.layout import find_layout, lay_out_whole, not_of_the_state
 from shardproof.proving.judging.masks import judge_masks
-from shardproof.proving.judging.noise import align_own_runs, measure_rounding
+from shardproof.proving.judging.noise import FLOAT64_ROUNDING_RATIO, align_own_runs, largest, measure_rounding
 from shardproof.proving.judging.numeric import add_numbers, conclude_numerically
 from shardproof.proving.judging.order import judge_order
-from shardproof.proving.judging.outcomes import compare_exactly, find_blind, own_buffers
+from shardproof.proving.judging.outcomes import compare_exactly, drop_cancelled, own_buffers
 from shardproof.proving.judging.recomputation import judge_recomputed_collectives, judge_recomputed_masks
 from shardproof.proving.judging.splitting import describe_sharding, judge_splitting
 from shardproof.proving.judging.ties import explain_untied
@@ -45,6 +45,9 @@ if TYPE_CHECKING:
     from shardproof.proving.judging.layout import Layout
     from shardproof.proving.judging.outcomes import Outcome
     from shardproof.proving.records import BothSides, Key, Records, SideRecord
+
+# Of the largest number of its kind in a step, in float64: what is smaller may be what rounding leaves of zero.
+_NOISE_OF_SCALE = 1e-12
 
 
 def find_candidate_layout(both: BothSides) -> Layout:
@@ -87,10 +90,8 @@ def judge_exactly(both: BothSides, layout: Layout, outcomes: Sequence[Mapping[Ke
     Raises:
         CannotRunError: nothing was compared.
     """
-    in_float64 = _align_float64(both, layout)
-    findings = conclude(
-        outcomes, _rounding(both, in_float64), partial(_blind, in_float64), own_training=both.own_training
-    )
+    rounding = _rounding(both, _align_float64(both, layout))
+    findings = conclude(outcomes, rounding, _unreached(both, layout), own_training=both.own_training)
     recomputed = judge_recomputed_collectives([side.trials[0] for side in both.ranks])
     early = _conclude_early_accesses(both)
     findings = explain_untied(findings, layout)
@@ -248,10 +249,44 @@ def _align_float64(both: BothSides, layout: Layout) -> Alignment:
     )
 
 
-def _blind(in_float64: Alignment, key: Key) -> frozenset[Part]:
-    """The parts of a tensor that are zero in the reference's float64 run."""
-    aligned = in_float64.of(key)
-    return frozenset() if aligned is None else find_blind(aligned.held)
+def _unreached(both: BothSides, layout: Layout) -> Callable[[Key, frozenset[Part]], frozenset[Part]]:
+    """Tells which parts, zero in every trial, nothing reached: those that are not rounding noise in float64."""
+    in_float64 = _align_float64(both, layout)
+    rounding = _rounding(both, in_float64)
+
+    def unreached(key: Key, parts: frozenset[Part]) -> frozenset[Part]:
+        aligned = in_float64.of(key)
+        if aligned is None:
+            return frozenset()
+        found = rounding(key)
+        noise = 0.0 if found is None else FLOAT64_ROUNDING_RATIO * found.noise
+        others = [one for other, one in in_float64.reference.tensors.items() if _of_one_kind(key, other)]
+        scale = max((largest(one.values) for one in others), default=0.0)
+        return drop_cancelled(aligned.held, parts, max(noise, _NOISE_OF_SCALE * scale))
+
+    return unreached
+
+
+def _of_one_kind(key: Key, other: Key) -> bool:
+    return (key.step, key.phase) == (other.step, other.phase)
+
+
+def find_left_out(
+    both: BothSides, layout: Layout, outcomes: Sequence[Mapping[Key, Outcome]]
+) -> frozenset[tuple[Key, Part]]:
+    """The parts of gradients that no trial has reached, where the step selects by values: others may choose otherwise.
+
+    An expert that no token was routed to is compared with nothing.
+    """
+    if not both.reference.selects:
+        return frozenset()
+    unreached = _unreached(both, layout)
+    found: set[tuple[Key, Part]] = set()
+    for key in outcomes[0]:
+        trials = [trial[key] for trial in outcomes if key in trial]
+        zero = find_zero_parts(trials) if key.phase is Phase.GRADIENT else frozenset()
+        found |= {(key, part) for part in (unreached(key, zero) if zero else zero)}
+    return frozenset(found)
 
 
 def _rounding(both: BothSides, in_float64: Alignment) -> Callable[[Key], Rounding | None]:

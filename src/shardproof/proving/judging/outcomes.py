@@ -208,6 +208,23 @@ def find_blind(held: Mapping[int, ActualExpected]) -> frozenset[Part]:
     return frozenset(found)
 
 
+def drop_cancelled(held: Mapping[int, ActualExpected], parts: frozenset[Part], limit: float) -> frozenset[Part]:
+    """The parts without those that are rounding noise: not all zero, and nowhere above the limit.
+
+    Args:
+        held: by rank, in ordinary arithmetic.
+        parts: as `find_blind` finds them in exact arithmetic.
+        limit: of the magnitude.
+    """
+
+    def is_noise(part: Part) -> bool:
+        expected = held[part.rank].expected
+        magnitude = float((expected if part.index is None else expected[part.index]).abs().max())
+        return 0 < magnitude <= limit
+
+    return frozenset(part for part in parts if part.rank in held and not is_noise(part))
+
+
 def _find_void(held: Mapping[int, ActualExpected]) -> dict[int, VoidHeld]:
     found = {}
     for rank, one in held.items():

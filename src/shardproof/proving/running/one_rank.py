@@ -119,6 +119,7 @@ def record_side(context: RunContext, take: Callable[[OneRun], Mapping[str, Tenso
         masks=masks,
         taken_constants=tuple(taken),
         branches=tuple(branches),
+        selects=any(exact.selects for exact in context.arithmetics),
     )
 
 
