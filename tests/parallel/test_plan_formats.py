@@ -11,6 +11,7 @@ from torch.distributed.tensor.parallel import (
     RowwiseParallel,
     SequenceParallel,
 )
+from transformers.distributed import expert_parallel
 from transformers.distributed.tensor_parallel import ALL_PARALLEL_STYLES
 
 from shardproof.errors import CannotRunError
@@ -76,7 +77,7 @@ def test_an_entry_becomes_the_style_that_does_the_same(entry, module, style):
 @pytest.mark.parametrize(
     ("entry", "module", "said"),
     [
-        ("grouped_gemm", LINEAR, "x: no style 'grouped_gemm'"),
+        ("ep_router", LINEAR, "x: no style 'ep_router'"),
         (3, LINEAR, "x: the plan has a int for it"),
         (ColwiseParallel(output_layouts=Partial()), LINEAR, "needed is one Replicate"),
         (RowwiseParallel(input_layouts=Shard(0)), EMBEDDING, "x: an embedding whose ids are"),
@@ -87,7 +88,9 @@ def test_what_has_no_counterpart_is_refused(entry, module, said):
         translate(entry, module, "x")
 
 
-def test_every_string_is_one_of_transformers():
+def test_every_string_is_one_of_transformers_and_each_of_theirs_is_taken():
+    assert expert_parallel.AllToAllEP  # its module registers more of them
+    assert set(ALL_PARALLEL_STYLES.keys()) <= set(TRANSFORMERS)
     assert set(TRANSFORMERS) - set(ALL_PARALLEL_STYLES.keys()) <= {
         "colwise_rep",
         "rowwise_rep",

@@ -265,7 +265,7 @@ def hooked():
         ({"head": "embedding_rowwise"}, Decoder, "head is a Linear; needed is an nn.Embedding"),
         ({"embedding": "embedding_rowwise"}, scaled_embedding, "embedding is a Scaled; needed is an nn.Embedding"),
         ({"layers.*.feed_forward": "sequence_parallel"}, Decoder, "without parameters of its own"),
-        ({"head": "grouped_gemm"}, Decoder, "no style 'grouped_gemm'"),
+        ({"head": "grouped_gemm"}, Decoder, "needed is a module whose own parameters have a dim of num_experts"),
         ({"head": 3}, Decoder, "head: the plan has a int for it"),
         (
             {"head.weight": "sequence_parallel"},

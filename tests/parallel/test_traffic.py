@@ -17,16 +17,16 @@ def test_a_second_layers_backward_comes_first():
     assert both.backward == ("all_gather", "reduce_scatter")
 
 
-ALL = ("all_gather", "reduce_scatter", "all_reduce", "all_reduce_max")
+ALL = ("all_gather", "reduce_scatter", "all_reduce", "all_reduce_max", "all_to_all")
 
 
 @pytest.mark.parametrize(
     ("size", "by_exchange", "calls"),
     [
         (1, True, {}),
-        (2, True, {"alltoall_base_": 3, "allreduce_": 1}),
-        (4, True, {"alltoall_base_": 4, "allreduce_": 1}),
-        (4, False, {"_allgather_base_": 1, "_reduce_scatter_base_": 1, "allreduce_": 2}),
+        (2, True, {"alltoall_base_": 4, "allreduce_": 1}),
+        (4, True, {"alltoall_base_": 5, "allreduce_": 1}),
+        (4, False, {"_allgather_base_": 1, "_reduce_scatter_base_": 1, "allreduce_": 2, "alltoall_base_": 1}),
     ],
 )
 def test_calls_are_those_of_the_transport(size, by_exchange, calls):

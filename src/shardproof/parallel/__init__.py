@@ -10,6 +10,7 @@ from shardproof.parallel.plans import GPT2_PLAN, parallelize, traffic_of
 from shardproof.parallel.sharding import Sharding, sharding_of
 from shardproof.parallel.styles import Column, Dropout, GradientAllReduce, LocalAttributes, Replicated, Row
 from shardproof.parallel.vocabulary import CausalLoss, EmbeddingFeatures, VocabularyLoss, VocabularyRows
+from shardproof.parallel.whole_experts import WholeExperts
 
 __all__ = [
     "GPT2_PLAN",
@@ -31,6 +32,7 @@ __all__ = [
     "SharedInput",
     "VocabularyLoss",
     "VocabularyRows",
+    "WholeExperts",
     "check_optimizer",
     "clip_gradients",
     "gradient_norm",

@@ -19,13 +19,14 @@ from shardproof.errors import CannotRunError
 from shardproof.parallel.boundaries import Boundary, DividedInput, Experts, Move, RotaryKeys
 from shardproof.parallel.styles import Column, GradientAllReduce, Replicated, Row
 from shardproof.parallel.vocabulary import EmbeddingFeatures, VocabularyRows
+from shardproof.parallel.whole_experts import WholeExperts
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from shardproof.parallel.styles import Style
 
-# The names that transformers.distributed.tensor_parallel registers, without its expert-parallel styles.
+# The names that transformers.distributed registers.
 TRANSFORMERS: Mapping[str, Style] = {
     "colwise": Column(),
     "colwise_gather_output": Column(output=Replicate()),
@@ -42,6 +43,8 @@ TRANSFORMERS: Mapping[str, Style] = {
     "all_reduce": Boundary(outputs={0: Move(source=Partial(), target=Replicate())}),
     "moe_tp_experts": Experts(),
     "moe_identity_expert": DividedInput(),
+    "grouped_gemm": WholeExperts(),
+    "ep_dispatch_experts": WholeExperts(),
     "mla_kv_a_proj": RotaryKeys(),
     "local_params": Replicated(),
     "replicate": Replicated(),
@@ -62,7 +65,7 @@ def translate(entry: object, module: nn.Module | None, name: str) -> Style:
     if isinstance(entry, str):
         if entry not in TRANSFORMERS:
             known = ", ".join(TRANSFORMERS)
-            raise CannotRunError(f"{name}: no style {entry!r} (expert-parallel ones are not taken); there are {known}")
+            raise CannotRunError(f"{name}: no style {entry!r}; there are {known}")
         return TRANSFORMERS[entry]
     of_torch = _translate_torch(entry, module, name)
     if of_torch is not None:

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
     from shardproof.parallel.axis import Axis
 
-CollectiveName = Literal["all_gather", "reduce_scatter", "all_reduce", "all_reduce_max"]
+CollectiveName = Literal["all_gather", "reduce_scatter", "all_reduce", "all_reduce_max", "all_to_all"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,4 +45,5 @@ _LIBRARY = {
     "reduce_scatter": "_reduce_scatter_base_",
     "all_reduce": "allreduce_",
     "all_reduce_max": "allreduce_",
+    "all_to_all": "alltoall_base_",
 }
