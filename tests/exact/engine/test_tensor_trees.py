@@ -9,6 +9,7 @@ from shardproof.exact.engine.tensor_trees import (
     in_float64,
     map_tensors,
     tensors_in,
+    view_like,
     whole_storage,
 )
 
@@ -50,3 +51,10 @@ def test_a_view_covers_its_storage_or_not(name):
     x = torch.arange(12.0).view(4, 3)
     assert covers_storage(view(x)) == covers
     assert whole_storage(view(x)).tolist() == list(range(12))
+
+
+@pytest.mark.parametrize("name", VIEWS)
+def test_the_elements_beside_a_view_stand_where_its_own_do(name):
+    view, _ = VIEWS[name]
+    x = torch.arange(12.0).view(4, 3)
+    assert torch.equal(view_like(x + 100, view(x)), view(x) + 100)

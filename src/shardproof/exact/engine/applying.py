@@ -16,7 +16,7 @@ from shardproof.exact.engine.choices import choice_among, mark_choice, mark_comp
 from shardproof.exact.engine.constants import symbol_among
 from shardproof.exact.engine.run import Selection
 from shardproof.exact.engine.tags import REAL, Tag, union
-from shardproof.exact.engine.tensor_trees import covers_storage, floats_in, map_tensors, tensors_in
+from shardproof.exact.engine.tensor_trees import covers_storage, floats_in, map_tensors, tensors_in, view_like
 from shardproof.exact.engine.variants import puts_elements
 from shardproof.exact.errors import ExactArithmeticError
 from shardproof.exact.rules.order import COMPARISONS
@@ -345,7 +345,7 @@ class Applying:
         def beside(companion: Tensor | None) -> Residue | None:
             if companion is None:
                 return None
-            view = companion.as_strided(x.size(), x.stride(), x.storage_offset())
+            view = view_like(companion, x)
             return Residue(view, self.run.tag(view).degree, self.run.arithmetic)
 
         return Residue(

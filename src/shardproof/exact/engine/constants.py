@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 import torch
 
 from shardproof.exact.algebra.lift import is_symbol
-from shardproof.exact.engine.tensor_trees import covers_storage, map_tensors, tensors_in, whole_storage
+from shardproof.exact.engine.tensor_trees import covers_storage, map_tensors, tensors_in, view_like, whole_storage
 from shardproof.exact.rules.registry import REAL_TOO
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ class Constants:
             return tensor
         if tag.real or tag.value is None:
             return tensor if tag.real else None
-        value = tag.value.as_strided(tensor.size(), tensor.stride(), tensor.storage_offset())
+        value = view_like(tag.value, tensor)
         return value if tag.void or not bool(value.isnan().any()) else None  # memory that was never written
 
     def constant_of(self, tensor: Tensor) -> Tensor | None:
@@ -89,7 +89,7 @@ class Constants:
         if tag.lifted is None:
             tag = self._lift(tensor, tag)
         assert tag.lifted is not None
-        residues = tag.lifted.as_strided(tensor.size(), tensor.stride(), tensor.storage_offset())
+        residues = view_like(tag.lifted, tensor)
         if not unwritten and bool(residues.isnan().any()):
             self.run.refuse_nan(
                 "NaN is used: memory that was never written (torch.empty), or NaN or infinity from outside"

@@ -15,7 +15,7 @@ from shardproof.exact.algebra.degree import CONSTANT, VARIABLE
 from shardproof.exact.algebra.lift import PRECISION
 from shardproof.exact.engine.input_residues import KnownNumbers, draw_for_values
 from shardproof.exact.engine.tags import REAL, Tag, TagStore
-from shardproof.exact.engine.tensor_trees import PLAIN, whole_storage
+from shardproof.exact.engine.tensor_trees import PLAIN, view_like, whole_storage
 from shardproof.exact.errors import ExactArithmeticError, NotANumberError
 from shardproof.source_lines import user_line
 
@@ -157,9 +157,9 @@ class Entry:
             )
             raise ExactArithmeticError(msg)
         if not tensor.is_complex():
-            return shadow.residues.as_strided(tensor.size(), tensor.stride(), tensor.storage_offset())
+            return view_like(shadow.residues, tensor)
         pairs = torch.view_as_complex(shadow.residues.view(-1, 2))
-        found = pairs.as_strided(tensor.size(), tensor.stride(), tensor.storage_offset())
+        found = view_like(pairs, tensor)
         return found.conj() if tensor.is_conj() else found
 
     def _convert(

@@ -13,7 +13,7 @@ from torch import Tensor
 from shardproof.exact.algebra.degree import CONSTANT, Degree
 from shardproof.exact.algebra.residue import LogTerms, Residue
 from shardproof.exact.engine.tags import LogTensors, Tag
-from shardproof.exact.engine.tensor_trees import covers_storage, map_tensors
+from shardproof.exact.engine.tensor_trees import covers_storage, map_tensors, view_like
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -87,7 +87,7 @@ class LogStore:
             else:
                 degree |= self.run.tag(there).degree
                 there = there.clone()
-            view = _viewed(there, target)
+            view = view_like(there, target)
             view.fill_(missing) if value is None else view.copy_(value.tensor)
             self.run.tags.set(there, Tag(degree=degree, void=bool(there.isnan().any())))
             return there
@@ -113,7 +113,7 @@ class LogStore:
             return None
 
         def mapped(x: Tensor) -> Tensor:
-            found = function(_viewed(x, tensor))
+            found = function(view_like(x, tensor))
             self.run.tags.set(found, replace(self.run.tag(x), void=False))
             return found
 
@@ -125,7 +125,7 @@ class LogStore:
         """Make elements void."""
         known = self.run.tag(tensor).logs
         for x in () if known is None else known.each():
-            _viewed(x, tensor).masked_fill_(mask, nan)
+            view_like(x, tensor).masked_fill_(mask, nan)
             self.run.tags.set(x, replace(self.run.tag(x), void=True))
 
     def move(
@@ -177,11 +177,7 @@ class LogStore:
         self.keep(result, LogTerms(rest=rest, shifts=shifts, unit=unit, factors=factors))
 
     def _residue(self, x: Tensor, of: Tensor) -> Residue:
-        return Residue(_viewed(x, of), self.run.tag(x).degree, self.run.arithmetic)
-
-
-def _viewed(x: Tensor, like: Tensor) -> Tensor:
-    return x.as_strided(like.size(), like.stride(), like.storage_offset())
+        return Residue(view_like(x, of), self.run.tag(x).degree, self.run.arithmetic)
 
 
 def _elements_in_storage(x: Tensor) -> int:

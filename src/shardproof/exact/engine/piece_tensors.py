@@ -11,7 +11,7 @@ from torch import Tensor
 
 from shardproof.exact.algebra.residue import Pieces, Residue
 from shardproof.exact.engine.tags import PieceTensors, Tag, union
-from shardproof.exact.engine.tensor_trees import covers_storage, map_tensors
+from shardproof.exact.engine.tensor_trees import covers_storage, map_tensors, view_like
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -68,7 +68,7 @@ class PieceStore:
         def mapped(x: Tensor) -> Tensor:
             if self._is_single(x):
                 return x
-            found = function(_viewed(x, tensor))
+            found = function(view_like(x, tensor))
             self.run.tags.set(found, replace(self.run.tag(x), void=False))
             return found
 
@@ -80,7 +80,7 @@ class PieceStore:
         known = self.run.tag(tensor).pieces
         for x in () if known is None else known.each():
             if not self._is_single(x):
-                _viewed(x, tensor).masked_fill_(mask, nan)
+                view_like(x, tensor).masked_fill_(mask, nan)
                 self.run.tags.set(x, replace(self.run.tag(x), void=True))
 
     def move(
@@ -114,11 +114,7 @@ class PieceStore:
         tag = self.run.tag(x)
         if self._is_single(x):
             return Residue(x, tag.degree, self.run.arithmetic, value=tag.value)
-        return Residue(_viewed(x, of), tag.degree, self.run.arithmetic, roots=tag.roots)
-
-
-def _viewed(x: Tensor, like: Tensor) -> Tensor:
-    return x.as_strided(like.size(), like.stride(), like.storage_offset())
+        return Residue(view_like(x, of), tag.degree, self.run.arithmetic, roots=tag.roots)
 
 
 def _are_one_number(x: Residue, y: Residue) -> bool:

@@ -82,6 +82,11 @@ def covers_storage(tensor: Tensor) -> bool:
     return True
 
 
+def view_like(companion: Tensor, tensor: Tensor) -> Tensor:
+    """The elements of a tensor over a storage laid out alike that stand where those of a view stand."""
+    return companion.as_strided(tensor.size(), tensor.stride(), tensor.storage_offset())
+
+
 def whole_storage(tensor: Tensor) -> Tensor:
     """All of a tensor's storage, flat; of a complex one the real and imaginary parts in turn."""
     dtype = tensor.dtype.to_real() if tensor.is_complex() else tensor.dtype

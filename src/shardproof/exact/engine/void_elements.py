@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from shardproof.exact.algebra.groups import multiply_groups
-from shardproof.exact.engine.tensor_trees import covers_storage, map_tensors, tensors_in
+from shardproof.exact.engine.tensor_trees import covers_storage, map_tensors, tensors_in, view_like
 from shardproof.exact.rules.registry import OF_ROWS, RULES, SELECTIONS
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ class VoidElements:
         elif tag.void_where is None:
             return torch.ones_like(x, dtype=torch.bool)
         else:
-            found = tag.void_where.as_strided(x.size(), x.stride(), x.storage_offset())
+            found = view_like(tag.void_where, x)
         return found if bool(found.any()) else None
 
     def among(self, args: Any) -> dict[int, Tensor]:
@@ -84,8 +84,7 @@ class VoidElements:
             found = x.contiguous().masked_fill(mask, 1.0)
             squared = None
             if tag.squared is not None:
-                beside = tag.squared.as_strided(x.size(), x.stride(), x.storage_offset())
-                squared = beside.contiguous().masked_fill(mask, 1.0)
+                squared = view_like(tag.squared, x).contiguous().masked_fill(mask, 1.0)
                 self.run.tags.set(squared, replace(self.run.tag(tag.squared), void=False))
 
             def filled(t: Tensor) -> Tensor:
@@ -126,7 +125,7 @@ class VoidElements:
             tag = self.constants.lift_in_place(x)
         x.masked_fill_(mask, nan)
         if tag.squared is not None:
-            tag.squared.as_strided(x.size(), x.stride(), x.storage_offset()).masked_fill_(mask, nan)
+            view_like(tag.squared, x).masked_fill_(mask, nan)
             self.run.tags.set(tag.squared, replace(self.run.tag(tag.squared), void=True))
         self.run.tags.set(x, replace(tag, void=True))
         self.pieces.mark_void(x, mask)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from shardproof.exact.algebra.blocks import is_large
 from shardproof.exact.engine.tags import REAL, Tag
-from shardproof.exact.engine.tensor_trees import covers_storage, tensors_in, whole_storage
+from shardproof.exact.engine.tensor_trees import covers_storage, tensors_in, view_like, whole_storage
 from shardproof.exact.engine.variants import written_arguments
 from shardproof.exact.rules.registry import RULES
 
@@ -129,7 +129,7 @@ class Writing:
     def _numbers_after(self, target: Tensor, numbers: Tensor, old: Tag) -> Tensor:
         """The real numbers that the target's storage stands for after these have been written, laid out as it is."""
         found = torch.empty_like(whole_storage(target)) if old.value is None else old.value.clone()
-        found.as_strided(target.size(), target.stride(), target.storage_offset()).copy_(numbers)
+        view_like(found, target).copy_(numbers)
         return found
 
     def resize(self, tensor: Tensor, shape: torch.Size | list[int], **options: Any) -> Tensor:
