@@ -24,6 +24,8 @@ from shardproof.exact.rules.pieces import comparison, goes_by_piece, over_pieces
 from shardproof.exact.rules.registry import OF_EXP, OF_ROWS, SELECTIONS, Rule
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from torch._ops import OpOverload
 
     from shardproof.exact.engine.constants import Constants
@@ -270,16 +272,7 @@ class Applying:
             return
 
         def filled(number: float) -> tuple[tuple[Any, ...], dict[str, Any]]:
-            arguments = op._schema.arguments
-            kinds = {a.name: str(a.type) for a in arguments}
-
-            def at(name: str, value: Any) -> Any:
-                return number if kinds[name] in _NUMBERS and _is_number(value) else value
-
-            return (
-                tuple(at(a.name, value) for a, value in zip(arguments, args, strict=False)),
-                {name: at(name, value) for name, value in kwargs.items()},
-            )
+            return _map_numbers(lambda _: number, op, args, kwargs)
 
         self.logs.move(op, result, operands, (args, kwargs), filled=filled)
 
@@ -368,19 +361,15 @@ class Applying:
     def _lift_scalars(
         self, op: OpOverload, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        def lifted(value: Any, argument: Any) -> Any:
-            if not _is_number(value) or str(argument.type) not in _NUMBERS or is_symbol(value):
+        def lifted(value: Any) -> Any:
+            if is_symbol(value):
                 return value
             try:
                 return self.run.arithmetic.constant(value)
             except FloatingPointError as error:
                 self.run.refuse_nan(error)
 
-        arguments = op._schema.arguments
-        return (
-            tuple(lifted(value, argument) for value, argument in zip(args, arguments, strict=False)),
-            {a.name: lifted(kwargs[a.name], a) for a in arguments if a.name in kwargs},
-        )
+        return _map_numbers(lifted, op, args, kwargs)
 
     def _refuse_symbols(self, op: OpOverload, operands: list[Tensor]) -> None:
         """Raise if the elements given, and not others of their storage, are symbols."""
@@ -427,6 +416,21 @@ def _is_certain(op: OpOverload, args: tuple[Any, ...]) -> bool:
     if isinstance(y, Tensor):
         return bool(x.data_ptr() == y.data_ptr() and x.shape == y.shape and x.stride() == y.stride())
     return not isfinite(y)
+
+
+def _map_numbers(
+    function: Callable[[float], Any], op: OpOverload, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """The arguments with `function` applied to the Python numbers that stand for elements, not for dims and shapes."""
+
+    def mapped(value: Any, argument: Any) -> Any:
+        return function(value) if _is_number(value) and str(argument.type) in _NUMBERS else value
+
+    arguments = op._schema.arguments
+    return (
+        tuple(mapped(value, argument) for value, argument in zip(args, arguments, strict=False)),
+        {a.name: mapped(kwargs[a.name], a) for a in arguments if a.name in kwargs},
+    )
 
 
 def _is_number(value: Any) -> bool:
