@@ -57,7 +57,7 @@ class CutBothWays(torch.autograd.Function):
     """Cut forward under a name, and the gradient backward under '<name> gradient'."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, numbers: Tensor, name: str, enlarged: int) -> Any:
+    def forward(ctx: Any, x: Tensor, numbers: Tensor, name: str, enlarged: int = 1) -> Any:
         """Fresh residues, shaped like x."""
         ctx.numbers, ctx.name, ctx.enlarged = numbers, name, enlarged
         return _padded(x, numbers, name)
