@@ -18,6 +18,7 @@ from torch.distributed.distributed_c10d import _resolve_process_group  # type: i
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from shardproof.op_arguments import complete_arguments
 from shardproof.worlds.in_flight import calls_in_flight, early_accesses_reported
 from shardproof.worlds.process_calls import is_asynchronous, note_functional, note_wait, start_call
 from shardproof.worlds.thread_group import is_thread_of_world, thread_calls_traced
@@ -131,8 +132,7 @@ class _TraceMode(TorchDispatchMode):
             return result
         if name in _NOT_COLLECTIVES or not calls.checked:  # unchecked: a part of a wait
             return func(*args, **kwargs)
-        given = {a.name: a.default_value for a in func._schema.arguments if a.has_default_value()}  # noqa: SLF001
-        given |= dict(zip((a.name for a in func._schema.arguments), args, strict=False)) | kwargs  # noqa: SLF001
+        given = complete_arguments(func, args, kwargs)
         asynchronous = func.namespace == "c10d" and is_asynchronous(name, given)
         kind = f"{name} {_name_of(given.get('reduce_op'))}".strip()
         self._add(

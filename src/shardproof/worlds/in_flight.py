@@ -20,6 +20,7 @@ from torch.futures import Future
 from torch.utils._python_dispatch import _disable_current_modes, _get_current_dispatch_mode_stack
 from torch.utils._pytree import tree_leaves
 
+from shardproof.op_arguments import name_arguments
 from shardproof.source_lines import access_line
 from shardproof.worlds.early_access import EarlyAccess
 
@@ -120,7 +121,7 @@ class CallsInFlight:
         name = op._schema.name.partition("::")[2]  # noqa: SLF001 - private by name only
         if not self.started or not self.checked or op.is_view or name in _METADATA:
             return
-        given = dict(zip((a.name for a in op._schema.arguments), args, strict=False)) | kwargs  # noqa: SLF001
+        given = name_arguments(op, args, kwargs)
         for argument in op._schema.arguments:  # noqa: SLF001
             writes = argument.alias_info is not None and argument.alias_info.is_write
             for tensor in tree_leaves(given.get(argument.name)):

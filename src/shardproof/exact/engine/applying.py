@@ -22,6 +22,7 @@ from shardproof.exact.errors import ExactArithmeticError
 from shardproof.exact.rules.order import COMPARISONS
 from shardproof.exact.rules.pieces import comparison, goes_by_piece, over_pieces
 from shardproof.exact.rules.registry import OF_EXP, OF_ROWS, SELECTIONS, Rule
+from shardproof.op_arguments import name_arguments
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -354,7 +355,7 @@ class Applying:
 
     def _scalars(self, op: OpOverload, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Any]:
         """The Python numbers that stand for elements, not for dims and shapes."""
-        given = dict(zip((a.name for a in op._schema.arguments), args, strict=False)) | kwargs
+        given = name_arguments(op, args, kwargs)
         named = ((given[a.name], str(a.type)) for a in op._schema.arguments if a.name in given)
         return [value for value, kind in named if kind in _NUMBERS and _is_number(value)]
 

@@ -23,6 +23,7 @@ from shardproof.exact.engine.log_collectives import LogCollectives
 from shardproof.exact.engine.tags import REAL, Tag, union
 from shardproof.exact.engine.tensor_trees import floats_in, tensors_in
 from shardproof.exact.rules.log_terms import as_shift
+from shardproof.op_arguments import complete_arguments
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -79,8 +80,7 @@ class Collectives:
         for x in floats:
             if self.run.tags.get(x) is None:
                 self.entry.admit(x)
-        given = {a.name: a.default_value for a in op._schema.arguments if a.has_default_value()}
-        given |= dict(zip((a.name for a in op._schema.arguments), args, strict=False)) | kwargs
+        given = complete_arguments(op, args, kwargs)
         if name in _MESSAGES:
             from shardproof.exact.engine.messages import Messages
 

@@ -13,8 +13,11 @@ from typing import TYPE_CHECKING, Any, Final
 import torch
 
 from shardproof.errors import CannotRunError
+from shardproof.op_arguments import complete_arguments
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from torch._ops import OpOverload
 
 _MODULE: Final = "torch.distributed.tensor.experimental._context_parallel._attention"
@@ -43,31 +46,24 @@ def let_ring_run(query: Any) -> None:
 
 
 def _forward(op_call: OpOverload, args: tuple[object, ...], kwargs: dict[str, object]) -> Any:
-    given = _named(op_call, args, kwargs)
-    query, mesh = given["query"], given["query"].device_mesh
-    found = _ring()._templated_ring_attention(  # noqa: SLF001
-        mesh.get_group(), _TOKENS, op_call, **{name: _local(value) for name, value in given.items()}
-    )
-    return tuple(_sharded_like(query, x) for x in found)
+    return _run(_ring()._templated_ring_attention, op_call, _named(op_call, args, kwargs))  # noqa: SLF001
 
 
 def _backward(op_call: OpOverload, args: tuple[object, ...], kwargs: dict[str, object]) -> Any:
-    given = _named(op_call, args, kwargs)
-    query, mesh = given["query"], given["query"].device_mesh
-    found = _ring()._templated_ring_attention_backward(  # noqa: SLF001
-        mesh.get_group(),
-        _TOKENS,
-        op_call,
-        grad_out_name="grad_out",
-        **{name: _local(value) for name, value in given.items()},
-    )
+    given = _named(op_call, args, kwargs) | {"grad_out_name": "grad_out"}
+    return _run(_ring()._templated_ring_attention_backward, op_call, given)  # noqa: SLF001
+
+
+def _run(ring: Callable[..., Any], op: OpOverload, given: dict[str, Any]) -> Any:
+    """The ring on each rank's part of the DTensors; its results as DTensors sharded like them."""
+    query = given["query"]
+    local = {name: _local(value) for name, value in given.items()}
+    found = ring(query.device_mesh.get_group(), _TOKENS, op, **local)
     return tuple(_sharded_like(query, x) for x in found)
 
 
 def _named(op: OpOverload, args: tuple[object, ...], kwargs: dict[str, object]) -> dict[str, Any]:
-    arguments = op._schema.arguments  # noqa: SLF001
-    given: dict[str, Any] = {a.name: a.default_value for a in arguments if a.has_default_value()}
-    given |= dict(zip((a.name for a in arguments), args, strict=False)) | kwargs
+    given = complete_arguments(op, args, kwargs)
     if given.pop("attn_mask") is not None:
         raise CannotRunError(
             "attention under PyTorch's context_parallel was given a mask; its ring takes none: give is_causal=True, or "
