@@ -33,6 +33,14 @@ def take_trials(
 ) -> tuple[RunRequest, list[dict[Key, Outcome]]]:
     """The outcomes of all trials, the first of which has been run; and the request with all of their seeds."""
     outcomes = compare_trials(first, layout)
+
+    def take_further(count: int) -> None:
+        nonlocal request
+        last = request.seeds[-1]
+        further = tuple(range(last + 1, last + 1 + count))
+        outcomes.extend(_judge_again(runner, replace(request, seeds=further), first, outcomes[0], layout))
+        request = replace(request, seeds=(*request.seeds, *further))
+
     if len(request.seeds) > 1:
         tell(_more(len(request.seeds) - 1))
         outcomes += _judge_again(runner, replace(request, seeds=request.seeds[1:]), first, outcomes[0], layout)
@@ -42,18 +50,13 @@ def take_trials(
         more, reason = 1, "as elements divide by zero, perhaps by chance"
     if more:
         tell(f"{_more(more)} {reason}")
-        last = request.seeds[-1]
-        further = tuple(range(last + 1, last + 1 + more))
-        outcomes += _judge_again(runner, replace(request, seeds=further), first, outcomes[0], layout)
-        request = replace(request, seeds=(*request.seeds, *further))
+        take_further(more)
     left, in_vain = find_left_out(first, layout, outcomes), 0
     for _ in range(_MOST_FOR_CHOICES):
         if not left or in_vain == _MOST_IN_VAIN:
             break
         tell("1 more trial, as no token was routed to some expert")
-        further = (request.seeds[-1] + 1,)
-        outcomes += _judge_again(runner, replace(request, seeds=further), first, outcomes[0], layout)
-        request = replace(request, seeds=(*request.seeds, *further))
+        take_further(1)
         before, left = left, find_left_out(first, layout, outcomes)
         in_vain = in_vain + 1 if left == before else 0
     return request, outcomes

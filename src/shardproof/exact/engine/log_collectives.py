@@ -87,13 +87,16 @@ class LogCollectives:
         terms = self._terms()
         known = self._agree(terms)
         found: list[list[Residue]] = [[] for _ in self.outputs]
+        unused = [x == 0 for x in self.inputs]
+
+        def greatest(given: list[Tensor]) -> list[Tensor]:
+            results = [new_like(x) for x in self.outputs]
+            take_largest([x.masked_fill(zero, _NOTHING) for x, zero in zip(given, unused, strict=True)], results)
+            return results
+
         for i in range(known.factors):
             given = [_element(logs.factors, i, 0.0, like=x) for logs, x in zip(terms, self.inputs, strict=True)]
-            unused = [x == 0 for x in self.inputs]
-            largest, least = ([new_like(x) for x in self.outputs] for _ in range(2))
-            take_largest([x.masked_fill(zero, _NOTHING) for x, zero in zip(given, unused, strict=True)], largest)
-            take_largest([(-x).masked_fill(zero, _NOTHING) for x, zero in zip(given, unused, strict=True)], least)
-            for kept, high, low in zip(found, largest, least, strict=True):
+            for kept, high, low in zip(found, greatest(given), greatest([-x for x in given]), strict=True):
                 nothing = high == _NOTHING
                 if not bool((nothing | (high == -low)).all()):
                     return []

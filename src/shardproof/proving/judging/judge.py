@@ -9,7 +9,7 @@ judge_drawn(both, layout)                 findings of initial values and dropout
 
 from __future__ import annotations
 
-from functools import partial
+from functools import cache, partial
 from typing import TYPE_CHECKING
 
 from shardproof.errors import CannotRunError
@@ -90,8 +90,9 @@ def judge_exactly(both: BothSides, layout: Layout, outcomes: Sequence[Mapping[Ke
     Raises:
         CannotRunError: nothing was compared.
     """
-    rounding = _rounding(both, _align_float64(both, layout))
-    findings = conclude(outcomes, rounding, _unreached(both, layout), own_training=both.own_training)
+    in_float64 = _align_float64(both, layout)
+    rounding = _rounding(both, in_float64)
+    findings = conclude(outcomes, rounding, _unreached(in_float64, rounding), own_training=both.own_training)
     recomputed = judge_recomputed_collectives([side.trials[0] for side in both.ranks])
     early = _conclude_early_accesses(both)
     findings = explain_untied(findings, layout)
@@ -249,10 +250,15 @@ def _align_float64(both: BothSides, layout: Layout) -> Alignment:
     )
 
 
-def _unreached(both: BothSides, layout: Layout) -> Callable[[Key, frozenset[Part]], frozenset[Part]]:
+def _unreached(
+    in_float64: Alignment, rounding: Callable[[Key], Rounding | None]
+) -> Callable[[Key, frozenset[Part]], frozenset[Part]]:
     """Tells which parts, zero in every trial, nothing reached: those that are not rounding noise in float64."""
-    in_float64 = _align_float64(both, layout)
-    rounding = _rounding(both, in_float64)
+
+    @cache
+    def scale(step: int, phase: Phase) -> float:
+        tensors = in_float64.reference.tensors.items()
+        return max((largest(one.values) for key, one in tensors if (key.step, key.phase) == (step, phase)), default=0.0)
 
     def unreached(key: Key, parts: frozenset[Part]) -> frozenset[Part]:
         aligned = in_float64.of(key)
@@ -260,15 +266,9 @@ def _unreached(both: BothSides, layout: Layout) -> Callable[[Key, frozenset[Part
             return frozenset()
         found = rounding(key)
         noise = 0.0 if found is None else FLOAT64_ROUNDING_RATIO * found.noise
-        others = [one for other, one in in_float64.reference.tensors.items() if _of_one_kind(key, other)]
-        scale = max((largest(one.values) for one in others), default=0.0)
-        return drop_cancelled(aligned.held, parts, max(noise, _NOISE_OF_SCALE * scale))
+        return drop_cancelled(aligned.held, parts, max(noise, _NOISE_OF_SCALE * scale(key.step, key.phase)))
 
     return unreached
-
-
-def _of_one_kind(key: Key, other: Key) -> bool:
-    return (key.step, key.phase) == (other.step, other.phase)
 
 
 def find_left_out(
@@ -280,7 +280,8 @@ def find_left_out(
     """
     if not both.reference.selects:
         return frozenset()
-    unreached = _unreached(both, layout)
+    in_float64 = _align_float64(both, layout)
+    unreached = _unreached(in_float64, _rounding(both, in_float64))
     found: set[tuple[Key, Part]] = set()
     for key in outcomes[0]:
         trials = [trial[key] for trial in outcomes if key in trial]
