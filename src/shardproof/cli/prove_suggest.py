@@ -48,13 +48,13 @@ def suggest(
     """
     from shardproof.frameworks.transformers import OwnPlan, Suggestion, find_mend
 
-    if not any(one.verdict is Verdict.WRONG and one.failed for one in proof.findings):
+    if not _is_wrong(proof):
         return None
 
     def attempt(entries: Mapping[str, str]) -> Proof:
         if tell is not None:
             tell("with " + ", ".join(f"{name}: {style}" for name, style in entries.items()))
-        return run(with_entries(specification, entries), 1)[1]
+        return run(specification.with_entries(entries), 1)[1]
 
     def resolve(model: nn.Module, entries: Mapping[str, str]) -> Mapping[str, str]:
         assert isinstance(target.parallelize, OwnPlan)
@@ -65,11 +65,9 @@ def suggest(
     found = find_mend(proof, target.step, resolve, attempt)
     if found.proof is None:
         return found
-    whole = run(with_entries(specification, found.entries), None)[1]
-    still = any(one.verdict is Verdict.WRONG and one.failed for one in whole.findings)
-    return Suggestion(tried=found.tried) if still else replace(found, proof=whole)
+    whole = run(specification.with_entries(found.entries), None)[1]
+    return Suggestion(tried=found.tried) if _is_wrong(whole) else replace(found, proof=whole)
 
 
-def with_entries(specification: Specification, entries: Mapping[str, str]) -> Specification:
-    """The specification with entries put into its plan."""
-    return replace(specification, plan_set={**specification.plan_set, **entries})
+def _is_wrong(proof: Proof) -> bool:
+    return any(one.verdict is Verdict.WRONG and one.failed for one in proof.findings)

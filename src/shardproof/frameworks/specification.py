@@ -87,6 +87,10 @@ class Specification:
             named.append(self.plan)
         return tuple(dict.fromkeys(named))
 
+    def with_entries(self, entries: Mapping[str, str]) -> Specification:
+        """The same with entries put into its plan."""
+        return replace(self, plan_set={**self.plan_set, **entries})
+
     def digests(self) -> dict[str, str]:
         """Compute the SHA-256 of each file, which tells whether the file has changed.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -135,7 +135,7 @@ def _read_mended(content: dict[str, Any]) -> Certificate | None:
     before = _specification(_field(content, "specification", dict))
     entries = _texts(_field(suggestion, "entries", dict), "entries")
     mended = _read(inner)
-    if mended.specification != replace(before, plan_set={**before.plan_set, **entries}):
+    if mended.specification != before.with_entries(entries):
         raise CannotRunError("the certificate contradicts itself: its suggestion is of another step than it is")
     return mended
 

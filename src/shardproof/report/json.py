@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import platform
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING
 
@@ -41,7 +41,7 @@ def _suggestion_fields(suggestion: Suggestion, specification: Specification | No
     """What was tried, and the certificate of the mended proof."""
     entries, mended = dict(suggestion.entries), None
     if suggestion.proof is not None:
-        changed = specification and replace(specification, plan_set={**specification.plan_set, **entries})
+        changed = specification and specification.with_entries(entries)
         mended = _proof_fields(suggestion.proof, changed) | {"suggestion": None}
     return {"entries": entries, "tried": suggestion.tried, "certificate": mended}
 
