@@ -4,8 +4,8 @@ import importlib
 
 import pytest
 import torch
-import torch.distributed as dist
 import torch.nn.functional as F
+from tests.proving.summed_steps import finish_step
 from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import DTensor
@@ -59,14 +59,7 @@ def train(run, *, own_positions=True):
                 buffers[2] = buffers[2][:, : buffers[0].shape[1]]
             loss = model(*buffers).mean() / run.size
             loss.backward()
-        total = loss.detach().clone()
-        dist.all_reduce(total)
-        run.record_loss(total)
-        for parameter in model.parameters():
-            dist.all_reduce(parameter.grad)
-        run.record_gradients()
-        optimizer.step()
-        run.record_update(optimizer)
+        finish_step(run, model, optimizer, loss)
 
 
 @pytest.mark.parametrize("devices", [2, 4])
