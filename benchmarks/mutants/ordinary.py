@@ -187,8 +187,9 @@ def _run_rank(
         run.loads_whole = configuration.draws_anew
         run.batch = _cast(step.batch, dtype)
         configuration.candidate(run)
-        assert run.model is not None
-        _take_state(run.model, run.outcome)
+        assert run.models
+        for model in run.models:
+            _take_state(model, run.outcome)
         outcome = run.outcome
     else:
         outcome = _train_sharded(configuration, step, state, norms, dtype, mesh)
@@ -240,17 +241,18 @@ class OrdinaryRun:
     rank: int
     batch: Any = None
     loads_whole: bool = False  # the state over what the training has drawn itself, as the prover does
-    model: nn.Module | None = None
+    models: tuple[nn.Module, ...] = ()
     outcome: Outcome = field(default_factory=Outcome)
 
     @property
     def size(self) -> int:
         return dist.get_world_size()
 
-    def watch(self, model: nn.Module) -> None:
-        self.model = model
+    def watch(self, *models: nn.Module) -> None:
+        self.models = models
         if self.loads_whole:
-            _load_whole(model, self.state)
+            for model in models:
+                _load_whole(model, self.state)
 
     def batches(self) -> Iterator[Any]:
         for _ in range(self.steps):
@@ -312,8 +314,10 @@ def _load_whole(model: nn.Module, state: Mapping[str, Tensor]) -> None:
 
 
 def _take_state(model: nn.Module, outcome: Outcome) -> None:
-    outcome.parameters = {name: _whole(p.detach()).clone() for name, p in model.named_parameters()}
-    outcome.buffers = {name: _whole(b.detach()).clone() for name, b in model.named_buffers()}
+    outcome.parameters |= {
+        name: _whole(p.detach()).clone() for name, p in model.named_parameters(remove_duplicate=False)
+    }
+    outcome.buffers |= {name: _whole(b.detach()).clone() for name, b in model.named_buffers()}
 
 
 def _whole(x: Tensor) -> Tensor:

@@ -123,6 +123,7 @@ class Records:
         squares: of gradient norms.
         collectives: in the order of the calls.
         early_accesses: to what asynchronous calls had not finished with, each with its step.
+        modules: the names of the modules that the device or rank holds; filled by an update.
     """
 
     tensors: dict[Key, Recorded] = field(default_factory=dict)
@@ -132,6 +133,7 @@ class Records:
     squares: dict[Key, Tensor] = field(default_factory=dict)
     collectives: list[CollectiveCall] = field(default_factory=list)
     early_accesses: list[tuple[int, EarlyAccess]] = field(default_factory=list)
+    modules: set[str] = field(default_factory=set)
 
 
 class Precision(StrEnum):

@@ -109,7 +109,7 @@ def compare_exactly(alignment: Alignment, prime: int) -> dict[Key, Outcome]:
 def walk(
     alignment: Alignment, compared: Callable[[Key, Aligned], T], faulty: Callable[[Key, Cause], T]
 ) -> dict[Key, T]:
-    """What is said of each tensor on either side, in the candidate's order.
+    """What is said of each tensor on either side, in the order in which the candidate computes them.
 
     Args:
         alignment: of the two sides.
@@ -123,10 +123,10 @@ def walk(
         fault = alignment.fault_of_missing(key)
         if fault:
             found[key] = faulty(key, fault)
-    for key in losses_first(dict.fromkeys(key for records in ranks for key in records.tensors)):
+    for key in losses_first(_in_order(reference, ranks)):
         if key in found:
             continue  # missing on another rank, whatever this one holds
-        if key.phase is Phase.BUFFER and (key not in reference.tensors or _lacking(key, ranks)):
+        if key.phase is Phase.BUFFER and (key not in reference.tensors or _lacking(key, alignment)):
             continue  # one of the candidate's own, see `own_buffers`; or it is missing on another rank
         aligned = alignment.of(key)
         if aligned is not None:
@@ -139,11 +139,30 @@ def walk(
             found[key] = faulty(key, Cause(kind=CauseKind.NOT_COMPUTED))
         elif key.phase in unreported:
             continue
-        elif key.phase is Phase.BUFFER and (lacking := _lacking(key, ranks)):
+        elif key.phase is Phase.BUFFER and (lacking := _lacking(key, alignment)):
             found[key] = faulty(key, Cause(kind=CauseKind.BUFFER_GONE, ranks=lacking))
         elif key.phase in OF_PARAMETERS and not alignment.covers(key):  # even if what some rank holds is right
             found[key] = faulty(key, Cause(kind=CauseKind.NOT_COVERED))
     return found
+
+
+def _in_order(reference: Records, ranks: Sequence[Records]) -> list[Key]:
+    """The keys of all ranks in execution order.
+
+    Ranks with keys of their own, stages of a pipeline, take turns that no rank's records tell: what the reference has
+    too is in its order, and what it has not comes after what is before it on its rank.
+    """
+    keys = dict.fromkeys(key for records in ranks for key in records.tensors)
+    if all(len(records.tensors) == len(keys) for records in ranks):
+        return list(keys)
+    places = {key: place for place, key in enumerate(reference.tensors)}
+    order: dict[Key, tuple[int, int, int]] = {}
+    for rank, records in enumerate(ranks):
+        place = -1
+        for number, key in enumerate(records.tensors):
+            place = places.get(key, place)
+            order.setdefault(key, (place, rank, number))
+    return sorted(keys, key=order.__getitem__)
 
 
 def losses_first(keys: Iterable[Key]) -> list[Key]:
@@ -172,9 +191,18 @@ def _unreported(alignment: Alignment) -> frozenset[Phase]:
     return frozenset(unasked) - reported
 
 
-def _lacking(key: Key, ranks: Sequence[Records]) -> tuple[int, ...]:
-    """The ranks that have not recorded a tensor."""
-    return tuple(rank for rank, records in enumerate(ranks) if key not in records.tensors)
+def _lacking(key: Key, alignment: Alignment) -> tuple[int, ...]:
+    """The ranks that have not recorded a buffer and should have.
+
+    In a training of the user's own that is a rank that holds the buffer's module: stages hold theirs alone. If no rank
+    has recorded it, it is every rank.
+    """
+    ranks = alignment.ranks
+    lacking = [rank for rank, records in enumerate(ranks) if key not in records.tensors]
+    if not alignment.own_training or len(lacking) == len(ranks):
+        return tuple(lacking)
+    module = key.name.rpartition(".")[0]
+    return tuple(rank for rank in lacking if module in ranks[rank].modules)
 
 
 def own_buffers(reference: Records, ranks: Sequence[Records]) -> tuple[str, ...]:

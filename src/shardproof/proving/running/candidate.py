@@ -39,20 +39,21 @@ from shardproof.proving.running.hooks import modules_recorded
 from shardproof.proving.running.models import dtype_of, fill_drawn_buffers, load_model, make_mesh
 from shardproof.proving.running.one_rank import record_side
 from shardproof.proving.running.own_values import OwnValues
+from shardproof.proving.running.stages import Stages, name_modules
 from shardproof.proving.running.training import record_gradients, record_norm, record_update
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from torch.distributed.device_mesh import DeviceMesh
     from torch.optim import Optimizer
 
     from shardproof.proving.records import SideRecord
-    from shardproof.proving.running.models import Parallelize
     from shardproof.proving.running.one_rank import OneRun
     from shardproof.proving.running.request import RunContext
 
     Candidate = Callable[["Run"], None]
+    Shard = Callable[[nn.Module, DeviceMesh], Any]  # the sharded model, or the stages of it that a rank holds
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,19 +81,25 @@ class Run:
         """How many ranks there are."""
         return dist.get_world_size()
 
-    def watch(self, model: nn.Module) -> None:
+    def watch(self, *models: nn.Module) -> None:
         """Say which model is trained: sharded, holding its part of `state`, before the first batch.
 
-        Raises:
-            CannotRunError: it is no module, has no parameters, or another one is watched.
-        """
-        self._training.watch(model)
+        Args:
+            models: one; of a pipeline each stage that this rank holds, with the names that its modules have in the
+                whole model.
 
-    def model(self, shard: Parallelize | None = None) -> nn.Module:
+        Raises:
+            CannotRunError: one is no module, none has parameters, two modules have one name, or this is called again.
+        """
+        self._training.watch(models, {})
+
+    def model(self, shard: Shard | None = None) -> Any:
         """Build the step's model with this run's values and dtypes, shard it, and watch it.
 
         Args:
-            shard: `shard(model, mesh) -> model`, the training's own; None: every rank keeps the whole model.
+            shard: `shard(model, mesh) -> model`, the training's own; None: every rank keeps the whole model. Of a
+                pipeline it returns the stage that this rank holds, or a list of them, made of the model's own modules:
+                these keep the names that they have in the model.
 
         Returns:
             What `shard` returned.
@@ -101,10 +108,14 @@ class Run:
             CannotRunError: the model cannot be built; `shard` returned no module; or as for `watch`.
         """
         model = self._training.build()
-        if shard is not None:
-            model = shard(model, self.mesh)
-        self.watch(model)
-        return model
+        if shard is None:
+            self.watch(model)
+            return model
+        names = name_modules(model)
+        sharded = shard(model, self.mesh)
+        models = tuple(sharded) if isinstance(sharded, list | tuple) else (sharded,)
+        self._training.watch(models, {} if models[:1] == (model,) else names)
+        return sharded
 
     def batches(self) -> Iterator[Any]:
         """The whole batch, once a step, the same on every rank: splitting it is the training's own business.
@@ -186,11 +197,15 @@ class _Training:
             )
         return self.model
 
-    def watch(self, model: nn.Module) -> None:
-        if not isinstance(model, nn.Module) or not list(model.parameters()):
-            raise CannotRunError(f"run.watch was given {type(model).__name__}; needed is a Module with parameters")
+    def watch(self, models: Sequence[Any], names: Mapping[nn.Module, str]) -> None:
+        given = " and ".join(type(model).__name__ for model in models) or "nothing"
+        if not all(isinstance(model, nn.Module) for model in models) or not any(
+            parameter is not None for model in models for parameter in model.parameters()
+        ):
+            raise CannotRunError(f"run.watch was given {given}; needed is a Module with parameters")
         if self.model is not None or self.taken:
             raise CannotRunError("run.watch was called twice, or after the first batch; call it once, before the loop")
+        model = models[0] if len(models) == 1 and not names else Stages(models, names)
         self.model = model
         self.before.close()
         context, run = self.context, self.run

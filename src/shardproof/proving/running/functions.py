@@ -27,6 +27,7 @@ from shardproof.exact.engine.dropout import written_out_attention
 from shardproof.exact.engine.function_bodies import body_of
 from shardproof.proving.records import Phase
 from shardproof.proving.running.context_parallel import let_ring_run
+from shardproof.proving.running.stage_shapes import is_rehearsed, write_unwritten
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -80,6 +81,8 @@ class FunctionsRecorded(TorchFunctionMode):
         exact = self._recorder.exact
         if func is _ATTENTION and args:
             let_ring_run(args[0])
+        if func is torch.empty_strided and is_rehearsed():
+            return write_unwritten(func(*args, **kwargs))
         if func in _SOFTMAX and args and isinstance(args[0], Tensor) and args[0].requires_grad:
             return self._softmax(func, args, kwargs)
         if exact is None:

@@ -15,6 +15,7 @@ from shardproof.proving.records import GRADIENT_OF, Key, Phase
 from shardproof.proving.running.capture import capture
 from shardproof.proving.running.functions import FunctionsRecorded
 from shardproof.proving.running.recomputation import backward_runs, find_repeated
+from shardproof.proving.running.stage_shapes import is_rehearsed
 from shardproof.source_lines import calling_line
 from shardproof.worlds.in_flight import calls_in_flight
 
@@ -112,6 +113,8 @@ class _Hooks:
             name: of its module or function.
             as_shift: see `capture`.
         """
+        if is_rehearsed():
+            return tensor
         with calls_in_flight().shown(tensor) as replace_by:  # the program may still have to wait for it
             if backward_runs():
                 values = capture(tensor.detach(), self.recorder.exact).values

@@ -116,3 +116,4 @@ def record_update(model: Module, optimizer: Optimizer | None, recorder: Recorder
         recorder.add(Phase.UPDATE, name, parameter.detach())  # computed from the state
     for name, buffer in model.named_buffers():
         recorder.add(Phase.BUFFER, name, buffer)
+    recorder.records.modules.update(name for name, _ in model.named_modules())
