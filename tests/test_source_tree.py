@@ -9,6 +9,7 @@ from tests.source_tree import PACKAGE, ROOT, read_quoted, read_section, read_sou
 TABLES = (
     "Commands and public names",
     "Comparison of two tensors",
+    "Comparison of two checkpoints",
     "Worlds: where ranks run",
     "The step by hand",
     "Tensor-parallel layers and plans",
@@ -26,6 +27,7 @@ MIRRORED = (
     "worlds/",
     "byhand/",
     "comparison/",
+    "checkpoints/",
     "parallel/",
     "cli/",
     "report/",
@@ -41,6 +43,7 @@ TESTED_ELSEWHERE = {
     "exact/algebra/no_bound.py": "values without logic; `exact/algebra/test_degree.py` makes each",
     "report/page/description.py": "values without logic; `report/page/test_describe.py` reads them",
     "frameworks/transformers/repro_template.py": "a text; `frameworks/transformers/test_repro.py` runs it filled in",
+    "checkpoints/checkpoint.py": "values without logic; `checkpoints/test_opening.py` reads them",
     "byhand/step.py": "values without logic; `byhand/test_one_device.py` reads them",
 }
 

@@ -6,6 +6,7 @@ Nothing here unpickles: a pickle can run any code when it is loaded.
 from __future__ import annotations
 
 import json
+import stat
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -27,11 +28,16 @@ _WANTED = "a safetensors file is needed; write one with safetensors.torch.save_f
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TensorEntry:
-    """One tensor as the header describes it. `dtype` is the format's own name, such as F32."""
+    """One tensor as the header describes it.
+
+    `dtype` is the format's own name, such as F32; its bytes are those from `start` to `stop` in the file.
+    """
 
     name: str
     dtype: str
     shape: tuple[int, ...]
+    start: int
+    stop: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,7 +100,10 @@ def _read_header(path: Path) -> tuple[TensorEntry, ...]:
     try:
         if path.is_dir():
             raise CannotRunError(f"{shown} is a directory; give one safetensors file")
-        size = path.stat().st_size
+        status = path.stat()
+        if not stat.S_ISREG(status.st_mode):  # to open a pipe would wait for a writer
+            raise CannotRunError(f"{shown} is no regular file; give one safetensors file")
+        size = status.st_size
         with path.open("rb") as file:
             start = file.read(_LENGTH_BYTES)
             length = int.from_bytes(start, "little")
@@ -115,32 +124,51 @@ def _read_header(path: Path) -> tuple[TensorEntry, ...]:
         raise CannotRunError(
             f"{shown} is cut short: its header should have {length} bytes and has {len(raw)}; copy the file again"
         )
-    return _parse_header(shown, raw, size - _LENGTH_BYTES - length)
+    return _parse_header(shown, raw, size)
 
 
-def _parse_header(shown: str, raw: bytes, room: int) -> tuple[TensorEntry, ...]:
+def parse_json(raw: bytes) -> Any:
+    """JSON in which no object names a key twice.
+
+    Raises:
+        ValueError: it is not JSON, or a key is there twice: which of the two counts would be anyone's guess.
+    """
+    return json.loads(raw, object_pairs_hook=_refuse_twice)
+
+
+def _refuse_twice(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"{next(name for name in names if names.count(name) > 1)!r} is there twice")
+    return found
+
+
+def _parse_header(shown: str, raw: bytes, size: int) -> tuple[TensorEntry, ...]:
+    data = _LENGTH_BYTES + len(raw)
     try:
-        header = json.loads(raw)
-        tensors = {name: entry for name, entry in header.items() if name != "__metadata__"}
-        spans = [
-            (
-                int(entry["data_offsets"][0]),
-                int(entry["data_offsets"][1]),
-                TensorEntry(name=name, dtype=str(entry["dtype"]), shape=tuple(map(int, entry["shape"]))),
+        header = parse_json(raw)
+        entries = [
+            TensorEntry(
+                name=name,
+                dtype=str(entry["dtype"]),
+                shape=tuple(map(int, entry["shape"])),
+                start=data + int(entry["data_offsets"][0]),
+                stop=data + int(entry["data_offsets"][1]),
             )
-            for name, entry in tensors.items()
+            for name, entry in header.items()
+            if name != "__metadata__"
         ]
     except (ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError) as error:
         raise CannotRunError(
             f"{shown} has a header that is not safetensors' ({first_line(error)}); {_WANTED}"
         ) from error
-    needed = max((end for _, end, _ in spans), default=0)
+    needed, room = max((entry.stop for entry in entries), default=data) - data, size - data
     if needed > room:
         raise CannotRunError(
             f"{shown} is cut short: its tensors need {needed} bytes and it has {room}; copy or write the file again"
         )
-    spans.sort(key=lambda span: span[:2])
-    return tuple(entry for _, _, entry in spans)
+    return tuple(sorted(entries, key=lambda entry: (entry.start, entry.stop)))
 
 
 def _explain_kind(shown: str, start: bytes, size: int) -> str:

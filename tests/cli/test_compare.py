@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from shardproof.cli import app, compare_rows
+from shardproof.cli import app, compare
 
 
 @pytest.fixture
@@ -188,7 +188,7 @@ def test_bad_input_is_2_in_words(run, files, monkeypatch, arguments, words):
 
 @pytest.mark.parametrize("terminal", [False, True])
 def test_progress_is_shown_on_a_terminal_only(run, files, monkeypatch, terminal):
-    monkeypatch.setattr(compare_rows, "_on_terminal", lambda: terminal)
+    monkeypatch.setattr(compare, "_on_terminal", lambda: terminal)
     code, out, err = run(*files({"w": torch.ones(1)}, {"w": torch.ones(1)}))
     assert code == 0
     assert ("compared 1 of 1 tensors" in err) == terminal

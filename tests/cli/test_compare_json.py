@@ -6,14 +6,14 @@ from pathlib import Path
 import pytest
 import torch
 
+from shardproof.checkpoints import CheckpointComparison, Row
 from shardproof.cli.compare_json import render_json
-from shardproof.cli.compare_rows import Row
 from shardproof.comparison import compare
 
 
-def render(*rows):
-    counts = {"passed": 1, "failed": 2, "skipped": 3, "total": 6}
-    text = render_json(list(rows), counts, actual=Path("a"), expected=Path("e"), exit_code=1)
+def render(*rows, **options):
+    compared = CheckpointComparison(rows=rows, actual="2 ranks", expected="")
+    text = render_json(compared, actual=Path("a"), expected=Path("e"), exit_code=1, **options)
     assert text.endswith("}\n")
     return json.loads(text, parse_constant=lambda word: pytest.fail(f"{word} is not JSON"))
 
@@ -32,7 +32,8 @@ def test_the_document_says_what_was_compared():
         "expected": "e",
         "exit_code": 1,
     }
-    assert document["counts"]["total"] == 6
+    assert document["counts"] == {"passed": 0, "failed": 0, "skipped": 0, "total": 0}
+    assert document["ranks"] == {"actual": "2 ranks", "expected": ""}
     assert document["tensors"] == []
 
 
@@ -64,3 +65,11 @@ def test_tensors_that_do_not_match_have_no_statistics():
     (row,) = render(make_row([1.0, 2.0], [1.0]))["tensors"]
     assert row["reason"] == "shape [2] where [1] is expected"
     assert "maxdiff" not in row
+
+
+def test_only_failed_leaves_out_what_is_equal_and_counts_it():
+    rows = make_row([1.0], [1.0], "passed"), make_row([1.0], [2.0])
+    document = render(*rows, only_failed=True)
+    assert [row["status"] for row in document["tensors"]] == ["failed"]
+    assert document["counts"] == {"passed": 1, "failed": 1, "skipped": 0, "total": 2}
+    assert len(render(*rows)["tensors"]) == 2

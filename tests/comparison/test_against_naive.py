@@ -120,7 +120,7 @@ def test_every_statistic_is_the_naive_one(kernel, block):
         assert summarize(full, *tensors) == expected
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(pair, "block_bytes", lambda _: block)
+        patch.setattr(pair, "block_bytes", lambda *_: block)
         check()
 
 

@@ -159,7 +159,7 @@ def test_ulp_is_counted_across_zero_and_stops_at_its_limit(dtype, kernel):
 @pytest.mark.parametrize("dtype", FLOATS)
 @pytest.mark.parametrize("side", [0, 1])
 def test_a_nan_whose_bits_are_near_those_of_a_zero_is_seen(dtype, kernel, side, monkeypatch):
-    monkeypatch.setattr(pair, "block_bytes", lambda _: 64)
+    monkeypatch.setattr(pair, "block_bytes", lambda *_: 64)
     tensors = [ones(dtype, 400), ones(dtype, 400)]
     tensors[0][0] = 100  # the tolerance and the largest difference are settled by the first block
     tensors[0][300] = 1.5  # this block differs by few ULP, for the float16s

@@ -13,6 +13,7 @@ from shardproof.comparison.streaming import block_bytes, stream
 from shardproof.comparison.tally import Tally
 
 COUNT, BLOCK = 4096, 512
+CPU = torch.device("cpu")
 
 
 def run(actual, expected, monkeypatch, tolerance=None):
@@ -62,4 +63,4 @@ def test_one_element_out_of_tolerance_is_found_in_any_block(monkeypatch):
 
 
 def test_blocks_of_other_dtypes_hold_fewer_bytes():
-    assert block_bytes(torch.ones(1, dtype=torch.int64)) < block_bytes(torch.ones(1))
+    assert block_bytes(torch.int64, CPU) < block_bytes(torch.float32, CPU)

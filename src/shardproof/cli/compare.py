@@ -1,20 +1,32 @@
-"""`shardproof compare ACTUAL EXPECTED`: every tensor of two safetensors files."""
+"""`shardproof compare ACTUAL EXPECTED`: two checkpoints, tensor by tensor."""
 
 from __future__ import annotations
 
 import sys
+from enum import StrEnum
 from pathlib import Path  # noqa: TC003 - typer reads the annotations
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from shardproof.cli.compare_rows import Kernel, Row, Settings, compare_files, count_rows
 from shardproof.cli.output import Exit, Format, check_writable, write_atomically
 from shardproof.errors import CannotRunError
 
+if TYPE_CHECKING:
+    from shardproof.checkpoints import CheckpointComparison
+
+
+class Kernel(StrEnum):
+    """Which code compares: PyTorch's ops, or C++ compiled for this machine."""
+
+    eager = "eager"
+    compiled = "compiled"
+
 
 def compare_command(
-    actual: Annotated[Path, typer.Argument(metavar="ACTUAL", help="The candidate's tensors: a safetensors file.")],
+    actual: Annotated[
+        Path, typer.Argument(metavar="ACTUAL", help="The candidate's tensors: a file, or the folder of a checkpoint.")
+    ],
     expected: Annotated[Path, typer.Argument(metavar="EXPECTED", help="The reference's tensors: another.")],
     *,
     output_format: Annotated[Format, typer.Option("--format", help="How to write the result.")] = Format.text,
@@ -22,16 +34,19 @@ def compare_command(
     atol: Annotated[float | None, typer.Option(help="Absolute tolerance \\[torch.testing's for the dtype].")] = None,
     equal_nan: Annotated[bool, typer.Option("--equal-nan", help="NaN at the same place in both is equal.")] = False,
     kernel: Annotated[Kernel, typer.Option(help="compiled: for many gigabytes, with a C++ compiler.")] = Kernel.eager,
+    only_failed: Annotated[bool, typer.Option("--only-failed", help="Leave out the tensors that are equal.")] = False,
     output: Annotated[
         Path | None, typer.Option(help="Also write the result to this file, whole or not at all.")
     ] = None,
 ) -> None:
-    """Compare every tensor of two safetensors files.
+    """Compare every tensor of two checkpoints, which may have been saved by different numbers of ranks.
+
+    A checkpoint is a safetensors file, a folder with an index, or a folder with the files of ranks.
 
     Exit code 0: all are equal within tolerance. 1: some differ, are missing or are extra. 2: could not run, some could
     not be compared, or there was nothing to compare.
     """
-    from shardproof.tensorfiles import open_tensor_file
+    from shardproof.checkpoints import Settings, compare_paths
 
     for what, tolerance in (("--rtol", rtol), ("--atol", atol)):
         if tolerance is not None and not tolerance >= 0:
@@ -40,53 +55,43 @@ def compare_command(
         check_writable(output)
         if output.resolve() in (actual.resolve(), expected.resolve()):
             raise CannotRunError("--output is one of the files to compare; give another path")
-    settings = Settings(rtol=rtol, atol=atol, equal_nan=equal_nan, kernel=kernel)
-    with open_tensor_file(actual) as a, open_tensor_file(expected) as e:
-        rows = compare_files(a, e, settings)
-    code = _exit_code(rows)
+    settings = Settings(rtol=rtol, atol=atol, equal_nan=equal_nan, kernel=kernel.value)
+    comparison = compare_paths(actual, expected, settings, _show_progress)
+    code = _exit_code(comparison)
     if output_format is Format.json:
         from shardproof.cli.compare_json import render_json
 
-        text = render_json(rows, count_rows(rows), actual=actual, expected=expected, exit_code=code)
+        text = render_json(comparison, actual=actual, expected=expected, exit_code=code, only_failed=only_failed)
     else:
-        text = _render_text(rows)
+        text = comparison.describe(only_failed=only_failed) + "\n"
     if output is not None:
         write_atomically(output, text)
     encoding = sys.stdout.encoding or "utf-8"
     print(text.encode(encoding, "backslashreplace").decode(encoding), end="")
     if code is Exit.COULD_NOT_RUN:
-        raise CannotRunError(_explain_incomplete(rows))
+        raise CannotRunError(_explain_incomplete(comparison))
     if code:
         raise typer.Exit(code)
 
 
-def _exit_code(rows: list[Row]) -> Exit:
-    if any(row.status == "failed" for row in rows):
+def _exit_code(comparison: CheckpointComparison) -> Exit:
+    if comparison.counts["failed"]:
         return Exit.DIVERGED
-    if any(row.unreadable for row in rows) or not any(row.status == "passed" for row in rows):
-        return Exit.COULD_NOT_RUN
-    return Exit.PASSED
+    return Exit.PASSED if comparison.equal else Exit.COULD_NOT_RUN
 
 
-def _explain_incomplete(rows: list[Row]) -> str:
-    unreadable = sum(row.unreadable for row in rows)
+def _explain_incomplete(comparison: CheckpointComparison) -> str:
+    unreadable, total = comparison.unreadable, len(comparison.rows)
     if unreadable:
-        return f"{unreadable} of {len(rows)} tensors could not be compared, so the comparison is incomplete"
-    return f"nothing was compared: the files hold {len(rows)} tensors and none with elements; give files that do"
+        return f"{unreadable} of {total} tensors could not be compared, so the comparison is incomplete"
+    return f"nothing was compared: the files hold {total} tensors and none with elements; give files that do"
 
 
-def _render_text(rows: list[Row]) -> str:
-    from shardproof.tensorfiles import printable
+def _show_progress(done: int, total: int) -> None:
+    if _on_terminal():
+        end = "" if done < total else "\r\x1b[K"
+        print(f"\rcompared {done} of {total} tensors", end=end, file=sys.stderr, flush=True)
 
-    width = max(15, min(60, max((len(printable(row.name)) for row in rows), default=0)))
-    lines = [
-        row.comparison.describe(width) if row.comparison else f"{printable(row.name).ljust(width)} | {row.reason}"
-        for row in rows
-    ]
-    counts = count_rows(rows)
-    exact = sum(row.comparison is not None and row.comparison.outcome == "exact" for row in rows)
-    lines.append(
-        f"{counts['passed']} passed ({exact} exact) + {counts['failed']} failed + {counts['skipped']} skipped"
-        f" = {counts['total']} tensors"
-    )
-    return "\n".join(lines) + "\n"
+
+def _on_terminal() -> bool:
+    return sys.stderr.isatty()

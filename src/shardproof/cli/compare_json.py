@@ -10,7 +10,7 @@ from shardproof.report.json_number import json_number
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from shardproof.cli.compare_rows import Row
+    from shardproof.checkpoints import CheckpointComparison, Row
     from shardproof.comparison import Comparison
 
 SCHEMA_VERSION = 1
@@ -30,15 +30,19 @@ _STATISTICS = (
 )
 
 
-def render_json(rows: list[Row], counts: dict[str, int], *, actual: Path, expected: Path, exit_code: int) -> str:
+def render_json(
+    comparison: CheckpointComparison, *, actual: Path, expected: Path, exit_code: int, only_failed: bool = False
+) -> str:
     """One object. NaN and infinities are strings ("NaN", "Infinity", "-Infinity"), complex numbers pairs."""
+    rows = [row for row in comparison.rows if not only_failed or row.status == "failed" or row.unreadable]
     document = {
         "schema_version": SCHEMA_VERSION,
         "command": "compare",
         "actual": str(actual),
         "expected": str(expected),
+        "ranks": {"actual": comparison.actual, "expected": comparison.expected},
         "exit_code": exit_code,
-        "counts": counts,
+        "counts": comparison.counts,
         "tensors": [_describe_row(row) for row in rows],
     }
     return json.dumps(document, indent=2, allow_nan=False) + "\n"
@@ -51,7 +55,8 @@ def _describe_row(row: Row) -> dict[str, Any]:
         return described
     described |= {
         "outcome": comparison.outcome,
-        "reason": comparison.mismatch,
+        "reason": row.reason or comparison.mismatch,
+        "layouts": {"actual": row.layouts[0], "expected": row.layouts[1]},
         "shape": list(comparison.shape),
         "dtype": str(comparison.dtype).removeprefix("torch."),
     }

@@ -3,7 +3,8 @@
 The tensors are read once, in blocks that stay in the processor's cache; no temporary is as large as a tensor.
 """
 
+from shardproof.comparison.blocks import Block, Blocks, cut_blocks
 from shardproof.comparison.comparison import Comparison, Worst
-from shardproof.comparison.pair import compare
+from shardproof.comparison.pair import compare, compare_blocks
 
-__all__ = ["Comparison", "Worst", "compare"]
+__all__ = ["Block", "Blocks", "Comparison", "Worst", "compare", "compare_blocks", "cut_blocks"]

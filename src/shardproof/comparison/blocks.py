@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import torch
 
@@ -28,6 +28,28 @@ class Block:
     index: BlockIndex
 
 
+class Blocks(Protocol):
+    """Two tensors of one shape and dtype that are read block by block: in memory, or from files.
+
+    `size` is the largest number of elements of a block, `count` that of all blocks together.
+    """
+
+    @property
+    def dtype(self) -> torch.dtype: ...
+    @property
+    def device(self) -> torch.device: ...
+    @property
+    def count(self) -> int: ...
+    @property
+    def size(self) -> int: ...
+
+    def blocks(self) -> Iterator[Block]:
+        """All blocks, in row-major order."""
+
+    def read(self, block: Block) -> tuple[torch.Tensor, torch.Tensor]:
+        """Both sides of a block, each contiguous and [n]; valid until the next `read`."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BlockReader:
     """Returns [n] blocks of both tensors on one device: views where possible, else copies in two reused buffers."""
@@ -37,12 +59,22 @@ class BlockReader:
     size: int
     buffers: tuple[torch.Tensor, torch.Tensor] | None
 
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.actual.dtype
+
+    @property
+    def device(self) -> torch.device:
+        return self.actual.device
+
+    @property
+    def count(self) -> int:
+        return self.actual.numel()
+
     def blocks(self) -> Iterator[Block]:
-        """All blocks, in row-major order."""
-        return _cut(tuple(self.actual.shape), self.size)
+        return cut_blocks(tuple(self.actual.shape), self.size)
 
     def read(self, block: Block) -> tuple[torch.Tensor, torch.Tensor]:
-        """Both sides of a block; valid until the next `read`."""
         a, e = self.actual[block.index], self.expected[block.index]
         if self.buffers is None:
             return a, e
@@ -68,8 +100,11 @@ def open_blocks(actual: torch.Tensor, expected: torch.Tensor, size: int) -> Bloc
     return BlockReader(actual=actual, expected=expected, size=size, buffers=buffers)
 
 
-def _cut(shape: tuple[int, ...], size: int) -> Iterator[Block]:
-    """Cut along the first dimension whose inner dimensions together fit in a block."""
+def cut_blocks(shape: tuple[int, ...], size: int) -> Iterator[Block]:
+    """Blocks of at most `size` elements of a tensor of that shape, in row-major order.
+
+    Cut along the first dimension whose inner dimensions together fit in a block.
+    """
     if not shape:
         yield Block(start=0, index=())
         return

@@ -19,12 +19,12 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from shardproof.comparison.blocks import Block
+from shardproof.comparison.blocks import Block, BlockReader
 from shardproof.comparison.elementwise import BlockStatistics
 from shardproof.comparison.formats import FLOAT_FORMATS
 
 if TYPE_CHECKING:
-    from shardproof.comparison.blocks import BlockReader
+    from shardproof.comparison.blocks import Blocks
     from shardproof.comparison.elementwise import Tolerance
     from shardproof.comparison.tally import Tally
 
@@ -56,38 +56,55 @@ class _Statistics(ctypes.Structure):
     )
 
 
-def stream_compiled(reader: BlockReader, tolerance: Tolerance, tally: Tally) -> bool:
+def stream_compiled(reader: Blocks, tolerance: Tolerance, tally: Tally) -> bool:
     """Add every block of the reader to the tally; return False, and add nothing, where the kernel does not apply.
 
-    It applies to contiguous float32, float64 and bfloat16 tensors on the CPU, and needs a compiler; without one it
-    warns.
+    It applies to float32, float64 and bfloat16 on the CPU, contiguous in memory or read from files, and needs a
+    compiler; without one it warns.
     """
-    if reader.buffers is not None or reader.actual.dtype not in _FUNCTIONS or reader.actual.device.type != "cpu":
+    memory = reader if isinstance(reader, BlockReader) else None
+    copies = memory is not None and memory.buffers is not None
+    if copies or reader.dtype not in _FUNCTIONS or reader.device.type != "cpu":
         return False
     library = _build()
     if library is None:
         return False
-    count = reader.actual.numel()
+    if memory is not None:
+        _take(library, memory.actual, memory.expected, None, tolerance, tally)
+    else:
+        for block in reader.blocks():
+            _take(library, *reader.read(block), block, tolerance, tally)
+    return True
+
+
+def _take(
+    library: ctypes.CDLL,
+    actual: torch.Tensor,
+    expected: torch.Tensor,
+    block: Block | None,
+    tolerance: Tolerance,
+    tally: Tally,
+) -> None:
+    """Add two contiguous [n] tensors to the tally: a block, or all elements where that is None."""
+    count = actual.numel()
     outs = (_Statistics * -(-count // _RANGE_ELEMENTS))()
-    dtype = reader.actual.dtype
-    library[_FUNCTIONS[dtype]](
-        ctypes.c_void_p(reader.actual.data_ptr()),
-        ctypes.c_void_p(reader.expected.data_ptr()),
+    library[_FUNCTIONS[actual.dtype]](
+        ctypes.c_void_p(actual.data_ptr()),
+        ctypes.c_void_p(expected.data_ptr()),
         ctypes.c_int64(count),
         ctypes.c_int64(_RANGE_ELEMENTS),
         ctypes.c_int(torch.get_num_threads()),
         ctypes.c_double(tolerance.rtol),
         ctypes.c_double(tolerance.atol),
         ctypes.c_int(tolerance.equal_nan),
-        ctypes.c_uint64(FLOAT_FORMATS[dtype].few_ulp(tolerance.rtol, tolerance.atol)),
+        ctypes.c_uint64(FLOAT_FORMATS[actual.dtype].few_ulp(tolerance.rtol, tolerance.atol)),
         outs,
     )
     for out in outs:
-        _add(out, tally)
-    return True
+        _add(out, block, tally)
 
 
-def _add(out: _Statistics, tally: Tally) -> None:
+def _add(out: _Statistics, block: Block | None, tally: Tally) -> None:
     statistics = BlockStatistics(
         close=bool(out.close),
         maxdiff=out.maxdiff,
@@ -97,7 +114,7 @@ def _add(out: _Statistics, tally: Tally) -> None:
         inf_actual=out.inf_actual,
         inf_expected=out.inf_expected,
     )
-    tally.add(statistics, Block(start=out.worst, index=(slice(out.worst, out.worst + 1),)))
+    tally.add(statistics, block or Block(start=out.worst, index=(slice(out.worst, out.worst + 1),)))
 
 
 @functools.cache

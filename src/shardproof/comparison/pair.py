@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Literal
 
 import torch
 
-from shardproof.comparison.blocks import BlockReader, open_blocks
+from shardproof.comparison.blocks import open_blocks
 from shardproof.comparison.comparison import Comparison, Worst
 from shardproof.comparison.elementwise import Tolerance, count_ulp, locate_worst
 from shardproof.comparison.formats import COMPARABLE, DEFAULT_TOLERANCES, INTEGERS, ulp_limit
@@ -16,6 +16,7 @@ from shardproof.comparison.tally import Tally
 from shardproof.errors import CannotRunError
 
 if TYPE_CHECKING:
+    from shardproof.comparison.blocks import Blocks
     from shardproof.comparison.comparison import Number
 
 Kernel = Literal["eager", "compiled"]
@@ -42,12 +43,11 @@ def compare(
         CannotRunError: a tensor has no values to read in order (meta, sparse, DTensor), its dtype is not supported
             (quantized, packed, complex32), a tolerance is negative or NaN, or `kernel` is unknown.
     """
-    if kernel not in ("eager", "compiled"):
-        raise CannotRunError(f"kernel={kernel!r} is unknown; give 'eager' or 'compiled'")
+    _check_kernel(kernel)
     actual, expected = _readable(actual, "actual"), _readable(expected, "expected")
-    tolerance = _tolerance(expected.dtype, rtol, atol, equal_nan)
     mismatch = _mismatch(actual, expected)
     if mismatch is not None:
+        tolerance = _tolerance(expected.dtype, rtol, atol, equal_nan)
         return Comparison(
             name=name,
             shape=tuple(expected.shape),
@@ -60,24 +60,50 @@ def compare(
             maxdiff=math.nan,
             mismatch=mismatch,
         )
-    tally = Tally(ulp_limit=ulp_limit(expected.dtype))
-    reader = open_blocks(actual, expected, max(1, block_bytes(actual) // actual.itemsize))
-    if actual.numel() > 0:
+    reader = open_blocks(actual, expected, max(1, block_bytes(actual.dtype, actual.device) // actual.itemsize))
+    shape = tuple(expected.shape)
+    return compare_blocks(reader, shape, rtol=rtol, atol=atol, equal_nan=equal_nan, name=name, kernel=kernel)
+
+
+def compare_blocks(
+    reader: Blocks,
+    shape: tuple[int, ...],
+    *,
+    rtol: float | None = None,
+    atol: float | None = None,
+    equal_nan: bool = False,
+    name: str = "",
+    kernel: Kernel = "eager",
+) -> Comparison:
+    """`compare` of two tensors of one shape and dtype that are read block by block; the worst block is read twice.
+
+    Raises:
+        CannotRunError: a tolerance is negative or NaN, `kernel` is unknown, or the dtype is not supported.
+    """
+    _check_kernel(kernel)
+    if reader.dtype not in COMPARABLE:
+        raise CannotRunError(f"dtype {reader.dtype} is not supported; convert both, say to float32")
+    tolerance = _tolerance(reader.dtype, rtol, atol, equal_nan)
+    tally = Tally(ulp_limit=ulp_limit(reader.dtype))
+    if reader.count > 0:
         done = kernel == "compiled" and _stream_compiled(reader, tolerance, tally)
         if not done:
             stream(reader, tolerance, tally)
-    return _conclude(reader, tolerance, tally, name=name, shape=tuple(expected.shape))
+    return _conclude(reader, tolerance, tally, name=name, shape=shape)
 
 
-def _conclude(
-    reader: BlockReader, tolerance: Tolerance, tally: Tally, *, name: str, shape: tuple[int, ...]
-) -> Comparison:
-    dtype = reader.expected.dtype
+def _check_kernel(kernel: Kernel) -> None:
+    if kernel not in ("eager", "compiled"):
+        raise CannotRunError(f"kernel={kernel!r} is unknown; give 'eager' or 'compiled'")
+
+
+def _conclude(reader: Blocks, tolerance: Tolerance, tally: Tally, *, name: str, shape: tuple[int, ...]) -> Comparison:
+    dtype = reader.dtype
     return Comparison(
         name=name,
         shape=shape,
         dtype=dtype,
-        count=reader.expected.numel(),
+        count=reader.count,
         exact=tally.exact,
         approximate=tally.close,
         rtol=tolerance.rtol,
@@ -93,13 +119,13 @@ def _conclude(
     )
 
 
-def _stream_compiled(reader: BlockReader, tolerance: Tolerance, tally: Tally) -> bool:
+def _stream_compiled(reader: Blocks, tolerance: Tolerance, tally: Tally) -> bool:
     from shardproof.comparison.compiled import stream_compiled
 
     return stream_compiled(reader, tolerance, tally)
 
 
-def _find_worst(reader: BlockReader, tolerance: Tolerance, tally: Tally, shape: tuple[int, ...]) -> Worst | None:
+def _find_worst(reader: Blocks, tolerance: Tolerance, tally: Tally, shape: tuple[int, ...]) -> Worst | None:
     if tally.worst is None:
         return None
     actual, expected = reader.read(tally.worst)

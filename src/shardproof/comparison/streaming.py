@@ -22,7 +22,7 @@ from shardproof.comparison.elementwise import CHUNK, are_close, examine, find_ma
 from shardproof.comparison.formats import FLOAT8, FLOAT_FORMATS, INTEGERS, FloatFormat
 
 if TYPE_CHECKING:
-    from shardproof.comparison.blocks import Block, BlockReader
+    from shardproof.comparison.blocks import Block, Blocks
     from shardproof.comparison.elementwise import Tolerance
     from shardproof.comparison.tally import Tally
 
@@ -36,24 +36,24 @@ _MOST_TRUST = 4
 _SAME_SIZE = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
-def block_bytes(tensor: torch.Tensor) -> int:
+def block_bytes(dtype: torch.dtype, device: torch.device) -> int:
     """How many bytes of a tensor of this dtype and device to take at a time."""
-    if tensor.dtype not in FLOAT_FORMATS:
-        return _PLAIN_BLOCK_ELEMENTS * tensor.itemsize
-    return _CPU_BLOCK_BYTES if tensor.device.type == "cpu" else _DEVICE_BLOCK_BYTES
+    if dtype not in FLOAT_FORMATS:
+        return _PLAIN_BLOCK_ELEMENTS * dtype.itemsize
+    return _CPU_BLOCK_BYTES if device.type == "cpu" else _DEVICE_BLOCK_BYTES
 
 
-def stream(reader: BlockReader, tolerance: Tolerance, tally: Tally) -> None:
+def stream(reader: Blocks, tolerance: Tolerance, tally: Tally) -> None:
     """Add every block of the reader to the tally."""
-    kind = FLOAT_FORMATS.get(reader.actual.dtype)
+    kind = FLOAT_FORMATS.get(reader.dtype)
     if kind is None:
         for block in reader.blocks():
             actual, expected = reader.read(block)
             if not (_bits_equal(actual, expected) and _is_plain(expected)):
                 tally.add(examine(actual, expected, tolerance), block)
         return
-    room = min(reader.size, reader.actual.numel())
-    scratch = tuple(torch.empty(room, dtype=reader.actual.dtype, device=reader.actual.device) for _ in range(2))
+    room = min(reader.size, reader.count)
+    scratch = tuple(torch.empty(room, dtype=reader.dtype, device=reader.device) for _ in range(2))
     scan = _FloatScan(
         kind=kind,
         tolerance=tolerance,
