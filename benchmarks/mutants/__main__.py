@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from benchmarks.mutants.bug import load_bugs
 from benchmarks.mutants.correct import by_kind, title_of
 from benchmarks.mutants.jobs import Job
-from benchmarks.mutants.matrix import HEADER, RULE, Row, format_row
+from benchmarks.mutants.matrix import HEADER, RULE, Row, cause_right, format_row
 from benchmarks.mutants.pool import run_jobs
 from benchmarks.mutants.progress import DEFAULT, ROOT, Progress, digest_code
 from benchmarks.mutants.sample import evenly, spread
@@ -29,7 +29,7 @@ START, END = "<!-- the table starts here -->\n", "<!-- the table ends here -->\n
 
 
 def main() -> int:
-    """Exit code 0 if all bugs are killed, nothing correct is WRONG, and no more than 1% of it UNDECIDED; else 1."""
+    """Exit code 0 if all bugs are killed for their reason, nothing correct is WRONG, at most 1% UNDECIDED; else 1."""
     arguments = _arguments()
     every = by_kind()
     if arguments.list:
@@ -41,13 +41,13 @@ def main() -> int:
     rows = [_row(bug, results[Job("bug", bug.id)]) for bug in bugs]
     tried = {name: _tried(name, results[Job("correct", name)]) for name in _flat(chosen)}
     lines = [*_bug_lines(bugs, rows), "", *_correct_lines(chosen, tried)]
-    last = _summary(rows, list(tried.values()))
+    last = _summary(bugs, rows, list(tried.values()))
     print("\n".join(lines))
     if arguments.docs:
         before, _, rest = DOCS.read_text().partition(START)
         DOCS.write_text(before + START + "\n".join([*lines, "", f"`{last}`", ""]) + END + rest.partition(END)[2])
     print(last)
-    return int(not _good(rows, list(tried.values())))
+    return int(not _good(bugs, rows, list(tried.values())))
 
 
 def _arguments() -> argparse.Namespace:
@@ -122,7 +122,9 @@ def _bug_lines(bugs: Sequence[Bug], rows: Sequence[Row]) -> list[str]:
         return []
     refused = [f"- {row.id} refused: {_one_line(row.refused)}" for row in rows if row.refused]
     lines = [HEADER, RULE, *(format_row(bug, row) for bug, row in zip(bugs, rows, strict=True))]
-    return [*lines, *([""] if refused else []), *refused]
+    unexplained = [f"- {bug.id}, no relation: {bug.unexplained}" for bug in bugs if bug.unexplained]
+    told = [*refused, *unexplained]
+    return [*lines, *([""] if told else []), *told]
 
 
 def _correct_lines(chosen: Mapping[str, list[str]], tried: Mapping[str, Tried]) -> list[str]:
@@ -137,19 +139,24 @@ def _correct_lines(chosen: Mapping[str, list[str]], tried: Mapping[str, Tried]) 
     return [*lines, *([""] if alarms or mistakes else []), *alarms, *mistakes]
 
 
-def _summary(rows: Sequence[Row], tried: Sequence[Tried]) -> str:
+def _summary(bugs: Sequence[Bug], rows: Sequence[Row], tried: Sequence[Tried]) -> str:
     killed = sum(row.killed for row in rows)
+    right = [cause_right(bug, row) for bug, row in zip(bugs, rows, strict=True)]
+    causes = (
+        f"right cause named of {right.count(True)}, not of {right.count(False)}, no relation for {right.count(None)}"
+    )
     alarms = [one for one in tried if one.alarm]
     undecided = sum(one.undecided for one in alarms)
     correct = f"{len(tried) - len(alarms)} proved, {len(alarms)} false alarms ({undecided} UNDECIDED)"
-    return f"mutants: {killed} killed, {len(rows) - killed} survived; correct: {correct}"
+    return f"mutants: {killed} killed, {len(rows) - killed} survived; {causes}; correct: {correct}"
 
 
-def _good(rows: Sequence[Row], tried: Sequence[Tried]) -> bool:
-    """All bugs killed and real, nothing correct called wrong or wrong in fact, and at most 1% UNDECIDED."""
+def _good(bugs: Sequence[Bug], rows: Sequence[Row], tried: Sequence[Tried]) -> bool:
+    """All bugs killed for their reason and real, nothing correct called or in fact wrong, and at most 1% UNDECIDED."""
     alarms = [one for one in tried if one.alarm]
     return (
         all(row.killed and row.shown for row in rows)
+        and not any(cause_right(bug, row) is False for bug, row in zip(bugs, rows, strict=True))
         and all(one.undecided for one in alarms)
         and not any(one.mistaken for one in tried)
         and len(alarms) <= ALLOWED_UNDECIDED * len(tried)

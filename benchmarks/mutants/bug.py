@@ -10,7 +10,7 @@ Either it changes one line of the transformer or of its training step:
         line="row_output",                           # the one line that it changes, a field of Lines
         change=lambda partial: partial,              # what stands there instead
         root="output embedding",                     # the first wrong tensor: phase and name
-        cause=CauseKind.UNREDUCED,                   # the cause to be named; None where no known one explains it
+        cause=CauseKind.UNREDUCED,                   # the cause to be named; or `unexplained="why no relation does"`
     )
 
 or it brings a step of its own, of which `plant(True)` has the bug and `plant(False)`, which is among the correct
@@ -58,6 +58,7 @@ class Bug:
         root: what the report must name as the first wrong tensor: phase and name, as a pattern; "" for a mutant that
             is no bug.
         cause: the kind of the cause that must be named, or a word of it; None where no relation explains it.
+        unexplained: why none does, of a bug without a cause.
         factor: of a cause that is a scaling.
         line: the field of `Lines` (or of `TrainingLines`, in the user's own training step) that it changes.
         change: what stands in that line instead.
@@ -80,6 +81,7 @@ class Bug:
     seen_in: str
     root: str
     cause: CauseKind | str | None = None
+    unexplained: str = ""
     factor: Fraction | None = None
     line: str = ""
     change: Callable[..., Any] | None = None
@@ -98,6 +100,10 @@ class Bug:
             raise ValueError(f"{self.id} changes the line {self.line!r}; there are {', '.join(sorted(known))}")
         if self.line and self.plant:
             raise ValueError(f"{self.id} changes a line and plants a configuration of its own; one of them")
+        if self.root and (self.cause is None) is not bool(self.unexplained):
+            raise ValueError(
+                f"{self.id} needs the cause that must be named, or why no relation explains it; one of them"
+            )
 
     @property
     def of_training_line(self) -> bool:

@@ -82,7 +82,7 @@ def root_right(bug: Bug, row: Row) -> bool:
 
 
 def cause_right(bug: Bug, row: Row) -> bool | None:
-    """None where no known relation explains the difference."""
+    """Whether one of the first causes is the expected one; None where no known relation explains the difference."""
     if bug.cause is None:
         return None
     factor = None if bug.factor is None else str(bug.factor)

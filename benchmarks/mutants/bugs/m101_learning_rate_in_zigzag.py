@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from fractions import Fraction
+
 import torch
 
 from benchmarks.mutants.bug import Bug
 from benchmarks.mutants.configuration import Configuration, trained
 from benchmarks.mutants.models.zigzag import zigzag, zigzag_step, zigzag_training
+from shardproof.proving.cause import CauseKind
 
 
 def plant(planted: bool) -> Configuration:
@@ -21,5 +24,7 @@ BUG = Bug(
     phase="U",
     seen_in="bionemo-recipes#1449",
     root="updated parameter *",
+    cause=CauseKind.STEP_SCALED,
+    factor=Fraction(2),
     plant=plant,
 )

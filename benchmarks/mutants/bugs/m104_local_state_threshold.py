@@ -35,5 +35,6 @@ BUG = Bug(
     phase="U",
     seen_in="ao#4912",
     root="optimizer state *",
+    unexplained="which elements share a scale is the optimizer's own affair: of its state the values alone are known",
     plant=plant,
 )

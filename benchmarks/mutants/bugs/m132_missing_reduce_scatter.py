@@ -22,5 +22,6 @@ BUG = Bug(
     phase="F",
     seen_in="Automodel#1260",
     root="input last",
+    unexplained="no relation is written for it yet",
     plant=plant,
 )

@@ -23,5 +23,6 @@ BUG = Bug(
     phase="F",
     seen_in="review: expert parallelism",
     root="input last",
+    unexplained="no relation is written for it yet",
     plant=plant,
 )

@@ -20,5 +20,6 @@ BUG = Bug(
     phase="F",
     seen_in="torchtitan#4054",
     root="input last",
+    unexplained="no relation is written for it yet",
     plant=plant,
 )

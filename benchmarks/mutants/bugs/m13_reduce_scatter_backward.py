@@ -34,4 +34,5 @@ BUG = Bug(
     change=GathersItsOutput.apply,
     sequence_parallel=True,
     root="input gradient layers.0.mlp.down",
+    unexplained="no relation is written for it yet",
 )

@@ -26,4 +26,5 @@ BUG = Bug(
     line="cut_qkv",
     change=cut_qkv,
     root="input layers.0.attention.q_norm",
+    unexplained="no relation is written for it yet",
 )

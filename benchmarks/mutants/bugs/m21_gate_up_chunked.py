@@ -25,4 +25,5 @@ BUG = Bug(
     line="cut_gate_up",
     change=cut_gate_up,
     root="input layers.0.mlp.down",
+    unexplained="no relation is written for it yet",
 )

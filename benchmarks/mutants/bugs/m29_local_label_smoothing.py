@@ -23,4 +23,5 @@ BUG = Bug(
     line="smoothing_mean",
     change=smoothing_mean,
     root="output loss",
+    unexplained="no relation is written for it yet",
 )

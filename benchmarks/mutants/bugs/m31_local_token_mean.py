@@ -22,6 +22,7 @@ BUG = Bug(
     line="loss_share",
     change=loss_share,
     root="loss loss",
+    unexplained="no relation is written for it yet",
     sizes=Sizes(smoothing=0.0),
     training="data parallel",
 )

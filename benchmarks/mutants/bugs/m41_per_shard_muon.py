@@ -25,5 +25,6 @@ BUG = Bug(
     line="matrix_step",
     change=matrix_step,
     root="updated parameter weight",
+    unexplained="no relation is written for it yet",
     training="matrix optimizer",
 )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from benchmarks.mutants.bug import Bug
+from shardproof.proving.cause import CauseKind
 
 if TYPE_CHECKING:
     from torch import nn
@@ -23,5 +24,6 @@ BUG = Bug(
     line="trained",
     change=trained,
     root="updated parameter norm.weight",
+    cause=CauseKind.NEVER_STEPPED,
     training="tensor parallel",
 )

@@ -8,6 +8,7 @@ from torch import Tensor
 from benchmarks.mutants.bug import Bug
 from benchmarks.mutants.configuration import Configuration, sharded
 from benchmarks.mutants.models.two_layers import OUTPUTS, TwoLayers, split_two_layers, two_layer_step
+from shardproof.proving.cause import CauseKind
 
 GROUPS = torch.tensor([0, 0, 2, 2, 2, 0])  # nobody is in group 1
 
@@ -42,5 +43,6 @@ BUG = Bug(
     phase="F",
     seen_in="review: void trials",
     root="output model",
+    cause=CauseKind.SAME_VECTOR_OFF,
     plant=plant,
 )

@@ -8,6 +8,7 @@ from torch import Tensor
 from benchmarks.mutants.bug import Bug
 from benchmarks.mutants.configuration import Configuration, sharded
 from benchmarks.mutants.models.two_layers import TwoLayers, split_two_layers, two_layer_step
+from shardproof.proving.cause import CauseKind
 
 COUNTS = torch.tensor([[2], [0], [4]])
 
@@ -39,5 +40,6 @@ BUG = Bug(
     phase="F",
     seen_in="review: void trials",
     root="output model",
+    cause=CauseKind.SAME_VECTOR_OFF,
     plant=plant,
 )

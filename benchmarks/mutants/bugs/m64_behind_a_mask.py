@@ -39,5 +39,6 @@ BUG = Bug(
     phase="F",
     seen_in="review: comparisons of constants",
     root="output model",
+    unexplained="what is scaled is no module's output: the next layer has mixed it with what is right",
     plant=plant,
 )

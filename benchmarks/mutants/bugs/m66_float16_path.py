@@ -10,6 +10,7 @@ from benchmarks.mutants.bug import Bug
 from benchmarks.mutants.collectives import Copy, Reduce, own_part
 from benchmarks.mutants.configuration import Configuration, sharded
 from benchmarks.mutants.models.two_layers import draw, two_layer_step
+from shardproof.proving.cause import CauseKind
 
 HIDDEN = 48
 
@@ -55,6 +56,7 @@ BUG = Bug(
     phase="N",
     seen_in="review: numbers fall silent",
     root="*",
+    cause=CauseKind.ONLY_IN_NATIVE_DTYPE,
     plant=plant,
     shown_in=torch.float16,
 )

@@ -9,6 +9,7 @@ from benchmarks.mutants.bug import Bug
 from benchmarks.mutants.collectives import Reduce
 from benchmarks.mutants.configuration import Configuration, sharded
 from benchmarks.mutants.models.two_layers import split_two_layers, two_layer_step
+from shardproof.proving.cause import CauseKind
 
 
 def plant(planted: bool) -> Configuration:
@@ -29,6 +30,7 @@ BUG = Bug(
     phase="N",
     seen_in="",
     root="*",
+    cause=CauseKind.ONLY_IN_NATIVE_DTYPE,
     plant=plant,
     shown_in=torch.float32,
 )

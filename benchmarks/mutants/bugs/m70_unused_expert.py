@@ -10,6 +10,7 @@ from torch import nn
 from benchmarks.mutants.bug import Bug
 from benchmarks.mutants.configuration import Configuration, sharded
 from benchmarks.mutants.models.experts import ROUTES, expert_step, split_experts
+from shardproof.proving.cause import CauseKind
 
 
 def plant(planted: bool, routes: torch.Tensor = ROUTES) -> Configuration:
@@ -33,6 +34,7 @@ BUG = Bug(
     phase="F",
     seen_in="review: nothing passes unseen",
     root="gradient experts.2.*",
+    cause=CauseKind.NO_GRADIENT,
     plant=plant,
     shown_by=with_tokens,
 )

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from fractions import Fraction
+
 import torch
 from torch import Tensor, nn
 
 from benchmarks.mutants.bug import Bug
 from benchmarks.mutants.configuration import Configuration, sharded
 from benchmarks.mutants.models.two_layers import TwoLayers, split_two_layers, two_layer_step
+from shardproof.proving.cause import CauseKind
 
 
 class Counting(TwoLayers):
@@ -39,5 +42,7 @@ BUG = Bug(
     phase="F",
     seen_in="review: nothing passes unseen",
     root="buffer seen",
+    cause=CauseKind.SCALED,
+    factor=Fraction(1, 2),
     plant=plant,
 )

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from benchmarks.mutants.bug import Bug
 from benchmarks.mutants.configuration import Configuration, sharded
 from benchmarks.mutants.models.two_layers import OUTPUTS, TwoLayers, split_two_layers, two_layer_step
+from shardproof.proving.cause import CauseKind
 
 
 class Centred(nn.Module):
@@ -59,5 +60,6 @@ BUG = Bug(
     phase="F",
     seen_in="review: nothing passes unseen",
     root="buffer centred.running_mean",
+    cause=CauseKind.BUFFER_GONE,
     plant=plant,
 )

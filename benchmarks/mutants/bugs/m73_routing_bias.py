@@ -40,5 +40,6 @@ BUG = Bug(
     phase="F",
     seen_in="review: nothing passes unseen",
     root="output model",
+    unexplained="what the bias is added to is no module's output: a sigmoid and the next layer come before one",
     plant=plant,
 )

@@ -7,6 +7,7 @@ from torch import nn
 from benchmarks.mutants.bug import Bug
 from benchmarks.mutants.configuration import Configuration, sharded
 from benchmarks.mutants.models.lora import lora_step, split_adapters
+from shardproof.proving.cause import CauseKind
 
 
 def plant(planted: bool) -> Configuration:
@@ -25,5 +26,6 @@ BUG = Bug(
     phase="U",
     seen_in="peft with tensor parallelism",
     root="gradient up.base.weight",
+    cause=CauseKind.UNFROZEN,
     plant=plant,
 )

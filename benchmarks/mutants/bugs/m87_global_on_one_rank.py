@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from benchmarks.mutants.bug import Bug
 from benchmarks.mutants.configuration import Configuration, sharded
 from benchmarks.mutants.models.two_layers import TwoLayers, split_two_layers, two_layer_step
+from shardproof.proving.cause import CauseKind
 
 SETTINGS = {"scale": 1.0}
 SCALE = 0.5
@@ -37,5 +38,6 @@ BUG = Bug(
     phase="F,R",
     seen_in="review: python globals",
     root="output model",
+    cause=CauseKind.REPLICAS_DIFFER,
     plant=plant,
 )

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from benchmarks.mutants.bug import Bug
 from benchmarks.mutants.configuration import Configuration, sharded
 from benchmarks.mutants.models.two_layers import TwoLayers, split_two_layers, two_layer_step
+from shardproof.proving.cause import CauseKind
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -35,5 +36,6 @@ BUG = Bug(
     phase="F",
     seen_in="review: patches reach the reference",
     root="output model",
+    cause=CauseKind.SAME_VECTOR_OFF,
     plant=plant,
 )

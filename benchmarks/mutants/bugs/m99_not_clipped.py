@@ -13,6 +13,7 @@ from benchmarks.mutants.configuration import Configuration, trained
 from benchmarks.mutants.models.training import average_loss, load, own_rows
 from benchmarks.mutants.models.two_layers import TwoLayers, two_layer_step
 from benchmarks.mutants.steps import sgd
+from shardproof.proving.cause import CauseKind
 
 MAX_NORM = 0.1
 
@@ -50,5 +51,6 @@ BUG = Bug(
     phase="U",
     seen_in="torchtitan#4312",
     root="updated parameter *",
+    cause=CauseKind.NOT_CLIPPED,
     plant=plant,
 )

@@ -46,6 +46,9 @@ class CauseKind(StrEnum):
     NORM_COUNTS_PARAMETER = "norm counts a parameter more than once"
     NORM_MISSES_PARAMETER = "norm misses a parameter"
     NOT_CLIPPED = "not clipped"
+    # An update, beside the parameter as it was before.
+    NEVER_STEPPED = "never stepped"
+    STEP_SCALED = "step scaled"
     # One side has what the other has not.
     MISSHAPEN = "misshapen"
     UNTIED = "not tied"  # to another parameter, as on one device
@@ -109,6 +112,9 @@ class Mend(StrEnum):
     ALL_REDUCE_IN_BACKWARD = "all-reduce in the backward"
     AVERAGE_GRADIENT = "average the gradient"
     GENERATOR_FOR_EACH_SHARD = "a random generator for each shard"
+    CLIP_WHAT_IS_APPLIED = "clip the gradients that are applied"
+    STEP_ALL = "give the optimizer all parameters"
+    STEP_ALIKE = "the learning rate of one device"
     MORE_ELEMENTS = "a larger batch or more steps"
     RESTORE_GENERATOR = "restore the random generator for the recomputation"
     TIE = "tie the parameters again"
@@ -131,8 +137,9 @@ class Cause:
         kind: what is the matter.
         mend: what would mend it; None where nothing is known.
         approximate: the relation holds within rounding noise; otherwise to the last digit.
-        factor: of SCALED: actual = factor * expected; of NORM_COUNTS_PARAMETER: how often;
-            of INITIAL_SPREAD: the ranks' standard deviation over one device's, rounded.
+        factor: of SCALED: actual = factor * expected; of STEP_SCALED the same of an update's step; of
+            NORM_COUNTS_PARAMETER: how often; of INITIAL_SPREAD: the ranks' standard deviation over one device's,
+            rounded.
         axes: of the mesh, over which a sum or an average is missing; of NORM_OF_PART and NORM_COUNTS_REPLICAS: over
             which the norm is summed, none where it is each rank's own.
         dim: of UNEXPLAINED and ZERO_IN_PART: of which only some indices are concerned; None if all of all dims are.

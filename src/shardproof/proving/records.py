@@ -121,6 +121,7 @@ class Records:
         frozen: those of parameters that do not train (`requires_grad` is False), in execution order.
         source_lines: the line of the user's code that first called a module, by the module's name.
         squares: of gradient norms.
+        starts: of one device, each parameter before an update, by the key of the updated parameter.
         collectives: in the order of the calls.
         early_accesses: to what asynchronous calls had not finished with, each with its step.
         modules: the names of the modules that the device or rank holds; filled by an update.
@@ -131,6 +132,7 @@ class Records:
     frozen: list[Key] = field(default_factory=list)
     source_lines: dict[str, str] = field(default_factory=dict)
     squares: dict[Key, Tensor] = field(default_factory=dict)
+    starts: dict[Key, Tensor] = field(default_factory=dict)
     collectives: list[CollectiveCall] = field(default_factory=list)
     early_accesses: list[tuple[int, EarlyAccess]] = field(default_factory=list)
     modules: set[str] = field(default_factory=set)
@@ -295,7 +297,7 @@ class BothSides:
         """Less the tensors of the runs in exact arithmetic, once they are compared: what else these recorded stays."""
 
         def less(side: SideRecord) -> SideRecord:
-            return replace(side, trials=[replace(records, tensors={}) for records in side.trials])
+            return replace(side, trials=[replace(records, tensors={}, starts={}) for records in side.trials])
 
         return replace(self, reference=less(self.reference), ranks=[less(side) for side in self.ranks])
 

@@ -215,6 +215,11 @@ def _values(run, key, number):
     return own * (1 + 2**-23) if run.precision is Precision.SHAKEN else own
 
 
+def start_of(run, key):
+    """What one device has of a parameter before the update: of the updated one's key."""
+    return run.noise(TENSORS[key], seed=200 + list(TENSORS).index(key))
+
+
 def _share(key, values, rank):
     """Rows of the weight's tensors, features of `up`, all of the rest."""
     if key in (WEIGHT, NEW_WEIGHT):
@@ -248,12 +253,14 @@ def make_sides(change: Callable[[Draft], None] | None = None, *, axes=TP) -> Bot
         for key in (*missing, *frozen):
             tensors.pop(key, None)
         squares = {NORM: draft.squares[rank](run, held[run])} if rank in draft.squares else {}
+        starts = {} if rank is not None else {one: start_of(run, one) for one in (NEW_WEIGHT, NEW_BIAS, NEW_EXPERTS)}
         calls = draft.collectives.get(run, [])
         return Records(
             tensors=tensors,
             missing=missing,
             frozen=frozen,
             squares=squares,
+            starts=starts,
             collectives=calls,
             early_accesses=draft.early_accesses if rank == 0 else [],
         )

@@ -17,7 +17,7 @@ from shardproof.proving.part import Part
 from shardproof.proving.records import ACTIVATIONS, OF_PARAMETERS, Key, Phase
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from shardproof.proving.axes import Axes
     from shardproof.proving.judging.layout import Layout
@@ -78,6 +78,7 @@ class Alignment:
     own_training: bool = False  # then a scalar that a module returns may be a rank's share of the reference's
     _vectors: dict[tuple[int, Phase, str], tuple[Tensor, Tensor]] = field(default_factory=dict)
     _coverage: dict[tuple[int, Phase, str], Tensor] = field(default_factory=dict)
+    _starts: dict[int, Tensor] = field(default_factory=dict)
     _calls: dict[int, Counter[tuple[int, Phase, str]]] = field(default_factory=dict)
 
     def of(self, key: Key) -> Aligned | None:
@@ -125,6 +126,27 @@ class Alignment:
         if id(records) not in self._calls:
             self._calls[id(records)] = Counter((one.step, one.phase, one.name) for one in records.tensors)
         return self._calls[id(records)][key.step, key.phase, key.name]
+
+    def starts_of(self, key: Key) -> Mapping[int, Tensor]:
+        """By rank, what it should hold of an updated parameter before the update; ranks of which it is not known lack.
+
+        The one device's: what a rank holds then is a finding of its own where it differs.
+        """
+        if key.step not in self._starts:
+            starts = self.reference.starts
+            keys = {name: self._reference_key(key.step, Phase.UPDATE, name, "") for name in self.layout.state.names}
+            if not starts or any(one not in starts for one in keys.values()):
+                return {}
+            self._starts[key.step] = self.layout.state.flatten({name: starts[one] for name, one in keys.items()})
+        ranks = self.layout.element_index.get(key.name, {})
+        return {rank: self.layout.take(self._starts[key.step], key.name, rank) for rank in ranks}
+
+    def expected_of(self, key: Key, ranks: Iterable[int]) -> dict[int, Tensor] | None:
+        """By rank, what it should hold of a parameter's tensor; None where one device has not all of it."""
+        vector, present = self._vector(key.step, key.phase, "")
+        if any(not bool(self.layout.take(present, key.name, rank).all()) for rank in ranks):
+            return None
+        return {rank: self.layout.take(vector, key.name, rank) for rank in ranks}
 
     def reference_has(self, key: Key) -> bool:
         """Whether the reference has the tensor, or all those whose elements a candidate's parameter holds."""

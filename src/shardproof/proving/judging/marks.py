@@ -25,7 +25,7 @@ def mark_roots(findings: Sequence[Finding]) -> tuple[Finding, ...]:
     alone: nothing that is undecided, vacuous or unsupported hides it.
     """
     marked = []
-    doubtful, wrong = _Followed(), _Followed()  # of whatever is not ok, and of what is WRONG alone
+    doubtful, wrong = Followed(), Followed()  # of whatever is not ok, and of what is WRONG alone
     for finding in findings:
         if finding.verdict.ok:
             marked.append(finding)
@@ -39,8 +39,8 @@ def mark_roots(findings: Sequence[Finding]) -> tuple[Finding, ...]:
 
 
 @dataclass(slots=True)
-class _Followed:
-    """Findings, and what follows from them.
+class Followed:
+    """Wrong tensors, and what follows from them.
 
     Attributes:
         polluted_from: the step from which all follows, and the activation or loss in it, if it was one.

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from shardproof.exact import VOID
-from shardproof.proving.cause import Cause, CauseKind
+from shardproof.proving.cause import Cause, CauseKind, Mend
 from shardproof.proving.judging.closeness import is_equal
 from shardproof.proving.judging.layout import PADDING
 from shardproof.proving.records import Key, Phase
@@ -98,12 +98,17 @@ def explain_clipping(alignment: Alignment, key: Key, aligned: Aligned, closeness
             rank in gradient.held and is_equal(closeness, one.actual, gradient.held[rank].expected)
             for rank, one in aligned.held.items()
         )
-        return Cause(kind=CauseKind.NOT_CLIPPED, approximate=closeness.approximate) if unclipped else None
+        return not_clipped(closeness) if unclipped else None
     squares = _collect(alignment, key, closeness) if key.phase is Phase.NORM else None
     if squares is None or not squares.is_right(squares.sum_once(list(squares.elements))):
         return None  # of wrong gradients the norm is wrong too
     found = (relation(squares) for relation in _RELATIONS)
     return next((cause for cause in found if cause is not None), None)
+
+
+def not_clipped(closeness: Closeness) -> Cause:
+    """The gradient is used as it was before clipping."""
+    return Cause(kind=CauseKind.NOT_CLIPPED, approximate=closeness.approximate, mend=Mend.CLIP_WHAT_IS_APPLIED)
 
 
 def _of_part(squares: _Squares) -> Cause | None:

@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING
 from shardproof.errors import CannotRunError
 from shardproof.proving.cause import Cause, CauseKind
 from shardproof.proving.findings import Finding, Verdict
+from shardproof.proving.judging.beside import explain_beside
 from shardproof.proving.judging.causes import axes_of_sum, explain
 from shardproof.proving.judging.closeness import WithinNoise
 from shardproof.proving.judging.difference import Difference
 from shardproof.proving.judging.marks import mark_roots
-from shardproof.proving.judging.norms import explain_clipping
 from shardproof.proving.judging.outcomes import cause_of_shape, walk
 from shardproof.proving.judging.places import locate
 from shardproof.proving.judging.unreduced import Judged, keep_findings
@@ -151,17 +151,15 @@ def _judge(key: Key, aligned: Aligned, own: OwnRuns) -> Judged:
     return Judged(finding=finding, partial_over=partial_over)
 
 
-def _cause_of_clipping(key: Key, aligned: Aligned, own: OwnRuns, numbers: Numbers) -> Cause | None:
-    if key.phase not in (Phase.NORM, Phase.CLIPPED):
-        return None
+def _cause_beside(key: Key, aligned: Aligned, own: OwnRuns, numbers: Numbers) -> Cause | None:
     # What was never clipped has the noise of the gradient before.
     before = own.of(Key(key.step, Phase.GRADIENT, key.name, key.call)) if key.phase is Phase.CLIPPED else numbers
     noise = numbers.noise if before is None else before.noise
-    return explain_clipping(own.measured, key, aligned, WithinNoise(noise))
+    return explain_beside(own.measured, key, aligned, WithinNoise(noise))
 
 
 def _cause(key: Key, aligned: Aligned, difference: Difference, own: OwnRuns, numbers: Numbers) -> Cause:
     """The relation that explains a difference, or else where it is."""
-    found = _cause_of_clipping(key, aligned, own, numbers) or explain(difference)
+    found = _cause_beside(key, aligned, own, numbers) or explain(difference)
     largest = numbers.maxdiff if math.isfinite(numbers.maxdiff) else None
     return found or replace(locate(difference), largest=largest)

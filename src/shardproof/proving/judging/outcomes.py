@@ -11,11 +11,12 @@ from torch import Tensor
 from shardproof.exact import VOID
 from shardproof.proving.cause import Cause, CauseKind, Part
 from shardproof.proving.findings import Unbounded
+from shardproof.proving.judging.beside import explain_beside
 from shardproof.proving.judging.causes import axes_of_sum, explain
 from shardproof.proving.judging.closeness import Exact
 from shardproof.proving.judging.difference import Difference
 from shardproof.proving.judging.layout import PADDING
-from shardproof.proving.judging.norms import explain_clipping
+from shardproof.proving.judging.marks import Followed
 from shardproof.proving.judging.places import locate
 from shardproof.proving.records import ACTIVATIONS, OF_PARAMETERS, Key, Phase
 
@@ -92,12 +93,18 @@ class Outcome:
 
 def compare_exactly(alignment: Alignment, prime: int) -> dict[Key, Outcome]:
     """The outcome of one exact run for each tensor on either side, in the candidate's order."""
+    wrong = Followed()
 
     def compare(key: Key, aligned: Aligned) -> Outcome:
         outcome = _outcome(key, aligned, prime, alignment.axes)
-        if outcome.equal or key.phase not in (Phase.NORM, Phase.CLIPPED):
+        if outcome.equal:
             return outcome
-        return replace(outcome, cause=explain_clipping(alignment, key, aligned, Exact(prime)) or outcome.cause)
+        if not wrong.leads_to(key):  # else it is no first cause
+            beside = explain_beside(alignment, key, aligned, Exact(prime))
+            outcome = outcome if beside is None else replace(outcome, cause=beside, place=None)
+        if not (alignment.own_training and key.phase in ACTIVATIONS):  # an activation may be a rank's own share
+            wrong.add(key)
+        return outcome
 
     return walk(
         alignment,

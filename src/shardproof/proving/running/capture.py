@@ -13,7 +13,7 @@ import torch
 
 from shardproof.exact import VOID, NoBound
 from shardproof.exact.algebra.degree import CONSTANT
-from shardproof.proving.records import Key, Recorded, Records
+from shardproof.proving.records import Key, Phase, Recorded, Records
 from shardproof.worlds.in_flight import calls_in_flight
 from shardproof.worlds.processgroup import say_nothing
 
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from torch.nn import Module
 
     from shardproof.exact import ExactArithmetic
-    from shardproof.proving.records import Phase
 
 
 @dataclass(slots=True, kw_only=True)
@@ -82,6 +81,10 @@ class Recorder:
     def add_square(self, key: Key, norm: Tensor) -> None:
         """Record the square of a norm: in exact arithmetic a root is no sum, so a wrong sum shows in its square."""
         self.records.squares[key] = capture(norm.detach() ** 2, self.exact).values
+
+    def add_start(self, name: str, parameter: Tensor) -> None:
+        """Record a parameter as it is before the step's update."""
+        self.records.starts[Key(self.step, Phase.UPDATE, name)] = capture(parameter.detach(), self.exact).values
 
 
 def capture(tensor: Tensor, exact: ExactArithmetic | None, *, as_shift: bool = False) -> Recorded:

@@ -146,7 +146,7 @@ def run_reference(context: RunContext) -> SideRecord:
     split = BatchSplit(count=request.axes.shares)
 
     def take(run: RunContext) -> SideRecord:
-        return record_side(run, partial(_train_one_run, run, build, split))
+        return record_side(run, partial(_train_one_run, run, build, split, starts=True))
 
     needed = tuple(precision for precision in request.native if precision not in SAMPLES)
     samples = tuple(precision for precision in request.native if precision in SAMPLES)
@@ -208,6 +208,7 @@ def _train_one_run(
     run: OneRun,
     *,
     counted: CountedElements | None = None,
+    starts: bool = False,
 ) -> Mapping[str, Tensor]:
     """Every run has a model of its own: a sharding may keep buffers, which hold residues after an exact run."""
     step, request, exact = context.step, context.request, run.recorder.exact
@@ -222,7 +223,7 @@ def _train_one_run(
         segments = Segments(exact=exact, cuts=request.cuts, rank=rank, parameters=numbers, state=context.state)
     with run.entered():
         drawn = batch if exact is None else draw_batch(exact, batch)
-        train(model, step, drawn, run.recorder, segments=segments, split=split, counted=masks)
+        train(model, step, drawn, run.recorder, segments=segments, split=split, counted=masks, starts=starts)
     if exact is not None and dist.is_initialized():
         dist.barrier()  # the next run begins when the last rank has left this one
     return parameters

@@ -37,6 +37,7 @@ def train(
     segments: Segments | None = None,
     split: BatchSplit = _WHOLE_BATCH,
     counted: Mapping[str, Tensor] | None = None,
+    starts: bool = False,
 ) -> None:
     """Take the step's steps on one model.
 
@@ -48,6 +49,7 @@ def train(
         segments: in exact arithmetic, the cuts; each step then starts from fresh residues too.
         split: how the batch is split over ranks.
         counted: which elements of its parameters a rank counts in the gradient norm; None on one device.
+        starts: the parameters before each update are recorded too.
     """
     optimizer = step.optimizer(list(model.parameters())) if step.optimizer else None
     for number in range(step.steps):
@@ -63,6 +65,8 @@ def train(
             record_gradients(model, Phase.CLIPPED, recorder, segments)
         if optimizer is None:
             break
+        for name, parameter in model.named_parameters() if starts else ():
+            recorder.add_start(name, parameter)
         optimizer.step()
         record_update(model, optimizer, recorder)
         if segments is not None and number + 1 < step.steps:

@@ -1,11 +1,13 @@
 """Cases of relations between what ranks hold and what they should, and of what one side lacks."""
 
+from dataclasses import replace
 from fractions import Fraction
 
 import torch
 from tests.proving.judging.cases.case import (
     NOTHING,
     Case,
+    about,
     assign,
     both,
     change,
@@ -22,6 +24,7 @@ from tests.proving.judging.made_up import (
     EXPERTS,
     LOSS,
     NEW_BIAS,
+    NEW_EXPERTS,
     NEW_WEIGHT,
     NORM,
     SHAPES,
@@ -29,6 +32,7 @@ from tests.proving.judging.made_up import (
     judged_numerically,
     key,
     parameters,
+    start_of,
 )
 
 from shardproof.proving.cause import CauseKind, Mend
@@ -114,6 +118,38 @@ def part_of_tied(draft):
             rank[run][EXPERTS] = run.residues(rank[run][EXPERTS] - part)
 
 
+def step_by(factor, ranks=(0, 1), of=NEW_BIAS):
+    """An update whose step is so many times one device's."""
+
+    def how(values, run, rank):
+        start = own_start(run, of, rank)
+        return start + run.times(values - start, Fraction(factor))
+
+    return change("change", of, how, ranks=ranks)
+
+
+def own_start(run, of, rank):
+    start = start_of(run, of)
+    return start if rank is None or of != NEW_WEIGHT else start[2 * rank : 2 * rank + 2]
+
+
+def clip_and_apply(factor):
+    """Gradients clipped by a number, and one parameter's step of so many times its gradient before."""
+
+    def change(draft):
+        for run in draft.runs:
+            for rank, held in ((None, draft.reference), *enumerate(draft.ranks)):
+                for after in (NEW_WEIGHT, NEW_BIAS, NEW_EXPERTS) if run in held else ():
+                    gradient = held[run][replace(after, phase=Phase.GRADIENT)]
+                    clipped = run.times(gradient, Fraction(1, 1009))
+                    held[run][replace(after, phase=Phase.CLIPPED)] = clipped
+                    wrong = rank is not None and after == NEW_WEIGHT
+                    step = run.times(gradient, factor) if wrong else clipped
+                    held[run][after] = run.residues(own_start(run, after, rank) - step).to(gradient.dtype)
+
+    return change
+
+
 ROWS, THREE, EACH = parameters().values()
 WEIGHT_BEFORE, BIAS_BEFORE, EXPERTS_BEFORE = (key(Phase.INITIAL, name) for name in SHAPES)
 ON_BOTH_SIDES = {None: {BIAS}, 0: {BIAS}, 1: {BIAS}}
@@ -183,6 +219,31 @@ CAUSES = {
         change=both(tied_to_experts, part_of_tied), key=EXPERTS, verdict=Verdict.WRONG,
         cause=of(CauseKind.UNTIED, parameter="tied", mend=Mend.TIE), roots={EXPERTS, key(Phase.GRADIENT, "tied")},
         twin=tied_to_experts, twin_verdict=Verdict.ROUNDING, judge=judged_numerically,
+    ),
+    "never stepped": Case(
+        change=step_by(0), key=NEW_BIAS, verdict=Verdict.WRONG, cause=of(CauseKind.NEVER_STEPPED, mend=Mend.STEP_ALL),
+        twin=both(step_by(0), off_by_one_element(NEW_BIAS)), twin_verdict=Verdict.WRONG,
+    ),
+    "never stepped on one rank": Case(
+        change=step_by(0, ranks=(1,)), key=NEW_BIAS, verdict=Verdict.WRONG,
+        cause=of(CauseKind.NEVER_STEPPED, mend=Mend.STEP_ALL),
+        twin=change("spoil", NEW_BIAS, ranks=(1,)), twin_verdict=Verdict.WRONG,
+        twin_cause=of(CauseKind.REPLICAS_DIFFER, ranks=(1,)),
+    ),
+    "never stepped, in numbers": Case(
+        change=step_by(0), key=NEW_BIAS, verdict=Verdict.WRONG,
+        cause=about(CauseKind.NEVER_STEPPED, mend=Mend.STEP_ALL),
+        twin=both(step_by(0), off_by_one_element(NEW_BIAS)), twin_verdict=Verdict.WRONG, judge=judged_numerically,
+    ),
+    "step scaled": Case(
+        change=step_by(Fraction(3, 2), of=NEW_WEIGHT), key=NEW_WEIGHT, verdict=Verdict.WRONG,
+        cause=of(CauseKind.STEP_SCALED, factor=Fraction(3, 2), mend=Mend.STEP_ALIKE),
+        twin=both(step_by(2, (0,), NEW_WEIGHT), step_by(3, (1,), NEW_WEIGHT)), twin_verdict=Verdict.WRONG,
+    ),
+    "updated by the gradient before clipping": Case(
+        change=clip_and_apply(Fraction(1)), key=NEW_WEIGHT, verdict=Verdict.WRONG,
+        cause=of(CauseKind.NOT_CLIPPED, mend=Mend.CLIP_WHAT_IS_APPLIED),
+        twin=clip_and_apply(Fraction(5, 2003)), twin_verdict=Verdict.WRONG,
     ),
     "misshapen": Case(
         change=lambda draft: draft.change(NORM, lambda values, _run, _rank: values.reshape(1)), key=NORM,

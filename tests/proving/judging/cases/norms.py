@@ -5,7 +5,7 @@ from fractions import Fraction
 from tests.proving.judging.cases.case import Case, about, both, of, off_by_one_element
 from tests.proving.judging.made_up import BIAS, EXPERTS, NORM, WEIGHT, judged_numerically, key
 
-from shardproof.proving.cause import CauseKind
+from shardproof.proving.cause import CauseKind, Mend
 from shardproof.proving.findings import Verdict
 from shardproof.proving.records import Phase
 
@@ -137,11 +137,13 @@ NORMS = {
         )
     },
     "a gradient that is not clipped, in numbers": Case(
-        change=clipped(1), key=CLIPPED, verdict=Verdict.WRONG, cause=about(CauseKind.NOT_CLIPPED),
+        change=clipped(1), key=CLIPPED, verdict=Verdict.WRONG,
+        cause=about(CauseKind.NOT_CLIPPED, mend=Mend.CLIP_WHAT_IS_APPLIED),
         twin=clipped(2), twin_verdict=Verdict.WRONG, judge=judged_numerically,
     ),
     "a gradient that is not clipped": Case(
-        change=clipped(1), key=CLIPPED, verdict=Verdict.WRONG, cause=of(CauseKind.NOT_CLIPPED),
+        change=clipped(1), key=CLIPPED, verdict=Verdict.WRONG,
+        cause=of(CauseKind.NOT_CLIPPED, mend=Mend.CLIP_WHAT_IS_APPLIED),
         twin=clipped(2), twin_verdict=Verdict.WRONG, twin_cause=of(CauseKind.SCALED, factor=Fraction(2, 3)),
     ),
     "clipping that does not report its norm": Case(
