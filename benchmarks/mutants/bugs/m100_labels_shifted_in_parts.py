@@ -5,6 +5,7 @@ from __future__ import annotations
 from benchmarks.mutants.bug import Bug
 from benchmarks.mutants.configuration import Configuration, trained
 from benchmarks.mutants.models.zigzag import shifted, zigzag, zigzag_step, zigzag_training
+from shardproof.proving.cause import CauseKind
 
 
 def plant(planted: bool) -> Configuration:
@@ -21,6 +22,6 @@ BUG = Bug(
     phase="F",
     seen_in="bionemo-recipes#1449",
     root="loss loss",
-    unexplained="no relation is written for it yet",
+    cause=CauseKind.OTHER_LABELS,
     plant=plant,
 )

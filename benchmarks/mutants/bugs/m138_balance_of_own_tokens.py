@@ -7,6 +7,7 @@ from benchmarks.mutants.configuration import Configuration, on_mesh
 from benchmarks.mutants.lines import unchanged
 from benchmarks.mutants.models.dispatch import DispatchLines, split_experts
 from benchmarks.mutants.models.routed import Mixture, mixture_step
+from shardproof.proving.cause import CauseKind
 
 
 def plant(planted: bool) -> Configuration:
@@ -25,6 +26,6 @@ BUG = Bug(
     phase="F",
     seen_in="review: expert parallelism",
     root="loss loss",
-    unexplained="no relation is written for it yet",
+    cause=CauseKind.OWN_TOKENS,
     plant=plant,
 )

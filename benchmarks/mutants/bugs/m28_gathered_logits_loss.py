@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from fractions import Fraction
 from typing import TYPE_CHECKING
 
 from benchmarks.mutants.block import Sizes
 from benchmarks.mutants.bug import Bug
 from benchmarks.mutants.collectives import Gather, Reduce
+from shardproof.proving.cause import CauseKind
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -26,6 +28,7 @@ BUG = Bug(
     line="exponentials",
     change=exponentials,
     root="output loss",
-    unexplained="no relation is written for it yet",
+    cause=CauseKind.OFF_BY_CONSTANT,
+    factor=Fraction(2),
     sizes=Sizes(vocabulary=12),
 )

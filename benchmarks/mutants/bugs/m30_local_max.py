@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from benchmarks.mutants.bug import Bug
+from shardproof.proving.cause import CauseKind
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -23,5 +24,5 @@ BUG = Bug(
     line="largest",
     change=largest,
     root="output loss",
-    unexplained="no relation is written for it yet",
+    cause=CauseKind.OWN_MAXIMUM,
 )

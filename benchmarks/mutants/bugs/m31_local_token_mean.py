@@ -7,6 +7,7 @@ from torch import Tensor
 
 from benchmarks.mutants.block import Sizes
 from benchmarks.mutants.bug import Bug
+from shardproof.proving.cause import CauseKind
 
 
 def loss_share(total: Tensor, valid: Tensor) -> Tensor:
@@ -22,7 +23,7 @@ BUG = Bug(
     line="loss_share",
     change=loss_share,
     root="loss loss",
-    unexplained="no relation is written for it yet",
+    cause=CauseKind.OWN_COUNT,
     sizes=Sizes(smoothing=0.0),
     training="data parallel",
 )

@@ -37,6 +37,6 @@ BUG = Bug(
     phase="F",
     seen_in="review: comparisons of constants",
     root="loss loss",
-    unexplained="no relation is written for it yet",
+    unexplained="in exact arithmetic a comparison with a residue is a random weight, which a squared error mixes",
     plant=plant,
 )

@@ -14,6 +14,7 @@ from benchmarks.mutants.configuration import Configuration, trained
 from benchmarks.mutants.models.training import average_loss, load_unwatched, own_rows
 from benchmarks.mutants.models.two_layers import TwoLayers, draw, two_layer_step
 from benchmarks.mutants.steps import sgd
+from shardproof.proving.cause import CauseKind
 
 PARTS = 2
 
@@ -54,6 +55,6 @@ BUG = Bug(
     phase="B,R",
     seen_in="open-instruct#1498",
     root="gradient *",
-    unexplained="no relation is written for it yet",
+    cause=CauseKind.MISSING_AVERAGE,
     plant=plant,
 )

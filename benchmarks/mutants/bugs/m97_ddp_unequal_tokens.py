@@ -14,6 +14,7 @@ from benchmarks.mutants.configuration import Configuration, trained
 from benchmarks.mutants.models.training import load_unwatched
 from benchmarks.mutants.models.two_layers import TwoLayers, draw
 from benchmarks.mutants.steps import sgd
+from shardproof.proving.cause import CauseKind
 from shardproof.proving.step import Step
 
 LABELS = torch.tensor([0, 3, -100, -100, -100, 1, 2, 2])
@@ -50,6 +51,6 @@ BUG = Bug(
     phase="B",
     seen_in="transformers#34191",
     root="loss loss",
-    unexplained="no relation is written for it yet",
+    cause=CauseKind.OWN_COUNT,
     plant=plant,
 )

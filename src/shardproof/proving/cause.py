@@ -49,6 +49,15 @@ class CauseKind(StrEnum):
     # An update, beside the parameter as it was before.
     NEVER_STEPPED = "never stepped"
     STEP_SCALED = "step scaled"
+    # A loss, by the gradient of what it is computed from.
+    OWN_MAXIMUM = "a maximum of each rank's own"
+    OWN_COUNT = "a mean over each rank's own count"
+    OWN_MEAN = "a mean of each rank's own part"
+    MORE_POSITIONS_COUNT = "counts positions that are left out on one device"
+    FEWER_POSITIONS_COUNT = "leaves out positions that count on one device"
+    OTHER_LABELS = "other labels"
+    OWN_TOKENS = "a part of the loss of each rank's own"
+    OFF_BY_CONSTANT = "off by a constant"
     # One side has what the other has not.
     MISSHAPEN = "misshapen"
     UNTIED = "not tied"  # to another parameter, as on one device
@@ -115,6 +124,12 @@ class Mend(StrEnum):
     CLIP_WHAT_IS_APPLIED = "clip the gradients that are applied"
     STEP_ALL = "give the optimizer all parameters"
     STEP_ALIKE = "the learning rate of one device"
+    MAXIMUM_OVER_RANKS = "the maximum over all ranks"
+    COUNT_OVER_RANKS = "divide by the count over all ranks"
+    MEAN_OVER_RANKS = "the mean over all ranks' parts"
+    SAME_POSITIONS = "mask and shift before splitting"
+    REDUCE_FIRST = "reduce what it is computed from"
+    SUM_ONCE = "sum each rank's part once"
     MORE_ELEMENTS = "a larger batch or more steps"
     RESTORE_GENERATOR = "restore the random generator for the recomputation"
     TIE = "tie the parameters again"
@@ -138,21 +153,22 @@ class Cause:
         mend: what would mend it; None where nothing is known.
         approximate: the relation holds within rounding noise; otherwise to the last digit.
         factor: of SCALED: actual = factor * expected; of STEP_SCALED the same of an update's step; of
-            NORM_COUNTS_PARAMETER: how often; of INITIAL_SPREAD: the ranks' standard deviation over one device's,
-            rounded.
+            NORM_COUNTS_PARAMETER: how often; of OFF_BY_CONSTANT: whose logarithm it is;
+            of INITIAL_SPREAD: the ranks' standard deviation over one device's, rounded.
         axes: of the mesh, over which a sum or an average is missing; of NORM_OF_PART and NORM_COUNTS_REPLICAS: over
             which the norm is summed, none where it is each rank's own.
         dim: of UNEXPLAINED and ZERO_IN_PART: of which only some indices are concerned; None if all of all dims are.
         indices: of that dim, of what a rank holds.
         largest: of UNEXPLAINED: the largest difference in ordinary arithmetic, if it is finite; no part of an equality.
-        parameter: its name, of NORM_COUNTS_PARAMETER and NORM_MISSES_PARAMETER; of UNTIED: the other one's.
+        parameter: its name, of NORM_COUNTS_PARAMETER and NORM_MISSES_PARAMETER; of UNTIED: the other one's; of
+            OWN_TOKENS: of the activation whose gradient is the rank's own.
         ranks: of REPLICAS_DIFFER and NO_NUMBER_HERE: those that are wrong; of BUFFER_GONE: those that lack it; of
             ZEROED, HELD_TWICE and PADDING_USED: where; of NORM_MISSES_SHARD: the one left out; of SHARD_ORDER: whose
             shard each rank holds.
         shapes: of MISSHAPEN: the actual one and the expected one.
         parts: of NEVER_REACHED: what is zero in every run.
         elements: of MASK_TOO_SMALL: how many there are; of LOST, ZEROED, HELD_TWICE, OUT_OF_PLACE, PADDING_USED and
-            ZERO_IN_PART: how many it is about; of FEW_VECTORS_OFF: how many vectors.
+            ZERO_IN_PART: how many it is about; of FEW_VECTORS_OFF: how many vectors; of labels: how many positions.
         entries: of NOTHING_SPLIT: entries of the plan that match no module.
         dtype: of the runs in the user's own dtypes, as `Native.dtype`.
         exact_collective: of COLLECTIVES_DIVERGE: the one in exact arithmetic; None where that sequence has ended.

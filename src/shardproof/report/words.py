@@ -53,6 +53,25 @@ _SENTENCES: Mapping[CauseKind, str] = {
     CauseKind.NOT_CLIPPED: "the gradient is applied as it was before clipping",
     CauseKind.NEVER_STEPPED: "{about}as it was before the step: the optimizer does not update it",
     CauseKind.STEP_SCALED: "the step from its values before is {about}{size}",
+    CauseKind.OWN_MAXIMUM: (
+        "each rank subtracts the maximum of its own logits, and the ranks' exponentials are added up as they are"
+    ),
+    CauseKind.OWN_COUNT: (
+        "each rank takes the mean over its own count, and the means are averaged: its gradient is off by a factor of "
+        "each rank's own, whose inverses have the mean 1"
+    ),
+    CauseKind.OWN_MEAN: (
+        "each rank has a value of its own, whose mean, weighted by the sizes of the ranks' parts, is right: "
+        "each takes a mean over its own part"
+    ),
+    CauseKind.MORE_POSITIONS_COUNT: "{elements} positions that count here are left out on one device",
+    CauseKind.FEWER_POSITIONS_COUNT: "{elements} positions that count on one device are left out here",
+    CauseKind.OTHER_LABELS: "{elements} positions have another label than on one device, or one on one side alone",
+    CauseKind.OWN_TOKENS: (
+        "a part of it is computed from each rank's own tokens: the gradient of {parameter} is the rank's own, and its "
+        "mean{over} is right"
+    ),
+    CauseKind.OFF_BY_CONSTANT: "off by a constant{constant}: every gradient of the step is right",
     CauseKind.MISSHAPEN: "of shape {actual} instead of {expected}",
     CauseKind.UNTIED: "tied to {parameter} on one device, and a parameter of its own here",
     CauseKind.MISSING_GRADIENT: "the parameter has a gradient on one device and none here",
@@ -137,6 +156,12 @@ _MENDS: Mapping[Mend, str] = {
     Mend.CLIP_WHAT_IS_APPLIED: "Clip the gradients that the optimizer is given, after they are reduced.",
     Mend.STEP_ALL: "Give the optimizer every parameter of the model as it is after the sharding.",
     Mend.STEP_ALIKE: "Give the optimizer one device's learning rate, and the gradients as they were recorded.",
+    Mend.MAXIMUM_OVER_RANKS: "All-reduce the maximum (MAX) over the ranks before it is subtracted.",
+    Mend.COUNT_OVER_RANKS: "Divide each rank's sum by the count over all ranks, and add up the shares.",
+    Mend.MEAN_OVER_RANKS: "All-reduce each rank's sum, and divide it by the size of the whole.",
+    Mend.SAME_POSITIONS: "Mask and shift the labels of the whole sequence before it is split.",
+    Mend.REDUCE_FIRST: "All-reduce the statistics of all ranks' tokens before that part of the loss is computed.",
+    Mend.SUM_ONCE: "Add up what each rank has of its own part once: what is gathered needs no all-reduce.",
     Mend.MORE_ELEMENTS: "Take a larger batch or more steps.",
     Mend.RESTORE_GENERATOR: "Let the checkpoint keep the state of the generator (preserve_rng_state=True).",
 }
@@ -205,6 +230,7 @@ def _parameters(cause: Cause, *, name_axes: bool) -> Mapping[str, str]:
         "factor": str(cause.factor),
         "parameter": cause.parameter,
         "size": "" if cause.factor is None else _size(cause.factor),
+        "constant": "" if cause.factor is None else f", the logarithm of {cause.factor}",
         "decimal": "" if cause.factor is None else f"{float(cause.factor):.3g}",
         "ranks": _listed(cause.ranks),
         "ranks_are": f"rank {_listed(cause.ranks)} is"

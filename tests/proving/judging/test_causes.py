@@ -131,6 +131,9 @@ def test_values_of_their_own_along_a_data_axis_are_a_missing_average(closeness):
     cause = explain(difference(closeness, actual, whole, axes=DP_TP))
     assert (cause.kind, cause.axes, cause.mend) == (CauseKind.MISSING_AVERAGE, ("dp",), Mend.AVERAGE_GRADIENT)
     assert explain(difference(closeness, [own[0], own[1], own[0], own[1]], whole, axes=DP_TP)) is None  # along tp
+    found = explain(difference(closeness, own, whole, axes=TP))  # no axis is one of data
+    assert (found.kind, found.axes) == (CauseKind.MISSING_AVERAGE, ("tp",))
+    assert explain(difference(closeness, [off_by_one_element(own[0], closeness), own[1]], whole, axes=TP)) is None
 
 
 def test_parts_of_overlapping_shards_are_summed_by_element(closeness):

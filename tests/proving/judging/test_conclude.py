@@ -1,5 +1,6 @@
 """Outcomes of all trials to one finding each: verdicts, bounds, weak probes, and activations that do work otherwise."""
 
+import math
 from dataclasses import replace
 from math import inf
 
@@ -82,6 +83,25 @@ def only_trial(*void, of=64, reference=True):
     """An outcome of which these elements on rank 0 are void on the rank, and perhaps on one device."""
     actual = [int(at in void) for at in range(of)]
     return void_outcome(actual, actual if reference else [0] * of)
+
+
+CONSTANT = Outcome(equal=False, cause=Cause(kind=CauseKind.OFF_BY_CONSTANT), place=Cause(kind=CauseKind.UNEXPLAINED))
+
+
+@pytest.mark.parametrize(
+    ("maxdiff", "agrees", "verdict", "kind", "factor"),
+    [
+        (math.log(3), False, Verdict.WRONG, CauseKind.OFF_BY_CONSTANT, 3),
+        (math.log(3) + 1e-9, False, Verdict.WRONG, CauseKind.OFF_BY_CONSTANT, None),
+        (math.log(65), False, Verdict.WRONG, CauseKind.OFF_BY_CONSTANT, None),
+        (1e-15, True, Verdict.UNDECIDED, CauseKind.UNEXPLAINED, None),
+    ],
+)
+def test_a_constant_is_the_logarithm_of_a_small_number_in_float64(maxdiff, agrees, verdict, kind, factor):
+    rounding = Rounding(maxdiff=maxdiff, noise=1e-15, agrees=agrees)
+    finding = concluded({LOSS: CONSTANT}, rounding=rounding)[LOSS]
+    assert (finding.verdict, finding.cause.kind, finding.cause.factor) == (verdict, kind, factor)
+    assert (finding.cause.mend is None) is (factor is None)
 
 
 @pytest.mark.parametrize("reference", [True, False])

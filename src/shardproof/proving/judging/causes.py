@@ -65,6 +65,9 @@ def used_padding(difference: Difference) -> Cause | None:
 def missing_reduction(difference: Difference) -> Cause | None:
     """Over some axes the sum, or along data axes the mean, of what the ranks hold is right.
 
+    Where no axis is said to be one of data, any may be: a training of the user's own splits its batch itself.
+
+
     One factor common to all wrong ranks is the simpler explanation: two ranks that hold half of it each also sum up.
     """
     if len(difference.held) < 2 or common_factor(difference):
@@ -74,7 +77,7 @@ def missing_reduction(difference: Difference) -> Cause | None:
         if sum_is_right(difference, names):
             mend = mend_of_sum(difference.phase)
             return difference.cause(CauseKind.MISSING_ALL_REDUCE, axes=names, mend=mend)
-        count = prod(axes.sizes[name] for name in names if name in axes.data)
+        count = prod(axes.sizes[name] for name in names if name in (axes.data or axes.sizes))
         if count > 1 and sum_is_right(difference, names, times=count):
             mend = Mend.AVERAGE_GRADIENT if difference.phase is Phase.GRADIENT else None
             return difference.cause(CauseKind.MISSING_AVERAGE, axes=names, mend=mend)

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import TYPE_CHECKING, Protocol
 
+import torch
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -87,6 +89,14 @@ class Exact:
 
     def scaled(self, tensor: Tensor, factor: Fraction) -> Tensor:
         return self.canonical(tensor * (factor.numerator * pow(factor.denominator, -1, self.prime) % self.prime))
+
+    def quotient(self, divided: Tensor, by: Tensor) -> Tensor:
+        """Element by element, 0 where it is divided by 0: x**(p - 2) is the inverse of x, and 0 of 0."""
+        power, square = torch.ones_like(by), by % self.prime
+        for bit in reversed(f"{self.prime - 2:b}"):
+            power = power * square % self.prime if bit == "1" else power
+            square = square**2 % self.prime
+        return self.canonical(divided * power)
 
     def squares(self, tensor: Tensor) -> Tensor:
         return tensor**2 % self.prime

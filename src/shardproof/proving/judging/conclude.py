@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from fractions import Fraction
 from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
 
 from shardproof.errors import CannotRunError
-from shardproof.proving.cause import Cause, CauseKind
+from shardproof.proving.cause import Cause, CauseKind, Mend
 from shardproof.proving.findings import Finding, Verdict
 from shardproof.proving.judging.bounds import bound_of_trials, find_unbounded
 from shardproof.proving.judging.marks import mark_roots
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
 _NEVER_VACUOUS = ACTIVATIONS | {Phase.BUFFER}
 # Of what a rank holds of a tensor, so much may be void in the only trial while the rest is judged.
 _SMALL_PART = 1 / 32
+# Of a constant by which a loss is off: of which numbers it may be the logarithm, and how near to it in float64.
+_LARGEST_LOGARITHM, _SAME_CONSTANT = 64, 1e-11
 
 
 def conclude(
@@ -87,7 +90,7 @@ def _conclude_one(
     return Finding(
         key=key,
         verdict=verdict,
-        cause=unjudged or weakness or worst.cause or _place(worst, native),
+        cause=unjudged or weakness or _measured(worst.cause, native) or _place(worst, native),
         ranks=worst.ranks,
         differing=worst.differing,
         elements=worst.elements,
@@ -97,6 +100,20 @@ def _conclude_one(
         false_accept=bound if verdict is Verdict.PROVED and bound < 1 else None,
         unbounded=find_unbounded(key, outcomes) if verdict is Verdict.PROVED and bound >= 1 else None,
     )
+
+
+def _measured(cause: Cause | None, native: Rounding | None) -> Cause | None:
+    """A cause that is a constant with the number whose logarithm this is in float64, if it is one of a small number.
+
+    Within 1e-11; that another constant is so near to the logarithm of one of 63 numbers is a matter of 1e-9. Where
+    float64 agrees there is no constant: exact arithmetic does not promise the identity.
+    """
+    if cause is None or cause.kind is not CauseKind.OFF_BY_CONSTANT or native is None:
+        return cause
+    if native.agrees:
+        return None
+    near = [n for n in range(2, _LARGEST_LOGARITHM + 1) if abs(math.log(n) - native.maxdiff) < _SAME_CONSTANT]
+    return replace(cause, factor=Fraction(near[0]), mend=Mend.SUM_ONCE) if near else cause
 
 
 def _place(outcome: Outcome, native: Rounding | None) -> Cause | None:
@@ -181,9 +198,12 @@ def first_cause(outcomes: Sequence[Outcome]) -> Cause | None:
 
 
 def _is_explained(outcomes: Sequence[Outcome]) -> bool:
-    """A relation holds that rounding cannot make. Zeros in part may be what is only nearly zero in float64."""
+    """A relation holds that rounding cannot make. Zeros in part may be what is only nearly zero in float64.
+
+    A loss that is off although all gradients are right may be right by an identity that exact arithmetic does not have.
+    """
     cause = first_cause(outcomes)
-    return cause is not None and cause.kind is not CauseKind.ZERO_IN_PART
+    return cause is not None and cause.kind not in (CauseKind.ZERO_IN_PART, CauseKind.OFF_BY_CONSTANT)
 
 
 def _is_scaled(outcomes: Sequence[Outcome]) -> bool:

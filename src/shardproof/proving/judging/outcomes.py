@@ -60,7 +60,7 @@ class Outcome:
         chance: a bound on the probability that different formulas agree; 1 where none is derived or some are void.
         unbounded: why none is derived; None where one is.
         cause: a relation that explains the difference; None if there is no difference or no known relation.
-        place: where it differs, as a cause, where no known relation explains it; else None.
+        place: where it differs, as a cause, where no known relation of what the ranks hold explains it; else None.
         ranks: where it differs.
         differing: how many elements differ, over all ranks, of `elements`.
         elements: how many elements there are, over all ranks.
@@ -101,7 +101,7 @@ def compare_exactly(alignment: Alignment, prime: int) -> dict[Key, Outcome]:
             return outcome
         if not wrong.leads_to(key):  # else it is no first cause
             beside = explain_beside(alignment, key, aligned, Exact(prime))
-            outcome = outcome if beside is None else replace(outcome, cause=beside, place=None)
+            outcome = outcome if beside is None else replace(outcome, cause=beside)
         if not (alignment.own_training and key.phase in ACTIVATIONS):  # an activation may be a rank's own share
             wrong.add(key)
         return outcome
