@@ -51,7 +51,7 @@ def test_json_says_what_was_run_and_what_it_showed(run):
     code, out, _ = run(*prove_file("scaled_gradient", "--format", "json", "--steps", "2", "--seed", "5"))
     content = json.loads(out)
     assert code == 1
-    assert (content["schema_version"], content["ok"], content["mesh"], content["trials"]) == (6, False, {"tp": 2}, 1)
+    assert (content["schema_version"], content["ok"], content["mesh"], content["trials"]) == (7, False, {"tp": 2}, 1)
     assert content["specification"]["parallelize"] == "my_training.py:scaled_gradient"
     assert content["specification"]["steps"] == 2
     assert {finding["step"] for finding in content["findings"]} == {1, 2}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path  # noqa: TC003 - typer reads the annotations
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -41,6 +42,8 @@ shardproof prove hf:llama --devices 2 --steps 1
 shardproof prove hf:qwen3 --devices 2 --plan-drop '*q_norm' --html proof.html
 
 shardproof prove hf:qwen3 --devices 2 --plan-drop '*q_norm' --suggest --format json --output proof.json
+
+shardproof prove hf:llama-3.1-405b/config.json --reduce --mesh dp=16,tp=8
 
 shardproof prove hf:mixtral --mesh dp=2,tp=2 --max-false-accept 1e-12 --format json --output proof.json
 """
@@ -84,6 +87,13 @@ def prove_command(
     ] = None,
     full_size: Annotated[
         bool, typer.Option("--full-size", help="Keep the hf: configuration's sizes, which are made small otherwise.")
+    ] = False,
+    reduce: Annotated[
+        bool,
+        typer.Option(
+            "--reduce",
+            help="Keep the hf: configuration's heads, experts and kinds of layers, and how its widths divide.",
+        ),
     ] = False,
     memory: Annotated[
         float | None,
@@ -149,6 +159,7 @@ def prove_command(
         candidate=candidate,
         settings={key: _read_value(value) for key, value in map(split_at_equals, settings or [])},
         full_size=full_size,
+        reduce=None if not reduce else {"tp": devices or 2} if mesh is None else read_mesh(mesh),
         memory=memory,
         plan=plan,
         plan_set=dict(map(split_at_equals, plan_set or [])),
@@ -188,7 +199,7 @@ def prove_command(
             evidence=None if html is None else tuple(show or ()),
             tell=tell,
         )
-        return target, proof
+        return target, replace(proof, reduction=target.reduction)
 
     with failure_annotated(output_format), traceback_shown(show_traceback), progress_shown() as tell:
         try:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from types import ModuleType
 
+    from shardproof.proving.reduction import Reduction
     from shardproof.proving.running.candidate import Candidate
     from shardproof.proving.running.models import Parallelize
     from shardproof.proving.running.target import ProofTarget
@@ -40,6 +41,7 @@ class Specification:
         candidate: instead, FILE.py:NAME of `candidate(run)`, the user's own training step.
         settings: changes of the hf: configuration, by name; dots lead into sub-configurations.
         full_size: keep the sizes of the hf: configuration.
+        reduce: the mesh for which the hf: configuration is reduced, sizes by axis; None for small sizes of any mesh.
         memory: GiB of an hf: model's parameters in float64 that may be built; None for the usual limit.
         plan: a JSON file with the plan of an hf: model, instead of its own; or FILE.py:NAME.
         plan_set: styles put into the hf: plan, by pattern.
@@ -53,6 +55,7 @@ class Specification:
     candidate: str | None = None
     settings: Mapping[str, Any] = field(default_factory=dict)
     full_size: bool = False
+    reduce: Mapping[str, int] | None = None
     memory: float | None = None
     plan: str | None = None
     plan_set: Mapping[str, str] = field(default_factory=dict)
@@ -70,8 +73,16 @@ class Specification:
 
         if self.parallelize is not None and self.candidate is not None:
             raise CannotRunError("--parallelize and --candidate are given; the ranks can run one of them")
-        step, candidates = self._hf() if self.step.startswith("hf:") else self._files()
-        return ProofTarget(step=step if self.steps is None else replace(step, steps=self.steps), **candidates)
+        reduction = None
+        if not self.step.startswith("hf:"):
+            step, candidates = self._files()
+        elif self.reduce is None:
+            step, candidates = self._hf()
+        else:
+            step, candidates, reduction = self._reduced()
+        if self.steps is not None:
+            step = replace(step, steps=self.steps)
+        return ProofTarget(step=step, reduction=reduction, **candidates)
 
     @property
     def files(self) -> tuple[str, ...]:
@@ -103,14 +114,9 @@ class Specification:
             raise CannotRunError(f"{error.filename}: {error.strerror}") from error
 
     def _hf(self) -> tuple[Step, _Candidates]:
-        from shardproof.frameworks.transformers import MOST_MEMORY, OwnPlan, PlanChange, tiny_step
+        from shardproof.frameworks.transformers import MOST_MEMORY, tiny_step
 
-        own = self.parallelize is None and self.candidate is None
-        if not own and (self.plan or self.plan_set or self.plan_drop):
-            raise CannotRunError(
-                "--plan, --plan-set and --plan-drop change the model's own plan; leave --parallelize and "
-                "--candidate out"
-            )
+        candidates = self._hf_candidates()
         if self.memory is not None and not self.memory > 0:
             raise CannotRunError(f"--memory {self.memory}: give a number of GiB above 0")
         step = tiny_step(
@@ -120,19 +126,55 @@ class Specification:
             full_size=self.full_size,
             most_memory=MOST_MEMORY if self.memory is None else int(self.memory * 2**30),
         )
-        if not own:
-            return step, self._candidates({})
+        return step, candidates
+
+    def _reduced(self) -> tuple[Step, _Candidates, Reduction]:
+        """The step of the reduced configuration."""
+        from shardproof.frameworks.transformers import OwnPlan, reduced_step
+
+        if self.full_size or self.memory is not None:
+            raise CannotRunError("--reduce chooses the sizes itself; leave --full-size and --memory out")
+        assert self.reduce is not None
+        candidates = self._hf_candidates()
+        parallelize = candidates.get("parallelize")
+        step, reduction = reduced_step(
+            self.step.removeprefix("hf:"),
+            self.settings,
+            mesh=self.reduce,
+            plan=parallelize if isinstance(parallelize, OwnPlan) else None,
+            seed=self.seed,
+        )
+        return step, candidates, reduction
+
+    def _hf_candidates(self) -> _Candidates:
+        """The model's own plan, with changes, or what the user gives in its place."""
+        from shardproof.frameworks.transformers import OwnPlan, PlanChange
+
+        if self.parallelize is not None or self.candidate is not None:
+            if self.plan or self.plan_set or self.plan_drop:
+                raise CannotRunError(
+                    "--plan, --plan-set and --plan-drop change the model's own plan; leave --parallelize and "
+                    "--candidate out"
+                )
+            return self._candidates({})
         instead = None if self.plan is None else _read_plan(self.plan)
-        change = PlanChange(drop=self.plan_drop, put=self.plan_set, instead=instead)
-        return step, {"parallelize": OwnPlan(change=change)}
+        return {"parallelize": OwnPlan(change=PlanChange(drop=self.plan_drop, put=self.plan_set, instead=instead))}
 
     def _files(self) -> tuple[Step, _Candidates]:
         from shardproof.proving.step import Step
 
-        if self.settings or self.plan_set or self.plan_drop or self.plan or self.full_size or self.memory:
+        if (
+            self.settings
+            or self.plan_set
+            or self.plan_drop
+            or self.plan
+            or self.full_size
+            or self.memory
+            or self.reduce
+        ):
             raise CannotRunError(
-                "--set, --full-size, --memory, --plan, --plan-set and --plan-drop are for an hf: model; for your own, "
-                "change its file"
+                "--set, --full-size, --reduce, --memory, --plan, --plan-set and --plan-drop are for an hf: model; for "
+                "your own, change its file"
             )
         if self.parallelize is None and self.candidate is None:
             raise CannotRunError(

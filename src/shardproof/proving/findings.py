@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from shardproof.proving.cause import Cause
     from shardproof.proving.evidence import Evidence
     from shardproof.proving.records import Key
+    from shardproof.proving.reduction import Reduction
 
 # In the user's own dtypes: a difference is rounding up to so many times the reference's noise, and cannot be rounding
 # beyond so many. docs/proving.md has what right shardings need.
@@ -238,6 +239,7 @@ class Proof:
         own_buffers: the names of buffers that only the candidate has, which are compared with nothing.
         taken_constants: real constants of the ranks that were taken for one device's: they differ by rounding.
         branches: how the ranks' comparisons of numbers that they read were decided in the first trial.
+        reduction: how the step was made smaller than what it stands for; None where it is what the user gave.
         evidence: what a page shows beside the findings; None where it was not asked for.
     """
 
@@ -255,6 +257,7 @@ class Proof:
     own_buffers: tuple[str, ...] = ()
     taken_constants: tuple[TakenConstant, ...] = ()
     branches: tuple[NumberBranch, ...] = ()
+    reduction: Reduction | None = None
     evidence: Evidence | None = field(default=None, compare=False, repr=False)
 
     def __str__(self) -> str:

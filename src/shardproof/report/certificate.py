@@ -207,6 +207,7 @@ def _specification(content: dict[str, Any]) -> Specification:
         candidate=None if candidate is None else _typed(candidate, str, "candidate"),
         settings=settings,
         full_size=_field(content, "full_size", bool),
+        reduce=_read_reduced_mesh(content.get("reduce")),
         memory=None if memory is None else float(_typed(memory, float, "memory")),
         plan=None if plan is None else _typed(plan, str, "plan"),
         plan_set=_texts(_field(content, "plan_set", dict), "plan_set"),
@@ -221,6 +222,13 @@ def _specification(content: dict[str, Any]) -> Specification:
                 f"the certificate names {name}, which is outside the current folder: a check runs only what is inside"
             )
     return specification
+
+
+def _read_reduced_mesh(content: object) -> dict[str, int] | None:
+    """The mesh for which a configuration was reduced."""
+    if content is None:
+        return None
+    return dict(make_axes(mesh=_typed(content, dict, "reduce")).sizes)
 
 
 def _is_plain(part: str) -> bool:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from shardproof.proving.findings import FAR_RATIO, ROUNDING_RATIO
 from shardproof.report.cause_json import cause_fields
 from shardproof.report.json_number import json_number
+from shardproof.report.reduction import reduction_fields
 from shardproof.report.words import describe_unbounded
 from shardproof.version import __version__
 
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from shardproof.frameworks.transformers import Suggestion
     from shardproof.proving.findings import Finding, Proof
 
-SCHEMA_VERSION = 6
+SCHEMA_VERSION = 7
 
 
 def render_json(proof: Proof, specification: Specification | None = None, suggestion: Suggestion | None = None) -> str:
@@ -67,6 +68,7 @@ def _proof_fields(proof: Proof, specification: Specification | None) -> dict[str
         "primes": proof.primes,
         "seeds": proof.seeds,
         "native": _native_fields(proof),
+        "reduction": reduction_fields(proof.reduction),
         "findings": [_finding(finding, proof.mesh) for finding in proof.findings],
     }
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from shardproof.proving.findings import FAR_RATIO, ROUNDING_RATIO, Verdict
 from shardproof.proving.records import Phase
 from shardproof.report.grouping import group_findings
+from shardproof.report.reduction import list_reduction
 from shardproof.report.words import describe_unbounded
 from shardproof.tensorfiles import printable
 
@@ -45,6 +46,7 @@ def list_notes(proof: Proof) -> Iterator[str]:
     yield from _branch_lines(proof)
     yield from _bound_lines(proof)
     yield from map(printable, _number_lines(proof))
+    yield from list_reduction(proof.reduction)
 
 
 def _some_of(names: Sequence[str]) -> str:

@@ -52,7 +52,7 @@ def load_configuration(source: str, settings: Mapping[str, Any], *, full_size: b
             entries = fill_sizes(entries, read_modelling_file(config))
         for name, value in settings.items():
             _set_entry(entries, name, value)
-        return _make(kind, {**entries, **_OWN, **_top_level(settings), "use_cache": False}, config)
+        return make_configuration(kind, {**entries, **_OWN, **_top_level(settings), "use_cache": False}, config)
     except CannotRunError:
         raise
     except Exception as error:
@@ -60,7 +60,7 @@ def load_configuration(source: str, settings: Mapping[str, Any], *, full_size: b
         raise CannotRunError(f"transformers makes no configuration of {kind!r}: {first}") from error
 
 
-def _make(kind: str, entries: dict[str, Any], given: Any) -> Any:
+def make_configuration(kind: str, entries: dict[str, Any], given: Any) -> Any:
     """The configuration; one that must have a padding token gets the first id, which no label is."""
     from transformers import AutoConfig
 

@@ -56,7 +56,7 @@ def choose_layers(config: Mapping[str, Any]) -> KeptLayers | None:
         return None
     kinds: dict[tuple[Any, ...], int] = {}
     for layer in range(count):
-        kinds.setdefault(_describe_layer(config, layer, count), layer)
+        kinds.setdefault(describe_layer(config, layer, count), layer)
     kept = set(kinds.values())
     wanted = min(count, max(_LEAST, len(kept), *(_small_period(name, value) for name, value in config.items())))
     for layer in range(count):
@@ -125,7 +125,7 @@ def _small_period(name: str, value: Any) -> int:
     return min(value, _LEAST) if is_count(value) and _PERIOD.fullmatch(name) else 0
 
 
-def _describe_layer(config: Mapping[str, Any], layer: int, count: int) -> tuple[Any, ...]:
+def describe_layer(config: Mapping[str, Any], layer: int, count: int) -> tuple[Any, ...]:
     """What the configuration says of one layer."""
     said: list[Any] = []
     for name, value in config.items():

@@ -92,6 +92,21 @@ class OwnPlan:
         config = DistributedConfig(tp_size=mesh.get("tp", 1))
         return change_plan(model, find_plan(model, config, instead), self.change)
 
+    def require_shared(self, model: nn.Module, mesh: Mapping[str, int]) -> None:
+        """Refuse a mesh whose ranks cannot share the heads or experts that the plan splits.
+
+        Raises:
+            CannotRunError: they cannot.
+        """
+        plan = self.resolve(model, mesh)
+        if "ep" not in mesh:
+            _require_heads(model, plan, mesh.get("tp", 1))
+            return
+        config = configure(mesh)
+        tensor, experts = take_experts(plan, find_expert_plans(model, config)[1])
+        _require_heads(model, tensor, config.tp_size)
+        _require_experts(model, experts, config.ep_size)
+
     def _split(self, model: nn.Module, mesh: DeviceMesh) -> nn.Module:
         from transformers.distributed.configuration_utils import DistributedConfig
         from transformers.distributed.tensor_parallel import apply_tensor_parallelism

@@ -62,11 +62,11 @@ def reduce_sizes(config: Mapping[str, Any]) -> dict[str, Any]:
     layers = choose_layers(config)
     reduced = {name: _reduce_field(name, value, config, layers) for name, value in config.items()}
     _fit_heads(config, reduced)
-    _fit_latent_heads(config, reduced)
+    fit_latent_heads(config, reduced)
     _fit_state_space(config, reduced)
     _fit_pixel_shuffle(reduced)
     _fit_groups(reduced)
-    _fit_tokens(config, reduced)
+    fit_tokens(config, reduced)
     _fit_rotation(reduced)
     return reduced
 
@@ -198,7 +198,7 @@ def _fit_heads(config: Mapping[str, Any], reduced: dict[str, Any]) -> None:
         reduced["hidden_size"] = heads * _HEAD_DIM
 
 
-def _fit_latent_heads(config: Mapping[str, Any], reduced: dict[str, Any]) -> None:
+def fit_latent_heads(config: Mapping[str, Any], reduced: dict[str, Any]) -> None:
     """Latent attention: a query's head is a part without rotation beside a rotated one."""
     rotated, unrotated = reduced.get("qk_rope_head_dim"), reduced.get("qk_nope_head_dim")
     if not (is_count(rotated) and is_count(unrotated)):
@@ -238,7 +238,7 @@ def _fit_groups(reduced: dict[str, Any]) -> None:
         reduced["topk_group"] = min(reduced["topk_group"], groups)
 
 
-def _fit_tokens(config: Mapping[str, Any], reduced: dict[str, Any]) -> None:
+def fit_tokens(config: Mapping[str, Any], reduced: dict[str, Any]) -> None:
     """Token ids lie in the vocabulary, and different ones stay different; there is no padding."""
     vocabulary = reduced.get("vocab_size", _VOCABULARY)
     if not is_count(vocabulary):

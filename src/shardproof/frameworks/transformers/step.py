@@ -53,13 +53,35 @@ def tiny_step(
         CannotRunError: transformers is not installed, or has no such model, or the configuration does not fit.
     """
     build, batch = _prepare_filled(source, settings, seed, full_size=full_size, most_memory=most_memory)
+    return make_step(build, batch)
+
+
+def make_step(build: Callable[[], nn.Module], batch: dict[str, Any], *, steps: int = 3) -> Step:
+    """AdamW steps with clipping.
+
+    Args:
+        build: builds the model.
+        batch: its inputs, and cotangents of its outputs where it has no loss.
+        steps: how many.
+    """
     return Step(
         model=build,
         batch=batch,
         forward=_compute_loss,
         optimizer=lambda parameters: torch.optim.AdamW(parameters, lr=1e-3),
         clip_norm=1.0,
+        steps=steps,
     )
+
+
+def build_step_model(model_class: Any, config: Any) -> nn.Module:
+    """The model with initial values. Routing biases, zero before training, are drawn: a wrong one would go unseen."""
+    model = build_model(model_class, config)
+    with torch.no_grad():
+        for buffer in model.buffers():
+            if buffer.is_floating_point() and not buffer.any():
+                buffer.normal_()
+    return model
 
 
 def _prepare_filled(
@@ -87,12 +109,7 @@ def _prepare(config: Any, seed: int, most_memory: int) -> tuple[Callable[[], nn.
     model_class = find_model_class(config)
 
     def build() -> nn.Module:
-        model = build_model(model_class, config)
-        with torch.no_grad():
-            for buffer in model.buffers():  # routing biases are zero before training: a wrong one would go unseen
-                if buffer.is_floating_point() and not buffer.any():
-                    buffer.normal_()
-        return model
+        return build_step_model(model_class, config)
 
     try:
         require_memory(model_class, config, most_memory)

@@ -31,6 +31,8 @@ def quiet_pytorch() -> Iterator[None]:
             warnings.filterwarnings("ignore", message="Using `torch.compile.* when there are global hooks on modules")
             # It draws the same for all shards on CPUs: see `dtensor_draws.py`, and masks that DTensor draws.
             warnings.filterwarnings("ignore", message="DTensor random operators may not have complete support")
+            # A write into such an output would lose gradients of the candidate, and that the proof shows.
+            warnings.filterwarnings("ignore", message="FSDP2-wrapped module .* returned a view tensor")
             yield
     finally:
         logger.setLevel(level)

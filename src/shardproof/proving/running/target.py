@@ -10,6 +10,7 @@ from shardproof.errors import CannotRunError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from shardproof.proving.reduction import Reduction
     from shardproof.proving.running.candidate import Candidate
     from shardproof.proving.running.models import Parallelize
     from shardproof.proving.step import Step
@@ -25,11 +26,13 @@ class ProofTarget:
         step: what a training step is, on one device.
         parallelize: `parallelize(model, mesh) -> model`, the user's own sharding; the prover takes the steps.
         candidate: instead, `candidate(run)`, the user's own training step; see `shardproof.proving.running.candidate`.
+        reduction: how the step was made smaller than what it stands for; None where it is the user's own.
     """
 
     step: Step
     parallelize: Parallelize | None = None
     candidate: Candidate | None = None
+    reduction: Reduction | None = None
 
     def __post_init__(self) -> None:
         if (self.parallelize is None) == (self.candidate is None):
