@@ -73,3 +73,27 @@ def test_our_own_errors_are_said_in_their_own_words():
 
     assert caught(lambda: raise_error(CannotRunError("give more"))) == "give more"
     assert caught(lambda: raise_error(ExactArithmeticError("no rule for it"))) == "ExactArithmeticError: no rule for it"
+
+
+def stage_backward(inner, module):
+    """As PyTorch's: whatever happens in a stage is raised from an error with all tensors of the stage."""
+    source = (
+        "def run(inner):\n    try:\n        inner()\n    except Exception as error:\n"
+        "        raise RuntimeError('\\n  Failed to run stage backward:\\n  Input: ...') from error\n"
+    )
+    names = {"__name__": module}
+    exec(compile(source, "stage.py", "exec"), names)
+    return caught(lambda: names["run"](inner))
+
+
+def test_what_happened_in_a_stage_of_a_pipeline_is_told_and_not_its_tensors():
+    told = stage_backward(lambda: divide(0), "torch.distributed.pipelining._backward")
+    assert told.startswith("ZeroDivisionError: integer division or modulo by zero (tests/test_raised.py:")
+    assert "return 1 // x" in told
+    other = stage_backward(lambda: divide(0), "somewhere.else")
+    assert other.startswith("RuntimeError: \n  Failed to run stage backward:")
+
+    def refuse():
+        raise CannotRunError("a message does not fit")
+
+    assert stage_backward(refuse, "torch.distributed.pipelining.stage") == "a message does not fit"

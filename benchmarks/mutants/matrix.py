@@ -119,7 +119,7 @@ def see_bug(bug: Bug) -> Mapping[str, bool]:
 
 def _natively(configuration: Configuration, step: Step, state: Mapping[str, Tensor]) -> list[Natively]:
     if configuration.candidate is not None:
-        return trained_natively(step, configuration.candidate, configuration.devices, state)
+        return trained_natively(step, configuration.candidate, dict(configuration.mesh), state)
     assert configuration.parallelize is not None
     return parallelized_natively(step, configuration.parallelize, configuration.devices, state)
 

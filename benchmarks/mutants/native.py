@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from math import prod
 from typing import TYPE_CHECKING
 
 import torch
@@ -52,15 +53,17 @@ def parallelized_natively(
     return run_counted(devices, run)
 
 
-def trained_natively(step: Step, candidate: Candidate, devices: int, state: Mapping[str, Tensor]) -> list[Natively]:
+def trained_natively(
+    step: Step, candidate: Candidate, mesh: Mapping[str, int], state: Mapping[str, Tensor]
+) -> list[Natively]:
     """The run of each rank in a training step of the user's own."""
 
     def run(_comm: Communicator) -> Natively:
-        request = RunRequest(mesh={"tp": devices}, native=(Precision.FLOAT32,))
+        request = RunRequest(mesh=mesh, native=(Precision.FLOAT32,))
         side = run_candidate(RunContext(step=step, request=request, state=state), candidate)
         return Natively(parameters=side.parameters, records=side.native[Precision.FLOAT32])
 
-    return run_counted(devices, run)
+    return run_counted(prod(mesh.values()), run)
 
 
 def run_counted(devices: int, run: Callable[[Communicator], Natively]) -> list[Natively]:

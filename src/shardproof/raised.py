@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from types import TracebackType
 
 _MOST_SOURCE = 100
+_STAGES = "torch.distributed.pipelining."
 
 
 def describe_error(error: BaseException) -> str:
@@ -21,14 +22,30 @@ def describe_error(error: BaseException) -> str:
     The line is the innermost of the user's code; where only libraries were running, the innermost of theirs. A
     `CannotRunError` is said in its own words, and the errors of this package have their lines in their messages.
     """
+    outer, error = error, _find_cause(error)
     if isinstance(error, CannotRunError):
         return str(error)
     message = str(error)
     told = f"{type(error).__name__}: {message}" if message else type(error).__name__
     if type(error).__module__.partition(".")[0] == __package__:
         return told
-    line = _find_line(error.__traceback__)
+    line = _find_line(error.__traceback__) or _find_line(outer.__traceback__)
     return f"{told} ({line})" if line else told
+
+
+def _find_cause(error: BaseException) -> BaseException:
+    """What happened in a stage of a pipeline: PyTorch raises an error of its own from it, with the stage's tensors."""
+    while error.__cause__ is not None and _raised_in(error).startswith(_STAGES):
+        error = error.__cause__
+    return error
+
+
+def _raised_in(error: BaseException) -> str:
+    """The name of the module that raised the error."""
+    traceback = error.__traceback__
+    while traceback is not None and traceback.tb_next is not None:
+        traceback = traceback.tb_next
+    return "" if traceback is None else str(traceback.tb_frame.f_globals.get("__name__", ""))
 
 
 def _find_line(traceback: TracebackType | None) -> str:

@@ -32,6 +32,7 @@ from benchmarks.mutants.correct import (
     other_models,
     padding,
     parallel_state,
+    pipelines,
     recomputation,
     right_twins,
     routed_experts,
@@ -46,7 +47,7 @@ KINDS = (
     *(by_hand, padding, trainings, data_parallel, layers, losses, attention, blocks, optimizers, dtypes),
     *(dropout, meshes, transformers_plans, decoders, frozen, clipping, mixtures, ddp, recomputation, orders),
     *(masks, buffers, constants, parallel_state, asynchronous, initial_values, casts, odd_state, other_models),
-    *(routed_experts, right_twins),
+    *(routed_experts, pipelines, right_twins),
 )
 
 

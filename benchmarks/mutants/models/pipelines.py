@@ -67,8 +67,17 @@ class Language(nn.Module):
 class Stage(nn.Module):
     """Some of the layers, under the names that they have in the model; the first has the table, the last the head."""
 
-    def __init__(self, model: Language, layers: Iterable[int], *, is_first: bool, is_last: bool) -> None:
+    def __init__(
+        self,
+        model: Language,
+        layers: Iterable[int],
+        *,
+        is_first: bool,
+        is_last: bool,
+        finish: Callable[[Tensor], Tensor] = unchanged,
+    ) -> None:
         super().__init__()
+        self.finish = finish
         self.layers = nn.ModuleDict({str(i): model.layers[i] for i in layers})
         self.embed = model.embed if is_first else None
         self.norm, self.head = (model.norm, model.head) if is_last else (None, None)
@@ -78,7 +87,7 @@ class Stage(nn.Module):
             x = self.embed(x)
         for layer in self.layers.values():
             x = layer(x)
-        return x if self.head is None else self.head(self.norm(x))
+        return self.finish(x) if self.head is None else self.head(self.norm(x))
 
 
 def layers_of(stage: int, stages: int, layers: int) -> range:
@@ -137,7 +146,8 @@ class PipelineLines:
         sum_copies: a gradient over data-parallel copies.
         norm: of all gradients.
         total: what the loss of a rank's own stages is for the others.
-        received: by hand, where a message is written to: memory that an earlier one had, and memory of its own.
+        finish: what a stage does with its result.
+        received: by hand, the activation that a microbatch of this number goes on with, of those received.
         order: by hand, of the microbatches in the backward.
         start: by hand, what comes before each microbatch's backward; the arguments are its number and the parameters.
     """
@@ -151,7 +161,8 @@ class PipelineLines:
     sum_copies: Callable[[Tensor, dist.ProcessGroup | None], Tensor] = summed
     norm: Callable[[Mapping[str, nn.Parameter], set[str], dist.ProcessGroup | None], Tensor] = norm_of
     total: Callable[[Tensor, dist.ProcessGroup | None], Tensor] = summed
-    received: Callable[[Tensor, Tensor], Tensor] = lambda _earlier, own: own
+    finish: Callable[[Tensor], Tensor] = unchanged
+    received: Callable[[list[Tensor], int], Tensor] = lambda messages, number: messages[number]
     order: Callable[[deque[Any]], Any] = lambda waiting: waiting.popleft()
     start: Callable[[int, Sequence[nn.Parameter]], None] = lambda _number, _parameters: None
 
@@ -216,6 +227,7 @@ class Pipeline:
                 lines.layers_of(number, count, self.layers),
                 is_first=number == 0,
                 is_last=number == count - 1,
+                finish=lines.finish,
             )
             for number in numbers
         ]
@@ -295,18 +307,17 @@ class Pipeline:
             rows, wanted = ids.chunk(self.microbatches), targets.chunk(self.microbatches)
             waiting: deque[tuple[int, Tensor, Tensor]] = deque()
             losses: list[Tensor] = []
-            memory: list[Tensor] = []
+            messages: list[Tensor] = []
             counts = [0, 0]
 
             def buffer() -> Tensor:
-                own = torch.empty(len(rows[0]), TOKENS, HIDDEN, dtype=dtype)
-                memory.append(own)
-                return lines.received(memory[0], own)
+                messages.append(torch.empty(len(rows[0]), TOKENS, HIDDEN, dtype=dtype))
+                return messages[-1]
 
-            def forward(x: Tensor | None) -> Tensor:
+            def forward() -> Tensor:
                 number = counts[0]
                 counts[0] += 1
-                given = rows[number] if x is None else x.requires_grad_()
+                given = rows[number] if is_first else lines.received(messages, number).requires_grad_()
                 output = stage(given)
                 if is_last:
                     output = lines.loss(output, wanted[number], valid, self.microbatches)
@@ -326,12 +337,12 @@ class Pipeline:
             for _ in range(warm_up):
                 x = None if is_first else buffer()
                 exchange([], [] if x is None else [(x, rank - 1)])
-                exchange([(forward(x).detach(), rank + 1)], [])
+                exchange([(forward().detach(), rank + 1)], [])
             x = None if is_first else buffer()
             if x is not None and steady:
                 exchange([], [(x, rank - 1)])
             for number in range(steady):
-                output = forward(x)
+                output = forward()
                 gradient = None if is_last else torch.empty(output.shape, dtype=dtype)
                 if gradient is not None:
                     exchange([(output.detach(), rank + 1)], [(gradient, rank + 1)])

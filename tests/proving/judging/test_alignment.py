@@ -266,3 +266,29 @@ def test_calls_of_a_module_are_compared_where_each_rank_calls_it_as_often(calls,
     assert (alignment.of(keys[0]) is not None) is compared
     assert (alignment.number_elements(keys[0]) is not None) is compared
     assert alignment.of(Key(1, Phase.OUTPUT, "m")) is None
+
+
+@pytest.mark.parametrize(
+    ("calls", "own_training", "compared"),
+    [(2, True, True), (2, False, False), (3, True, False), (1, True, True)],
+)
+def test_microbatches_of_a_stage_are_rows_of_one_call(calls, own_training, compared):
+    """The second rank has no such module."""
+    parts = {
+        Key(0, Phase.OUTPUT, "m", call): rows for call, rows in enumerate(WHOLE.chunk(2) if calls > 1 else [WHOLE])
+    }
+    parts |= {Key(0, Phase.OUTPUT, "m", 2): WHOLE.sum()} if calls == 3 else {}
+    alignment = make_alignment({OUTPUT: WHOLE}, parts, {}, own_training=own_training)
+    aligned = alignment.of(OUTPUT)
+    assert (aligned is not None) is compared
+    if aligned is not None:
+        assert list(aligned.held) == [0]
+        assert torch.equal(aligned.held[0].actual, aligned.held[0].expected)
+        assert len(aligned.involved) == calls + 1
+    assert alignment.of(Key(0, Phase.OUTPUT, "m", 1)) is None
+
+
+def test_microbatches_of_which_ranks_have_another_number_are_left_out():
+    parts = {Key(0, Phase.OUTPUT, "m", call): rows for call, rows in enumerate(WHOLE.chunk(2))}
+    one = {**parts, Key(0, Phase.OUTPUT, "m", 2): WHOLE[:1]}
+    assert make_alignment({OUTPUT: WHOLE}, parts, one, own_training=True).of(OUTPUT) is None

@@ -320,3 +320,48 @@ def test_a_tensor_without_elements_is_equal_and_not_void():
 
     found = outcomes(change_records=add)[empty]
     assert (found.equal, found.elements, found.void) == (True, 0, {})
+
+
+@pytest.mark.parametrize(
+    ("modules", "own_training", "lacking"),
+    [(set(), True, ()), ({""}, True, (1,)), (set(), False, (1,))],
+)
+def test_a_buffer_is_gone_only_where_a_rank_holds_its_module(modules, own_training, lacking):
+    both = make_sides()
+    for side in both.ranks:
+        side.trials[0].modules.update(modules)
+    del both.ranks[1].trials[0].tensors[COUNT]
+    alignment = Alignment(
+        reference=both.reference.trials[0],
+        ranks=[side.trials[0] for side in both.ranks],
+        layout=find_candidate_layout(both),
+        axes=both.axes,
+        own_training=own_training,
+    )
+    found = compare_exactly(alignment, both.primes[0])[COUNT]
+    assert found.equal is not bool(lacking)
+    if lacking:
+        assert (found.cause.kind, found.cause.ranks) == (CauseKind.BUFFER_GONE, lacking)
+    del both.ranks[0].trials[0].tensors[COUNT]  # then it is nowhere, whatever the ranks hold
+    assert compare_exactly(alignment, both.primes[0])[COUNT].cause.ranks == (0, 1)
+
+
+def test_tensors_of_stages_are_in_the_order_of_one_device():
+    """The first rank has the last layer, so that its tensors are recorded first in each step."""
+    both = make_sides()
+    of_first = {DOWN, BIAS, NEW_BIAS}
+    for rank, side in enumerate(both.ranks):
+        tensors = side.trials[0].tensors
+        for one in [one for one in tensors if one in TENSORS and one not in (LOSS, NORM)]:
+            if (one in of_first) == bool(rank):
+                del tensors[one]
+    alignment = Alignment(
+        reference=both.reference.trials[0],
+        ranks=[side.trials[0] for side in both.ranks],
+        layout=find_candidate_layout(both),
+        axes=both.axes,
+        own_training=True,
+    )
+    found = [one for one in compare_exactly(alignment, both.primes[0]) if one.step == 0]
+    expected = [one for one in both.reference.trials[0].tensors if one.step == 0 and one in found]
+    assert [one for one in found if one in expected] == expected

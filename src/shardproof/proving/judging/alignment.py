@@ -95,9 +95,13 @@ class Alignment:
         if key.phase in ACTIVATIONS:
             if (self.own_training or self.axes.shares > 1) and not expected.values.ndim:
                 return None
-            if not self._is_called_alike(key):
-                return None
             parts = {rank: one.values for rank, one in here.items()}
+            if not self._is_called_alike(key):
+                microbatches = self._of_microbatches(key, here)
+                if microbatches is None:
+                    return None
+                parts = {rank: torch.cat([one.values for one in calls]) for rank, calls in microbatches.items()}
+                involved = [expected, *(one for calls in microbatches.values() for one in calls)]
             rows = find_rows(self.layout, key.name, self.axes)
             wanted = place_activation(parts, expected.values, self.axes, rows, self.layout.orders)
             if wanted is None:
@@ -121,6 +125,25 @@ class Alignment:
         """
         whole, *parts = (self._count_calls(records, key) for records in (self.reference, *self.ranks))
         return all(count in (0, whole) for count in parts)
+
+    def _of_microbatches(self, key: Key, here: Mapping[int, Recorded]) -> dict[int, list[Recorded]] | None:
+        """By rank, what the calls of a module give that one device calls once: rows of one tensor, in their order.
+
+        None if they are not that. Ranks that share out rows otherwise than in microbatches call it as often as one
+        device does.
+        """
+        if not self.own_training or self._count_calls(self.reference, key) != 1:
+            return None
+        calls = {
+            rank: [
+                self.ranks[rank].tensors[replace(key, call=number)]
+                for number in range(self._count_calls(self.ranks[rank], key))
+            ]
+            for rank in here
+        }
+        shapes = {one.values.shape[1:] for parts in calls.values() for one in parts if one.values.ndim}
+        same = len({len(parts) for parts in calls.values()}) == 1 and len(shapes) == 1
+        return calls if same and all(one.values.ndim for parts in calls.values() for one in parts) else None
 
     def _count_calls(self, records: Records, key: Key) -> int:
         if id(records) not in self._calls:

@@ -247,6 +247,7 @@ def _align_float64(both: BothSides, layout: Layout) -> Alignment:
         ranks=[side.native[Precision.FLOAT64] for side in both.ranks],
         layout=layout,
         axes=both.axes,
+        own_training=both.own_training,
     )
 
 

@@ -199,10 +199,13 @@ class _Training:
 
     def watch(self, models: Sequence[Any], names: Mapping[nn.Module, str]) -> None:
         given = " and ".join(type(model).__name__ for model in models) or "nothing"
-        if not all(isinstance(model, nn.Module) for model in models) or not any(
-            parameter is not None for model in models for parameter in model.parameters()
-        ):
+        if not models or not all(isinstance(model, nn.Module) for model in models):
             raise CannotRunError(f"run.watch was given {given}; needed is a Module with parameters")
+        if not any(list(model.parameters()) for model in models):
+            raise CannotRunError(
+                f"run.watch was given {given} without parameters; needed is a Module with parameters on every rank: "
+                "give a pipeline no more stages than the model has layers"
+            )
         if self.model is not None or self.taken:
             raise CannotRunError("run.watch was called twice, or after the first batch; call it once, before the loop")
         model = models[0] if len(models) == 1 and not names else Stages(models, names)
