@@ -25,5 +25,6 @@ BUG = Bug(
     phase="F",
     seen_in="review: interleaved stages",
     root="output layers.1.norm",
+    unexplained="layers in another order are another function",
     plant=plant,
 )

@@ -25,5 +25,6 @@ BUG = Bug(
     phase="F",
     seen_in="the gradient accumulation bug of many trainers (2024), in a pipeline",
     root="loss loss",
+    unexplained="how much each microbatch weighs is recorded nowhere",
     plant=plant,
 )

@@ -25,5 +25,6 @@ BUG = Bug(
     phase="F",
     seen_in="review: microbatch order",
     root="loss loss",
+    unexplained="the loss of each microbatch is recorded nowhere",
     plant=plant,
 )

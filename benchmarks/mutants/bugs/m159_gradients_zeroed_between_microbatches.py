@@ -35,5 +35,6 @@ BUG = Bug(
     phase="B",
     seen_in="open-instruct#1498",
     root="gradient *",
+    unexplained="what a microbatch adds to a gradient is recorded nowhere",
     plant=plant,
 )

@@ -25,5 +25,6 @@ BUG = Bug(
     phase="F",
     seen_in="diffusers#14265, in a pipeline",
     root="output layers.2.norm",
+    unexplained="no relation between microbatches is written yet",
     plant=plant,
 )

@@ -25,5 +25,6 @@ BUG = Bug(
     phase="B",
     seen_in="Megatron-LM#7172",
     root="output gradient layers.*",
+    unexplained="no relation between microbatches is written yet",
     plant=plant,
 )

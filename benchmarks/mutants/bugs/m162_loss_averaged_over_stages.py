@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from fractions import Fraction
 from typing import TYPE_CHECKING
 
 from benchmarks.mutants.bug import Bug
@@ -27,7 +26,6 @@ BUG = Bug(
     phase="F",
     seen_in="review: pipelines",
     root="loss loss",
-    cause=CauseKind.SCALED,
-    factor=Fraction(1, 2),
+    cause=CauseKind.OFF_BY_CONSTANT,
     plant=plant,
 )
