@@ -4,6 +4,7 @@ import pytest
 import torch
 import torch.distributed as dist
 from tests.proving import steps
+from torch.distributed.fsdp import fully_shard
 
 from shardproof.proving.cause import CauseKind
 from shardproof.proving.findings import Verdict
@@ -95,3 +96,24 @@ def test_early_uses_are_found_in_exact_arithmetic_and_in_numbers_on_threads_and_
             assert one.cause.early_access.access == access
             assert "test_asynchronous.py" in one.cause.early_access.call_line
             assert "test_asynchronous.py" in one.cause.early_access.access_line
+
+
+def gathered_ahead(model, mesh):
+    """FSDP2's all-gathers of all layers under way at once; what each gives is a part of the memory of its result."""
+    layers = [fully_shard(layer, mesh=mesh) for layer in (model.up, model.down)]
+    fully_shard(model, mesh=mesh)
+    forward = model.forward
+
+    def gather_first(x):
+        for layer in layers:
+            layer.unshard(async_op=True)
+        return forward(x)
+
+    model.forward = gather_first
+    return model
+
+
+@pytest.mark.parametrize("spawn", [False, pytest.param(True, marks=pytest.mark.processes)])
+def test_what_is_gathered_may_be_a_part_of_the_memory_of_the_result(spawn):
+    step = steps.make_step_of_four_rows(steps=1)
+    assert prove(step, parallelize=gathered_ahead, mesh={"dp": 2}, spawn=spawn, trials=1).ok

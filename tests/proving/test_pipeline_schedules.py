@@ -21,6 +21,11 @@ WAYS = {
     "five layers": (Pipeline(layers=5), {"pp": 2}),
     "copies": (Pipeline(schedule="1F1B", microbatches=2), {"dp": 2, "pp": 2}),
     "copies, tied, by hand": (Pipeline(schedule=BY_HAND, microbatches=2, tied=True), {"dp": 2, "pp": 2}),
+    "copies that share out parameters": (Pipeline(microbatches=2, sharded=True), {"dp": 2, "pp": 2}),
+    "copies that share out parameters, two stages each": (
+        Pipeline(schedule="Interleaved1F1B", microbatches=2, sharded=True),
+        {"dp": 2, "pp": 2},
+    ),
     "columns and rows": (Pipeline(schedule="1F1B", microbatches=2), {"pp": 2, "tp": 2}),
 }
 

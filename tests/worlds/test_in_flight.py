@@ -8,7 +8,7 @@ from torch.distributed.tensor import DTensor, Shard
 
 from shardproof.exact import ExactArithmetic
 from shardproof.worlds.collective_trace import trace_collectives
-from shardproof.worlds.in_flight import _overlap
+from shardproof.worlds.in_flight import overlap
 from shardproof.worlds.threaded import ThreadedWorld
 
 
@@ -169,7 +169,7 @@ def of_distributed_tensors(_comm):
     over = DTensor.from_local(buffer[4:], mesh, [Shard(0)])
     elsewhere = DTensor.from_local(torch.zeros(4), mesh, [Shard(0)])
     pairs = [(over, buffer), (buffer, over), (over, buffer[:4]), (elsewhere, buffer), (over, over)]
-    return [_overlap(one, other) for one, other in pairs]
+    return [overlap(one, other) for one, other in pairs]
 
 
 def test_distributed_tensors_share_the_memory_of_their_parts():

@@ -11,6 +11,7 @@ import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
 
 from benchmarks.mutants.configuration import Configuration
@@ -178,6 +179,7 @@ class Pipeline:
         rows: of the batch.
         tied: whether the head has the table's weight.
         padded: how many targets are ignored: 'unequal' numbers in the microbatches, or 'none'.
+        sharded: whether the copies of a stage share out its parameters by FSDP2, which averages gradients over them.
         clipped: by the norm of all gradients.
         optimizer: of each rank's stages.
         lines: that a bug changes.
@@ -189,6 +191,7 @@ class Pipeline:
     rows: int = 8
     tied: bool = False
     padded: str = "unequal"
+    sharded: bool = False
     clipped: bool = False
     optimizer: Optimizer = sgd
     lines: PipelineLines = field(default_factory=PipelineLines)
@@ -231,6 +234,11 @@ class Pipeline:
             )
             for number in numbers
         ]
+        if self.sharded:
+            for stage in stages:
+                for layer in stage.layers.values():
+                    fully_shard(layer, mesh=run.mesh["dp"])
+                fully_shard(stage, mesh=run.mesh["dp"])
         run.watch(*stages)
         parameters = {name: p for stage in stages for name, p in stage.named_parameters()}
         own = list(dict.fromkeys(parameters.values()))
@@ -243,12 +251,13 @@ class Pipeline:
             optimizer.zero_grad()
             ids, targets = (t.chunk(groups.copies)[groups.copy] for t in batch)
             valid = summed((targets != IGNORED).sum(), groups.data)
-            loss = forward_backward(ids, lines.targets(targets), valid)
+            averaged = groups.copies if self.sharded else 1
+            loss = forward_backward(ids, lines.targets(targets), valid / averaged) / averaged
             run.record_loss(lines.total(summed(loss, groups.data), groups.stages))
             if ends is not None and (0 in numbers or count - 1 in numbers):
                 shared = parameters["embed.weight" if 0 in numbers else "head.weight"]
                 shared.grad = lines.sum_tied(shared.grad, ends)
-            if groups.data is not None:
+            if groups.data is not None and not self.sharded:
                 for parameter in own:
                     parameter.grad = lines.sum_copies(parameter.grad, groups.data)
             run.record_gradients()

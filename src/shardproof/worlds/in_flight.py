@@ -131,8 +131,8 @@ class CallsInFlight:
     def check_tensor(self, tensor: Tensor, access: str, *, writes: bool) -> None:
         """Report the access to a tensor that a call in flight will write, or reads and must not see changed."""
         for call in list(self.started) if self.checked else ():
-            of_output = any(_overlap(tensor, output) for output in call.outputs)
-            of_input = writes and not of_output and any(_overlap(tensor, given) for given in call.inputs)
+            of_output = any(overlap(tensor, output) for output in call.outputs)
+            of_input = writes and not of_output and any(overlap(tensor, given) for given in call.inputs)
             if not of_output and not of_input:
                 continue
             if self.report is not None:
@@ -149,7 +149,7 @@ class CallsInFlight:
 
     def finish_on(self, tensor: Tensor) -> None:
         """The program has waited, by a way of PyTorch's own, for the calls that write this tensor."""
-        for call in [call for call in self.started if any(_overlap(tensor, output) for output in call.outputs)]:
+        for call in [call for call in self.started if any(overlap(tensor, output) for output in call.outputs)]:
             call.written = True
             call.finish()
 
@@ -168,7 +168,7 @@ class CallsInFlight:
 
         What is yielded takes a tensor with which the program goes on in its place: using that is an early access too.
         """
-        calls = [call for call in self.started if any(_overlap(tensor, output) for output in call.outputs)]
+        calls = [call for call in self.started if any(overlap(tensor, output) for output in call.outputs)]
         for call in calls:
             call.write()
 
@@ -211,7 +211,7 @@ def early_accesses_reported(report: Callable[[EarlyAccess], None], *, poison: bo
         calls.started.clear()
 
 
-def _overlap(one: Tensor, other: Tensor) -> bool:
+def overlap(one: Tensor, other: Tensor) -> bool:
     """Whether two tensors have an element of memory in common."""
     if one is other:
         return True

@@ -17,7 +17,7 @@ from torch.utils._python_dispatch import _disable_current_modes
 from torch.utils._pytree import tree_leaves, tree_map
 
 from shardproof.errors import CannotRunError
-from shardproof.worlds.in_flight import CallInFlight, WorkInFlight, calls_in_flight
+from shardproof.worlds.in_flight import CallInFlight, WorkInFlight, calls_in_flight, overlap
 from shardproof.worlds.messages import describe, fit
 
 if TYPE_CHECKING:
@@ -48,7 +48,15 @@ def start_call(func: OpOverload, name: str, given: dict[str, Any]) -> Any:
     written = "tensors" if name in _IN_PLACE else next(one for one in _OUTPUTS if one in given)
     hidden = tree_map(torch.clone if name in _IN_PLACE else torch.empty_like, given[written])
     outputs, results = tree_leaves(given[written]), tree_leaves(hidden)
-    returned = func(**(given | {written: hidden}))
+    # What is given may be a part of the memory of the result, as FSDP2 has it, which is poison from here on.
+    apart = {
+        key: tree_map(
+            lambda x: x.clone() if isinstance(x, Tensor) and any(overlap(x, y) for y in outputs) else x, value
+        )
+        for key, value in given.items()
+        if key != written
+    }
+    returned = func(**(apart | {written: hidden}))
     work = Work.unbox(returned[-1] if isinstance(returned, tuple) else returned)
     inputs = [x for x in tree_leaves([v for k, v in given.items() if k != written]) if isinstance(x, Tensor)]
     call = CallInFlight(

@@ -20,7 +20,7 @@ import torch.distributed as dist
 
 from shardproof.errors import CannotRunError
 from shardproof.worlds import thread_collectives as computed
-from shardproof.worlds.in_flight import CallInFlight, WorkInFlight, calls_in_flight
+from shardproof.worlds.in_flight import CallInFlight, WorkInFlight, calls_in_flight, overlap
 from shardproof.worlds.messages import Mailbox, Receive, Send, describe
 
 if TYPE_CHECKING:
@@ -277,7 +277,7 @@ class ThreadGroup(dist.ProcessGroup):
             name = kind if op is None else f"{kind} {computed.name_reduction(op)}"
             shown = shown or [*outputs, *(x for x in given if all(x is not y for y in outputs))]
             self._trace(name, self._ranks(), shown, asynchronous=asynchronous)
-        own = [x for x in given if any(x is y for y in outputs)]
+        own = [x for x in given if any(overlap(x, y) for y in outputs)]  # FSDP2 gathers a part of the result's memory
         if asynchronous and own and calls.poisons:
             given = [x.detach().clone() for x in given]  # its own memory is filled with poison
         self._count += 1
