@@ -43,6 +43,7 @@ TESTED_ELSEWHERE = {
     "exact/algebra/no_bound.py": "values without logic; `exact/algebra/test_degree.py` makes each",
     "report/page/description.py": "values without logic; `report/page/test_describe.py` reads them",
     "frameworks/transformers/repro_template.py": "a text; `frameworks/transformers/test_repro.py` runs it filled in",
+    "checkpoints/damage.py": "values without logic; `checkpoints/test_words.py` makes each",
     "checkpoints/checkpoint.py": "values without logic; `checkpoints/test_opening.py` reads them",
     "byhand/step.py": "values without logic; `byhand/test_one_device.py` reads them",
 }

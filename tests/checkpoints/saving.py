@@ -3,6 +3,8 @@
 import torch
 from safetensors.torch import save_file
 
+from shardproof.worlds.threaded import ThreadedWorld
+
 DIMS = {"embed.weight": 0, "up.weight": 0, "up.bias": 0, "down.weight": 1}
 
 
@@ -34,7 +36,7 @@ def take_rank(model, rank, ranks):
 
     def take(name, tensor):
         dim = find_dim(name)
-        return tensor if dim is None else tensor.chunk(ranks, dim)[rank].contiguous()
+        return (tensor if dim is None else tensor.chunk(ranks, dim)[rank]).contiguous().clone()
 
     return {name: take(name, tensor) for name, tensor in model.items()}
 
@@ -91,3 +93,31 @@ def save_one(path, model):
     """One safetensors file; returns it."""
     save_file({name: tensor.contiguous().clone() for name, tensor in model.items()}, path)
     return path
+
+
+def save_torch_ranks(folder, model, ranks):
+    """A folder with a file of torch.save for each rank; returns it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for rank in range(ranks):
+        torch.save({"step": 3, "model": take_rank(model, rank, ranks)}, folder / f"rank_{rank}.pt")
+    return folder
+
+
+def save_distributed(folder, model, ranks):
+    """A folder of torch.distributed.checkpoint, which so many ranks have written; returns it."""
+    ThreadedWorld(size=ranks).run(_save_as_rank, folder, model)
+    return folder
+
+
+def _save_as_rank(comm, folder, model):
+    import torch.distributed.checkpoint as dcp
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.tensor import Replicate, Shard, distribute_tensor
+
+    mesh = init_device_mesh("cpu", (comm.size,))
+
+    def shard(name, tensor):
+        dim = find_dim(name)
+        return distribute_tensor(tensor, mesh, [Replicate() if dim is None else Shard(dim)])
+
+    dcp.save({name: shard(name, tensor) for name, tensor in model.items()} | {"step": 3}, checkpoint_id=folder)

@@ -25,7 +25,7 @@ def test_one_model_is_equal_however_it_is_saved(tmp_path, actual, expected):
     a, e = SAVERS[actual](tmp_path / "a", MODEL), SAVERS[expected](tmp_path / "e", MODEL)
     compared = compare_paths(a, e)
     assert {row.name for row in compared.rows} == set(MODEL)
-    assert [(row.name, row.reason) for row in compared.rows if row.status != "passed"] == []
+    assert [(row.name, row.told) for row in compared.rows if row.status != "passed"] == []
     assert all(row.comparison.outcome == "exact" for row in compared.rows)
     assert compared.equal
 
@@ -61,7 +61,7 @@ def test_replicas_that_differ_are_found_on_any_rank(tmp_path, ranks, last):
     compared = compare_paths(folder, save_ranks(tmp_path / "e", MODEL, ranks))
     (row,) = [row for row in compared.rows if row.status != "passed"]
     assert (row.name, row.status) == ("norm.weight", "failed")
-    assert row.reason == f"replicas differ in actual: rank {last} holds other values than rank 0"
+    assert row.told == f"replicas differ in actual: rank {last} holds other values than the first that has it"
 
 
 @pytest.mark.parametrize("name", ["norm.weight", "layers.1.up.weight"])
@@ -73,7 +73,7 @@ def test_a_tensor_that_one_rank_lacks_is_named(tmp_path, name):
     compared = compare_paths(folder, save_ranks(tmp_path / "e", MODEL, 2))
     (row,) = [row for row in compared.rows if row.status != "passed"]
     assert (row.name, row.status) == (name, "failed")
-    assert row.reason == "a shard is missing: rank 2 of actual has none, the others have"
+    assert row.told == "a shard is missing: rank 2 of actual has none, the others have"
 
 
 def test_tensors_that_ranks_hold_alone_are_not_missing(tmp_path):
@@ -106,7 +106,7 @@ def test_the_compiled_kernel_says_the_same(tmp_path):
 def test_progress_counts_tensors(tmp_path):
     told = []
     path = save_one(tmp_path / "a", {"w": torch.ones(2), "v": torch.ones(2)})
-    compare_paths(path, path, progress=lambda done, total: told.append((done, total)))
+    compare_paths(path, path, progress=lambda _, done, total: told.append((done, total)))
     assert told == [(0, 2), (1, 2), (2, 2)]
 
 
@@ -115,7 +115,7 @@ def test_rows_have_the_order_of_the_expected_file_and_then_what_is_extra(tmp_pat
     a, e = save_one(tmp_path / "a", {"x": one, "b": one}), save_one(tmp_path / "e", {"b": one, "m": one})
     compared = compare_paths(a, e)
     assert [(row.name, row.status) for row in compared.rows] == [("b", "passed"), ("m", "failed"), ("x", "failed")]
-    assert [row.reason for row in compared.rows][1:] == ["missing: only expected has it", "extra: only actual has it"]
+    assert [row.told for row in compared.rows][1:] == ["missing: only expected has it", "extra: only actual has it"]
 
 
 def test_a_tensor_of_an_unknown_dtype_is_skipped_and_said_to_be_unreadable(tmp_path, monkeypatch):

@@ -31,8 +31,8 @@ def files(tmp_path):
     """Writes two files; returns their paths."""
 
     def write(actual, expected):
-        save_file(actual, tmp_path / "actual")
-        save_file(expected, tmp_path / "expected")
+        save_file({name: one.clone() for name, one in actual.items()}, tmp_path / "actual")
+        save_file({name: one.clone() for name, one in expected.items()}, tmp_path / "expected")
         return tmp_path / "actual", tmp_path / "expected"
 
     return write
@@ -158,11 +158,16 @@ def test_a_failed_write_leaves_the_old_file_and_no_other(run, files, tmp_path, m
     assert sorted(p.name for p in tmp_path.iterdir()) == ["actual", "expected", "result"]
 
 
+class Explosive:
+    def __reduce__(self):
+        return (pytest.fail, ("unpickled",))
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
         (["nowhere", "expected"], "does not exist"),
-        (["actual", "pickle"], "zip archive"),
+        (["actual", "pickle"], "could run code when it is loaded"),
         (["actual", "."], "directory"),
         (["actual", "expected", "--rtol", "-1"], "--rtol"),
         (["actual", "expected", "--atol", "nan"], "--atol"),
@@ -172,11 +177,14 @@ def test_a_failed_write_leaves_the_old_file_and_no_other(run, files, tmp_path, m
         (["actual", "expected", "--output", "."], "not a regular file"),
         (["actual", "expected", "--output", "actual"], "one of the files"),
         (["actual"], "EXPECTED"),
+        (["actual", "expected", "--layout", "missing.json"], "is no layout"),
+        (["actual", "expected", "--rename", "x"], "give OLD=NEW"),
+        (["actual", "expected", "--rename", "x=y"], "matches no tensor"),
     ],
 )
 def test_bad_input_is_2_in_words(run, files, monkeypatch, arguments, words):
     tmp_path = files({"w": torch.ones(1)}, {"w": torch.ones(1)})[0].parent
-    torch.save({"w": torch.ones(1)}, tmp_path / "pickle")
+    torch.save({"w": torch.ones(1), "x": Explosive()}, tmp_path / "pickle")
     before = sorted(tmp_path.iterdir())
     monkeypatch.chdir(tmp_path)
     code, out, err = run(*arguments)
@@ -193,6 +201,37 @@ def test_progress_is_shown_on_a_terminal_only(run, files, monkeypatch, terminal)
     assert code == 0
     assert ("compared 1 of 1 tensors" in err) == terminal
     assert "compared" not in out
+
+
+def test_ranks_renamed_cast_and_stated(run, tmp_path):
+    packed = torch.randn(32, 4)
+    for folder, ranks, name, dtype in (("a", 2, "m.gate_up", torch.bfloat16), ("e", 4, "gate_up", torch.float32)):
+        (tmp_path / folder).mkdir()
+        for rank in range(ranks):
+            shares = torch.cat([part.chunk(ranks)[rank] for part in packed.chunk(2)]).to(dtype)
+            torch.save({name: shares}, tmp_path / folder / f"rank_{rank}.pt")
+    (tmp_path / "layout.json").write_text('{"tensors": {"gate_up": {"split": 0, "sections": 2}}}')
+    options = ["--rename", "m.*=*", "--cast", "--layout", tmp_path / "layout.json"]
+    code, out, err = run(tmp_path / "a", tmp_path / "e", *options)
+    assert (code, err) == (0, "")
+    assert "bfloat16 [32, 4]" in out
+    for left_out, words in ((2, "dtype: bfloat16 where float32"), (3, "split at another place")):
+        code, out, _ = run(tmp_path / "a", tmp_path / "e", *options[:left_out], *(options[3:] if left_out == 2 else ()))
+        assert code == 1
+        assert words in out
+    code, out, _ = run(tmp_path / "a", tmp_path / "e", *options[:3], "--no-explain")
+    assert (code, "split at another place" in out) == (1, False)
+
+
+def test_only_failed_leaves_out_what_is_equal(run, files):
+    one = torch.ones(2)
+    code, out, _ = run(*files({"same": one, "far": one}, {"same": one.clone(), "far": -one}), "--only-failed")
+    assert code == 1
+    assert [line.split(" | ")[0].strip() for line in out.splitlines()] == [
+        "far",
+        "negated: every element has the other sign",
+        "1 passed (1 exact) + 1 failed + 0 skipped = 2 tensors",
+    ]
 
 
 @pytest.mark.slow

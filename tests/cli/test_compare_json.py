@@ -39,7 +39,7 @@ def test_the_document_says_what_was_compared():
 
 def test_a_row_without_a_comparison_has_its_reason():
     document = render(Row(name="w", status="failed", comparison=None, reason="missing"))
-    assert document["tensors"] == [{"name": "w", "status": "failed", "reason": "missing"}]
+    assert document["tensors"] == [{"name": "w", "status": "failed", "finding": "not compared", "reason": "missing"}]
 
 
 def test_a_row_has_its_statistics_and_its_worst_element():

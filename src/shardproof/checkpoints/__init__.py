@@ -5,6 +5,19 @@ full tensors are read side by side, block by block, so that memory does not grow
 """
 
 from shardproof.checkpoints.comparing import Settings, compare_paths
+from shardproof.checkpoints.damage import Damage, Kind
+from shardproof.checkpoints.layout_file import Layout, read_layout
+from shardproof.checkpoints.renaming import parse_renaming
 from shardproof.checkpoints.rows import CheckpointComparison, Row
 
-__all__ = ["CheckpointComparison", "Row", "Settings", "compare_paths"]
+__all__ = [
+    "CheckpointComparison",
+    "Damage",
+    "Kind",
+    "Layout",
+    "Row",
+    "Settings",
+    "compare_paths",
+    "parse_renaming",
+    "read_layout",
+]

@@ -126,6 +126,9 @@ class FullTensor:
         scratch = scratch or Scratch()
         if self.missing:
             out.zero_()
+        if not self.shape and self.placements:
+            self.placements[0].piece.read_into(out, (), 0)
+            return
         for placement in self.placements:
             placement.read_into(out, leading, first, scratch)
 
@@ -134,7 +137,7 @@ class FullTensor:
         leading, first, last = _split_index(index)
         if not self.shape:
             block = out[:1]
-            self.placements[0].piece.read_into(block, (), 0)
+            self.read_into(block, (), 0, scratch)
             return block
         inner = self.shape[len(leading) + 1 :]
         block = out[: (last - first) * math.prod(inner)]

@@ -23,7 +23,8 @@ def infer(
     Where a tensor has the same shape on as many ranks on both sides, sizes show nothing: it is replicated if the
     expected ranks hold the same values, and else split, on dim 0, as any dim gives the same comparison.
 
-    Where no layouts give equal shapes, the two that come nearest: transposed, or different on one dim.
+    Where no layouts give equal shapes, the two that come nearest: transposed, or different on one dim. A side is then
+    replicated if its ranks hold the same values.
 
     Raises:
         CannotRunError: the sizes or the dtypes of pieces don't fit each other.
@@ -36,7 +37,10 @@ def infer(
         and not _copies_are_equal(fitting[0][1][0])
     ):
         fitting = fitting[1:]
-    chosen = fitting[0] if fitting else min(pairs, key=_distance)
+    if not fitting:
+        likely = [pair for pair in pairs if all(map(_is_likely, pair))] or pairs
+        fitting = [min(likely, key=_distance)]
+    chosen = fitting[0]
     return put_together(*chosen[0][:2]), put_together(*chosen[1][:2])
 
 
@@ -59,6 +63,13 @@ def _list_candidates(held: Held, how: How | None) -> list[_Candidate]:
 def _fit(shape: tuple[int, ...], other: tuple[int, ...], d: int) -> bool:
     """Whether two shapes are equal but for one dim."""
     return len(shape) == len(other) and (*shape[:d], *shape[d + 1 :]) == (*other[:d], *other[d + 1 :])
+
+
+def _is_likely(candidate: _Candidate) -> bool:
+    """Whether the ranks' values speak for a candidate: equal for what is replicated, and not for what is split."""
+    held, how, _ = candidate
+    alone = len(held.group) == 1 or len(set(held.shapes)) > 1
+    return alone or isinstance(how, Replicated) == (_copies_are_equal(held) or not held.first.shape)
 
 
 def _copies_are_equal(held: Held) -> bool:

@@ -104,13 +104,15 @@ def put_together(held: Held, how: How) -> FullTensor:
             one = Placement(piece=piece, holder=holder, start=start, sizes=sizes, at=at)
             (copies if start in taken else placements).append(one)
             taken.add(start)
+    missing = () if isinstance(how, Replicated) else tuple(map(held.name_rank, held.lost))
+    inner = tuple(gap for piece in pieces if isinstance(piece, FullTensor) for gap in piece.missing)
     full = FullTensor(
         shape=shape,
         dtype=held.first.dtype,
         placements=tuple(placements),
         copies=tuple(copies),
-        missing=() if isinstance(how, Replicated) else tuple(map(held.name_rank, held.lost)),
-        how=told,
+        missing=missing + inner,
+        how=told or (held.first.how if isinstance(held.first, FullTensor) else ""),
     )
     return _crop(full, how)
 

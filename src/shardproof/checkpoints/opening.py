@@ -1,13 +1,15 @@
-"""A path -> a checkpoint: one file, a folder with an index, or a folder with the files of ranks."""
+"""A path -> a checkpoint: one file, a folder with an index, of torch.distributed.checkpoint, or of ranks' files."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
 from shardproof.checkpoints.checkpoint import Checkpoint, Rank, checkpoint_of
+from shardproof.checkpoints.distributed import METADATA, read_distributed
 from shardproof.checkpoints.ranks import check_grid, find_coordinates, group_ranks, list_members
 from shardproof.checkpoints.safetensors_files import read_indexed, read_safetensors
 from shardproof.checkpoints.stages import collect
+from shardproof.checkpoints.torch_files import ZIP, read_torch
 from shardproof.errors import CannotRunError
 from shardproof.tensorfiles import printable
 
@@ -35,7 +37,7 @@ def open_checkpoint(path: Path, files: OpenFiles, layers: Sequence[Sequence[int]
         is_folder = path.is_dir()
     except ValueError:  # a NUL in the path
         is_folder = False
-    if not is_folder or _find_index(path) is not None:
+    if not is_folder or _find_index(path) is not None or (path / METADATA).exists():
         return checkpoint_of(_read_one(path, files))
     members = list_members(path)
     ranks = [(member, find_coordinates(member.stem)) for member in members["files"]]
@@ -75,13 +77,15 @@ def _open_ranks(
 def _read_one(path: Path, files: OpenFiles) -> dict[str, Piece]:
     """The tensors of one file, or of a folder whose files are not of several ranks."""
     if not path.is_dir():
-        return read_safetensors(path, files)
+        return read_file(path, files)
+    if (path / METADATA).exists():
+        return read_distributed(path, files)
     index = _find_index(path)
     if index is not None:
-        return read_indexed(index, files, read_safetensors)
+        return read_indexed(index, files, read_file)
     tensors: dict[str, Piece] = {}
     for file in list_members(path)["files"]:
-        found = read_safetensors(file, files)
+        found = read_file(file, files)
         twice = next((name for name in found if name in tensors), None)
         if twice is not None:
             raise CannotRunError(
@@ -90,6 +94,18 @@ def _read_one(path: Path, files: OpenFiles) -> dict[str, Piece]:
             )
         tensors |= found
     return tensors
+
+
+def read_file(path: Path, files: OpenFiles) -> dict[str, Piece]:
+    """The tensors of one file: of torch.save, if it is a zip archive, else of safetensors."""
+    start = b""
+    try:
+        if path.is_file():  # to open a pipe would wait for a writer
+            with path.open("rb") as file:
+                start = file.read(len(ZIP))
+    except (OSError, ValueError):
+        pass  # what is wrong is said below
+    return read_torch(path, files) if start == ZIP else read_safetensors(path, files)
 
 
 def _find_index(folder: Path) -> Path | None:

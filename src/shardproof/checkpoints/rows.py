@@ -5,9 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
+from shardproof.checkpoints.words import describe_damage
 from shardproof.tensorfiles import printable
 
 if TYPE_CHECKING:
+    from shardproof.checkpoints.damage import Damage
     from shardproof.comparison import Comparison
 
 Status = Literal["passed", "failed", "skipped"]
@@ -21,7 +23,8 @@ class Row:
         name: in the expected checkpoint, or in `actual` where that alone has it.
         status: passed, failed or skipped.
         comparison: of the two tensors; None where there is none.
-        reason: why there is no comparison, or why the tensor is not right although it is equal; None without either.
+        damage: what happened to the tensor; None where nothing did, or nobody looked.
+        reason: why the tensors could not be compared, in words; None where they were.
         unreadable: whether the tensors could not be compared, so that the result is incomplete.
         layouts: how ranks hold it, of actual and expected; "" where one rank has it.
     """
@@ -29,9 +32,25 @@ class Row:
     name: str
     status: Status
     comparison: Comparison | None
-    reason: str | None
+    damage: Damage | None = None
+    reason: str | None = None
     unreadable: bool = False
     layouts: tuple[str, str] = ("", "")
+
+    @property
+    def finding(self) -> str:
+        """In one word: equal, rounding, empty, not compared, or what happened."""
+        if self.damage is not None:
+            return str(self.damage.kind)
+        if self.comparison is None:
+            return "not compared"
+        words = {"exact": "equal", "approximate": "rounding", "nothing": "empty", "diverged": "differs"}
+        return words[self.comparison.outcome]
+
+    @property
+    def told(self) -> str | None:
+        """In one sentence what is wrong, or why there is no comparison; None where nothing is wrong."""
+        return self.reason if self.damage is None else describe_damage(self.damage)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,5 +105,5 @@ class CheckpointComparison:
 
 def _describe(row: Row, width: int) -> list[str]:
     if row.comparison is None:
-        return [f"{printable(row.name).ljust(width)} | {row.reason}"]
-    return [row.comparison.describe(width), *([f"    {row.reason}"] if row.reason else [])]
+        return [f"{printable(row.name).ljust(width)} | {row.told}"]
+    return [row.comparison.describe(width), *([f"    {row.told}"] if row.told else [])]

@@ -96,9 +96,14 @@ def read_indexed(
     return tensors
 
 
-def _check_inside(index: Path, file: str) -> None:
+def is_inside(file: str) -> bool:
+    """Whether a path that a file names stays inside the folder that it is relative to."""
     path = PurePosixPath(file)
-    if path.is_absolute() or ".." in path.parts or not path.parts or "\\" in file:
+    return not path.is_absolute() and ".." not in path.parts and bool(path.parts) and not {"\\", "\0"} & set(file)
+
+
+def _check_inside(index: Path, file: str) -> None:
+    if not is_inside(file):
         raise CannotRunError(
             f"{printable(index)} names {printable(file)!r}, which is not inside its folder; give a path inside it"
         )

@@ -34,6 +34,17 @@ def compare_command(
     atol: Annotated[float | None, typer.Option(help="Absolute tolerance \\[torch.testing's for the dtype].")] = None,
     equal_nan: Annotated[bool, typer.Option("--equal-nan", help="NaN at the same place in both is equal.")] = False,
     kernel: Annotated[Kernel, typer.Option(help="compiled: for many gigabytes, with a C++ compiler.")] = Kernel.eager,
+    layout: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="JSON: how ranks hold tensors, where sizes don't show it.")
+    ] = None,
+    renamings: Annotated[
+        list[str] | None,
+        typer.Option("--rename", metavar="OLD=NEW", help="Names of ACTUAL as EXPECTED has them."),
+    ] = None,
+    cast: Annotated[bool, typer.Option("--cast", help="Compare different dtypes, in the less precise one.")] = False,
+    explain: Annotated[
+        bool, typer.Option("--explain/--no-explain", help="Look for what happened to tensors that differ.")
+    ] = True,
     only_failed: Annotated[bool, typer.Option("--only-failed", help="Leave out the tensors that are equal.")] = False,
     output: Annotated[
         Path | None, typer.Option(help="Also write the result to this file, whole or not at all.")
@@ -41,12 +52,13 @@ def compare_command(
 ) -> None:
     """Compare every tensor of two checkpoints, which may have been saved by different numbers of ranks.
 
-    A checkpoint is a safetensors file, a folder with an index, or a folder with the files of ranks.
+    A checkpoint is a file of safetensors or torch.save, a folder with an index, a folder of
+    torch.distributed.checkpoint, or a folder with the files of ranks. Nothing in it is run.
 
     Exit code 0: all are equal within tolerance. 1: some differ, are missing or are extra. 2: could not run, some could
     not be compared, or there was nothing to compare.
     """
-    from shardproof.checkpoints import Settings, compare_paths
+    from shardproof.checkpoints import Layout, Settings, compare_paths, parse_renaming, read_layout
 
     for what, tolerance in (("--rtol", rtol), ("--atol", atol)):
         if tolerance is not None and not tolerance >= 0:
@@ -55,7 +67,16 @@ def compare_command(
         check_writable(output)
         if output.resolve() in (actual.resolve(), expected.resolve()):
             raise CannotRunError("--output is one of the files to compare; give another path")
-    settings = Settings(rtol=rtol, atol=atol, equal_nan=equal_nan, kernel=kernel.value)
+    settings = Settings(
+        rtol=rtol,
+        atol=atol,
+        equal_nan=equal_nan,
+        kernel=kernel.value,
+        layout=read_layout(layout) if layout is not None else Layout(),
+        renamings=tuple(map(parse_renaming, renamings or ())),
+        cast=cast,
+        explain=explain,
+    )
     comparison = compare_paths(actual, expected, settings, _show_progress)
     code = _exit_code(comparison)
     if output_format is Format.json:
@@ -87,10 +108,10 @@ def _explain_incomplete(comparison: CheckpointComparison) -> str:
     return f"nothing was compared: the files hold {total} tensors and none with elements; give files that do"
 
 
-def _show_progress(done: int, total: int) -> None:
+def _show_progress(what: str, done: int, total: int) -> None:
     if _on_terminal():
         end = "" if done < total else "\r\x1b[K"
-        print(f"\rcompared {done} of {total} tensors", end=end, file=sys.stderr, flush=True)
+        print(f"\r{what} {done} of {total} tensors", end=end, file=sys.stderr, flush=True)
 
 
 def _on_terminal() -> bool:

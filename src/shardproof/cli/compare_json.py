@@ -50,12 +50,12 @@ def render_json(
 
 def _describe_row(row: Row) -> dict[str, Any]:
     comparison = row.comparison
-    described: dict[str, Any] = {"name": row.name, "status": row.status, "reason": row.reason}
+    described: dict[str, Any] = {"name": row.name, "status": row.status, "finding": row.finding, "reason": row.told}
     if comparison is None:
         return described
     described |= {
         "outcome": comparison.outcome,
-        "reason": row.reason or comparison.mismatch,
+        "reason": row.told or comparison.mismatch,
         "layouts": {"actual": row.layouts[0], "expected": row.layouts[1]},
         "shape": list(comparison.shape),
         "dtype": str(comparison.dtype).removeprefix("torch."),
