@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Any
 from shardproof.version import __version__ as __version__
 
 if TYPE_CHECKING:
-    from shardproof.comparison import Comparison, compare
+    from shardproof.checkpoints.rows import CheckpointComparison
+    from shardproof.checkpoints.values import compare
+    from shardproof.comparison import Comparison
     from shardproof.errors import CannotRunError
     from shardproof.exact import ExactArithmetic
     from shardproof.proving.findings import Finding, Proof, Verdict
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "CannotRunError",
+    "CheckpointComparison",
     "Comparison",
     "ExactArithmetic",
     "Finding",
@@ -37,6 +40,7 @@ __all__ = [
 # Each name is imported when it is first used, so that `import shardproof` is fast and a command imports what it needs.
 _MODULES = {
     "CannotRunError": "shardproof.errors",
+    "CheckpointComparison": "shardproof.checkpoints.rows",
     "Comparison": "shardproof.comparison",
     "ExactArithmetic": "shardproof.exact",
     "Finding": "shardproof.proving.findings",
@@ -46,7 +50,7 @@ _MODULES = {
     "Step": "shardproof.proving.step",
     "Verdict": "shardproof.proving.findings",
     "assert_proved": "shardproof.report.assertion",
-    "compare": "shardproof.comparison",
+    "compare": "shardproof.checkpoints.values",
     "describe": "shardproof.report.words",
     "prove": "shardproof.proving.prove",
 }

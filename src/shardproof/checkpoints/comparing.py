@@ -9,7 +9,7 @@ import torch
 
 from shardproof.checkpoints.damage import Damage, Kind
 from shardproof.checkpoints.diagnosis import diagnose
-from shardproof.checkpoints.full import FullPair, bits_equal, full_of_placement
+from shardproof.checkpoints.full import FullPair, bits_equal, full_of_placement, tensor_of
 from shardproof.checkpoints.inference import infer
 from shardproof.checkpoints.layout_file import Layout
 from shardproof.checkpoints.names import find_other_names
@@ -17,7 +17,7 @@ from shardproof.checkpoints.opening import open_checkpoint
 from shardproof.checkpoints.pieces import OpenFiles
 from shardproof.checkpoints.renaming import Renaming, rename
 from shardproof.checkpoints.rows import CheckpointComparison, Row
-from shardproof.comparison import Comparison, compare_blocks
+from shardproof.comparison import Comparison, compare_blocks, open_pair
 from shardproof.comparison.formats import FLOAT8, FLOAT_FORMATS, INTEGERS
 from shardproof.errors import CannotRunError
 from shardproof.tensorfiles import printable
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from shardproof.checkpoints.full import FullTensor
     from shardproof.checkpoints.layout import Held
     from shardproof.checkpoints.rows import Status
+    from shardproof.comparison import Blocks
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -158,8 +159,13 @@ def _compare(actual: FullTensor, expected: FullTensor, name: str, settings: Sett
             maxdiff=float("nan"),
             mismatch=", ".join(reasons),
         )
+    a, e = tensor_of(actual), tensor_of(expected)
+    if a is not None and e is not None and a.dtype == e.dtype:
+        blocks: Blocks = open_pair(a, e)
+    else:
+        blocks = FullPair(actual=actual, expected=expected, dtype=dtype or expected.dtype)
     return compare_blocks(
-        FullPair(actual=actual, expected=expected, dtype=dtype or expected.dtype),
+        blocks,
         expected.shape,
         rtol=settings.rtol,
         atol=settings.atol,

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from shardproof.checkpoints.pieces import TensorPiece
 from shardproof.comparison import cut_blocks
 from shardproof.comparison.streaming import block_bytes
 
@@ -166,6 +167,15 @@ def full_of(piece: Piece) -> FullTensor:
     zeros = (0,) * len(piece.shape)
     whole = Placement(piece=piece, holder="", start=zeros, sizes=piece.shape, at=zeros)
     return FullTensor(shape=piece.shape, dtype=piece.dtype, placements=(whole,))
+
+
+def tensor_of(full: FullTensor) -> torch.Tensor | None:
+    """The tensor in memory that a full tensor is; None where it has to be read or put together."""
+    if len(full.placements) != 1 or full.missing:
+        return None
+    (placement,) = full.placements
+    whole = placement.sizes == placement.piece.shape
+    return placement.piece.tensor if whole and isinstance(placement.piece, TensorPiece) else None
 
 
 def full_of_placement(placement: Placement) -> FullTensor:

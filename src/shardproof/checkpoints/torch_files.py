@@ -11,6 +11,7 @@ import mmap
 import re
 import sys
 import zipfile
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -49,7 +50,7 @@ def read_torch(path: Path, files: OpenFiles) -> dict[str, Piece]:
     except OSError as error:
         raise CannotRunError(f"{printable(path)} cannot be read: {error.strerror}") from error
     tensors: dict[str, Piece] = {}
-    for name, tensor in _list_tensors(saved, printable(path)):
+    for name, tensor in list_tensors(saved, printable(path)):
         if name in tensors:
             raise CannotRunError(f"{printable(path)} has two tensors that are called {printable(name)}; rename one")
         tensors[name] = _find_piece(tensor, path, spans, 0, files)
@@ -132,7 +133,7 @@ def _find_records(file: BinaryIO, shown: str) -> dict[int, int]:
     return spans
 
 
-def _list_tensors(saved: Any, shown: str) -> Iterator[tuple[str, torch.Tensor]]:
+def list_tensors(saved: Any, shown: str) -> Iterator[tuple[str, torch.Tensor]]:
     """Tensors with their names, in the order in which they were saved. What is nested too deep is refused."""
     waiting: list[tuple[tuple[str, ...], Any]] = [((), saved)]
     seen = 0
@@ -143,7 +144,7 @@ def _list_tensors(saved: Any, shown: str) -> Iterator[tuple[str, torch.Tensor]]:
             raise CannotRunError(f"{shown} is nested too deep, or has too many values; save the tensors as a flat dict")
         if isinstance(value, torch.Tensor):
             yield ".".join(names), value
-        elif isinstance(value, dict):
+        elif isinstance(value, Mapping):
             waiting += [((*names, str(key)), item) for key, item in reversed(list(value.items()))]
         elif isinstance(value, list | tuple):
             waiting += [((*names, str(i)), item) for i, item in reversed(list(enumerate(value)))]

@@ -5,6 +5,16 @@ The tensors are read once, in blocks that stay in the processor's cache; no temp
 
 from shardproof.comparison.blocks import Block, Blocks, cut_blocks
 from shardproof.comparison.comparison import Comparison, Worst
-from shardproof.comparison.pair import compare, compare_blocks
+from shardproof.comparison.pair import check_readable, compare, compare_blocks, open_pair
 
-__all__ = ["Block", "Blocks", "Comparison", "Worst", "compare", "compare_blocks", "cut_blocks"]
+__all__ = [
+    "Block",
+    "Blocks",
+    "Comparison",
+    "Worst",
+    "check_readable",
+    "compare",
+    "compare_blocks",
+    "cut_blocks",
+    "open_pair",
+]

@@ -48,6 +48,7 @@ class Comparison:
         ulp_limit: where `max_ulp` stops counting; None where it does not stop.
         worst: the element with difference `maxdiff`; None where that is 0.
         nan_actual, nan_expected, inf_actual, inf_expected: how many elements are NaN, how many are infinite.
+        told: what happened and where, in one sentence; `shardproof.compare` looks for it where tensors differ.
     """
 
     name: str
@@ -67,6 +68,7 @@ class Comparison:
     inf_actual: int = 0
     inf_expected: int = 0
     mismatch: str | None = None
+    told: str | None = None
 
     @property
     def outcome(self) -> Outcome:
@@ -80,8 +82,8 @@ class Comparison:
         return "approximate" if self.approximate else "diverged"
 
     def __str__(self) -> str:
-        """The notebook's line."""
-        return self._line(15)
+        """The notebook's line, and below it what happened, if that was looked for."""
+        return self._line(15) + (f"\n    {self.told}" if self.told else "")
 
     def _repr_html_(self) -> str:
         """What a notebook shows."""

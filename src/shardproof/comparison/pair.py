@@ -16,7 +16,7 @@ from shardproof.comparison.tally import Tally
 from shardproof.errors import CannotRunError
 
 if TYPE_CHECKING:
-    from shardproof.comparison.blocks import Blocks
+    from shardproof.comparison.blocks import BlockReader, Blocks
     from shardproof.comparison.comparison import Number
 
 Kernel = Literal["eager", "compiled"]
@@ -44,7 +44,7 @@ def compare(
             (quantized, packed, complex32), a tolerance is negative or NaN, or `kernel` is unknown.
     """
     _check_kernel(kernel)
-    actual, expected = _readable(actual, "actual"), _readable(expected, "expected")
+    actual, expected = check_readable(actual, "actual"), check_readable(expected, "expected")
     mismatch = _mismatch(actual, expected)
     if mismatch is not None:
         tolerance = _tolerance(expected.dtype, rtol, atol, equal_nan)
@@ -60,9 +60,15 @@ def compare(
             maxdiff=math.nan,
             mismatch=mismatch,
         )
-    reader = open_blocks(actual, expected, max(1, block_bytes(actual.dtype, actual.device) // actual.itemsize))
-    shape = tuple(expected.shape)
-    return compare_blocks(reader, shape, rtol=rtol, atol=atol, equal_nan=equal_nan, name=name, kernel=kernel)
+    reader = open_pair(actual, expected)
+    return compare_blocks(
+        reader, tuple(expected.shape), rtol=rtol, atol=atol, equal_nan=equal_nan, name=name, kernel=kernel
+    )
+
+
+def open_pair(actual: torch.Tensor, expected: torch.Tensor) -> BlockReader:
+    """Two tensors of one shape and dtype, to be read in blocks of a size that suits their dtype and device."""
+    return open_blocks(actual, expected, max(1, block_bytes(actual.dtype, actual.device) // actual.itemsize))
 
 
 def compare_blocks(
@@ -170,7 +176,7 @@ def _mismatch(actual: torch.Tensor, expected: torch.Tensor) -> str | None:
     return ", ".join(reasons) or None
 
 
-def _readable(tensor: torch.Tensor, side: str) -> torch.Tensor:
+def check_readable(tensor: torch.Tensor, side: str) -> torch.Tensor:
     """The tensor without autograd.
 
     Raises:
