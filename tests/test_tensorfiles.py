@@ -1,6 +1,7 @@
 """Every way in which a tensor file can be bad has words, and nothing is ever unpickled."""
 
 import json
+import os
 import pickle
 import struct
 
@@ -41,6 +42,10 @@ BAD_FILES = {
     "shape too large": (with_header({"w": {**ENTRY, "shape": [3]}}, bytes(8)), "damaged"),
     "unknown dtype": (with_header({"w": {**ENTRY, "dtype": "X9"}}, bytes(8)), "damaged"),
     "trailing bytes": (with_header({"w": ENTRY}, bytes(80)), "damaged"),
+    "a name twice": (
+        with_header(b'{"w": {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}, "w": {}}', bytes(8)),
+        "not safetensors' .*'w' is there twice",
+    ),
     "deeply nested": (with_header(b"[" * 100_000), "not safetensors'"),
 }
 
@@ -70,6 +75,12 @@ def test_bad_paths(tmp_path, path, words):
         pass
 
 
+def test_a_pipe_is_refused_and_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(CannotRunError, match="is no regular file"), open_tensor_file(tmp_path / "pipe"):
+        pass
+
+
 def test_every_truncation_is_noticed(tmp_path):
     whole = tmp_path / "whole"
     save_file({"a": torch.ones(3), "b": torch.zeros(2, 2)}, whole)
@@ -96,6 +107,9 @@ def test_a_good_file_is_read_in_file_order(tmp_path):
     with open_tensor_file(path) as file:
         assert [entry.name for entry in file.entries] == ["z", "a", "m"]
         assert [entry.shape for entry in file.entries] == [(3, 2), (4,), (5,)]
+        content = path.read_bytes()
+        for entry in file.entries:
+            assert content[entry.start : entry.stop] == tensors[entry.name].numpy().tobytes()
         for name, tensor in tensors.items():
             assert torch.equal(file.read(name), tensor)
         with pytest.raises(CannotRunError, match="cannot be read"):

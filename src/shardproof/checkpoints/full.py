@@ -186,11 +186,15 @@ def full_of_placement(placement: Placement) -> FullTensor:
 
 @dataclass(slots=True, kw_only=True)
 class FullPair:
-    """Two full tensors of one shape as `Blocks`, both in `dtype`; memory is that of two blocks and what they need."""
+    """Two full tensors of one shape as `Blocks`, both in `dtype`; memory is that of two blocks and what they need.
+
+    `most` is the largest number of elements of a block, where what is done with it needs much memory.
+    """
 
     actual: FullTensor
     expected: FullTensor
     dtype: torch.dtype
+    most: int | None = None
     device: torch.device = CPU
     scratch: tuple[Scratch, Scratch] = field(default_factory=lambda: (Scratch(), Scratch()))
     buffers: tuple[Scratch, Scratch] = field(default_factory=lambda: (Scratch(), Scratch()))
@@ -201,7 +205,8 @@ class FullPair:
 
     @property
     def size(self) -> int:
-        return max(1, block_bytes(self.dtype, self.device) // self.dtype.itemsize)
+        size = max(1, block_bytes(self.dtype, self.device) // self.dtype.itemsize)
+        return size if self.most is None else min(size, self.most)
 
     def blocks(self) -> Iterator[Block]:
         return cut_blocks(self.expected.shape, self.size)
