@@ -25,6 +25,7 @@ FULL = Cause(
     largest=0.25,
     ranks=(0, 3),
     shapes=((2,), ()),
+    ranges=((0, 3), (4, 5)),
     parts=(Part(rank=1), Part(rank=0, index=0)),
     elements=0,
     dtype="float32",

@@ -127,6 +127,17 @@ def test_an_axis_is_named_where_there_are_several(mesh, told):
             Cause(kind=CauseKind.UNEXPLAINED, ranks=(0, 1), elements=1),
             "1 element differs on ranks 0, 1; no known relation explains it",
         ),
+        (
+            Cause(kind=CauseKind.FUSED_CUT, parameter="qkv.weight", ranks=(1,), ranges=((0, 7), (8, 11), (12, 12))),
+            (
+                "rows 0 to 7, 8 to 11 and 12 of qkv.weight are projections of their own, and it is cut as one: "
+                "rank 1 lacks rows of the features computed there"
+            ),
+        ),
+        (
+            Cause(kind=CauseKind.OFF_BY_CONSTANT, factor=Fraction(4)),
+            "off by a constant, the logarithm of 4: every gradient of the step is right",
+        ),
         (Cause(kind=CauseKind.NORM_OF_PART), "each rank's own norm: the squares are not summed over all ranks"),
         (
             Cause(kind=CauseKind.NORM_OF_PART, axes=("tp",)),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from benchmarks.mutants.bug import Bug
+from shardproof.proving.cause import CauseKind
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -26,5 +27,5 @@ BUG = Bug(
     line="cut_qkv",
     change=cut_qkv,
     root="input layers.0.attention.q_norm",
-    unexplained="no relation is written for it yet",
+    cause=CauseKind.FUSED_CUT,
 )

@@ -49,6 +49,7 @@ class CauseKind(StrEnum):
     # An update, beside the parameter as it was before.
     NEVER_STEPPED = "never stepped"
     STEP_SCALED = "step scaled"
+    FUSED_CUT = "fused projections cut as one"
     # A loss, by the gradient of what it is computed from.
     OWN_MAXIMUM = "a maximum of each rank's own"
     OWN_COUNT = "a mean over each rank's own count"
@@ -124,6 +125,7 @@ class Mend(StrEnum):
     CLIP_WHAT_IS_APPLIED = "clip the gradients that are applied"
     STEP_ALL = "give the optimizer all parameters"
     STEP_ALIKE = "the learning rate of one device"
+    CUT_EACH = "cut each projection by itself"
     MAXIMUM_OVER_RANKS = "the maximum over all ranks"
     COUNT_OVER_RANKS = "divide by the count over all ranks"
     MEAN_OVER_RANKS = "the mean over all ranks' parts"
@@ -166,6 +168,7 @@ class Cause:
             ZEROED, HELD_TWICE and PADDING_USED: where; of NORM_MISSES_SHARD: the one left out; of SHARD_ORDER: whose
             shard each rank holds.
         shapes: of MISSHAPEN: the actual one and the expected one.
+        ranges: of FUSED_CUT: of rows that are projections of their own, the first and the last of each.
         parts: of NEVER_REACHED: what is zero in every run.
         elements: of MASK_TOO_SMALL: how many there are; of LOST, ZEROED, HELD_TWICE, OUT_OF_PLACE, PADDING_USED and
             ZERO_IN_PART: how many it is about; of FEW_VECTORS_OFF: how many vectors; of labels: how many positions.
@@ -190,6 +193,7 @@ class Cause:
     largest: float | None = field(default=None, compare=False)
     ranks: tuple[int, ...] = ()
     shapes: tuple[tuple[int, ...], ...] = ()
+    ranges: tuple[tuple[int, ...], ...] = ()
     parts: tuple[Part, ...] = ()
     elements: int | None = None
     dtype: str = ""

@@ -167,6 +167,7 @@ _READERS: Mapping[str, Callable[[object], Any]] = {
     "axes": lambda value: _read_many(value, _text),
     "ranks": _integers,
     "shapes": lambda value: _read_many(value, _integers),
+    "ranges": lambda value: _read_many(value, _integers),
     "parts": lambda value: _read_many(value, _read_part),
     "elements": _integer,
     "dtype": _text,

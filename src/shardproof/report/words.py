@@ -53,6 +53,10 @@ _SENTENCES: Mapping[CauseKind, str] = {
     CauseKind.NOT_CLIPPED: "the gradient is applied as it was before clipping",
     CauseKind.NEVER_STEPPED: "{about}as it was before the step: the optimizer does not update it",
     CauseKind.STEP_SCALED: "the step from its values before is {about}{size}",
+    CauseKind.FUSED_CUT: (
+        "rows {ranges} of {parameter} are projections of their own, and it is cut as one: "
+        "{lacking} rows of the features computed there"
+    ),
     CauseKind.OWN_MAXIMUM: (
         "each rank subtracts the maximum of its own logits, and the ranks' exponentials are added up as they are"
     ),
@@ -156,6 +160,7 @@ _MENDS: Mapping[Mend, str] = {
     Mend.CLIP_WHAT_IS_APPLIED: "Clip the gradients that the optimizer is given, after they are reduced.",
     Mend.STEP_ALL: "Give the optimizer every parameter of the model as it is after the sharding.",
     Mend.STEP_ALIKE: "Give the optimizer one device's learning rate, and the gradients as they were recorded.",
+    Mend.CUT_EACH: "Cut each of the projections by itself: every rank takes its part of rows {ranges}.",
     Mend.MAXIMUM_OVER_RANKS: "All-reduce the maximum (MAX) over the ranks before it is subtracted.",
     Mend.COUNT_OVER_RANKS: "Divide each rank's sum by the count over all ranks, and add up the shares.",
     Mend.MEAN_OVER_RANKS: "All-reduce each rank's sum, and divide it by the size of the whole.",
@@ -206,7 +211,11 @@ def describe_unbounded(unbounded: Unbounded) -> str:
 
 def describe_mend(cause: Cause) -> str:
     """What would mend it, in one sentence; empty where nothing is known."""
-    return "" if cause.mend is None else _MENDS[cause.mend].format(axes=" and ".join(cause.axes))
+    return (
+        ""
+        if cause.mend is None
+        else _MENDS[cause.mend].format(axes=" and ".join(cause.axes), ranges=_ranges(cause.ranges))
+    )
 
 
 def describe_collective(collective: CollectiveCall | None) -> str:
@@ -237,6 +246,10 @@ def _parameters(cause: Cause, *, name_axes: bool) -> Mapping[str, str]:
         if len(cause.ranks) == 1
         else f"ranks {_listed(cause.ranks)} are",
         "rank_list": f"rank {_listed(cause.ranks)}" if len(cause.ranks) == 1 else f"ranks {_listed(cause.ranks)}",
+        "lacking": f"rank {_listed(cause.ranks)} lacks"
+        if len(cause.ranks) == 1
+        else f"ranks {_listed(cause.ranks)} lack",
+        "ranges": _ranges(cause.ranges),
         "actual": str(actual),
         "expected": str(expected),
         "parts": _parts(cause.parts),
@@ -281,6 +294,12 @@ def _parts(parts: Sequence[Part]) -> str:
     named = [f"rank {part.rank}" if part.index is None else f"slice {part.index} of rank {part.rank}" for part in parts]
     more = f" and {len(named) - _MOST_PARTS} more" if len(named) > _MOST_PARTS else ""
     return ", ".join(named[:_MOST_PARTS]) + more
+
+
+def _ranges(ranges: Sequence[Sequence[int]]) -> str:
+    """'0 to 3, 4 to 5 and 6'."""
+    each = [str(one[0]) if one[0] == one[-1] else f"{one[0]} to {one[-1]}" for one in ranges]
+    return " and ".join([", ".join(each[:-1]), each[-1]] if len(each) > 1 else each)
 
 
 def _quoted(entries: Sequence[str]) -> str:

@@ -40,8 +40,9 @@ from shardproof.proving.records import Key, Phase, Precision
 TABLE = verdicts.VERDICTS | causes.CAUSES | norms.NORMS | native.NATIVE | draws.DRAWN | roots.ROOTS
 
 
-# By logits and their gradients, of which the made-up step has none, and what would mend it: test_losses.py.
+# By tensors of which the made-up step has none, and what would mend it: test_losses.py, test_fused.py.
 TOLD_BY_OTHER_TENSORS = {
+    CauseKind.FUSED_CUT: Mend.CUT_EACH,
     CauseKind.OWN_MAXIMUM: Mend.MAXIMUM_OVER_RANKS,
     CauseKind.OWN_COUNT: Mend.COUNT_OVER_RANKS,
     CauseKind.OWN_MEAN: Mend.MEAN_OVER_RANKS,
