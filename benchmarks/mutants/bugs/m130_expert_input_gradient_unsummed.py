@@ -7,6 +7,7 @@ from benchmarks.mutants.configuration import Configuration, on_mesh
 from benchmarks.mutants.lines import unchanged
 from benchmarks.mutants.models.dispatch import DispatchLines, split_experts
 from benchmarks.mutants.models.routed import Mixture, mixture_step
+from shardproof.proving.cause import CauseKind
 
 
 def plant(planted: bool) -> Configuration:
@@ -22,6 +23,6 @@ BUG = Bug(
     phase="B,R",
     seen_in="transformers#48205",
     root="output gradient first",
-    unexplained="no relation is written for it yet",
+    cause=CauseKind.PARTS_BESIDE_WHOLE,
     plant=plant,
 )

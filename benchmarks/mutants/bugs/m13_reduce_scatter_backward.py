@@ -9,6 +9,7 @@ from torch import Tensor
 
 from benchmarks.mutants.bug import Bug
 from benchmarks.mutants.collectives import gathered, reduce_scattered
+from shardproof.proving.cause import CauseKind
 
 
 class GathersItsOutput(torch.autograd.Function):
@@ -34,5 +35,5 @@ BUG = Bug(
     change=GathersItsOutput.apply,
     sequence_parallel=True,
     root="input gradient layers.0.mlp.down",
-    unexplained="no relation is written for it yet",
+    cause=CauseKind.OUTPUT_FOR_GRADIENT,
 )

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from benchmarks.mutants.bug import Bug
 from benchmarks.mutants.collectives import gathered, own_part
+from shardproof.proving.cause import CauseKind
 
 
 class GatherSplit(torch.autograd.Function):
@@ -32,5 +33,5 @@ BUG = Bug(
     change=GatherSplit.apply,
     sequence_parallel=True,
     root="output gradient norm",
-    unexplained="no relation is written for it yet",
+    cause=CauseKind.OWN_SHARD_GRADIENT,
 )

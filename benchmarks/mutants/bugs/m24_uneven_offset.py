@@ -23,5 +23,5 @@ BUG = Bug(
     change=own_columns,
     devices=4,
     root="initial parameter layers.0.mlp.down.weight",
-    cause=CauseKind.LOST,
+    cause=CauseKind.SHARD_OFFSETS,
 )

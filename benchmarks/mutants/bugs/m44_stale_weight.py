@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from benchmarks.mutants.bug import Bug
+from shardproof.proving.cause import CauseKind
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -29,6 +30,6 @@ BUG = Bug(
     line="head_weight",
     change=Stale(),
     root="output head",
-    unexplained="no relation is written for it yet",
+    cause=CauseKind.STALE_WEIGHT,
     training="tensor parallel",
 )

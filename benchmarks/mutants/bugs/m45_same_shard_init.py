@@ -28,5 +28,5 @@ BUG = Bug(
     line="cut_gate_up",
     change=cut_gate_up,
     root="initial parameter layers.0.mlp.gate_up.*",
-    cause=CauseKind.LOST,
+    cause=CauseKind.SAME_SHARD,
 )

@@ -50,6 +50,11 @@ class CauseKind(StrEnum):
     NEVER_STEPPED = "never stepped"
     STEP_SCALED = "step scaled"
     FUSED_CUT = "fused projections cut as one"
+    # An activation or gradient beside a linear layer.
+    STALE_WEIGHT = "stale weight"
+    OWN_SHARD_GRADIENT = "gradient of each rank's own shard"
+    OUTPUT_FOR_GRADIENT = "output in place of its gradient"
+    PARTS_BESIDE_WHOLE = "partial values beside what all ranks compute"
     # A loss, by the gradient of what it is computed from.
     OWN_MAXIMUM = "a maximum of each rank's own"
     OWN_COUNT = "a mean over each rank's own count"
@@ -70,6 +75,8 @@ class CauseKind(StrEnum):
     FROZEN = "frozen"  # the parameter trains on one device
     UNFROZEN = "not frozen"  # the parameter is frozen on one device
     LOST = "lost elements"  # no rank holds them
+    SAME_SHARD = "the same shard on all ranks"  # and the others on none
+    SHARD_OFFSETS = "shards at wrong offsets"  # they overlap, and leave elements to nobody
     ZEROED = "zeros for elements"
     HELD_TWICE = "held twice"
     OUT_OF_PLACE = "unused elements out of place"  # where a sharding in rank order has others
@@ -125,6 +132,11 @@ class Mend(StrEnum):
     CLIP_WHAT_IS_APPLIED = "clip the gradients that are applied"
     STEP_ALL = "give the optimizer all parameters"
     STEP_ALIKE = "the learning rate of one device"
+    COPY_AGAIN = "copy the weight after each update"
+    REDUCE_SCATTER_IN_BACKWARD = "reduce-scatter in the backward"
+    GRADIENT_IN_BACKWARD = "communicate the gradient in the backward"
+    OWN_SHARD = "take each rank's own shard"
+    OFFSETS = "begin each shard where the one before it ends"
     CUT_EACH = "cut each projection by itself"
     MAXIMUM_OVER_RANKS = "the maximum over all ranks"
     COUNT_OVER_RANKS = "divide by the count over all ranks"
@@ -157,9 +169,11 @@ class Cause:
         factor: of SCALED: actual = factor * expected; of STEP_SCALED the same of an update's step; of
             NORM_COUNTS_PARAMETER: how often; of OFF_BY_CONSTANT: whose logarithm it is;
             of INITIAL_SPREAD: the ranks' standard deviation over one device's, rounded.
-        axes: of the mesh, over which a sum or an average is missing; of NORM_OF_PART and NORM_COUNTS_REPLICAS: over
-            which the norm is summed, none where it is each rank's own.
-        dim: of UNEXPLAINED and ZERO_IN_PART: of which only some indices are concerned; None if all of all dims are.
+        axes: of the mesh, over which a sum or an average is missing; of PARTS_BESIDE_WHOLE: the sum of the rest; of
+            NORM_OF_PART and NORM_COUNTS_REPLICAS: over which the norm is summed, none where it is each rank's own;
+            of SAME_SHARD: along which the ranks hold the same.
+        dim: of SHARD_OFFSETS: that is cut; of UNEXPLAINED and ZERO_IN_PART: of which only some indices are concerned;
+            None if all of all dims are.
         indices: of that dim, of what a rank holds.
         largest: of UNEXPLAINED: the largest difference in ordinary arithmetic, if it is finite; no part of an equality.
         parameter: its name, of NORM_COUNTS_PARAMETER and NORM_MISSES_PARAMETER; of UNTIED: the other one's; of
@@ -168,10 +182,12 @@ class Cause:
             ZEROED, HELD_TWICE and PADDING_USED: where; of NORM_MISSES_SHARD: the one left out; of SHARD_ORDER: whose
             shard each rank holds.
         shapes: of MISSHAPEN: the actual one and the expected one.
-        ranges: of FUSED_CUT: of rows that are projections of their own, the first and the last of each.
+        ranges: the first and the last, of FUSED_CUT: of rows that are a projection of their own; of SHARD_OFFSETS: of
+            the indices that a shard has.
         parts: of NEVER_REACHED: what is zero in every run.
         elements: of MASK_TOO_SMALL: how many there are; of LOST, ZEROED, HELD_TWICE, OUT_OF_PLACE, PADDING_USED and
-            ZERO_IN_PART: how many it is about; of FEW_VECTORS_OFF: how many vectors; of labels: how many positions.
+            ZERO_IN_PART: how many it is about; of FEW_VECTORS_OFF: how many vectors; of labels: how many positions;
+            of STALE_WEIGHT: how many updates ago.
         entries: of NOTHING_SPLIT: entries of the plan that match no module.
         dtype: of the runs in the user's own dtypes, as `Native.dtype`.
         exact_collective: of COLLECTIVES_DIVERGE: the one in exact arithmetic; None where that sequence has ended.

@@ -57,6 +57,17 @@ _SENTENCES: Mapping[CauseKind, str] = {
         "rows {ranges} of {parameter} are projections of their own, and it is cut as one: "
         "{lacking} rows of the features computed there"
     ),
+    CauseKind.STALE_WEIGHT: "computed with {parameter} of {elements} updates before",
+    CauseKind.OWN_SHARD_GRADIENT: (
+        "each rank's own part of the gradient that its own shard of {parameter} gives: nobody sums the ranks' gradients"
+    ),
+    CauseKind.OUTPUT_FOR_GRADIENT: (
+        "what the backward through {parameter} gives of the layer's output, which stands in the place of its gradient"
+    ),
+    CauseKind.PARTS_BESIDE_WHOLE: (
+        "ranks hold partial values, each with all of what comes through {parameter}, which every rank computes alike: "
+        "counted once, their sum{over} is right"
+    ),
     CauseKind.OWN_MAXIMUM: (
         "each rank subtracts the maximum of its own logits, and the ranks' exponentials are added up as they are"
     ),
@@ -91,6 +102,10 @@ _SENTENCES: Mapping[CauseKind, str] = {
     CauseKind.FROZEN: "frozen here (requires_grad is False), and it trains on one device",
     CauseKind.UNFROZEN: "it trains here, and is frozen on one device (requires_grad is False)",
     CauseKind.LOST: "no rank holds {elements} of its elements: a zero, or nothing, is in their place",
+    CauseKind.SAME_SHARD: "all ranks{along} hold the same shard, and nobody holds the other {elements} elements",
+    CauseKind.SHARD_OFFSETS: (
+        "the shards of dim {dim} have indices {ranges}: they overlap, and nobody holds {elements} elements"
+    ),
     CauseKind.ZEROED: "zeros in place of {elements} elements before the first step, on {rank_list}",
     CauseKind.OUT_OF_PLACE: (
         "{elements} of its elements are in another order on {rank_list}: nothing in the batch reaches them, and the "
@@ -160,6 +175,15 @@ _MENDS: Mapping[Mend, str] = {
     Mend.CLIP_WHAT_IS_APPLIED: "Clip the gradients that the optimizer is given, after they are reduced.",
     Mend.STEP_ALL: "Give the optimizer every parameter of the model as it is after the sharding.",
     Mend.STEP_ALIKE: "Give the optimizer one device's learning rate, and the gradients as they were recorded.",
+    Mend.COPY_AGAIN: "Use the parameter itself, or copy it again after each update.",
+    Mend.REDUCE_SCATTER_IN_BACKWARD: (
+        "The backward of an all-gather is a reduce-scatter: sum the ranks' gradients before each takes its part."
+    ),
+    Mend.GRADIENT_IN_BACKWARD: (
+        "Let the backward communicate the gradient that it is given, and not what the forward saved."
+    ),
+    Mend.OWN_SHARD: "Let each rank take the shard of its own number{along}.",
+    Mend.OFFSETS: "Begin each rank's shard where that of the rank before it ends, also where the dim does not divide.",
     Mend.CUT_EACH: "Cut each of the projections by itself: every rank takes its part of rows {ranges}.",
     Mend.MAXIMUM_OVER_RANKS: "All-reduce the maximum (MAX) over the ranks before it is subtracted.",
     Mend.COUNT_OVER_RANKS: "Divide each rank's sum by the count over all ranks, and add up the shares.",
@@ -211,11 +235,10 @@ def describe_unbounded(unbounded: Unbounded) -> str:
 
 def describe_mend(cause: Cause) -> str:
     """What would mend it, in one sentence; empty where nothing is known."""
-    return (
-        ""
-        if cause.mend is None
-        else _MENDS[cause.mend].format(axes=" and ".join(cause.axes), ranges=_ranges(cause.ranges))
-    )
+    if cause.mend is None:
+        return ""
+    axes = " and ".join(cause.axes)
+    return _MENDS[cause.mend].format(axes=axes, along=f" along {axes}", ranges=_ranges(cause.ranges))
 
 
 def describe_collective(collective: CollectiveCall | None) -> str:
@@ -233,6 +256,8 @@ def _parameters(cause: Cause, *, name_axes: bool) -> Mapping[str, str]:
     return {
         "about": "about " if cause.approximate else "",
         "over": f" over {' and '.join(cause.axes)}" if name_axes and cause.axes else "",
+        "along": f" along {' and '.join(cause.axes)}" if name_axes and cause.axes else "",
+        "dim": str(cause.dim),
         "norm_of": f"the norm over {' and '.join(cause.axes)} alone" if cause.axes else "each rank's own norm",
         "places": _places(cause),
         "largest": "" if cause.largest is None else f", at most {cause.largest:.2g} off",

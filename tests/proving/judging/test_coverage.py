@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from shardproof.proving.axes import Axes
-from shardproof.proving.cause import Cause, CauseKind
+from shardproof.proving.cause import Cause, CauseKind, Mend
 from shardproof.proving.findings import Verdict
 from shardproof.proving.judging.coverage import judge_coverage
 from shardproof.proving.judging.layout import find_layout
@@ -80,6 +80,29 @@ WRONG = {
     ),
     "all shards are lost on one axis": ({"w": [W[:3], W[3:], ZEROS, ZEROS]}, SQUARE, CauseKind.ZEROED, (2, 3), 6),
 }  # fmt: skip
+
+
+SAME = {"kind": CauseKind.SAME_SHARD, "mend": Mend.OWN_SHARD}
+OFFSETS = {"kind": CauseKind.SHARD_OFFSETS, "mend": Mend.OFFSETS, "dim": 0}
+SHARDS = {
+    "the first half on both ranks": ([W[:3], W[:3]], PAIR, Cause(**SAME, axes=("tp",), elements=6)),
+    "the second column on both ranks": ([W[:, 1:]] * 2, PAIR, Cause(**SAME, axes=("tp",), elements=6)),
+    "rounded up": ([W[2:4]] * 4, FOUR, Cause(**SAME, axes=("tp",), elements=8)),
+    "along one of two axes": ([W[:3], W[:3], W[3:], W[3:]], SQUARE, None),
+    "along one axis, replicas along the other": ([W[:3]] * 4, SQUARE, Cause(**SAME, axes=("tp",), elements=6)),
+    "more than a half": ([W[:4], W[:4]], PAIR, Cause(kind=CauseKind.LOST, elements=4)),
+    "less than a half": ([W[:2], W[:2]], PAIR, Cause(kind=CauseKind.LOST, elements=8)),
+    "another half in part": ([W[:3], W[1:4]], PAIR, Cause(**OFFSETS, ranges=((0, 2), (1, 3)), elements=4)),
+    "an offset that is rounded down": ([W[:4], W[3:5]], PAIR, Cause(**OFFSETS, ranges=((0, 3), (3, 4)), elements=2)),
+    "shards that are too short": ([W[:4], W[3:4]], PAIR, Cause(kind=CauseKind.LOST, elements=4)),
+    "rows here and there": ([W[[0, 2, 4]], W[[0, 1, 3]]], PAIR, Cause(kind=CauseKind.LOST, elements=2)),
+}
+
+
+@pytest.mark.parametrize("name", SHARDS)
+def test_lost_elements_are_of_shards_that_are_alike_or_at_wrong_offsets(name):
+    shards, axes, cause = SHARDS[name]
+    assert judged({"w": W}, {"w": shards}, axes) == ({} if cause is None else {"w": cause})
 
 
 @pytest.mark.parametrize("name", WRONG)

@@ -40,8 +40,12 @@ from shardproof.proving.records import Key, Phase, Precision
 TABLE = verdicts.VERDICTS | causes.CAUSES | norms.NORMS | native.NATIVE | draws.DRAWN | roots.ROOTS
 
 
-# By tensors of which the made-up step has none, and what would mend it: test_losses.py, test_fused.py.
+# By tensors of which the made-up step has none, and what would mend it: test_losses.py, test_fused.py, test_linear.py.
 TOLD_BY_OTHER_TENSORS = {
+    CauseKind.STALE_WEIGHT: Mend.COPY_AGAIN,
+    CauseKind.OWN_SHARD_GRADIENT: Mend.REDUCE_SCATTER_IN_BACKWARD,
+    CauseKind.OUTPUT_FOR_GRADIENT: Mend.GRADIENT_IN_BACKWARD,
+    CauseKind.PARTS_BESIDE_WHOLE: Mend.ALL_REDUCE_IN_BACKWARD,
     CauseKind.FUSED_CUT: Mend.CUT_EACH,
     CauseKind.OWN_MAXIMUM: Mend.MAXIMUM_OVER_RANKS,
     CauseKind.OWN_COUNT: Mend.COUNT_OVER_RANKS,

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from shardproof.proving.judging.fused import explain_fused
+from shardproof.proving.judging.linear import explain_linear
 from shardproof.proving.judging.losses import explain_loss
 from shardproof.proving.judging.norms import explain_clipping
 from shardproof.proving.judging.steps_taken import explain_step
@@ -37,4 +38,4 @@ def explain_beside(alignment: Alignment, key: Key, aligned: Aligned, closeness: 
     return next((cause for cause in found if cause is not None), None)
 
 
-RELATIONS: tuple[Relation, ...] = (explain_clipping, explain_step, explain_loss, explain_fused)
+RELATIONS: tuple[Relation, ...] = (explain_clipping, explain_step, explain_loss, explain_fused, explain_linear)

@@ -8,6 +8,7 @@ query heads that they split), both copies were compared in use, and no more is a
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import combinations
 from types import MappingProxyType
 from typing import TYPE_CHECKING
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from shardproof.proving.cause import Cause, CauseKind
+from shardproof.proving.cause import Cause, CauseKind, Mend
 from shardproof.proving.findings import Finding, Verdict
 from shardproof.proving.judging.layout import PADDING
 from shardproof.proving.records import Key, Phase
@@ -61,8 +62,11 @@ def _find_fault(
     lost = ~torch.stack(held).any(0) if held else torch.ones(span.stop - span.start, dtype=torch.bool)
     if bool(lost.any()):
         zeroed = _ranks_with_zeros(layout.element_index.get(name, {}), int(lost.numel())) if bool(lost.all()) else ()
-        kind = CauseKind.ZEROED if zeroed else CauseKind.LOST
-        return Cause(kind=kind, ranks=zeroed, elements=int(lost.sum()))
+        if zeroed:
+            return Cause(kind=CauseKind.ZEROED, ranks=zeroed, elements=int(lost.sum()))
+        own = sets.get(name, {})
+        known = _find_same_shard(own, layout.state.shape(name), axes) or _find_offsets(own, layout.state.shape(name))
+        return replace(known or Cause(kind=CauseKind.LOST), elements=int(lost.sum()))
     unreached = ~reached[name].reshape(-1) if name in reached else torch.ones(len(lost), dtype=torch.bool)
     for one in holders:
         local = layout.element_index[one]
@@ -73,6 +77,38 @@ def _find_fault(
         if fault is not None:
             return fault
     return None
+
+
+def _find_same_shard(sets: Sets, shape: torch.Size, axes: Axes) -> Cause | None:
+    """Along some axes all ranks hold the same elements, as many as one of as many shards of some dim has."""
+    of_data_last = sorted(axes.choices(), key=lambda names: any(name in axes.data for name in names))
+    for names in of_data_last if len(sets) == axes.size else ():
+        groups = axes.groups(names)
+        count, held = len(groups[0]), int(torch.stack(list(sets.values())).any(0).sum())
+        alike = all(torch.equal(sets[rank], sets[group[0]]) for group in groups for rank in group)
+        sizes = [(length, size) for length in shape if length for size in (length // count, -(-length // count))]
+        shares = {size * (shape.numel() // length) for length, size in sizes}
+        if alike and held and held in shares:
+            return Cause(kind=CauseKind.SAME_SHARD, axes=names, mend=Mend.OWN_SHARD)
+    return None
+
+
+def _find_offsets(sets: Sets, shape: torch.Size) -> Cause | None:
+    """Each rank holds a range of indices of one dim, of lengths that add up to it: so their starts are wrong."""
+    for dim, length in enumerate(shape):
+        ranges = [_find_range(elements.view(shape).movedim(dim, 0).reshape(length, -1)) for elements in sets.values()]
+        known = tuple(one for one in ranges if one is not None)
+        if len(known) == len(ranges) > 1 and sum(last - first + 1 for first, last in known) == length:
+            return Cause(kind=CauseKind.SHARD_OFFSETS, dim=dim, ranges=known, mend=Mend.OFFSETS)
+    return None
+
+
+def _find_range(held: Tensor) -> tuple[int, int] | None:
+    """The first and the last index of a dim of which all elements are held; None if others are held too."""
+    indices = held.any(1).nonzero().flatten()
+    if not len(indices) or not bool(held[indices].all()) or bool((indices.diff() != 1).any()):
+        return None
+    return int(indices[0]), int(indices[-1])
 
 
 def _sets(layout: Layout, holder: str, name: str) -> dict[int, Tensor]:

@@ -81,7 +81,10 @@ def unmark_consequences(findings: Sequence[Finding]) -> tuple[Finding, ...]:
 
 
 def _is_held_wrongly(finding: Finding) -> bool:
-    kinds = (CauseKind.LOST, CauseKind.ZEROED, CauseKind.HELD_TWICE, CauseKind.OUT_OF_PLACE)
+    kinds = (
+        *(CauseKind.LOST, CauseKind.SAME_SHARD, CauseKind.SHARD_OFFSETS),
+        *(CauseKind.ZEROED, CauseKind.HELD_TWICE, CauseKind.OUT_OF_PLACE),
+    )
     return finding.key.phase is Phase.INITIAL and finding.cause is not None and finding.cause.kind in kinds
 
 

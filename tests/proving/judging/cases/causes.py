@@ -285,6 +285,17 @@ CAUSES = {
         verdict=Verdict.WRONG, cause=of(CauseKind.LOST, elements=3),
         twin=assign(start={"up.weight": [ROWS[:2], ROWS[2:]]}), twin_verdict=NOTHING,
     ),
+    "the same shard on all ranks": Case(
+        change=assign(start={"up.weight": [ROWS[:2], ROWS[:2]]}), key=WEIGHT_BEFORE, verdict=Verdict.WRONG,
+        cause=of(CauseKind.SAME_SHARD, elements=6, axes=("tp",), mend=Mend.OWN_SHARD),
+        twin=assign(start={"up.weight": [ROWS[:2], with_zeros(ROWS[2:], 1)]}), twin_verdict=Verdict.WRONG,
+        twin_cause=of(CauseKind.LOST, elements=3),
+    ),
+    "shards at wrong offsets": Case(
+        change=assign(start={"up.weight": [ROWS[:2], ROWS[1:3]]}), key=WEIGHT_BEFORE, verdict=Verdict.WRONG,
+        cause=of(CauseKind.SHARD_OFFSETS, elements=3, dim=0, ranges=((0, 1), (1, 2)), mend=Mend.OFFSETS),
+        twin=assign(start={"up.weight": [ROWS[:2], ROWS[2:]]}), twin_verdict=NOTHING,
+    ),
     "zeros for elements": Case(
         change=assign(start={"down.bias": [THREE, with_zeros(THREE, 2)]}), key=BIAS_BEFORE, verdict=Verdict.WRONG,
         cause=of(CauseKind.ZEROED, ranks=(1,), elements=1),
