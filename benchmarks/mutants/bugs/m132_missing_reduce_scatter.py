@@ -22,6 +22,6 @@ BUG = Bug(
     phase="F",
     seen_in="Automodel#1260",
     root="input last",
-    unexplained="no relation is written for it yet",
+    unexplained="what a rank's own experts give a token is recorded only after all of it is weighted and added up",
     plant=plant,
 )

@@ -20,6 +20,9 @@ BUG = Bug(
     phase="F",
     seen_in="torchtitan#4054",
     root="input last",
-    unexplained="no relation is written for it yet",
+    unexplained=(
+        "rows of experts are weighted and added up before a module is given them: in which order they came "
+        "is not recorded"
+    ),
     plant=plant,
 )

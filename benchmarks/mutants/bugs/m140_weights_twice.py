@@ -21,6 +21,6 @@ BUG = Bug(
     phase="F",
     seen_in="review: expert parallelism",
     root="input last",
-    unexplained="no relation is written for it yet",
+    unexplained="rows of two experts are weighted and added up before a module is given them",
     plant=plant,
 )

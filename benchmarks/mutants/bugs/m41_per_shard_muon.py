@@ -25,6 +25,8 @@ BUG = Bug(
     line="matrix_step",
     change=matrix_step,
     root="updated parameter weight",
-    unexplained="no relation is written for it yet",
+    unexplained=(
+        "a matrix optimizer's step of a shard is another function of the gradient, which records of it do not tell"
+    ),
     training="matrix optimizer",
 )

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.mutants.bug import Bug
+from shardproof.proving.cause import CauseKind
 
 if TYPE_CHECKING:
     from benchmarks.mutants.lines import Place
@@ -27,5 +28,5 @@ BUG = Bug(
     change=positions,
     sequence_parallel=True,
     root="input layers.0.attention/softmax",
-    unexplained="no relation is written for it yet",
+    cause=CauseKind.OTHER_CONSTANTS,
 )

@@ -8,6 +8,7 @@ from benchmarks.mutants.bug import Bug
 from benchmarks.mutants.collectives import own_part
 from benchmarks.mutants.configuration import Configuration, sharded
 from benchmarks.mutants.models.two_layers import WIDTH, TwoLayers, split_two_layers, two_layer_step
+from shardproof.proving.cause import CauseKind
 
 
 class Frozen(TwoLayers):
@@ -41,6 +42,6 @@ BUG = Bug(
     phase="F",
     seen_in="review: nothing passes unseen",
     root="output norm",
-    unexplained="no relation is written for it yet",
+    cause=CauseKind.FEATURES_SCALED,
     plant=plant,
 )

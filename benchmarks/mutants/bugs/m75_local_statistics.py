@@ -10,6 +10,7 @@ from benchmarks.mutants.bug import Bug
 from benchmarks.mutants.collectives import all_reduced
 from benchmarks.mutants.configuration import Configuration, on_mesh
 from benchmarks.mutants.models.two_layers import OUTPUTS, TwoLayers, two_layer_step
+from shardproof.proving.cause import CauseKind
 
 
 class MeanOverRanks(torch.autograd.Function):
@@ -58,6 +59,6 @@ BUG = Bug(
     phase="F,R",
     seen_in="SyncBatchNorm's reason",
     root="output model",
-    unexplained="no relation is written for it yet",
+    cause=CauseKind.FEATURES_SCALED,
     plant=plant,
 )

@@ -9,6 +9,7 @@ from torch import Tensor
 from benchmarks.mutants.bug import Bug
 from benchmarks.mutants.configuration import Configuration, sharded
 from benchmarks.mutants.models.two_layers import WIDTH, TwoLayers, own_features, split_two_layers, two_layer_step
+from shardproof.proving.cause import CauseKind
 
 TABLE = (torch.tensor([181, 183, 187, 190, 193, 197, 201, 206]) / 256).bfloat16()
 
@@ -40,6 +41,6 @@ BUG = Bug(
     phase="F",
     seen_in="review: constants merge",
     root="output model",
-    unexplained="no relation is written for it yet",
+    cause=CauseKind.OTHER_CONSTANTS,
     plant=plant,
 )

@@ -9,6 +9,7 @@ from benchmarks.mutants.configuration import Configuration, sharded
 from benchmarks.mutants.models.gpt import GPTSizes, gpt_step
 from benchmarks.mutants.models.gpt_plans import plain_shards
 from benchmarks.mutants.steps import adamw
+from shardproof.proving.cause import CauseKind
 
 if TYPE_CHECKING:
     from torch import nn
@@ -31,7 +32,7 @@ BUG = Bug(
     name="alibi-of-first-heads",
     phase="F",
     seen_in="text-generation-inference, bloom",
-    root="input blocks.0.attention.wo",
-    unexplained="no relation is written for it yet",
+    root="input blocks.0.attention/softmax",
+    cause=CauseKind.OTHER_CONSTANTS,
     plant=plant,
 )

@@ -37,6 +37,7 @@ class CauseKind(StrEnum):
     PARTS_WITH_BIAS = "a bias in each partial value"
     FEW_VECTORS_OFF = "one of a few vectors off everywhere"
     ZERO_IN_PART = "zero in part"
+    FEATURES_SCALED = "features scaled and shifted"
     SHARD_ORDER = "shards in another order"
     UNEXPLAINED = "no known relation"
     # The gradient norm, of sums of squares, and what is clipped by it.
@@ -50,6 +51,7 @@ class CauseKind(StrEnum):
     NEVER_STEPPED = "never stepped"
     STEP_SCALED = "step scaled"
     FUSED_CUT = "fused projections cut as one"
+    OTHER_CONSTANTS = "constants of another part"
     # An activation or gradient beside a linear layer.
     STALE_WEIGHT = "stale weight"
     OWN_SHARD_GRADIENT = "gradient of each rank's own shard"
@@ -135,6 +137,8 @@ class Mend(StrEnum):
     COPY_AGAIN = "copy the weight after each update"
     REDUCE_SCATTER_IN_BACKWARD = "reduce-scatter in the backward"
     GRADIENT_IN_BACKWARD = "communicate the gradient in the backward"
+    STATISTICS_OF_ALL = "statistics of all rows and the own features"
+    COUNT_FROM_PART = "count from where the rank's part begins"
     OWN_SHARD = "take each rank's own shard"
     OFFSETS = "begin each shard where the one before it ends"
     CUT_EACH = "cut each projection by itself"
@@ -177,13 +181,13 @@ class Cause:
         indices: of that dim, of what a rank holds.
         largest: of UNEXPLAINED: the largest difference in ordinary arithmetic, if it is finite; no part of an equality.
         parameter: its name, of NORM_COUNTS_PARAMETER and NORM_MISSES_PARAMETER; of UNTIED: the other one's; of
-            OWN_TOKENS: of the activation whose gradient is the rank's own.
+            OTHER_CONSTANTS: of the module; of OWN_TOKENS: of the activation whose gradient is the rank's own.
         ranks: of REPLICAS_DIFFER and NO_NUMBER_HERE: those that are wrong; of BUFFER_GONE: those that lack it; of
             ZEROED, HELD_TWICE and PADDING_USED: where; of NORM_MISSES_SHARD: the one left out; of SHARD_ORDER: whose
             shard each rank holds.
         shapes: of MISSHAPEN: the actual one and the expected one.
         ranges: the first and the last, of FUSED_CUT: of rows that are a projection of their own; of SHARD_OFFSETS: of
-            the indices that a shard has.
+            the indices that a shard has; of OTHER_CONSTANTS: of the entries that the ranks take, of `elements`.
         parts: of NEVER_REACHED: what is zero in every run.
         elements: of MASK_TOO_SMALL: how many there are; of LOST, ZEROED, HELD_TWICE, OUT_OF_PLACE, PADDING_USED and
             ZERO_IN_PART: how many it is about; of FEW_VECTORS_OFF: how many vectors; of labels: how many positions;

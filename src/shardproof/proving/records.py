@@ -121,6 +121,8 @@ class Records:
         frozen: those of parameters that do not train (`requires_grad` is False), in execution order.
         source_lines: the line of the user's code that first called a module, by the module's name.
         squares: of gradient norms.
+        tables: in exact arithmetic, by module, the tables of constants that residues were multiplied with or added to
+            in its own forward of the first step (of positions, of slopes), in order, as residues.
         starts: of one device, each parameter before an update, by the key of the updated parameter.
         collectives: in the order of the calls.
         early_accesses: to what asynchronous calls had not finished with, each with its step.
@@ -132,6 +134,7 @@ class Records:
     frozen: list[Key] = field(default_factory=list)
     source_lines: dict[str, str] = field(default_factory=dict)
     squares: dict[Key, Tensor] = field(default_factory=dict)
+    tables: dict[str, list[Tensor]] = field(default_factory=dict)
     starts: dict[Key, Tensor] = field(default_factory=dict)
     collectives: list[CollectiveCall] = field(default_factory=list)
     early_accesses: list[tuple[int, EarlyAccess]] = field(default_factory=list)
@@ -297,7 +300,7 @@ class BothSides:
         """Less the tensors of the runs in exact arithmetic, once they are compared: what else these recorded stays."""
 
         def less(side: SideRecord) -> SideRecord:
-            return replace(side, trials=[replace(records, tensors={}, starts={}) for records in side.trials])
+            return replace(side, trials=[replace(records, tensors={}, tables={}, starts={}) for records in side.trials])
 
         return replace(self, reference=less(self.reference), ranks=[less(side) for side in self.ranks])
 

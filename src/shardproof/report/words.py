@@ -32,7 +32,7 @@ _SENTENCES: Mapping[CauseKind, str] = {
     CauseKind.ZERO_EVERYWHERE: "{about}zero everywhere",
     CauseKind.SAME_VECTOR_OFF: (
         "off by {about}the same vector at every position: a bias is added more than once, not at all, "
-        "or in another order"
+        "or in another order, or another one is"
     ),
     CauseKind.PARTS_WITH_BIAS: (
         "ranks hold partial values whose sum{over} is {about}right but for the same vector at every position: "
@@ -43,6 +43,10 @@ _SENTENCES: Mapping[CauseKind, str] = {
         "is not masked"
     ),
     CauseKind.ZERO_IN_PART: "{places} on {rank_list}: {about}zero there, and not on one device",
+    CauseKind.FEATURES_SCALED: (
+        "each feature is scaled and shifted by numbers of its own, the same at every position: "
+        "other statistics, or another scale, than on one device"
+    ),
     CauseKind.SHARD_ORDER: "shards in another order: ranks hold {about}the shards of {ranks}",
     CauseKind.UNEXPLAINED: "{places} on {rank_list}{largest}; no known relation explains it",
     CauseKind.NORM_OF_PART: "{norm_of}: the squares are not summed over all ranks",
@@ -56,6 +60,10 @@ _SENTENCES: Mapping[CauseKind, str] = {
     CauseKind.FUSED_CUT: (
         "rows {ranges} of {parameter} are projections of their own, and it is cut as one: "
         "{lacking} rows of the features computed there"
+    ),
+    CauseKind.OTHER_CONSTANTS: (
+        "{parameter} computes with entries {ranges} of a table of constants (of positions, heads or features) whose "
+        "{elements} entries all belong there"
     ),
     CauseKind.STALE_WEIGHT: "computed with {parameter} of {elements} updates before",
     CauseKind.OWN_SHARD_GRADIENT: (
@@ -182,6 +190,10 @@ _MENDS: Mapping[Mend, str] = {
     Mend.GRADIENT_IN_BACKWARD: (
         "Let the backward communicate the gradient that it is given, and not what the forward saved."
     ),
+    Mend.STATISTICS_OF_ALL: (
+        "Let a rank normalise by statistics over all ranks' rows, and by those of the features that it holds."
+    ),
+    Mend.COUNT_FROM_PART: "Count positions, heads or features from where the rank's own part begins.",
     Mend.OWN_SHARD: "Let each rank take the shard of its own number{along}.",
     Mend.OFFSETS: "Begin each rank's shard where that of the rank before it ends, also where the dim does not divide.",
     Mend.CUT_EACH: "Cut each of the projections by itself: every rank takes its part of rows {ranges}.",

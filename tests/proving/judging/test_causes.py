@@ -346,7 +346,8 @@ def test_replicas_are_no_parts(closeness):
     whole = values(closeness, 4, 3)
     twice = closeness.canonical(values(closeness, 3, seed=9) - whole)  # the sum of both is off by one vector
     half = closeness.scaled(closeness.canonical(twice + 2 * whole), Fraction(1, 2))
-    assert explain(difference(closeness, [half, half], whole, phase=Phase.OUTPUT)) is None
+    found = explain(difference(closeness, [half, half], whole, phase=Phase.OUTPUT))
+    assert (found.kind if found else None) is (None if closeness.approximate else CauseKind.FEATURES_SCALED)
 
 
 @pytest.mark.parametrize(("vectors", "positions", "told"), [(2, 5, True), (2, 4, False), (2, 3, False), (3, 9, False)])
@@ -398,3 +399,22 @@ def test_zeros_in_part_have_their_place(closeness):
     found = explain(difference(closeness, [actual, actual], whole))
     assert (found.kind, found.dim, found.indices, found.elements) == (CauseKind.ZERO_IN_PART, 0, (1, 3), 12)
     assert explain(difference(closeness, [off_by_one_element(actual, closeness)] * 2, whole)) is None
+
+
+def test_features_are_scaled_and_shifted_at_three_positions_and_more():
+    closeness = COMPARISONS["exact"]
+    factor, shift = values(closeness, 3, seed=4), values(closeness, 3, seed=5)
+    for positions, kind in ((2, None), (3, CauseKind.FEATURES_SCALED), (7, CauseKind.FEATURES_SCALED)):
+        whole = values(closeness, positions, 3)
+        actual = closeness.canonical(whole * factor + shift)
+        found = explain(difference(closeness, [actual, actual], whole, phase=Phase.OUTPUT))
+        assert (found.kind if found else None) == kind
+        off = off_by_one_element(actual, closeness)
+        assert explain(difference(closeness, [off, off], whole, phase=Phase.OUTPUT)) is None
+
+
+def test_features_that_are_constants_instead_are_not_scaled():
+    closeness = COMPARISONS["exact"]
+    whole = values(closeness, 5, 3)
+    actual = torch.stack([whole[:, 0], whole[:, 1], whole[:1, 2].expand(5) + 1], 1)
+    assert explain(difference(closeness, [actual, actual], whole, phase=Phase.OUTPUT)) is None

@@ -40,8 +40,9 @@ from shardproof.proving.records import Key, Phase, Precision
 TABLE = verdicts.VERDICTS | causes.CAUSES | norms.NORMS | native.NATIVE | draws.DRAWN | roots.ROOTS
 
 
-# By tensors of which the made-up step has none, and what would mend it: test_losses.py, test_fused.py, test_linear.py.
+# By tensors of which the made-up step has none, and what would mend it: see the tests of losses, fused, linear, tables.
 TOLD_BY_OTHER_TENSORS = {
+    CauseKind.OTHER_CONSTANTS: Mend.COUNT_FROM_PART,
     CauseKind.STALE_WEIGHT: Mend.COPY_AGAIN,
     CauseKind.OWN_SHARD_GRADIENT: Mend.REDUCE_SCATTER_IN_BACKWARD,
     CauseKind.OUTPUT_FOR_GRADIENT: Mend.GRADIENT_IN_BACKWARD,

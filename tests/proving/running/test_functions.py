@@ -256,3 +256,53 @@ def test_a_maximum_is_named_after_the_module_that_runs():
     with ExactArithmetic(seed=SEED) as recorder.exact, FunctionsRecorded(recorder, pass_on):
         F.cross_entropy(logits, LABELS).backward()
     assert Key(0, Phase.INPUT, "head.loss/maximum") in recorder.records.tensors
+
+
+# Tables of constants ------------------------------------------------------------------------------------------------
+
+
+def tables_of(function, *, step=0, module="rope"):
+    """The tables that are recorded of a function of a drawn tensor."""
+    recorder = Recorder(step=step)
+    if module:
+        recorder.running.append(module)
+    x = drawn(4, 3)
+    with ExactArithmetic(seed=SEED) as recorder.exact, FunctionsRecorded(recorder, lambda tensor, *_, **__: tensor):
+        function(x)
+        expected = [recorder.exact.digits(table) for table in (angles(), angles() + 1)]
+    return recorder.records.tables, expected
+
+
+def angles():
+    return torch.arange(4.0, dtype=torch.float64)[:, None] / 7
+
+
+def test_tables_of_constants_are_recorded_by_module_in_order():
+    tables, (first, second) = tables_of(lambda x: x * angles() + (angles() + 1) + x * angles())
+    assert list(tables) == ["rope"]
+    assert len(tables["rope"]) == 3
+    assert torch.equal(tables["rope"][0], first)
+    assert torch.equal(tables["rope"][2], first)
+    assert torch.equal(tables["rope"][1], second)
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda x: x * 2.5,
+        lambda x: x * torch.tensor(2.5, dtype=torch.float64),  # one number
+        lambda x: x * x,
+        lambda _x: angles() * angles(),  # of constants alone
+        lambda x: x @ angles()[:3],
+    ],
+    ids=["number", "one number", "residues", "constants alone", "matmul"],
+)
+def test_nothing_else_is_a_table(function):
+    assert tables_of(function)[0] == {}
+
+
+def test_tables_are_of_the_first_step_and_of_a_module_and_not_told_twice_in_a_row():
+    assert tables_of(lambda x: x * angles(), step=1)[0] == {}
+    assert tables_of(lambda x: x * angles(), module="")[0] == {}
+    assert len(tables_of(lambda x: x * angles() * angles())[0]["rope"]) == 1
+    assert len(tables_of(lambda x: [x * (angles() + number) for number in range(40)])[0]["rope"]) == 16

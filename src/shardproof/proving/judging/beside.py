@@ -13,6 +13,7 @@ from shardproof.proving.judging.linear import explain_linear
 from shardproof.proving.judging.losses import explain_loss
 from shardproof.proving.judging.norms import explain_clipping
 from shardproof.proving.judging.steps_taken import explain_step
+from shardproof.proving.judging.tables import explain_tables
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -38,4 +39,11 @@ def explain_beside(alignment: Alignment, key: Key, aligned: Aligned, closeness: 
     return next((cause for cause in found if cause is not None), None)
 
 
-RELATIONS: tuple[Relation, ...] = (explain_clipping, explain_step, explain_loss, explain_fused, explain_linear)
+RELATIONS: tuple[Relation, ...] = (
+    explain_clipping,
+    explain_step,
+    explain_loss,
+    explain_fused,
+    explain_linear,
+    explain_tables,
+)

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from shardproof.proving.cause import Cause, CauseKind, Mend
-from shardproof.proving.judging.closeness import is_equal
+from shardproof.proving.judging.closeness import Exact, is_equal
 from shardproof.proving.judging.layout import PADDING
 from shardproof.proving.judging.places import locate
 from shardproof.proving.records import Phase
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
     Relation = Callable[["Difference"], Cause | None]
 
+_FEWEST_POSITIONS, _FEWEST_EQUATIONS = 3, 2  # of features that are scaled and shifted
 _MENDS_OF_SUMS = {
     Phase.GRADIENT: Mend.ALL_REDUCE_GRADIENT,
     Phase.OUTPUT: Mend.ALL_REDUCE_IN_FORWARD,
@@ -171,6 +172,29 @@ def zeros_in_part(difference: Difference) -> Cause | None:
     return replace(locate(difference), kind=CauseKind.ZERO_IN_PART)
 
 
+def scaled_features(difference: Difference) -> Cause | None:
+    """Each feature is scaled and shifted by numbers of its own, the same at every position of a rank.
+
+    So it is if a norm takes the statistics of a rank's own rows, or of other features. Not told within noise, nor of
+    fewer than three positions. By accident it holds in 1 / p**n of draws, n = features * (positions - 2), at least 2.
+    """
+    closeness = difference.closeness
+    if not isinstance(closeness, Exact) or not _has_positions(difference):
+        return None
+    for rank in difference.wrong:
+        actual, expected = (x.flatten(0, -2) for x in (difference.held[rank].actual, difference.held[rank].expected))
+        if len(actual) < _FEWEST_POSITIONS or (len(actual) - 2) * actual.shape[1] < _FEWEST_EQUATIONS:
+            return None
+        from_first = [closeness.canonical(x - x[:1]) for x in (actual, expected)]
+        other = (from_first[1] != 0).long().argmax(0, keepdim=True)  # by feature, a position with another value
+        slope = closeness.quotient(*(x.gather(0, other) for x in from_first))
+        if bool((slope == 0).any()) or not is_equal(
+            closeness, from_first[0], closeness.canonical(from_first[1] * slope)
+        ):
+            return None
+    return difference.cause(CauseKind.FEATURES_SCALED, mend=Mend.STATISTICS_OF_ALL)
+
+
 RELATIONS: tuple[Relation, ...] = (
     used_padding,
     missing_reduction,
@@ -181,6 +205,7 @@ RELATIONS: tuple[Relation, ...] = (
     few_vectors,
     shard_order,
     zeros_in_part,
+    scaled_features,
 )
 
 # What they are made of ---------------------------------------------------------------------------------------------

@@ -26,6 +26,9 @@ if TYPE_CHECKING:
     from shardproof.exact import ExactArithmetic
 
 
+MOST_TABLES = 16  # of constants, in one module
+
+
 @dataclass(slots=True, kw_only=True)
 class Recorder:
     """Fills the records of one run on one device or rank.
@@ -81,6 +84,15 @@ class Recorder:
     def add_square(self, key: Key, norm: Tensor) -> None:
         """Record the square of a norm: in exact arithmetic a root is no sum, so a wrong sum shows in its square."""
         self.records.squares[key] = capture(norm.detach() ** 2, self.exact).values
+
+    def add_table(self, module: str, table: Tensor) -> None:
+        """Record a table of constants of the first step, if it is another than the module's last one."""
+        if self.step or self.exact is None:
+            return
+        tables = self.records.tables.setdefault(module, [])
+        values = capture(table, self.exact).values
+        if len(tables) < MOST_TABLES and not (tables and torch.equal(tables[-1], values)):
+            tables.append(values)
 
     def add_start(self, name: str, parameter: Tensor) -> None:
         """Record a parameter as it is before the step's update."""

@@ -27,6 +27,7 @@ from shardproof.exact.engine.dropout import written_out_attention
 from shardproof.exact.engine.function_bodies import body_of
 from shardproof.proving.records import Phase
 from shardproof.proving.running.context_parallel import let_ring_run
+from shardproof.proving.running.recomputation import backward_runs
 from shardproof.proving.running.stage_shapes import is_rehearsed, write_unwritten
 
 if TYPE_CHECKING:
@@ -46,6 +47,11 @@ _SUBTRACTIONS: Final = frozenset(
     | {Tensor.sub_, Tensor.subtract_, Tensor.__isub__}
 )
 _EXPONENTIALS: Final = frozenset({torch.exp, Tensor.exp, torch.exp_, Tensor.exp_})
+_WITH_TABLES: Final = frozenset(
+    {torch.mul, torch.multiply, Tensor.mul, Tensor.multiply, Tensor.__mul__, Tensor.__rmul__, Tensor.mul_}
+    | {torch.add, Tensor.add, Tensor.__add__, Tensor.__radd__, Tensor.add_}
+)
+_LARGEST_TABLE: Final = 2**16  # elements
 _IN_PLACE: Final = frozenset({torch.exp_, Tensor.exp_})
 _MEAN, _SUM = 1, 2  # torch.nn._reduction
 
@@ -87,6 +93,8 @@ class FunctionsRecorded(TorchFunctionMode):
             return self._softmax(func, args, kwargs)
         if exact is None:
             return func(*args, **kwargs)
+        if func in _WITH_TABLES and self._recorder.step == 0 and not backward_runs():
+            self._note_tables(args[:2], exact)
         if func is _ATTENTION and _may_take_apart(args[:3]):
             with self:
                 return written_out_attention(*args, **kwargs)
@@ -102,6 +110,14 @@ class FunctionsRecorded(TorchFunctionMode):
     def _name(self, function: str) -> str:
         running = self._recorder.running
         return f"{running[-1]}/{function}" if running else function
+
+    def _note_tables(self, operands: tuple[Any, ...], exact: ExactArithmetic) -> None:
+        """Record a table of constants beside an operand that is no constant."""
+        tables = [x for x in operands if _is_table(x, exact)]
+        others = [x for x in operands if isinstance(x, Tensor) and all(x is not table for table in tables)]
+        running = self._recorder.running
+        if len(tables) == len(others) == 1 and running:
+            self._recorder.add_table(running[-1], tables[0])
 
     def _softmax(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
         name, exact = self._name("softmax"), self._recorder.exact
@@ -184,6 +200,14 @@ def _is_over_classes(*args: Any) -> bool:
     logits, targets, weight, _, _, smoothing = args
     plain = type(logits) is Tensor and logits.requires_grad and not targets.is_floating_point()
     return plain and weight is None and not smoothing and logits.ndim == targets.ndim + 1
+
+
+def _is_table(x: Any, exact: ExactArithmetic) -> bool:
+    """Whether it is a plain tensor of several constants, whose real numbers are known, and not too large."""
+    if type(x) is not Tensor or x.requires_grad or not x.is_floating_point() or not 1 < x.numel() <= _LARGEST_TABLE:
+        return False
+    tag = exact.tags.get(x)
+    return tag is not None and (tag.real or tag.value is not None)
 
 
 def _is_shift(x: Any, exact: ExactArithmetic) -> bool:

@@ -91,6 +91,22 @@ def add_vectors(count):
     return change
 
 
+def scale_features(groups):
+    """At nine positions, three features times and plus numbers of their own: of each rank, and of so many groups."""
+
+    def change(draft):
+        for run in draft.runs:
+            right = run.noise((9, 3), seed=7)
+            draft.reference[run][LONG] = right
+            for number, rank in enumerate(draft.ranks):
+                own = [run.noise((groups, 3), seed=seed + number) for seed in (40, 50)]
+                factor, shift = (one[torch.arange(9) % groups] for one in own)
+                if run in rank:
+                    rank[run] = {LONG: run.residues(right * factor + shift)} | rank[run]
+
+    return change
+
+
 def zero_at(tensor_key, row):
     return lambda draft: draft.change(tensor_key, lambda values, _run, _rank: with_zeros(values, row))
 
@@ -205,6 +221,11 @@ CAUSES = {
         change=both(zero_at(DOWN, 1), wrong_loss), key=DOWN, verdict=Verdict.WRONG,
         cause=of(CauseKind.ZERO_IN_PART, ranks=(0, 1), elements=12, dim=0, indices=(1,)),
         twin=both(zero_at(DOWN, 1), off_by_one_element(DOWN), wrong_loss), twin_verdict=Verdict.WRONG,
+    ),
+    "features scaled and shifted": Case(
+        change=both(scale_features(1), wrong_loss), key=LONG, verdict=Verdict.WRONG,
+        cause=of(CauseKind.FEATURES_SCALED, mend=Mend.STATISTICS_OF_ALL),
+        twin=both(scale_features(2), wrong_loss), twin_verdict=Verdict.WRONG,
     ),
     "shards in another order": Case(
         change=swap_shards, key=WEIGHT, verdict=Verdict.WRONG, cause=of(CauseKind.SHARD_ORDER, ranks=(1, 0)),
