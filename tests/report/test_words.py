@@ -37,7 +37,30 @@ def test_every_mend_is_a_sentence(mend):
 
 
 def test_without_a_mend_nothing_is_advised():
-    assert describe_mend(Cause(kind=CauseKind.SHARD_ORDER)) == ""
+    assert describe_mend(Cause(kind=CauseKind.UNEXPLAINED)) == ""
+    assert describe_mend(Cause(kind=CauseKind.SCALED, factor=Fraction(-1))) == ""
+
+
+@pytest.mark.parametrize("kind", CauseKind)
+def test_what_a_kind_alone_says_of_its_mend_is_a_sentence(kind):
+    for factor in (Fraction(2), Fraction(1, 3)):
+        told = describe_mend(Cause(kind=kind, factor=factor, ranks=(1,), parameter="head.weight", dtype="float32"))
+        assert "{" not in told
+        assert not told or told.endswith(".")
+
+
+@pytest.mark.parametrize(
+    ("cause", "told"),
+    [
+        (Cause(kind=CauseKind.SCALED, factor=Fraction(2)), "divide it by 2"),
+        (Cause(kind=CauseKind.SCALED, factor=Fraction(1, 4)), "multiply it by 4"),
+        (Cause(kind=CauseKind.NORM_COUNTS_PARAMETER, parameter="head.weight"), "Count head.weight once."),
+        (Cause(kind=CauseKind.REPLICAS_DIFFER, ranks=(1, 3)), "on ranks 1, 3 as on the others"),
+        (Cause(kind=CauseKind.LOWER_DTYPE_COLLECTIVE, dtype="float32"), "Communicate in float32"),
+    ],
+)
+def test_the_mend_names_what_it_needs(cause, told):
+    assert told in describe_mend(cause)
 
 
 @pytest.mark.parametrize(

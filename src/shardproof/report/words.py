@@ -207,6 +207,40 @@ _MENDS: Mapping[Mend, str] = {
     Mend.RESTORE_GENERATOR: "Let the checkpoint keep the state of the generator (preserve_rng_state=True).",
 }
 
+# Of causes whose kind alone says what would mend it.
+_MENDS_OF_KINDS: Mapping[CauseKind, str] = {
+    CauseKind.SAME_VECTOR_OFF: "Add the bias once, after the ranks' values are summed, in the order of the output.",
+    CauseKind.PARTS_WITH_BIAS: "Add the bias after the ranks' partial values are summed, or on one rank alone.",
+    CauseKind.FEW_VECTORS_OFF: "Set what a rank looks up for other ranks' rows to zero before the rows are summed.",
+    CauseKind.ZERO_IN_PART: "Look at the bounds or the mask by which ranks take rows or positions.",
+    CauseKind.SHARD_ORDER: "Put the ranks' shards in the order of the ranks.",
+    CauseKind.REPLICAS_DIFFER: "Do the same on {rank_list} as on the others: broadcast what is set on one rank.",
+    CauseKind.NORM_OF_PART: "Sum the squares over all ranks before the root is taken.",
+    CauseKind.NORM_COUNTS_REPLICAS: "Sum the squares of shards over the ranks, and add those of replicas once.",
+    CauseKind.NORM_MISSES_SHARD: "Sum the squares over all ranks before the root is taken.",
+    CauseKind.NORM_COUNTS_PARAMETER: "Count {parameter} once.",
+    CauseKind.NORM_MISSES_PARAMETER: "Count {parameter} too.",
+    CauseKind.MISSING_GRADIENT: (
+        "Let the gradient reach it: a collective without a backward cuts it off, or a rank that skips the module."
+    ),
+    CauseKind.LOST: "Let some rank hold every element, also where a dim does not divide by the number of ranks.",
+    CauseKind.ZEROED: "Give these ranks the values too, or freeze there what is only padding.",
+    CauseKind.HELD_TWICE: "Cut shards that do not overlap.",
+    CauseKind.OUT_OF_PLACE: "Cut all rows of the parameter in one order.",
+    CauseKind.PADDING_USED: "Keep padding out of the loss, or its gradient at zero.",
+    CauseKind.FROZEN: "Set requires_grad of a parameter that replaces another as the other has it.",
+    CauseKind.UNFROZEN: "Set requires_grad of a parameter that replaces another as the other has it.",
+    CauseKind.BUFFER_GONE: "Register the buffer on the ranks' module too.",
+    CauseKind.NO_NUMBER_HERE: "Replace a divisor of zero on these ranks, or divide by what all ranks have together.",
+    CauseKind.NO_GRADIENT: "Take a batch that reaches it; or allow the finding, if nothing is to.",
+    CauseKind.NEVER_REACHED: "Take a batch that reaches it; or allow the finding, if nothing is to.",
+    CauseKind.NOTHING_SPLIT: "Name modules in the plan as the model does, and split the batch; or allow the finding.",
+    CauseKind.LOWER_DTYPE_COLLECTIVE: "Communicate in {dtype}; or allow the finding, if that is meant.",
+    CauseKind.ONLY_IN_NATIVE_DTYPE: "Look for a cast, or a branch on the dtype, in what the ranks run.",
+    CauseKind.INITIAL_SPREAD: "Take the fan of the full parameter, not of the shard.",
+    CauseKind.RECOMPUTED_COLLECTIVE: "Let what is computed again find the group of its first forward.",
+}
+
 _NO_BOUNDS: Mapping[NoBound, str] = {
     NoBound.DEGREE: "too many numbers are multiplied with each other before the next cut",
     NoBound.DEPTH: "too many functions are applied one after the other before the next cut",
@@ -248,9 +282,19 @@ def describe_unbounded(unbounded: Unbounded) -> str:
 def describe_mend(cause: Cause) -> str:
     """What would mend it, in one sentence; empty where nothing is known."""
     if cause.mend is None:
-        return ""
+        parameters = _parameters(cause, name_axes=True)
+        return _mend_of_factor(cause) or _MENDS_OF_KINDS.get(cause.kind, "").format_map(parameters)
     axes = " and ".join(cause.axes)
     return _MENDS[cause.mend].format(axes=axes, along=f" along {axes}", ranges=_ranges(cause.ranges))
+
+
+def _mend_of_factor(cause: Cause) -> str:
+    """Of what is a multiple of what it should be; empty for other causes."""
+    if cause.kind is not CauseKind.SCALED or cause.factor is None or cause.factor <= 0:
+        return ""
+    if cause.factor > 1:
+        return f"Sum it over the ranks once, or divide it by {cause.factor}: it is reduced again, or not averaged."
+    return f"Divide it once, or multiply it by {1 / cause.factor}: a sum is averaged, or a part is left out."
 
 
 def describe_collective(collective: CollectiveCall | None) -> str:

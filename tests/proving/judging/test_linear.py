@@ -46,7 +46,7 @@ def turned(tensor):
     return tensor.transpose(0, 1).contiguous()
 
 
-def explain(wrong, changes, *, reference=None, swapped=False, starts=True, cut=ROWS, field=FIELD, conv=False):
+def explain(wrong, changes, *, reference=None, swapped=False, starts=True, cut=ROWS, field=FIELD, conv=False, own=None):
     """A layer whose rows two ranks share out; `changes` are what each rank holds of the wrong tensor."""
     order = turned if swapped else (lambda tensor: tensor)
     whole = {NORM: X, HEAD: order(Y), OF_HEAD: order(Y_GRADIENT)} | (reference or {})
@@ -57,8 +57,10 @@ def explain(wrong, changes, *, reference=None, swapped=False, starts=True, cut=R
     layout = find_layout(kept, {"w": held})
     ranks = []
     for rows, change in zip(cut, changes, strict=True):
-        own = {one: values[..., rows] if one in (HEAD, OF_HEAD) else values for one, values in whole.items()}
-        ranks.append(own | {wrong: change})
+        held_whole = {one: values[..., rows] if one in (HEAD, OF_HEAD) else values for one, values in whole.items()}
+        ranks.append(held_whole | {wrong: change})
+    for rank, tensors in enumerate(ranks):
+        tensors |= {one: values[rank] for one, values in (own or {}).items()}
 
     def records(tensors, first=False):
         before = {key(Phase.UPDATE, "w", step): one.T.contiguous() if conv else one for step, one in enumerate(WEIGHTS)}
@@ -148,6 +150,12 @@ def test_with_another_gradient_it_does_not():
     assert explain(OF_NORM, parts_of([OWN[0], one_off(OWN[1])])) is None
     assert explain(OF_NORM, parts_of([OWN[0], FIELD.canonical(2 * OWN[1])])) is None
     assert explain(OF_NORM, parts_of(list(reversed(OWN)))) is None
+
+
+def test_ranks_that_have_rows_of_their_own_have_no_part_of_a_shards_gradient():
+    """Along data axes a rank's own gradient is of its own rows, and so is what its weight makes of it."""
+    parts = parts_of(OWN)
+    assert explain(OF_NORM, parts, own={OF_HEAD: [Y_GRADIENT[part] for part in PARTS]}, cut=[slice(0, 6)] * 2) is None
 
 
 def test_where_something_else_uses_the_input_too_the_gradient_is_not_the_layers_alone():

@@ -139,12 +139,12 @@ class _Scene:
         if numbers is None:
             return False
         for rank, one in self.aligned.held.items():
-            wanted = whole.get(rank) if isinstance(whole, dict) else whole
             if torch.equal(one.actual, one.expected):
                 continue
-            if wanted is None or not torch.equal(
-                wanted.reshape(-1)[numbers[rank]].reshape(one.actual.shape), one.actual
-            ):
+            wanted = whole.get(rank) if isinstance(whole, dict) else whole
+            if wanted is None or wanted.numel() != self.of_reference(self.key).numel():
+                return False  # of a rank that has rows of its own
+            if not torch.equal(wanted.reshape(-1)[numbers[rank].reshape(-1)], one.actual.reshape(-1)):
                 return False
         return True
 
@@ -165,12 +165,13 @@ class _Scene:
         weights = self.alignment.starts_of(Key(self.key.step, Phase.UPDATE, layer.parameter))
         found = {}
         for rank, records in enumerate(self.alignment.ranks):
-            if rank not in weights or gradient not in records.tensors:
+            if rank not in weights or weights[rank].ndim != 2 or gradient not in records.tensors:
                 return None
             weight = weights[rank].T if layer.turned else weights[rank]
-            given = layer.as_input(records.tensors[gradient].values)
-            if weight.ndim != 2 or given.shape[-1] != weight.shape[0]:
+            values = records.tensors[gradient].values
+            if values.ndim < 2 or values.shape[-1] != weight.shape[0]:
                 return None
+            given = layer.as_input(values)
             found[rank] = self.product(given, weight)
         return found
 
@@ -221,7 +222,7 @@ def _of_own_shard(scene: _Scene, layers: Sequence[_Layer]) -> Cause | None:
     totals: dict[int, Tensor] = {}
     for layer in layers:
         own = scene.own_gradients(layer)
-        if own is None:
+        if own is None or any(totals.get(rank, one).shape != one.shape for rank, one in own.items()):
             return None
         totals = {rank: scene.field.canonical(totals.get(rank, 0) + one) for rank, one in own.items()}
     if not scene.holds(totals):

@@ -77,7 +77,7 @@ class _Loss:
         gradient = Key(self.key.step, GRADIENT_OF[self.operand.phase], self.operand.name, self.operand.call)
         aligned = self.alignment.of(gradient)
         held = {} if aligned is None or aligned.misshapen is not None else aligned.held
-        return held if all(one.judged is one for one in held.values()) else {}
+        return held if all(one.judged is one and one.actual.numel() for one in held.values()) else {}
 
     def is_right(self, aligned: Aligned) -> bool:
         """Whether all ranks hold what they should."""
@@ -124,7 +124,7 @@ def _of_own_maximum(loss: _Loss) -> Cause | None:
     maxima: list[Tensor] = []
     for rank, one in loss.gradient.items():
         of = _last_maximum(loss, rank)
-        if of is None or of[1].numel() != one.actual.numel():
+        if of is None or not of[1].ndim or of[1].numel() != one.actual.numel():
             return None
         e, right, off = _rows(of[1]), _rows(one.expected), loss.off(one)
         if e.shape != right.shape or e.shape[1] < _FEWEST_CLASSES or not bool(e.all()):
