@@ -26,6 +26,7 @@ from shardproof.worlds.randomness import randomness_kept
 from shardproof.worlds.rank_environment import find_free_port, make_environment
 from shardproof.worlds.rank_globals import RankGlobals
 from shardproof.worlds.rank_meshes import meshes_told_apart, tell_meshes_apart
+from shardproof.worlds.shared_shapes import shapes_shared
 from shardproof.worlds.thread_group import Exchanges, ThreadGroup, join_exchanges
 from shardproof.worlds.turns import Turns
 from shardproof.worlds.world import DEFAULT_TIMEOUT
@@ -64,7 +65,7 @@ class ThreadedWorld:
                 "them in a process of their own, or destroy_process_group() first"
             )
         results: dict[int, R] = {}
-        with _threads_as_ranks(), meshes_told_apart(), randomness_kept():
+        with _threads_as_ranks(), meshes_told_apart(), shapes_shared(), randomness_kept():
             turns = Turns(size=self.size, rank_globals=RankGlobals(roots=(fn, args)))
             exchanges = Exchanges(turns=turns)
             port = find_free_port()

@@ -1,10 +1,12 @@
 """Which dims grow with which fields, and over which ranks a dim may be split."""
 
 from fractions import Fraction
+from itertools import permutations
 
 import pytest
 from torch import nn
 
+from shardproof.frameworks.transformers.dividing import shrink
 from shardproof.frameworks.transformers.growth import find_splits, list_shared, measure
 
 ENTRIES = {"vocab_size": 96, "hidden_size": 64, "head_dim": 16, "num_attention_heads": 8, "num_key_value_heads": 2}
@@ -23,8 +25,8 @@ def make(values):
 def measured(make=make, entries=ENTRIES, splits=((2,),)):
     model = make({})
     places = {(name, dim): splits for name, one in model.named_parameters() for dim in range(one.ndim)}
-    fields, dimensions = measure(entries, model, make, places)
-    return {field.name: field for field in fields}, dimensions
+    found = measure(entries, model, make, places)
+    return {field.name: field for field in found.fields}, [*found.shared, *found.dims.values()]
 
 
 def test_each_dim_grows_with_its_fields_so_many_times():
@@ -40,6 +42,17 @@ def test_each_dim_grows_with_its_fields_so_many_times():
     }
     assert {name: field.modulus for name, field in fields.items()} == dict.fromkeys(fields, 2)
     assert next(iter(fields)) == "hidden_size"  # on which most depends
+
+
+def test_the_order_of_the_fields_is_that_which_leaves_fewest_parameters():
+    model = make({})
+    places = {(name, dim): ((8,),) for name, one in model.named_parameters() for dim in range(one.ndim)}
+    found = measure(ENTRIES, model, make, places)
+    sizes = found.choose_sizes()
+    assert found.count_parameters(sizes) == sum(one.numel() for one in make(sizes).parameters())
+    orders = [shrink(order, [*found.shared, *found.dims.values()]) for order in permutations(found.fields)]
+    assert found.count_parameters(sizes) == min(map(found.count_parameters, orders))
+    assert len(set(map(found.count_parameters, orders))) > 1
 
 
 def test_a_width_that_the_heads_share_changes_by_whole_heads():

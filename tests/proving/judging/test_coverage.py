@@ -1,5 +1,6 @@
 """Every element is held, by replicas alike and by shards once; a zero is padding where there is no element."""
 
+from itertools import combinations
 from types import MappingProxyType
 
 import pytest
@@ -8,6 +9,7 @@ import torch
 from shardproof.proving.axes import Axes
 from shardproof.proving.cause import Cause, CauseKind, Mend
 from shardproof.proving.findings import Verdict
+from shardproof.proving.judging import coverage
 from shardproof.proving.judging.coverage import judge_coverage
 from shardproof.proving.judging.layout import find_layout
 from shardproof.proving.records import Key, Phase
@@ -155,3 +157,18 @@ def test_a_row_that_a_rank_holds_twice_is_told_wherever_the_parameter_stands(ful
     others = [one for one in range(6) if one != row]
     twice = {"w": [W[[row, row, others[0]]], W[others[1:]]], "b": [B, B]}
     assert judged(full, twice, PAIR) == {"w": Cause(kind=CauseKind.HELD_TWICE, ranks=(0,), elements=2)}
+
+
+def test_many_ranks_are_not_compared_pair_by_pair(monkeypatch):
+    """As many passes over the parameter as there are ranks, whatever the pairs."""
+    seen = []
+    monkeypatch.setattr(
+        coverage, "combinations", lambda sets, count: seen.append(len(sets)) or combinations(sets, count)
+    )
+    rows = torch.arange(1.0, 65.0, dtype=torch.float64).view(64, 1)
+    ranks = [rows[rank : rank + 1] for rank in range(64)] * 2
+    assert judged({"w": rows}, {"w": ranks}, Axes(sizes={"dp": 2, "tp": 64}, data=("dp",))) == {}
+    assert seen == [0]
+    shifted = [*ranks[:64], rows[0:2], *ranks[65:]]
+    assert judged({"w": rows}, {"w": shifted}, Axes(sizes={"dp": 2, "tp": 64}, data=("dp",)))
+    assert seen[1] == 3

@@ -11,7 +11,14 @@ from shardproof.errors import CannotRunError
 from shardproof.proving.cause import CauseKind
 from shardproof.proving.prove import prove
 from shardproof.proving.records import Phase
-from shardproof.proving.running.clipping import CountedElements, clip_gradients, clip_model, find_counted
+from shardproof.proving.running import clipping
+from shardproof.proving.running.clipping import (
+    CountedElements,
+    ElementNumbers,
+    clip_gradients,
+    clip_model,
+    find_counted,
+)
 from shardproof.worlds.threaded import ThreadedWorld
 
 MAX_NORM = 0.05
@@ -41,11 +48,29 @@ def test_padding_and_values_of_nobody_count_nowhere_and_a_value_held_twice_count
     assert second["v"].tolist() == [False, True]
 
 
+def test_the_blocks_of_an_exchange_change_nothing(monkeypatch):
+    state = {"w": torch.randperm(40, generator=torch.Generator().manual_seed(0)).double().view(8, 5) + 1}
+    held = [{"w": state["w"][:3]}, {"w": state["w"][2:], "v": state["w"][:1]}, {"w": state["w"][:, 1:3]}]
+    whole = find_on_ranks(held, state)
+    monkeypatch.setattr(clipping, "_BLOCK", 7)
+    blocks = find_on_ranks(held, state)
+    assert [{name: mask.tolist() for name, mask in rank.items()} for rank in blocks] == [
+        {name: mask.tolist() for name, mask in rank.items()} for rank in whole
+    ]
+    assert sum(int(mask.sum()) for rank in blocks for mask in rank.values()) == 40
+
+
+def test_the_numbers_of_a_state_are_sorted_once_for_all_ranks():
+    known, state = ElementNumbers(), {"w": torch.tensor([3.0, 1.0]).double()}
+    assert known.of(state) is known.of(state)
+    assert len(known.of({"w": torch.tensor([1.0]).double()})) == 1
+
+
 def test_what_is_counted_is_found_once():
     state = {"w": torch.tensor([1.0, 2.0]).double()}
 
     def run(_comm):
-        counted = CountedElements()
+        counted = CountedElements(known=ElementNumbers())
         first = dict(counted.find({"w": torch.tensor([1.0]).double()}, state))
         return first["w"].tolist(), counted.find({"w": torch.tensor([5.0]).double()}, state)["w"].tolist()
 

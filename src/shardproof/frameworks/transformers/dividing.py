@@ -97,7 +97,7 @@ def shrink(fields: Iterable[Field], dimensions: Sequence[Dimension]) -> dict[str
     A dimension is looked at when the last field that it grows with is chosen.
 
     Args:
-        fields: the one of which most depends comes first.
+        fields: the order matters: the first ones become smallest.
         dimensions: all that follow from them, and others, which stay as they are.
     """
     chosen: dict[str, Field] = {}

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
 from fractions import Fraction
+from itertools import permutations
 from math import gcd, lcm, prod
 from typing import TYPE_CHECKING, Any
 
-from shardproof.frameworks.transformers.dividing import Dimension, Field, list_splits
+from shardproof.frameworks.transformers.dividing import Dimension, Field, list_splits, shrink
 from shardproof.frameworks.transformers.layers import is_count
 
 if TYPE_CHECKING:
@@ -18,7 +20,7 @@ if TYPE_CHECKING:
     from shardproof.frameworks.transformers.dividing import Splits
     from shardproof.frameworks.transformers.plans import OwnPlan
 
-    Place = tuple[str, int]  # a parameter and one of its dims
+Place = tuple[str, int]  # a parameter and one of its dims
 
 _HEAD_SIZE = re.compile(r"head_dim|.*_head_dim|d_head|d_kv")
 _WIDTH = re.compile(
@@ -26,7 +28,40 @@ _WIDTH = re.compile(
 )
 _SHARED = re.compile(r".*(heads|experts|experts_per_tok|n_group|topk_group|top_k)")
 _DERIVED = ("qk_head_dim",)  # a sum of two others
+_PERMUTED = 4  # fields of which every order is tried
 _LEAST = 4  # of a head: two pairs that are rotated
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Measured:
+    """The fields of a configuration that can be made smaller, and what follows from them.
+
+    Attributes:
+        fields: that of which most parameters depend comes first.
+        dims: of every parameter.
+        shared: what ranks share, which stays as it is.
+    """
+
+    fields: list[Field]
+    dims: Mapping[Place, Dimension]
+    shared: list[Dimension]
+
+    def choose_sizes(self) -> dict[str, int]:
+        """The smallest sizes for which the conditions hold, chosen in the order that leaves fewest parameters."""
+        # Dims of one size for one reason that are split alike are one.
+        distinct = {(one.full, tuple(one.factors.items()), one.splits): one for one in self.dims.values()}
+        dimensions = [*self.shared, *distinct.values()]
+        first, rest = self.fields[:_PERMUTED], self.fields[_PERMUTED:]
+        found = [shrink([*order, *rest], dimensions) for order in permutations(first)]
+        return min(found, key=self.count_parameters)
+
+    def count_parameters(self, sizes: Mapping[str, int]) -> int:
+        """How many numbers the parameters are, for sizes of the fields."""
+        by_name = {field.name: field for field in self.fields}
+        counts: dict[str, int] = {}
+        for (name, _), dimension in self.dims.items():
+            counts[name] = counts.get(name, 1) * dimension.reduced(by_name, sizes)
+        return sum(counts.values())
 
 
 def measure(
@@ -34,8 +69,8 @@ def measure(
     model: nn.Module,
     make: Callable[[Mapping[str, int]], nn.Module],
     splits: Mapping[Place, Splits],
-) -> tuple[list[Field], list[Dimension]]:
-    """The fields that can be made smaller, that of most parameters first, and each dim by how it grows with them.
+) -> Measured:
+    """Find the fields that can be made smaller, and how each dim of a parameter grows with them.
 
     Args:
         entries: a configuration.
@@ -58,22 +93,17 @@ def measure(
         Field(
             name=name,
             full=entries[name],
-            modulus=lcm(
-                steps[name], *(_keep_remainder(name, grows, splits[place]) for place, grows in factors.items())
-            ),
+            modulus=lcm(steps[name], *(_keep_remainder(name, grows, splits[at]) for at, grows in factors.items())),
             least=_choose_least(name, entries),
         )
         for name in sorted(steps, key=lambda one: -depending[one])
     ]
-    shared = [Dimension(name=name, full=value, factors={}) for name, value in list_shared(entries).items()]
-    # Dims of one size for one reason that are split alike are one.
-    measured = {
-        (size, tuple(factors[place].items()), splits[place]): Dimension(
-            name=name_place(place), full=size, factors=factors[place], splits=splits[place]
-        )
+    dims = {
+        place: Dimension(name=name_place(place), full=size, factors=factors[place], splits=splits[place])
         for place, size in before.items()
     }
-    return fields, [*shared, *measured.values()]
+    shared = [Dimension(name=name, full=value, factors={}) for name, value in list_shared(entries).items()]
+    return Measured(fields=fields, dims=dims, shared=shared)
 
 
 def find_splits(model: nn.Module, mesh: Mapping[str, int], plan: OwnPlan | None) -> dict[Place, Splits]:

@@ -16,7 +16,6 @@ import torch
 from shardproof.errors import CannotRunError
 from shardproof.frameworks.transformers.conditions import check_counts, check_dims, check_layers, check_plan
 from shardproof.frameworks.transformers.configuration import load_configuration, make_configuration
-from shardproof.frameworks.transformers.dividing import shrink
 from shardproof.frameworks.transformers.growth import find_splits, list_shared, measure
 from shardproof.frameworks.transformers.layer_kinds import choose_kinds, describe_layers, find_layers
 from shardproof.frameworks.transformers.layers import KeptLayers, count_layers, is_count, reduce_layer_field
@@ -34,6 +33,7 @@ if TYPE_CHECKING:
 
 _WINDOW = re.compile(r"sliding_window|attention_chunk_size")
 _SMALL_WINDOW = 4  # shorter than a row of tokens
+_ATTENTION, _EXPERTS = "attn_implementation", "experts_implementation"  # which `to_dict` leaves out
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,6 +70,8 @@ def reduce_configuration(
     kinds = _describe_full(full, entries)
     kept = KeptLayers(count=len(kinds), kept=choose_kinds(kinds))
     cut = {name: _cut_layers(name, value, kept) for name, value in entries.items()}
+    # Experts as transformers usually computes them: a loop over hundreds would take most of the time.
+    cut |= {_ATTENTION: "eager"} | {name: settings[name] for name in (_ATTENTION, _EXPERTS) if name in settings}
     _name_head_size(cut)
 
     def make(values: Mapping[str, int]) -> Any:
@@ -77,8 +79,9 @@ def reduce_configuration(
 
     of_full_width = _build(model_class, make({}))
     splits = find_splits(of_full_width, mesh, plan)
-    values = shrink(*measure(cut, of_full_width, lambda changed: _build(model_class, make(changed)), splits))
-    values |= {name: _SMALL_WINDOW for name, value in cut.items() if _WINDOW.fullmatch(name) and is_count(value)}
+    values = measure(cut, of_full_width, lambda changed: _build(model_class, make(changed)), splits).choose_sizes()
+    windows = {name: value for name, value in cut.items() if _WINDOW.fullmatch(name) and is_count(value)}
+    values |= {name: min(value, _SMALL_WINDOW) for name, value in windows.items()}
     config = make(values)
     reduced = _build(model_class, config)
     counts = list_shared(entries)

@@ -137,8 +137,8 @@ def _find_overlap(sets: Sets, element_index: Mapping[int, Tensor], start: int, u
     `unreached` says which elements of the parameter have no gradient, `start` where it starts in the full state, and
     `element_index` what the ranks hold whose elements were looked up one by one: of those alone one may be held twice.
     """
-    for (rank, one), (other, two) in combinations(sets.items(), 2):
-        if torch.equal(one, two) or not bool((one & two).any()):
+    for (rank, one), (other, two) in combinations(_list_overlapping(sets), 2):
+        if not bool((one & two).any()):
             continue
         lacking = [r for r, less, more in ((rank, one, two), (other, two, one)) if not bool((less & ~more).any())]
         if lacking:
@@ -150,6 +150,18 @@ def _find_overlap(sets: Sets, element_index: Mapping[int, Tensor], start: int, u
         if bool(((count > 1) & unreached[kept - start]).any()):
             return Cause(kind=CauseKind.HELD_TWICE, ranks=(rank,), elements=int((count - 1).sum()))
     return None
+
+
+def _list_overlapping(sets: Sets) -> list[tuple[int, Tensor]]:
+    """The first rank of each set that shares elements with another one: most often none, whatever the ranks are."""
+    distinct: dict[bytes, tuple[int, Tensor]] = {}
+    for rank, elements in sets.items():
+        distinct.setdefault(elements.numpy().tobytes(), (rank, elements))
+    times = torch.zeros((), dtype=torch.int32)
+    for _, elements in distinct.values():
+        times = times + elements
+    shared = times > 1
+    return [(rank, elements) for rank, elements in distinct.values() if bool((elements & shared).any())]
 
 
 def _find_zeroed_replica(

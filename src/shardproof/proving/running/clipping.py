@@ -28,14 +28,35 @@ if TYPE_CHECKING:
     from shardproof.proving.step import Step
 
 
+_BLOCK = 1 << 20  # elements of the full state in one exchange
+
+
+@dataclass(slots=True)
+class ElementNumbers:
+    """The numbers of all elements of a full state, sorted once: the ranks of a simulated world share them."""
+
+    state: Mapping[str, Tensor] | None = None
+    numbers: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.int64))
+
+    def of(self, state: Mapping[str, Tensor]) -> Tensor:
+        """The sorted numbers of a state dict in float64; nobody writes into either."""
+        if self.state is not state:
+            floating = {name: values.double() for name, values in state.items() if values.is_floating_point()}
+            self.numbers = torch.cat([one.reshape(-1) for one in number_parameters(floating).values()]).unique()
+            self.state = state
+        return self.numbers
+
+
 @dataclass(slots=True, kw_only=True)
 class CountedElements:
     """Which elements of its parameters a rank counts in the norm: found once, for all of its runs.
 
     Attributes:
+        known: keeps what all ranks look up.
         masks: by name, booleans of the local parameter's shape; empty before `find`.
     """
 
+    known: ElementNumbers
     masks: dict[str, Tensor] = field(default_factory=dict)
 
     def find(self, parameters: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
@@ -44,11 +65,13 @@ class CountedElements:
         The first call has to be that of a run in float64, which starts from the full state as it is.
         """
         if not self.masks:
-            self.masks.update(find_counted(parameters, state))
+            self.masks.update(find_counted(parameters, state, self.known))
         return self.masks
 
 
-def find_counted(parameters: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def find_counted(
+    parameters: Mapping[str, Tensor], state: Mapping[str, Tensor], known_numbers: ElementNumbers | None = None
+) -> dict[str, Tensor]:
     """By name, which of this rank's elements no rank before it holds, and no parameter before it on this rank.
 
     Padding is not counted. A value that is not in the state is not either: the layout is refused by the judge.
@@ -56,21 +79,34 @@ def find_counted(parameters: Mapping[str, Tensor], state: Mapping[str, Tensor]) 
     Args:
         parameters: this rank's own plain tensors before the first step.
         state: the full state dict, in float64, in which no two elements of parameters have one value.
+        known_numbers: where those of the state are kept for other ranks.
     """
     rank, size = dist.get_rank(), dist.get_world_size()
-    floating = {name: values.double() for name, values in state.items() if values.is_floating_point()}
-    known = torch.cat([numbers.reshape(-1) for numbers in number_parameters(floating).values()]).unique()
-    held: dict[str, tuple[Tensor, Tensor]] = {}
-    owner = torch.full((len(known),), size, dtype=torch.int64)
+    known = (known_numbers or ElementNumbers()).of(state)
+    held = _find_held(parameters, known)
+    counted = {name: torch.zeros_like(mine) for name, (_, mine) in held.items()}
+    # By blocks: in a simulated world the vectors of all ranks are in memory at once.
+    for start in range(0, len(known), _BLOCK):
+        owner = torch.full((min(_BLOCK, len(known) - start),), size, dtype=torch.int32)
+        here = {name: mine & (at >= start) & (at < start + len(owner)) for name, (at, mine) in held.items()}
+        for name, mine in here.items():
+            owner[held[name][0][mine] - start] = rank
+        dist.all_reduce(owner, op=dist.ReduceOp.MIN)
+        for name, mine in here.items():
+            counted[name][mine] = owner[held[name][0][mine] - start] == rank
+    return counted
+
+
+def _find_held(parameters: Mapping[str, Tensor], known: Tensor) -> dict[str, tuple[Tensor, Tensor]]:
+    """By name, where each element stands among those known, and whether it is one of them that no other name holds."""
+    held = {}
     taken = torch.zeros(len(known), dtype=torch.bool)
     for name, numbers in number_parameters({name: one.double() for name, one in parameters.items()}).items():
         at = torch.searchsorted(known, numbers).clamp(max=len(known) - 1)
         mine = (known[at] == numbers) & (numbers >= 0) & ~taken[at]
         taken[at[mine]] = True
-        owner[at[mine]] = rank
         held[name] = at, mine
-    dist.all_reduce(owner, op=dist.ReduceOp.MIN)
-    return {name: mine & (owner[at] == rank) for name, (at, mine) in held.items()}
+    return held
 
 
 def clip_model(model: Module, step: Step, counted: Mapping[str, Tensor] | None) -> Tensor | None:

@@ -183,7 +183,7 @@ def run_parallelized(context: RunContext, parallelize: Parallelize) -> SideRecor
         return model
 
     split = make_split(request.axes, mesh, dist.get_rank())
-    counted = CountedElements() if step.clip_norm is not None else None
+    counted = CountedElements(known=context.known) if step.clip_norm is not None else None
     side = record_side(context, partial(_train_one_run, context, build, split, counted=counted))
     if not request.draws:
         return side

@@ -9,6 +9,7 @@ from shardproof.exact import ExactArithmetic
 from shardproof.exact.engine.input_residues import KnownNumbers
 from shardproof.proving.axes import Axes
 from shardproof.proving.running.capture import Recorder
+from shardproof.proving.running.clipping import ElementNumbers
 from shardproof.worlds.processgroup import say_nothing
 
 if TYPE_CHECKING:
@@ -95,6 +96,7 @@ class RunContext:
         initial: the one that the ordinary runs start from: near the user's own initial values. Empty: `state` too.
         arithmetics: one for each of the request's seeds.
         heartbeat: called for every tensor recorded.
+        known: the numbers of the elements of `state`, found once for all ranks that are threads.
     """
 
     step: Step
@@ -104,6 +106,7 @@ class RunContext:
     initial: Mapping[str, Tensor] = field(default_factory=dict)
     arithmetics: Sequence[ExactArithmetic] = ()
     heartbeat: Callable[[], None] = say_nothing
+    known: ElementNumbers = field(default_factory=ElementNumbers)
 
     def state_for(self, recorder: Recorder) -> Mapping[str, Tensor]:
         """The full state dict that a recorder's run starts from."""
