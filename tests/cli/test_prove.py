@@ -61,6 +61,22 @@ def test_json_says_what_was_run_and_what_it_showed(run):
     assert {"shardproof", "torch", "python"} <= set(content["versions"])
 
 
+def test_a_reduced_proof_says_its_conditions_and_can_be_checked(run):
+    pytest.importorskip("transformers")
+    few = ("--set", "num_attention_heads=4", "--set", "num_key_value_heads=2")
+    prove = ("prove", "hf:llama", "--reduce", *few, "--trials", "1")
+    code, _, err = run(*prove, "--format", "json", "--output", "proof.json")
+    assert (code, err) == (0, "")
+    content = json.loads(Path("proof.json").read_text())
+    assert content["specification"]["reduce"] == content["mesh"] == {"tp": 2}
+    assert [one["name"] for one in content["reduction"]["conditions"]][:3] == ["counts", "layers", "division"]
+    code, out, _ = run("check", "proof.json")
+    assert (code, out.split(":")[0]) == (0, "HOLDS")
+    code, out, err = run(*prove, "--devices", "8")
+    assert (code, out) == (2, "")
+    assert "8 ranks cannot share 4 heads" in err
+
+
 def test_output_goes_to_a_file_whole_or_not_at_all(run, tmp_path):
     code, out, _ = run(*prove_file("parallelize", "--output", "proof.txt"))
     assert (code, out) == (0, "")

@@ -199,6 +199,8 @@ FINDING = {
         ({"specification": SPECIFICATION | {"full_size": 1}}, "full_size must be of type bool"),
         ({"specification": SPECIFICATION | {"memory": "1"}}, "memory must be of type float"),
         ({"specification": SPECIFICATION | {"step": "hf:llama", "plan": "../plan.json"}}, "outside the current folder"),
+        ({"specification": SPECIFICATION | {"reduce": [2]}}, "reduce must be of type dict"),
+        ({"specification": SPECIFICATION | {"reduce": {"tp": 10**9}}}, "its step is reduced for another mesh"),
         ({"mesh": {"tp": 1}}, "the mesh has 1 rank"),
         ({"mesh": {"tp": "2"}}, "axis tp is of size '2'"),
         ({"mesh": {"dp": 100, "tp": 100}}, "mesh has 10000 ranks"),

@@ -99,6 +99,8 @@ def _read(content: dict[str, Any]) -> Certificate:
         raise CannotRunError("the certificate is of --numeric, which proves nothing to be checked: run it again")
     specification = _specification(_field(content, "specification", dict))
     axes = _axes(content)
+    if specification.reduce not in (None, dict(axes.sizes)):
+        raise CannotRunError("the certificate contradicts itself: its step is reduced for another mesh than its own")
     certificate = Certificate(
         specification=specification,
         digests=_texts(_field(content, "files", dict), "files"),
