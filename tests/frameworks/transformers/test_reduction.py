@@ -60,6 +60,13 @@ def test_code_of_the_users_may_split_any_dim_over_any_axes():
     assert [condition.name for condition in any_code.conditions] == ["counts", "layers", "division", "roles"]
 
 
+def test_experts_are_computed_in_one_product_unless_it_is_set_otherwise():
+    assert reduce("mixtral-8x22b", {"tp": 8}).config._experts_implementation == "batched_mm"
+    looped = reduce("mixtral-8x22b", {"tp": 8}, experts_implementation="eager", attn_implementation="sdpa").config
+    assert (looped._experts_implementation, looped._attn_implementation) == ("eager", "sdpa")
+    assert reduce("llama-3.1-405b", {"tp": 8}).config._attn_implementation == "eager"
+
+
 def test_windows_are_shorter_than_a_row_of_tokens_and_both_kinds_of_attention_stay():
     reduced = reduce_configuration("gemma3_text", {}, {"tp": 2}, OWN)
     assert reduced.config.sliding_window == 4

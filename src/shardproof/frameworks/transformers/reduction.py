@@ -70,9 +70,10 @@ def reduce_configuration(
     kinds = _describe_full(full, entries)
     kept = KeptLayers(count=len(kinds), kept=choose_kinds(kinds))
     cut = {name: _cut_layers(name, value, kept) for name, value in entries.items()}
-    # Experts as transformers usually computes them: a loop over hundreds would take most of the time.
     cut |= {_ATTENTION: "eager"} | {name: settings[name] for name in (_ATTENTION, _EXPERTS) if name in settings}
     _name_head_size(cut)
+    if _EXPERTS not in settings and _takes_batches(model_class, cut, kind, given):
+        cut[_EXPERTS] = "batched_mm"
 
     def make(values: Mapping[str, int]) -> Any:
         return make_configuration(kind, _with_sizes(cut, values), given)
@@ -136,6 +137,19 @@ def _describe_full(model: nn.Module, entries: Mapping[str, Any]) -> list[LayerKi
 def _cut_layers(name: str, value: Any, layers: KeptLayers) -> Any:
     found = reduce_layer_field(name, value, layers)
     return value if found is NotImplemented else found
+
+
+def _takes_batches(model_class: Any, cut: Mapping[str, Any], kind: str, given: Any) -> bool:
+    """Whether a model can compute its experts in one product.
+
+    A loop over hundreds of experts would take most of the time, and grouped products want rows of 16 bytes, which
+    small widths are not.
+    """
+    try:
+        _build(model_class, make_configuration(kind, {**cut, _EXPERTS: "batched_mm"}, given))
+    except ValueError:
+        return False
+    return True
 
 
 def _name_head_size(cut: dict[str, Any]) -> None:
