@@ -28,9 +28,10 @@ def shapes_shared() -> Iterator[None]:
     def look_up(self: Any, op_schema: Any) -> Any:
         try:
             key = describe_call(op_schema)
-        except _UnknownError:
+            is_known = key in known
+        except (_UnknownError, TypeError):  # a symbolic size has no hash
             return compute(self, op_schema)
-        if key not in known:
+        if not is_known:
             known[key] = compute(self, op_schema)
         found = known[key]
         return list(found) if isinstance(found, list) else found
