@@ -469,7 +469,68 @@ HOLD = [
         right=lambda x: x.exp().masked_fill(torch.arange(x.shape[1]) % 2 == 1, 0.0),
         wrong=lambda x: x.masked_fill(torch.arange(x.shape[1]) % 2 == 0, float("-inf")).exp(),
     ),
+    Identity(
+        name="a mask of -1e9, filled in, is one of -inf",
+        left=lambda x: x.masked_fill(odd_columns(x), float("-inf")).softmax(-1),
+        right=lambda x: x.masked_fill(odd_columns(x), -1e9).softmax(-1),
+        wrong=lambda x: x.masked_fill(odd_columns(x), -100.0).softmax(-1),  # a number among others
+        places=6,
+    ),
+    Identity(
+        name="a mask of -1e4, added, is one of -inf",
+        left=lambda x: x.masked_fill(odd_columns(x), float("-inf")).softmax(-1),
+        right=lambda x: (x + odd_columns(x) * -10000.0).softmax(-1),
+        wrong=lambda x: (x + ~odd_columns(x) * -10000.0).softmax(-1),
+    ),
+    Identity(
+        name="and so in a softmax written out, at a temperature, by index or by where",
+        left=lambda x: (x / 2).masked_fill(odd_columns(x), float("-inf")).softmax(-1),
+        right=lambda x: softmax_written_out(masked_in_place(x, -1e9) / 2),
+        wrong=lambda x: softmax_written_out(torch.where(odd_columns(x), -1e9, x)),
+        places=6,
+    ),
+    Identity(
+        name="the cross-entropy of logits masked by -1e9 is that of those which are left",
+        left=lambda x: F.cross_entropy(x[:, ~odd_columns(x)], LABELS // 2, reduction="none"),
+        right=lambda x: F.cross_entropy(torch.where(odd_columns(x), -1e9, x), LABELS // 2 * 2, reduction="none"),
+        wrong=lambda x: F.cross_entropy(torch.where(odd_columns(x), -1e3, x), LABELS // 2 * 2, reduction="none"),
+        places=6,
+    ),
+    Identity(
+        name="causal attention is the same with -1e9 above the diagonal",
+        left=lambda q, k, v: attention(q, k, v, causal=True),
+        right=lambda q, k, v: F.scaled_dot_product_attention(
+            q, k, v, attn_mask=torch.ones(q.shape[-2], q.shape[-2], dtype=torch.float64).triu(1) * -1e9
+        ),
+        wrong=lambda q, k, v: F.scaled_dot_product_attention(
+            q, k, v, attn_mask=torch.ones(q.shape[-2], q.shape[-2], dtype=torch.float64).triu(2) * -1e9
+        ),
+        shapes=lambda n: [(2, n, 4)] * 3,
+        places=6,
+    ),
+    Identity(
+        name="a row of nothing but scores masked by -1e4 is a row of scores, however softmax is written",
+        left=lambda x: (x + torch.full_like(x, -10000.0)).softmax(-1),
+        right=lambda x: softmax_written_out(x + torch.full_like(x, -10000.0)),
+        wrong=lambda x: (x + odd_columns(x) * -10000.0).softmax(-1),
+    ),
 ]
+
+
+def odd_columns(x):
+    return torch.arange(x.shape[1]) % 2 == 1
+
+
+def masked_in_place(x, number):
+    found = x.clone()
+    found[:, odd_columns(x)] = number
+    return found
+
+
+def softmax_written_out(x):
+    powers = (x - x.amax(-1, keepdim=True)).exp()
+    return powers / powers.sum(-1, keepdim=True)
+
 
 NOT_PROMISED = [
     Identity(

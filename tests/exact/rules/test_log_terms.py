@@ -8,7 +8,16 @@ import torch
 from tests.exact.algebra.residues import FIELD, M, drawn
 
 from shardproof.exact.algebra.degree import CONSTANT, VARIABLE
-from shardproof.exact.rules.log_terms import as_shift, negative_terms, product_of_terms, sum_of_terms, summed_terms
+from shardproof.exact.algebra.residue import LogTerms
+from shardproof.exact.rules.log_terms import (
+    as_shift,
+    deepest_taken_away,
+    least_depth,
+    negative_terms,
+    product_of_terms,
+    sum_of_terms,
+    summed_terms,
+)
 
 
 def of(seed):
@@ -29,6 +38,50 @@ def same(x, y):
 
 X, Y, U, V = (of(seed) for seed in range(1, 5))
 ORDINARY = [("sum", plus, operator.add), ("difference", minus, operator.sub)]
+
+
+MASK = torch.tensor([0.0, -1e4, 0.0, -1e9], dtype=torch.float64)
+
+
+def masked(x):
+    constants = dataclasses.replace(M.residue(MASK.remainder(FIELD.prime), CONSTANT), value=MASK)
+    mask = dataclasses.replace(constants, logs=LogTerms(rest=CONSTANT, depth=MASK))
+    return plus(x, mask)
+
+
+def exponential_is_zero(x):
+    return (x.exp().tensor == 0).all(0).tolist()
+
+
+def test_the_exponential_of_a_masked_number_is_zero_whatever_it_was_added_to_or_divided_by():
+    for x in (masked(X), plus(masked(X), 3), plus(X, masked(Y)), minus(masked(X), Y), product_of_terms(X, 8, X / 8)):
+        expected = [False] * 4 if x.depth is None else [False, True, False, True]
+        assert exponential_is_zero(x) == expected
+    half = product_of_terms(masked(X), 0.5, masked(X) * 0.5)
+    assert exponential_is_zero(half) == [False, True, False, True]
+    assert exponential_is_zero(masked(X).sigmoid()) == [False] * 4
+    assert (masked(X).sigmoid().tensor == 0).all(0).tolist() == [False, True, False, True]
+
+
+def test_what_is_no_mask_any_more_has_an_ordinary_exponential():
+    assert exponential_is_zero(product_of_terms(masked(X), 0.01, masked(X) * 0.01)) == [False, False, False, True]
+    assert exponential_is_zero(negative_terms(masked(X), -masked(X))) == [False] * 4
+    assert exponential_is_zero(minus(masked(X), masked(Y))) == [False] * 4
+    assert minus(X, masked(Y)).depth is None
+    assert product_of_terms(masked(X), Y, masked(X) * Y).logs is None
+    number = dataclasses.replace(M.residue(torch.tensor(0.0, dtype=torch.float64)), value=torch.tensor(-1e4))
+    number = dataclasses.replace(number, logs=LogTerms(rest=CONSTANT, depth=torch.tensor(-1e4)))
+    assert plus(X, number).depth is None  # one number for all
+    assert plus(X, -10000).logs is None
+
+
+def test_a_row_of_masked_numbers_alone_is_measured_from_the_least_deep():
+    alone = masked(X).moved(lambda t: t[:, 1::2])
+    alone = dataclasses.replace(alone, logs=LogTerms(rest=VARIABLE, depth=MASK[1::2].expand(3, 2)))
+    assert exponential_is_zero(deepest_taken_away(alone, -1)) == [False, True]
+    assert exponential_is_zero(deepest_taken_away(masked(X), -1)) == [False, True, False, True]
+    assert least_depth(masked(X), -1, X.sum(-1), keepdim=False).logs.depth is None
+    assert least_depth(alone, -1, alone.sum(-1), keepdim=False).depth.tolist() == [-1e4] * 3
 
 
 @pytest.mark.parametrize(("combined", "ordinary"), [pair[1:] for pair in ORDINARY], ids=[pair[0] for pair in ORDINARY])

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 # What a void element is as an integer, where residues are handed out as such: far beyond them.
 VOID: Final = 1 << 40
+# A constant at most this, among scores of ordinary size, masks them: -1e4 as bfloat16 has it is -9984.
+MASKING: Final = -9_000.0
 
 Operand: TypeAlias = "Residue | int | float | Fraction"
 
@@ -121,17 +123,22 @@ class LogTerms:
     is more than the other terms. A tensor of factors is an exponential, a sum of such, or a product with one; it is a
     rest as a sum.
 
+    A mask's number, -1e4 or -1e9, is a constant whose exponential is 0 in every floating dtype, whatever score it is
+    added to or put in the place of. Where one was, the exponential is 0, as that of -inf.
+
     Attributes:
         rest: the degree of the rest; None where that is zero.
         shifts: maxima, or their negatives or multiples, each of the tensor's shape.
         unit: a sum of exponentials, a quotient of them and the like, of the tensor's shape; None for 1.
         factors: as shifts are. What is known of an element that is zero does not matter.
+        depth: the real numbers of masks among the terms, of the tensor's shape: at most `MASKING`, or 0 where is none.
     """
 
     rest: Degree | None
     shifts: tuple[Residue, ...] = ()
     unit: Residue | None = None
     factors: tuple[Residue, ...] = ()
+    depth: Tensor | None = None
 
     @property
     def is_sum(self) -> bool:
@@ -180,6 +187,11 @@ class Residue:
     def has_log_terms(self) -> bool:
         """Whether it is known as a sum with shifts or a logarithm."""
         return self.logs is not None and self.logs.is_sum
+
+    @property
+    def depth(self) -> Tensor | None:
+        """The numbers of masks among its terms."""
+        return None if self.logs is None else self.logs.depth
 
     def numel(self) -> int:
         """As of the tensor."""
@@ -349,7 +361,10 @@ class Residue:
         return self._looked_up(self.of.oracles.even(name, at_zero=at_zero))
 
     def exp(self) -> Residue:
-        """E(x), see `Oracles.exp`; of what is known as a sum, the product of the terms' exponentials."""
+        """E(x), see `Oracles.exp`; of a known sum the product of the terms' exponentials; 0 where masked."""
+        if self.logs is not None and self.depth is not None:
+            found = replace(self, logs=replace(self.logs, depth=None)).exp()
+            return replace(found, tensor=found.tensor.masked_fill((self.depth != 0) & ~found.tensor.isnan(), 0.0))
         if self.logs is None or not self.logs.is_sum:
             return self._new(self.of.look_up(self.of.oracles.exp(), self.tensor), self.degree.exp())
         shifts = self.logs.shifts
@@ -395,7 +410,9 @@ class Residue:
         return self._new(self.of.look_up(table, self.tensor), self.degree.squared_root())
 
     def sigmoid(self) -> Residue:
-        """1 / (1 + E(-x))."""
+        """1 / (1 + E(-x)), which is E(x) / (1 + E(x))."""
+        if self.depth is not None:
+            return self.exp() * (1 + self.exp()).inverse()
         return (1 + (self.exp().inverse() if self.has_log_terms else (-self).exp())).inverse()
 
     # ------------------------------------------------------------------------------------------------------------------

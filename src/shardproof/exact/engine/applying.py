@@ -14,6 +14,7 @@ from shardproof.exact.algebra.lift import is_symbol
 from shardproof.exact.algebra.residue import Residue
 from shardproof.exact.engine.choices import choice_among, mark_choice, mark_compared, mark_selection
 from shardproof.exact.engine.constants import symbol_among
+from shardproof.exact.engine.log_tensors import depth_of_number
 from shardproof.exact.engine.run import Selection
 from shardproof.exact.engine.tags import REAL, Tag, union
 from shardproof.exact.engine.tensor_trees import covers_storage, floats_in, map_tensors, tensors_in, view_like
@@ -144,12 +145,12 @@ class Applying:
         def residues(x: Tensor) -> Tensor:
             return self.constants.residues_of(x, unwritten=moves) if x.is_floating_point() else x
 
-        given = map_tensors(residues, (args, kwargs))
-        args, kwargs = self._lift_scalars(op, *given)
+        as_given = args, kwargs
+        args, kwargs = self._lift_scalars(op, *map_tensors(residues, as_given))
         result = op(*args, **kwargs)
         if rule.kind == "sum":
             return self._sum(op, rule, result, args, kwargs, inherited)
-        return self._moved(op, result, operands, args, kwargs, inherited)
+        return self._moved(op, result, operands, args, kwargs, inherited, as_given)
 
     # Kinds of rules --------------------------------------------------------------------------------------------------
 
@@ -221,6 +222,7 @@ class Applying:
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
         inherited: Tag,
+        as_given: tuple[tuple[Any, ...], dict[str, Any]],
     ) -> Any:
         views = {x.untyped_storage()._cdata for x in operands}
         if inherited.roots and any(value != 0 for value in self._scalars(op, args, kwargs)):
@@ -239,8 +241,10 @@ class Applying:
             self._move_squares(op, result, operands, args, kwargs)
         if not inherited.symbols and any(self.run.tag(x).pieces is not None for x in operands):
             self._move_pieces(op, result, operands, args, kwargs)
-        if any(self.run.tag(x).logs is not None for x in operands):
-            self._move_logs(op, result, operands, args, kwargs)
+        depths = _map_numbers(depth_of_number, op, *as_given)
+        masks = any(depth_of_number(number) for number in self._scalars(op, *as_given))
+        if masks or any(self.logs.of(x) is not None for x in operands):
+            self._move_logs(op, result, operands, (args, kwargs), depths)
         return result
 
     def _move_squares(
@@ -267,15 +271,20 @@ class Applying:
             self.pieces.move(op, result, operands, args, kwargs)
 
     def _move_logs(
-        self, op: OpOverload, result: Any, operands: list[Tensor], args: tuple[Any, ...], kwargs: dict[str, Any]
+        self,
+        op: OpOverload,
+        result: Any,
+        operands: list[Tensor],
+        given: tuple[tuple[Any, ...], dict[str, Any]],
+        depths: tuple[tuple[Any, ...], dict[str, Any]],
     ) -> None:
         if not (isinstance(result, Tensor) and result.is_floating_point() and self.run.tag(result).logs is None):
             return
 
         def filled(number: float) -> tuple[tuple[Any, ...], dict[str, Any]]:
-            return _map_numbers(lambda _: number, op, args, kwargs)
+            return _map_numbers(lambda _: number, op, *given)
 
-        self.logs.move(op, result, operands, (args, kwargs), filled=filled)
+        self.logs.move(op, result, operands, given, filled=filled, depths=depths)
 
     # Results ---------------------------------------------------------------------------------------------------------
 

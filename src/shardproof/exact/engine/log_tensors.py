@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from shardproof.exact.algebra.degree import CONSTANT, Degree
-from shardproof.exact.algebra.residue import LogTerms, Residue
+from shardproof.exact.algebra.residue import MASKING, LogTerms, Residue
 from shardproof.exact.engine.tags import LogTensors, Tag
 from shardproof.exact.engine.tensor_trees import covers_storage, map_tensors, view_like
 
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 # What a tensor without shifts, or without a unit, has in their place.
 _NO_SHIFT: Final = 0.0
 _NO_UNIT: Final = 1.0
+# Below are the symbols of masks, the lowest numbers of float64 and float32 and -inf.
+_SYMBOLS: Final = -3e38
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,15 +37,19 @@ class LogStore:
 
     def of(self, x: Tensor) -> LogTerms | None:
         """Those of a view, as a rule takes them."""
-        known = self.run.tag(x).logs
+        tag = self.run.tag(x)
+        known = tag.logs
         if known is None:
-            return None
+            depth = _depth_of_constants(x, tag)
+            return None if depth is None else LogTerms(rest=tag.degree, depth=depth)
 
         def viewed(each: Sequence[Tensor]) -> tuple[Residue, ...]:
             return tuple(self._residue(term, x) for term in each)
 
         unit = None if known.unit is None else self._residue(known.unit, x)
-        return LogTerms(rest=known.rest, shifts=viewed(known.shifts), unit=unit, factors=viewed(known.factors))
+        depth = None if known.depth is None else view_like(known.depth, x)
+        shifts, factors = viewed(known.shifts), viewed(known.factors)
+        return LogTerms(rest=known.rest, shifts=shifts, unit=unit, factors=factors, depth=depth)
 
     def keep(self, tensor: Tensor, logs: LogTerms | None, *, divided: bool = False) -> None:
         """Store those of a whole storage; of a part of one they are not kept."""
@@ -60,18 +66,19 @@ class LogStore:
             shifts=tuple(map(laid_out, logs.shifts)),
             unit=None if logs.unit is None else laid_out(logs.unit),
             factors=tuple(map(laid_out, logs.factors)),
+            depth=None if logs.depth is None else _laid_out_as(tensor, logs.depth),
         )
         self.run.tags.set(tensor, replace(self.run.tag(tensor), logs=known))
 
-    def write(self, target: Tensor, value: Tensor, old: Tag) -> None:
+    def write(self, target: Tensor, value: Tensor, old: Tag, logs: LogTerms | None) -> None:
         """Store those of a value that was written into a view.
 
         Args:
             target: the view, whose tag says already what its storage now holds.
             value: of its shape, or broadcast to it.
             old: the tag of the target's storage before.
+            logs: those of the value.
         """
-        logs = self.of(value)
         if covers_storage(target):
             self.keep(target, logs)
         elif (logs is not None or old.logs is not None) and target.numel():
@@ -103,8 +110,19 @@ class LogStore:
             shifts=all_written(before.shifts, logs.shifts),
             unit=unit,
             factors=all_written(before.factors, logs.factors),
+            depth=self._write_depth(target, logs.depth, before.depth),
         )
         self.run.tags.set(target, replace(self.run.tag(target), logs=known))
+
+    def _write_depth(self, target: Tensor, depth: Tensor | None, before: Tensor | None) -> Tensor | None:
+        if depth is None and before is None:
+            return None
+        if before is None:
+            before = torch.zeros(_elements_in_storage(target), dtype=torch.float64, device=target.device)
+        after = before.clone()
+        view = view_like(after, target)
+        view.zero_() if depth is None else view.copy_(depth)
+        return after
 
     def map(self, tensor: Tensor, function: Callable[[Tensor], Tensor]) -> LogTensors | None:
         """Those of a view with each tensor replaced by another of the view's shape."""
@@ -119,7 +137,8 @@ class LogStore:
 
         unit = None if known.unit is None else mapped(known.unit)
         shifts, factors = tuple(map(mapped, known.shifts)), tuple(map(mapped, known.factors))
-        return replace(known, shifts=shifts, unit=unit, factors=factors)
+        depth = None if known.depth is None else view_like(known.depth, tensor).expand(tensor.shape).contiguous()
+        return replace(known, shifts=shifts, unit=unit, factors=factors, depth=depth)
 
     def mark_void(self, tensor: Tensor, mask: Tensor) -> None:
         """Make elements void."""
@@ -136,6 +155,7 @@ class LogStore:
         given: tuple[tuple[Any, ...], dict[str, Any]],
         *,
         filled: Callable[[float], tuple[tuple[Any, ...], dict[str, Any]]],
+        depths: tuple[tuple[Any, ...], dict[str, Any]],
     ) -> None:
         """Let log terms go where the operands' elements went.
 
@@ -145,6 +165,7 @@ class LogStore:
             operands: its floating tensors.
             given: its arguments.
             filled: its arguments with a number in place of every number that stands for elements.
+            depths: its arguments with the depth of each of these numbers, see `depth_of_number`.
         """
         terms = {id(x): self.of(x) or LogTerms(rest=self.run.tag(x).degree) for x in operands}
         rest = _joined([logs.rest for logs in terms.values()])
@@ -174,10 +195,45 @@ class LogStore:
         units = {key: logs.unit for key, logs in terms.items()}
         unit = None if all(part is None for part in units.values()) else moved(units, _NO_UNIT)
         shifts, factors = each(lambda logs: logs.shifts), each(lambda logs: logs.factors)
-        self.keep(result, LogTerms(rest=rest, shifts=shifts, unit=unit, factors=factors))
+        depth = self._moved_depth(op, terms, depths)
+        self.keep(result, LogTerms(rest=rest, shifts=shifts, unit=unit, factors=factors, depth=depth))
+
+    def _moved_depth(
+        self, op: OpOverload, terms: dict[int, LogTerms], given: tuple[tuple[Any, ...], dict[str, Any]]
+    ) -> Tensor | None:
+        """The depths of the operands, and of numbers that fill, where their elements went; None where all are 0."""
+
+        def depth_of(x: Tensor) -> Tensor:
+            if id(x) not in terms:
+                return x
+            depth = terms[id(x)].depth
+            return torch.zeros(x.shape, dtype=torch.float64, device=x.device) if depth is None else depth
+
+        args, kwargs = map_tensors(depth_of, given)
+        depth: Tensor = op(*args, **kwargs)
+        return depth if bool((depth != 0).any()) else None
 
     def _residue(self, x: Tensor, of: Tensor) -> Residue:
         return Residue(view_like(x, of), self.run.tag(x).degree, self.run.arithmetic)
+
+
+def depth_of_number(number: float) -> float:
+    """The number if it is a mask's, else 0; the symbols of masks are looked at by themselves."""
+    return float(number) if _SYMBOLS < number <= MASKING else 0.0
+
+
+def _depth_of_constants(x: Tensor, tag: Tag) -> Tensor | None:
+    """The numbers of masks among constants; None where there are none."""
+    numbers = x if tag.real else None if tag.value is None else view_like(tag.value, x)
+    if numbers is None or not numbers.is_floating_point():
+        return None
+    masking = (numbers <= MASKING) & (numbers > _SYMBOLS)
+    return numbers.where(masking, 0.0) if bool(masking.any()) else None
+
+
+def _laid_out_as(tensor: Tensor, companion: Tensor) -> Tensor:
+    found = torch.empty_strided(tensor.size(), tensor.stride(), dtype=torch.float64, device=tensor.device)
+    return found.copy_(companion)
 
 
 def _elements_in_storage(x: Tensor) -> int:

@@ -101,7 +101,7 @@ class ShortWay:
         target.copy_(result)
         new = run.tag(result).bare
         run.set(target, new if covers_storage(target) else old | new)
-        self.applying.logs.write(target, result, old)
+        self.applying.logs.write(target, result, old, self.applying.logs.of(result))
         return target
 
 

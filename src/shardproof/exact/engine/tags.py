@@ -47,9 +47,10 @@ class LogTensors:
     shifts: tuple[Tensor, ...]
     unit: Tensor | None
     factors: tuple[Tensor, ...]
+    depth: Tensor | None = None
 
     def each(self) -> tuple[Tensor, ...]:
-        """The tensors among them."""
+        """The residues among them."""
         return (*self.shifts, *self.factors, *(() if self.unit is None else (self.unit,)))
 
 

@@ -90,7 +90,7 @@ class Writing:
             value = self._floating(value, new)
             new = self.run.tag(value)
         old, numbers = self.run.tag(target), self.constants.constant_of(value)
-        whole = covers_storage(target)
+        whole, logs = covers_storage(target), self.logs.of(value)
         if not whole and new.real and not old.real:
             symbols = self.constants.symbols_in(value)
             value, new = self.constants.residues_of(value), replace(self.run.tag(value), real=False, symbols=symbols)
@@ -102,7 +102,7 @@ class Writing:
         if numbers is not None and not tag.real and (whole or old.value is not None):
             tag = replace(tag, value=self._numbers_after(target, numbers, old))
         self.run.set(target, tag)
-        self.logs.write(target, value, old)
+        self.logs.write(target, value, old, logs)
 
     def _store_complex(self, target: Tensor, value: Tensor) -> None:
         """Both parts, where the target has them."""

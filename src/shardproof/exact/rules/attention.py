@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from math import sqrt
 from typing import TYPE_CHECKING
 
@@ -11,6 +12,7 @@ from torch import Tensor
 from shardproof.exact.algebra.lift import NEGATIVE_INFINITY
 from shardproof.exact.algebra.residue import Residue
 from shardproof.exact.errors import RandomDrawError
+from shardproof.exact.rules.log_terms import sum_of_terms
 from shardproof.exact.rules.registry import formula
 from shardproof.exact.rules.softmax import exponentials
 from shardproof.exact.rules.symbols import add_symbols
@@ -27,7 +29,7 @@ def _masked_scores(
     symbols = False
     if isinstance(mask, Residue):
         symbols = bool((mask.tensor.abs() > m.field.half).any())
-        scores = add_symbols(m, scores, mask, 1) if symbols else scores + mask
+        scores = add_symbols(m, scores, mask, 1) if symbols else sum_of_terms(scores, mask, scores + mask)
     elif mask is not None:
         scores, symbols = _masked(scores, mask), True
     if causal:
@@ -37,7 +39,7 @@ def _masked_scores(
 
 
 def _masked(scores: Residue, seen: Tensor) -> Residue:
-    return Residue(torch.where(seen, scores.tensor, NEGATIVE_INFINITY), scores.degree, scores.of)
+    return replace(scores, tensor=torch.where(seen, scores.tensor, NEGATIVE_INFINITY))
 
 
 def _repeated(x: Residue, heads: int) -> Residue:

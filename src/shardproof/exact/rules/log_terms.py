@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
 # A sum of more maxima than these is an ordinary number, as is a product with more factors.
 _MOST: Final = 4
+# A mask's number that was scaled, as scores are by 1 / sqrt(d) or a temperature: its exponential is 0 in float64 too.
+LEAST_DEPTH: Final = -1_000.0
 
 
 def as_shift(maximum: Residue) -> Residue:
@@ -51,9 +53,10 @@ def sum_of_terms(x: Residue, y: Operand, found: Residue, *, minus: bool = False)
     a, b = terms_of(x), terms_of(y)
     shape = found.shape
     factors = _of_either(x, y, shape) if a.factors or b.factors else ()
+    depth = _depth_of_sum(_depth_as_summand(x), _depth_as_summand(y), shape, minus=minus)
     shifts = _cancelled([*a.shifts, *(-shift if minus else shift for shift in b.shifts)], shape)
     if len(shifts) > _MOST or not (a.is_sum or b.is_sum):
-        return _knowing(found, LogTerms(rest=found.degree, factors=factors))
+        return _knowing(found, LogTerms(rest=found.degree, factors=factors, depth=depth))
     rest = _sum_of_rests(a.rest, b.rest)
     unit = a.unit
     if b.unit is not None:
@@ -64,7 +67,7 @@ def sum_of_terms(x: Residue, y: Operand, found: Residue, *, minus: bool = False)
         assert isinstance(y, Residue)
         found = _merged((x.rest(), -y.rest() if minus else y.rest()), shifts, unit, rest)
     unit = None if unit is None else _expanded(unit, shape)
-    return _knowing(found, LogTerms(rest=rest, shifts=tuple(shifts), unit=unit, factors=factors))
+    return _knowing(found, LogTerms(rest=rest, shifts=tuple(shifts), unit=unit, factors=factors, depth=depth))
 
 
 def negative_terms(x: Residue, found: Residue) -> Residue:
@@ -72,7 +75,8 @@ def negative_terms(x: Residue, found: Residue) -> Residue:
     if x.logs is None:
         return found
     unit = None if x.logs.unit is None else x.logs.unit.inverse()
-    return replace(found, logs=replace(x.logs, shifts=tuple(-shift for shift in x.logs.shifts), unit=unit))
+    shifts = tuple(-shift for shift in x.logs.shifts)
+    return replace(found, logs=replace(x.logs, shifts=shifts, unit=unit, depth=None))
 
 
 def _merged(rests: tuple[Residue, Residue], shifts: Sequence[Residue], unit: Residue, rest: Degree | None) -> Residue:
@@ -93,8 +97,12 @@ def product_of_terms(x: Residue, y: Operand, found: Residue, *, divided: bool = 
     a, b = terms_of(x), terms_of(y)
     factors = _cancelled([*a.factors, *(-factor if divided else factor for factor in b.factors)], found.shape)
     logs = LogTerms(rest=found.degree)
-    if a.is_sum and (not isinstance(y, Residue) or (y.ndim == 0 and y.value is not None)):
-        logs = _scaled(a, y, divided=divided)
+    if not isinstance(y, Residue) or (y.ndim == 0 and y.value is not None):
+        logs = _scaled(a, y, divided=divided) if a.is_sum else logs
+        if a.depth is not None:
+            number = float(y.value if isinstance(y, Residue) else y)  # type: ignore[arg-type]
+            scaled = a.depth / number if divided and number else a.depth * number
+            logs = replace(logs, depth=_deep_enough(scaled))
     return _knowing(found, replace(logs, factors=tuple(factors)))
 
 
@@ -150,7 +158,51 @@ def _of_either(x: Residue, y: Operand, shape: torch.Size) -> tuple[Residue, ...]
 def _knowing(found: Residue, logs: LogTerms) -> Residue:
     if len(logs.factors) > _MOST:
         logs = replace(logs, factors=())
-    return replace(found, logs=logs) if logs.is_sum or logs.factors else found
+    return replace(found, logs=logs) if logs.is_sum or logs.factors or logs.depth is not None else found
+
+
+# Masks ----------------------------------------------------------------------------------------------------------------
+
+
+def deepest_taken_away(x: Residue, dims: list[int] | int) -> Residue:
+    """X with the numbers of masks measured from the least deep of each row, as where the row's maximum is subtracted.
+
+    A row of nothing but masked scores so counts as a row of scores.
+    """
+    if x.logs is None or x.logs.depth is None or not x.numel():
+        return x
+    depth = x.logs.depth
+    return replace(x, logs=replace(x.logs, depth=_deep_enough(depth - depth.amax(dims, keepdim=True))))
+
+
+def least_depth(x: Residue, dims: list[int] | int, found: Residue, *, keepdim: bool) -> Residue:
+    """A maximum or a log-sum-exp of the rows of x, which is as deep as the least deep of each."""
+    return found if x.depth is None else with_depth(found, x.depth.amax(dims, keepdim=keepdim))
+
+
+def with_depth(found: Residue, depth: Tensor) -> Residue:
+    """The residue, known to be this deep."""
+    return replace(found, logs=replace(terms_of(found), depth=_deep_enough(depth)))
+
+
+def _depth_as_summand(x: Operand) -> Tensor | None:
+    """One number that is added to all elements is no mask: exp(1e4 * x - 1e4) is not 0."""
+    is_number = not isinstance(x, Residue) or (not x.ndim and x.value is not None)
+    return None if is_number else terms_of(x).depth
+
+
+def _depth_of_sum(a: Tensor | None, b: Tensor | None, shape: torch.Size, *, minus: bool) -> Tensor | None:
+    if a is None and (b is None or minus):
+        return None
+    total = torch.zeros(shape, dtype=torch.float64, device=(a if a is not None else b).device)  # type: ignore[union-attr]
+    total = total if a is None else total + a
+    return _deep_enough(total if b is None else total - b if minus else total + b)
+
+
+def _deep_enough(depth: Tensor) -> Tensor | None:
+    """The numbers that are masks'; None if none is: -1e4 divided by 16 is no mask any more."""
+    masking = depth <= LEAST_DEPTH
+    return depth.where(masking, 0.0) if bool(masking.any()) else None
 
 
 # Both -----------------------------------------------------------------------------------------------------------------

@@ -18,7 +18,7 @@ from torch.utils._pytree import tree_flatten, tree_map
 from shardproof.exact.algebra.degree import CONSTANT
 from shardproof.exact.algebra.lift import LOWEST, NEGATIVE_INFINITY, is_symbol
 from shardproof.exact.algebra.residue import Residue
-from shardproof.exact.rules.log_terms import as_shift
+from shardproof.exact.rules.log_terms import as_shift, with_depth
 from shardproof.exact.rules.piecewise import at_least, at_most, value_of
 from shardproof.exact.rules.registry import compared_for_one, find_op, formula, runs_on_reals, selects
 
@@ -85,7 +85,11 @@ def _by_ranks(op: OpOverload) -> Callable[..., Any]:
         ranks = iter(order.ranks)
         ranked = tree_map(lambda x: next(ranks) if _is_residue(x) else x, (args, kwargs), is_leaf=_is_residue)
         found = op(*ranked[0], **ranked[1])
-        return tree_map(lambda y: _chosen(op, y, order, given), found)
+        chosen = tree_map(lambda y: _chosen(op, y, order, given), found)
+        if op not in _MAXIMA or given[0].depth is None:
+            return chosen
+        deep = op(given[0].depth, *args[1:], **kwargs)  # a maximum is as deep as the least deep
+        return with_depth(chosen, deep) if isinstance(deep, Tensor) else (with_depth(chosen[0], deep[0]), chosen[1])
 
     return choose
 

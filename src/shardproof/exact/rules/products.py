@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from shardproof.exact.algebra.lift import LOWEST
+from shardproof.exact.rules.log_terms import least_depth
 from shardproof.exact.rules.piecewise import absolute, sign
 from shardproof.exact.rules.powers import power, vector_norm
 from shardproof.exact.rules.registry import formula
@@ -80,7 +81,7 @@ def log_sum_exp(
     over = [dims] if isinstance(dims, int) else list(dims)
     over = sorted({d % x.ndim for d in over or range(x.ndim)})
     exp = exponentials(m, x, over, symbols=symbols)
-    found = log_of_sum(exp, over, keepdim=keepdim)
+    found = least_depth(x, over, log_of_sum(exp, over, keepdim=keepdim), keepdim=keepdim)
     if not symbols:
         return found
     lowest = x.tensor.amax(over, keepdim=keepdim) < -m.field.half

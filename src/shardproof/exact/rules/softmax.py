@@ -11,7 +11,7 @@ from shardproof.exact.algebra.blockwise import by_rows
 from shardproof.exact.algebra.lift import LOWEST, NEGATIVE_INFINITY
 from shardproof.exact.algebra.residue import Residue
 from shardproof.exact.errors import NotANumberError
-from shardproof.exact.rules.log_terms import sum_of_terms, summed_terms
+from shardproof.exact.rules.log_terms import deepest_taken_away, sum_of_terms, summed_terms
 from shardproof.exact.rules.registry import formula
 from shardproof.exact.rules.symbols import subtract_from_symbols, with_limit
 
@@ -25,6 +25,7 @@ def exponentials(m: Arithmetic, x: Residue, dim: int | list[int] = -1, *, symbol
     """E of each element, without a shift, which would cancel. Masked elements give 0; a row of nothing but finfo.min
     counts as a row of equal numbers.
     """
+    x = deepest_taken_away(x, dim)
     if not symbols:
         return x.exp()
     largest = x.tensor.amax(dim, keepdim=True)
@@ -57,7 +58,7 @@ def softmax(
     def rows(exp: Residue) -> tuple[Residue]:
         return (exp * exp.sum(-1, keepdim=True).inverse(),)
 
-    if x.has_log_terms:
+    if x.logs is not None:
         return by_rows(rows, dim, exponentials(m, x, dim, symbols=symbols))[0]
     return by_rows(lambda x: rows(exponentials(m, x, symbols=symbols)), dim, x)[0]
 
@@ -68,7 +69,7 @@ def log_softmax(m: Arithmetic, x: Residue, dim: int, _half_to_float: Any = None,
     if x.ndim == 0:
         return Residue(torch.zeros_like(x.tensor), x.degree, m)
 
-    if x.has_log_terms:
+    if x.logs is not None:
         total = log_of_sum(exponentials(m, x, dim, symbols=symbols), dim, keepdim=True)
     else:
         total = by_rows(lambda x: (exponentials(m, x, symbols=symbols).sum(-1, keepdim=True),), dim, x)[0].log()
