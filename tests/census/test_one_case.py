@@ -6,10 +6,11 @@ import pytest
 
 from shardproof.census import one_case
 from shardproof.census.one_case import _name_outcome, prove_case
-from shardproof.census.results import Case, Outcome
+from shardproof.census.results import LOADING, Case, Outcome
 from shardproof.errors import CannotRunError
 from shardproof.exact.errors import UnsupportedOpError
 from shardproof.frameworks.transformers import OneDeviceError, ShardedCrashError
+from shardproof.frameworks.transformers.loading import Loading, Misplaced
 
 pytest.importorskip("transformers")
 
@@ -38,6 +39,25 @@ def caused(error, cause):
 )
 def test_what_an_error_means(error, outcome):
     assert _name_outcome(error) is outcome
+
+
+@pytest.mark.parametrize("right", [True, False], ids=["right", "wrong"])
+def test_a_checkpoint_loaded_instead_of_a_step(monkeypatch, right):
+    misplaced = () if right else (Misplaced(name="w", where="rank 1", said="6 of 12 elements are missing"),)
+    found = Loading(model="Llama", devices=2, tensors=3, split=1, misplaced=misplaced)
+    monkeypatch.setattr(one_case, "check_loading", lambda _kind, _settings, _devices: found)
+    result = prove_case(Case(kind="llama", variant=LOADING))
+    assert (result.outcome, result.model) == (Outcome.LOADED if right else Outcome.WRONG, "Llama")
+    assert result.causes == (() if right else ("w (rank 1): 6 of 12 elements are missing",))
+    assert not result.suggestible
+
+
+def test_a_failure_of_loading_on_ranks_is_a_crash(monkeypatch):
+    def fail(*_):
+        raise ShardedCrashError("rank 0: Llama loads on one device ...")
+
+    monkeypatch.setattr(one_case, "check_loading", fail)
+    assert prove_case(Case(kind="llama", variant=LOADING)).outcome is Outcome.CRASH
 
 
 @pytest.mark.slow

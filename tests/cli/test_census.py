@@ -134,3 +134,14 @@ def test_bad_input_is_one_line(run, arguments, said):
     assert (code, ran, out) == (2, [], "")
     assert said in err
     assert err.count("\n") == 1
+
+
+def test_loading_is_a_variant_of_its_own(run, tmp_path):
+    path = tmp_path / "lines.jsonl"
+    run("llama", "--output", path)
+    code, ran, out, _ = run("llama", "--loading", "--output", path, outcomes={"llama": Outcome.LOADED})
+    assert (code, ran, out) == (0, [("llama", "loading")], "1 model types: 1 LOADED\n")
+    assert run("llama", "--loading", "--output", path)[1] == []
+    code, _, _, err = run("llama", "--loading", "--suggest")
+    assert code == 2
+    assert "--loading takes one axis tp" in err

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from shardproof.census.results import BASE, Outcome, Result
+from shardproof.census.results import BASE, LOADING, Outcome, Result
 from shardproof.errors import CannotRunError
 from shardproof.exact.errors import ExactArithmeticError
 from shardproof.frameworks.transformers import (
@@ -26,6 +26,7 @@ from shardproof.frameworks.transformers import (
     save_reproduction,
     tiny_step,
 )
+from shardproof.frameworks.transformers.loading import check_loading
 from shardproof.proving.findings import Verdict
 from shardproof.proving.prove import prove
 from shardproof.report.grouping import group_findings
@@ -71,6 +72,8 @@ def prove_case(case: Case, folder: Path | None = None) -> Result:
     step: Step | None = None
     roots: tuple[Finding, ...] = ()
     try:
+        if case.variant == LOADING:
+            return replace(_load(case), seconds=round(time.monotonic() - started, 1), versions=versions)
         step = replace(tiny_step(case.kind, case.settings, seed=case.seed), steps=1, optimizer=_sgd)
         model = type(step.model()).__name__
         proof = _prove(step, case)
@@ -78,12 +81,21 @@ def prove_case(case: Case, folder: Path | None = None) -> Result:
         result = _mend(step, _describe(case, proof), proof)
     except Exception as error:  # noqa: BLE001 - a result says what happened
         outcome = _name_outcome(error)
-        if outcome is Outcome.CRASH and (step is None or not _crashes_in_numbers(step, case)):
+        loading = case.variant == LOADING
+        if outcome is Outcome.CRASH and not loading and (step is None or not _crashes_in_numbers(step, case)):
             outcome = Outcome.REFUSED
         result = Result(case=case, outcome=outcome, said=_shorten(error))
     if folder is not None and step is not None and result.outcome in (Outcome.WRONG, Outcome.CRASH):
         _write_script(folder, step, result, roots)
     return replace(result, model=model, seconds=round(time.monotonic() - started, 1), versions=versions)
+
+
+def _load(case: Case) -> Result:
+    found = check_loading(case.kind, case.settings, case.devices)
+    causes = [f"{one.name} ({one.where}): {one.said}" for one in found.misplaced]
+    more = [f"and {len(causes) - _MOST_CAUSES} more"] if len(causes) > _MOST_CAUSES else []
+    outcome = Outcome.LOADED if found.ok else Outcome.WRONG
+    return Result(case=case, outcome=outcome, model=found.model, causes=(*causes[:_MOST_CAUSES], *more))
 
 
 def _prove(step: Step, case: Case, *, numeric: bool = False, change: PlanChange | None = None) -> Proof:

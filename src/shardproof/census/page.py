@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
 _MEANINGS = {
     Outcome.PROVED: "every tensor of the step is the single device's",
+    Outcome.LOADED: "loaded sharded from a checkpoint and saved again, each element is where it belongs, once",
     Outcome.VACUOUS: "nothing differs; some tensors could not have told (parameters without a gradient)",
     Outcome.WRONG: "some tensor is not the single device's",
     Outcome.CRASH: "its own code fails on ranks, and runs on one device",

@@ -14,12 +14,14 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 BASE = "default"  # the name of the variant without a change
+LOADING = "loading"  # and of loading a checkpoint in place of a training step
 
 
 class Outcome(StrEnum):
     """What became of one model type."""
 
     PROVED = "PROVED"
+    LOADED = "LOADED"  # of loading: each element is where it belongs, once
     WRONG = "WRONG"
     VACUOUS = "VACUOUS"  # nothing differs, and some tensors could not have told
     UNDECIDED = "UNDECIDED"
@@ -35,7 +37,8 @@ class Outcome(StrEnum):
     @property
     def decided(self) -> bool:
         """Whether the census has said what it is for: proved, wrong, or a failure of the model's own code."""
-        return self in (Outcome.PROVED, Outcome.VACUOUS, Outcome.WRONG, Outcome.CRASH, Outcome.ONE_DEVICE)
+        undecided = (Outcome.UNDECIDED, Outcome.UNSUPPORTED, Outcome.REFUSED, Outcome.TIMEOUT, Outcome.MEMORY)
+        return self not in (*undecided, Outcome.DIED, Outcome.NOT_RUN)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,7 +99,7 @@ class Result:
     @property
     def suggestible(self) -> bool:
         """Whether entries could be searched for that mend its plan."""
-        return self.outcome is Outcome.WRONG
+        return self.outcome is Outcome.WRONG and self.case.variant != LOADING
 
 
 def write_line(result: Result) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections import Counter
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
@@ -17,7 +18,6 @@ from shardproof.cli.prove_repro import make_folder
 from shardproof.errors import CannotRunError
 
 if TYPE_CHECKING:
-    from collections import Counter
     from collections.abc import Callable, Iterator
 
     from shardproof.census.results import Case, Outcome, Result
@@ -45,6 +45,12 @@ def census_command(
             metavar="DIR", help="Write a script of plain PyTorch for each that is wrong or fails, in DIR/TYPE."
         ),
     ] = None,
+    loading: Annotated[
+        bool,
+        typer.Option(
+            "--loading", help="Instead: load each model sharded from a checkpoint, save it again, and compare weights."
+        ),
+    ] = False,
     again: Annotated[
         bool, typer.Option("--again", help="Run again what the file holds, if shardproof could not decide it.")
     ] = False,
@@ -67,7 +73,7 @@ def census_command(
     from shardproof.census.cases import list_types
     from shardproof.census.one_case import prove_case
     from shardproof.census.page import count_outcomes, render_page
-    from shardproof.census.results import Case, keep_latest, read_results, write_line
+    from shardproof.census.results import LOADING, Case, keep_latest, read_results, write_line
 
     for path in (output, page):
         if path is not None:
@@ -79,7 +85,11 @@ def census_command(
     results = [] if output is None or not output.exists() else read_results(output)
     sizes = {} if mesh is None else read_mesh(mesh)
     given = Case(kind="", devices=devices, mesh=sizes, trials=trials, seed=seed, suggest=suggest)
+    if loading and (variants or suggest or repro is not None or mesh is not None):
+        raise CannotRunError("--loading takes one axis tp: leave out --variants, --suggest, --repro and --mesh")
     wanted = _list_cases(types or [], given, variants=variants)
+    if loading:
+        wanted = [replace(case, variant=LOADING) for case in wanted]
     done = {_key(one.case, one) for one in results if _is_enough(one, suggest=suggest, again=again)}
     cases = [case for case in wanted if _key(case) not in done]
     work = None
@@ -105,7 +115,7 @@ def census_command(
         write_atomically(page, render_page(results, list_types(given.mesh), given.mesh))
     named = {(case.kind, case.variant) for case in wanted}
     latest = [one for key, one in keep_latest(results).items() if key in named]
-    counts = count_outcomes(latest)
+    counts = Counter(one.outcome for one in latest) if loading else count_outcomes(latest)
     print(_summarize(counts), file=sys.stdout if output is not None else sys.stderr)
     return _exit_of(latest)
 
@@ -152,7 +162,8 @@ def _exit_of(results: list[Result]) -> Exit:
 
     if any(one.outcome is Outcome.WRONG for one in results):
         return Exit.DIVERGED
-    proved = bool(results) and all(one.outcome in (Outcome.PROVED, Outcome.VACUOUS) for one in results)
+    right = (Outcome.PROVED, Outcome.VACUOUS, Outcome.LOADED)
+    proved = bool(results) and all(one.outcome in right for one in results)
     return Exit.PASSED if proved else Exit.COULD_NOT_RUN
 
 

@@ -120,6 +120,13 @@ def prove_command(
             help="Write a script of plain PyTorch and transformers that shows what is wrong with an hf: plan.",
         ),
     ] = None,
+    loading: Annotated[
+        bool,
+        typer.Option(
+            "--loading",
+            help="Instead of a step: load an hf: model sharded from a checkpoint, save it again, and compare weights.",
+        ),
+    ] = False,
     show_traceback: Annotated[
         bool, typer.Option("--traceback", help="If your code raises an error, show where in full.")
     ] = False,
@@ -172,6 +179,11 @@ def prove_command(
         require_own_plan(specification, "--suggest")
         if numeric:
             raise CannotRunError("--suggest proves the plan with other entries, and --numeric proves nothing")
+    if loading:
+        from shardproof.cli.prove_loading import prove_loading
+
+        others = numeric or suggest or bool(plan_drop) or any(one is not None for one in (mesh, repro, html))
+        return prove_loading(specification, devices or 2, output_format, output, others=others)
     if repro is not None:
         require_own_plan(specification, "--repro")
         if mesh is not None:
