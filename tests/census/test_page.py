@@ -66,3 +66,9 @@ def test_every_type_and_variant_has_its_row():
     assert "| llama | default | LlamaForCausalLM | PROVED | 95 |" in page
     assert "| apertus | mlp_bias=true |" in page
     assert "| later | default |  | NOT RUN |  |" in page
+
+
+def test_the_time_of_all_processes_is_said_where_it_is_known():
+    timed = [result("llama", Outcome.PROVED, seconds=200.0), result("qwen3", Outcome.PROVED, seconds=100.0)]
+    assert "All processes together, `--jobs` of them at once, took 5 minutes." in render_page(timed, [])
+    assert "minutes" not in render_page(RESULTS, [])

@@ -63,6 +63,9 @@ def _lines(results: Sequence[Result], mesh: Mapping[str, int]) -> Iterator[str]:
     yield f"{plan} plan is built small, without weights, and one training step of it (forward, backward,"
     yield f"clipping, SGD) is proved on {_describe_run(results, mesh)}."
     yield "[transformers.md](transformers.md) says how sizes are chosen."
+    minutes = sum(one.seconds for one in results) / 60
+    if minutes:
+        yield f"All processes together, `--jobs` of them at once, took {minutes:.0f} minutes."
     yield ""
     yield "| outcome | types | variants | meaning |"
     yield "|---|---:|---:|---|"
