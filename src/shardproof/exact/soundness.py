@@ -162,6 +162,12 @@ def softmax_scale(d: Inputs, bug: bool) -> Tensor:
     return x.softmax(1)[:, 0]
 
 
+def masked_softmax(d: Inputs, bug: bool) -> Tensor:
+    """A mask of -1e4 over another column."""
+    x = d("x", 4) + torch.tensor([0.0, 0.0, 0.0, -1e4]).roll(1 if bug else 0)
+    return d.divide(x.exp().sum(1)).reciprocal() * x.exp()[:, 1]
+
+
 def softmax_element(d: Inputs, bug: bool) -> Tensor:
     """One logit of another row, upstream of softmax."""
     x = d("x", 3)
@@ -267,7 +273,8 @@ PROGRAMS: tuple[Callable[[Inputs, bool], Tensor], ...] = (
     *(scale, index, transposed, dropped, relu_scale, relu_element, relu_slope, clamp_norm),
     *(masked, threshold, huber_slope),
     *(gelu_scale, gelu_constant, gelu_tanh_slope),
-    *(softmax_scale, softmax_element, cross_entropy, sigmoid_sign, exp_of_sum, log_scale, sqrt_dropped, layer_norm),
+    *(softmax_scale, masked_softmax, softmax_element, cross_entropy, sigmoid_sign),
+    *(exp_of_sum, log_scale, sqrt_dropped, layer_norm),
     *(odd_even, largest, gathered, other_maximum, wide_softmax, merged_element, merged_weights),
 )
 
