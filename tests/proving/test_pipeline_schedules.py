@@ -149,7 +149,15 @@ def test_what_no_schedule_can_run_is_refused_in_one_line(name):
 
 @pytest.mark.slow
 @pytest.mark.processes
-@pytest.mark.parametrize("name", ["more stages than layers", "microbatches that do not divide the rows"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "more stages than layers",
+        "microbatches that do not divide the rows",
+        "ranks that disagree on microbatches",
+        "a view at the end of a stage",
+    ],
+)
 def test_processes_refuse_it_too(name):
     candidate, mesh, said = REFUSED[name]
     with pytest.raises(CannotRunError, match=said):

@@ -9,6 +9,8 @@ import pytest
 from tests.worlds import rank_code
 
 from shardproof.worlds.heartbeats import create_heartbeat_files
+from shardproof.worlds.processgroup import CollectiveFailedError
+from shardproof.worlds.rank_main import _is_effect
 from shardproof.worlds.spawned import _BOOT
 from shardproof.worlds.transport import pack, unpack
 
@@ -49,6 +51,30 @@ def test_an_error_is_reported_with_its_trace(tmp_path):
     assert failure.message.startswith("OverflowError: more than it can hold (")
     assert not failure.secondary
     assert "in raise_on" in failure.trace
+
+
+CLOSED = RuntimeError("[/gloo/transport/tcp/pair.cc:5] Read error [127.0.0.1]:1: Connection reset by peer.\nmore")
+
+
+def raised_from(error):
+    outer = RuntimeError("\n  Failed to run stage backward")
+    outer.__cause__ = error
+    return outer
+
+
+@pytest.mark.parametrize(
+    ("error", "effect"),
+    [
+        (CLOSED, True),
+        (raised_from(CLOSED), True),
+        (CollectiveFailedError("all_reduce", CLOSED), True),
+        (raised_from(ValueError("3 microbatches")), False),
+        (RuntimeError("more\n[/gloo/transport/tcp/pair.cc:5]"), False),
+    ],
+)
+def test_a_connection_that_another_rank_has_closed_is_no_cause(error, effect):
+    """The parent waits for the report of the rank that closed it."""
+    assert _is_effect(error) is effect
 
 
 def test_a_rank_whose_parent_died_removes_the_directory(tmp_path):

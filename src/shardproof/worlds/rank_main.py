@@ -25,6 +25,8 @@ from shardproof.worlds.processgroup import CollectiveFailedError, ProcessGroupCo
 from shardproof.worlds.stack_dump import dump_stack_when_signalled
 from shardproof.worlds.transport import pack, unpack
 
+_GLOO = "gloo/transport/"  # in what gloo says of a connection that another rank has closed
+
 
 def run_rank(*, rank: int, size: int, directory: str, channel: int, timeout: float, threads: int) -> None:
     """Run one rank and report over `channel`. It never returns: the process ends with its parent, or when told to."""
@@ -62,7 +64,19 @@ def _join_and_run(directory: Path, rank: int, size: int, timeout: float) -> Any:
 def _explain(error: BaseException) -> Failure:
     message = describe_error(error)
     trace = "".join(traceback.format_exception(error, limit=-5))
-    return Failure(message=message, trace=trace, secondary=isinstance(error, CollectiveFailedError))
+    return Failure(message=message, trace=trace, secondary=_is_effect(error))
+
+
+def _is_effect(error: BaseException | None) -> bool:
+    """Whether a collective or a message broke off, of ours or of the user's own code: another rank has failed.
+
+    What PyTorch raises from such an error, as its pipelines do, is one too.
+    """
+    while error is not None:
+        if isinstance(error, CollectiveFailedError) or _GLOO in str(error).partition("\n")[0]:
+            return True
+        error = error.__cause__
+    return False
 
 
 def _end_with_parent(directory: str) -> None:
