@@ -1,5 +1,6 @@
 """Folders of torch.distributed.checkpoint: read without unpickling; hostile and damaged ones are one line."""
 
+import os
 import pickle
 from pathlib import Path
 
@@ -143,3 +144,16 @@ def test_damage_in_a_chunk_is_found(folder, folders):
     path.write_bytes(content)
     (row,) = [row for row in compare_paths(folder, folders[4]).rows if row.status != "passed"]
     assert (row.name, row.damage.kind, row.comparison.worst.index) == (NAME, Kind.FEW, (12, 0))
+
+
+@pytest.mark.parametrize("name", [METADATA, "__1_0.distcp"])
+def test_a_pipe_is_refused_and_not_waited_for(folder, folders, name):
+    (folder / name).unlink()
+    os.mkfifo(folder / name)
+    if name == METADATA:
+        with pytest.raises(CannotRunError, match="is no metadata of a checkpoint: needed is a file"):
+            compare_paths(folder, folders[4])
+        return
+    unreadable = [row for row in compare_paths(folder, folders[4]).rows if row.unreadable]
+    assert unreadable
+    assert all("it is no regular file" in row.reason for row in unreadable)

@@ -50,8 +50,8 @@ def read_metadata(path: Path) -> Any:
     """
     shown = printable(path)
     try:
-        if path.stat().st_size > _LARGEST:
-            raise CannotRunError(f"{shown} is larger than a gigabyte, and no metadata of a checkpoint")
+        if not path.is_file() or path.stat().st_size > _LARGEST:  # to open a pipe would wait for a writer
+            raise CannotRunError(f"{shown} is no metadata of a checkpoint: needed is a file of less than a gigabyte")
         raw = path.read_bytes()
     except OSError as error:
         raise CannotRunError(f"{shown} cannot be read: {error.strerror}") from error

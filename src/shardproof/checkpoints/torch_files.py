@@ -188,6 +188,8 @@ def read_embedded(path: Path, start: int, length: int, files: OpenFiles) -> Piec
     """
     shown = printable(path)
     try:
+        if path.exists() and not path.is_file():  # to open a pipe would wait for a writer
+            raise CannotRunError(f"{shown} cannot be read as a file of torch.save: it is no regular file")
         with path.open("rb") as file:
             part = io.BufferedReader(FilePart(file, start, length))
             spans = _find_records(part, shown)
