@@ -57,6 +57,12 @@ def test_what_pytorch_writes_is_read(read, tmp_path, protocol):
     assert not isinstance(found, Metadata)
 
 
+# An array of a terabyte, and a value with the number 4 billion: instructions that take memory before they fail.
+ARRAY = b"\x80\x05\x96" + (1 << 40).to_bytes(8, "little") + b"xx."
+NUMBERED = b"\x80\x04Nr\xff\xff\xff\xff."
+PERSISTENT = b"\x80\x04NQ."
+
+
 class Call:
     def __init__(self, function, *arguments):
         self.call = function, arguments
@@ -103,7 +109,18 @@ def test_pytorchs_own_classes_cannot_be_changed(read):
 
 
 @pytest.mark.parametrize(
-    "raw", [b"", b"hello", b"\x80\x04", b"\x80\x04N", b"(" * 100_000, b"\x80\x04\x8e" + b"\xff" * 8]
+    "raw",
+    [
+        b"",
+        b"hello",
+        b"\x80\x04",
+        b"\x80\x04N",
+        b"(" * 100_000,
+        b"\x80\x04\x8e" + b"\xff" * 8,
+        ARRAY,
+        NUMBERED,
+        PERSISTENT,
+    ],
 )
 def test_what_is_no_pickle_is_one_line(read, raw):
     with pytest.raises(CannotRunError, match="is no metadata of a checkpoint") as caught:

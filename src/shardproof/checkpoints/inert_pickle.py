@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import io
 import pickle
+import pickletools
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -40,6 +41,14 @@ _RECORDS = {
 _TUPLES = {("torch", "Size")}
 _MAPPINGS = {("collections", "OrderedDict")}
 _LARGEST = 1 << 30
+_INSTRUCTIONS = frozenset(
+    (  # noqa: SIM905 - one a line would be a page
+        "PROTO FRAME STOP MARK POP POP_MARK NONE NEWTRUE NEWFALSE BININT BININT1 BININT2 LONG1 BINFLOAT "
+        "SHORT_BINUNICODE BINUNICODE BINUNICODE8 SHORT_BINBYTES BINBYTES EMPTY_TUPLE TUPLE TUPLE1 TUPLE2 "
+        "TUPLE3 EMPTY_LIST APPEND APPENDS EMPTY_DICT SETITEM SETITEMS EMPTY_SET ADDITEMS FROZENSET BINPUT "
+        "LONG_BINPUT MEMOIZE BINGET LONG_BINGET GLOBAL STACK_GLOBAL REDUCE NEWOBJ BUILD"
+    ).split()
+)
 
 
 def read_metadata(path: Path) -> Any:
@@ -56,11 +65,25 @@ def read_metadata(path: Path) -> Any:
     except OSError as error:
         raise CannotRunError(f"{shown} cannot be read: {error.strerror}") from error
     try:
+        _check_instructions(raw)
         return _Reader(io.BytesIO(raw)).load()
     except CannotRunError as error:
         raise CannotRunError(f"{shown} {error}") from error
     except Exception as error:
         raise CannotRunError(f"{shown} is no metadata of a checkpoint: {first_line(error, kind=True)}") from error
+
+
+def _check_instructions(raw: bytes) -> None:
+    """Refuse instructions that PyTorch does not write: some ask for gigabytes of memory by a few bytes.
+
+    Raises:
+        ValueError: there is one, or one is cut short.
+    """
+    for done, (instruction, argument, _) in enumerate(pickletools.genops(raw)):
+        if instruction.name not in _INSTRUCTIONS:
+            raise ValueError(f"it has the instruction {instruction.name}")
+        if instruction.name == "LONG_BINPUT" and (argument or 0) > done:  # a table of so many entries would be made
+            raise ValueError(f"it numbers a value {argument}, and has {done} instructions before")
 
 
 class _Reader(pickle.Unpickler):
