@@ -43,7 +43,7 @@ BUG = Bug(
     name="not-waited-for",
     phase="F",
     seen_in="review: asynchronous collectives",
-    root="output model",
+    root="collectives AllReduce *",
     cause=CauseKind.USED_BEFORE_WAIT,
     plant=plant,
 )

@@ -48,7 +48,7 @@ BUG = Bug(
     name="first-bucket-waited-for",
     phase="B",
     seen_in="Megatron-LM, overlapped gradient reduction",
-    root="gradient *",
+    root="collectives AllReduce *",
     cause=CauseKind.USED_BEFORE_WAIT,
     plant=plant,
 )

@@ -418,3 +418,15 @@ def test_features_that_are_constants_instead_are_not_scaled():
     whole = values(closeness, 5, 3)
     actual = torch.stack([whole[:, 0], whole[:, 1], whole[:1, 2].expand(5) + 1], 1)
     assert explain(difference(closeness, [actual, actual], whole, phase=Phase.OUTPUT)) is None
+
+
+@pytest.mark.parametrize(
+    ("factor", "elements", "named"),
+    [("2", 1, True), ("1/64", 1, True), ("3/2", 1, True), ("63/64", 1, False), ("-2", 1, False), ("63/64", 2, True)],
+)
+def test_one_number_alone_has_few_factors(factor, elements, named):
+    closeness = COMPARISONS["exact"]
+    whole = values(closeness, elements)
+    actual = closeness.scaled(whole, Fraction(factor))
+    found = explain(difference(closeness, [actual, actual], whole, phase=Phase.LOSS))
+    assert (found is not None and found.factor == Fraction(factor)) is named
