@@ -27,7 +27,8 @@ def prove_reduced(name, mesh, settings=None, parallelize=None):
 
 
 def test_ids_reach_every_shard_of_the_vocabulary_over_every_axis():
-    ids = set(draw_ids(384, {"dp": 4, "tp": 8}, rows=8, seed=0).flatten().tolist())
+    drawn = draw_ids(384, {"dp": 4, "tp": 8}, rows=8, seed=0)
+    ids = set(drawn[:, :-1].flatten().tolist())  # the last token of a row predicts nothing
     for ranks in (4, 8, 32):
         for shard in torch.arange(384).chunk(ranks):
             assert ids & set(shard.tolist())

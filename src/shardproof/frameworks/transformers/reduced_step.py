@@ -72,7 +72,7 @@ def count_rows(config: Any, *, ranks: int, shares: int) -> int:
     )
     chosen = getattr(config, "num_experts_per_tok", 1) or 1
     tokens = max(2 * ranks, ceil(experts / chosen * (log(experts) + _SPARE)) if experts else 0)
-    least = max(2, -(-tokens // SEQUENCE))
+    least = max(2, -(-tokens // (SEQUENCE - 1)))
     return -(-least // shares) * shares
 
 
@@ -87,6 +87,8 @@ def draw_ids(vocabulary: int, mesh: Mapping[str, int], rows: int, seed: int) -> 
     edges = [*sorted(firsts), *sorted({(first - 1) % vocabulary for first in firsts} - firsts)]
     generator = torch.Generator().manual_seed(seed)
     ids = torch.randint(0, vocabulary, (rows * SEQUENCE,), generator=generator)
-    positions = torch.randperm(len(ids), generator=generator)[: len(edges)]
-    ids[positions] = torch.tensor(edges)[: len(positions)]
-    return ids.view(rows, SEQUENCE)
+    ids = ids.view(rows, SEQUENCE)
+    # The last token of a row predicts nothing, so no gradient reaches its row of the embedding.
+    places = torch.randperm(rows * (SEQUENCE - 1), generator=generator)[: len(edges)]
+    ids[places // (SEQUENCE - 1), places % (SEQUENCE - 1)] = torch.tensor(edges)[: len(places)]
+    return ids
