@@ -47,7 +47,9 @@ def test_one_line_for_each_parameter_that_is_not(run):
     )
 
 
-@pytest.mark.parametrize("option", [["--mesh", "tp=2"], ["--plan-drop", "*"], ["--format", "json"], ["--numeric"]])
+@pytest.mark.parametrize(
+    "option", [["--mesh", "tp=2"], ["--plan-drop", "*"], ["--format", "json"], ["--numeric"], ["--reduce"]]
+)
 def test_options_of_a_proof_are_refused(run, option):
     code, printed = run(*option)
     assert code == 2

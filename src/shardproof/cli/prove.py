@@ -182,7 +182,7 @@ def prove_command(
     if loading:
         from shardproof.cli.prove_loading import prove_loading
 
-        others = numeric or suggest or bool(plan_drop) or any(one is not None for one in (mesh, repro, html))
+        others = numeric or suggest or reduce or bool(plan_drop) or any(one is not None for one in (mesh, repro, html))
         return prove_loading(specification, devices or 2, output_format, output, others=others)
     if repro is not None:
         require_own_plan(specification, "--repro")

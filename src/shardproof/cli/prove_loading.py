@@ -37,7 +37,7 @@ def prove_loading(
     if others or output_format is not ProofFormat.text or specification.plan or specification.plan_set:
         raise CannotRunError(
             "--loading loads the model by its own plan on one axis tp, and writes text: leave out --mesh, --plan, "
-            "--plan-set, --plan-drop, --numeric, --suggest, --repro, --html and --format"
+            "--plan-set, --plan-drop, --reduce, --numeric, --suggest, --repro, --html and --format"
         )
     found = check_loading(
         specification.step.removeprefix("hf:"),
