@@ -47,6 +47,8 @@ class Phase(StrEnum):
 OF_PARAMETERS = frozenset({Phase.GRADIENT, Phase.CLIPPED, Phase.STATE, Phase.UPDATE})
 # What the gradient of an activation is recorded as.
 GRADIENT_OF = {Phase.INPUT: Phase.INPUT_GRADIENT, Phase.OUTPUT: Phase.OUTPUT_GRADIENT}
+# What is drawn anew between two steps in exact arithmetic.
+RENEWED = frozenset({Phase.STATE, Phase.UPDATE})
 # Only there to find the first place where two runs part.
 ACTIVATIONS = frozenset({Phase.INPUT, Phase.OUTPUT, Phase.OUTPUT_GRADIENT, Phase.INPUT_GRADIENT})
 

@@ -140,3 +140,19 @@ def test_a_bound_is_one_for_the_elements_that_are_not_void(exact):
     assert exact.bound(y).probability is not None
     assert exact.bound(y[1:2]).void
     assert exact.bound(y.sum()).void
+
+
+def test_void_elements_are_drawn_anew_by_their_numbers_and_others_stay(exact):
+    y, part = quotients(), quotients()[1:]
+    before, void = exact.digits(y), exact.void_mask(y)
+    exact.fill_void(y, "y", torch.arange(y.numel()).view(y.shape))
+    assert exact.void_mask(y) is None
+    assert torch.equal(exact.digits(y)[~void], before[~void])
+    assert len(set(exact.digits(y)[void].tolist())) == int(void.sum()) > 1
+    part = part.clone()
+    exact.fill_void(part, "y", torch.arange(y.numel()).view(y.shape)[1:])
+    assert torch.equal(exact.digits(part), exact.digits(y)[1:])  # a rank's part, the same elements
+    other = quotients()
+    exact.fill_void(other, "another", torch.arange(y.numel()).view(y.shape))
+    assert not torch.equal(exact.digits(other), exact.digits(y))
+    assert exact.void_mask(y * 2) is None

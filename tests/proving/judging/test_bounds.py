@@ -8,10 +8,12 @@ from shardproof.proving.axes import Axes
 from shardproof.proving.findings import Unbounded
 from shardproof.proving.judging.alignment import Alignment
 from shardproof.proving.judging.bounds import (
+    VoidTrials,
     bound_of_trials,
     choose_cuts,
     count_missing_trials,
     find_unbounded,
+    list_trials,
     over_segments,
 )
 from shardproof.proving.judging.layout import find_layout
@@ -88,11 +90,12 @@ def test_the_last_trial_with_a_reason_has_it_and_void_in_all_is_one():
     first, last = (
         outcome(1.0, unbounded=Unbounded(reason=reason, at=UP)) for reason in (NoBound.DEGREE, NoBound.DEPTH)
     )
-    assert find_unbounded(UPDATE, [first, last, outcome(1e-6)]).reason is NoBound.DEPTH
-    assert find_unbounded(UPDATE, [outcome(1e-6)]) is None
-    void = outcome(1.0, void=VOID)
-    assert find_unbounded(UPDATE, [void, void]) == Unbounded(reason=NoBound.VOID, at=UPDATE)
-    assert find_unbounded(UPDATE, [void, outcome(1e-6)]) is None
+    none = VoidTrials()
+    assert find_unbounded([first, last, outcome(1e-6)], none).reason is NoBound.DEPTH
+    assert find_unbounded([outcome(1e-6)], none) is None
+    void = outcome(void=VOID)
+    assert find_unbounded([void, void], VoidTrials(count=2, at=UPDATE)) == Unbounded(reason=NoBound.VOID, at=UPDATE)
+    assert find_unbounded([void, outcome(1e-6)], VoidTrials(count=1, at=UPDATE)) is None
 
 
 # Cuts -----------------------------------------------------------------------------------------------------------------
@@ -200,15 +203,48 @@ def test_trials_before_count_with_their_own_chance():
     [(0, 1e-18), (1, 3e-12), (2, 3e-6), (3, 1.0)],
 )
 def test_a_trial_with_a_void_element_counts_for_nothing_and_which_ones_have_one_is_a_choice(void, bound):
-    trials = [outcome(1e-6)] * (3 - void) + [outcome(1.0, void=VOID)] * void
-    assert bound_of_trials(trials) == pytest.approx(bound)
+    assert bound_of_trials([outcome(1e-6)] * 3, void) == pytest.approx(bound)
+
+
+def test_the_trials_with_the_largest_chances_are_those_that_count():
+    assert bound_of_trials([outcome(1e-6), outcome(1e-2), outcome(1e-4)], 1) == pytest.approx(3 * 1e-2 * 1e-4)
 
 
 def test_a_probability_is_never_above_one():
-    assert bound_of_trials([outcome(0.5)] + [outcome(1.0, void=VOID)] * 2) == 1.0
+    assert bound_of_trials([outcome(0.5)] * 3, 2) == 1.0
+
+
+def void_at(*elements, rank=0):
+    mask = torch.zeros(4, dtype=torch.bool)
+    mask[list(elements)] = True
+    return outcome(void={rank: VoidHeld(actual=mask, expected=torch.zeros_like(mask))})
+
+
+def lost(trials):
+    return {key: void.count for key, _, void in list_trials(trials)}
+
+
+def test_trials_are_lost_to_the_element_that_is_void_most_often():
+    assert lost([{UPDATE: void_at(0)}, {UPDATE: void_at(1)}, {UPDATE: void_at(2)}]) == {UPDATE: 1}
+    assert lost([{UPDATE: void_at(0)}, {UPDATE: void_at(1)}, {UPDATE: void_at(1, 2)}]) == {UPDATE: 2}
+    assert lost([{UPDATE: void_at(0)}, {UPDATE: void_at(0, rank=1)}]) == {UPDATE: 1}
+
+
+def test_what_follows_an_update_loses_the_trials_that_the_update_loses():
+    trials = [{GRADIENT: outcome(), UPDATE: void_at(3), NEXT: outcome()}, {UPDATE: void_at(3), NEXT: outcome()}]
+    assert lost(trials) == {GRADIENT: 0, UPDATE: 2, NEXT: 2}
+    (*_, (_, _, void)) = list_trials(trials)
+    assert void.at == UPDATE
+    assert lost([{GRADIENT: void_at(0), NEXT: outcome()}]) == {GRADIENT: 1, NEXT: 0}  # not drawn anew: it stays void
+
+
+def test_what_has_another_shape_in_each_trial_is_counted_by_its_shape():
+    mask = torch.ones(2, 3, dtype=torch.bool)
+    other = outcome(void={0: VoidHeld(actual=mask, expected=mask)})
+    assert lost([{UP: void_at(0)}, {UP: other}]) == {UP: 1}
 
 
 def test_trials_with_void_elements_are_made_up_for():
-    trials = [{GRADIENT: outcome(1e-6)}, {GRADIENT: outcome(1.0, void=VOID)}]
+    trials = [{GRADIENT: outcome(1e-6)}, {GRADIENT: outcome(1e-6, void=VOID)}]
     assert count_missing_trials(trials, 1e-5) == 0
     assert count_missing_trials(trials, 1e-11) == 1

@@ -140,7 +140,27 @@ def test_a_void_element_counts_neither_for_nor_against():
     assert [tensor for tensor, one in found.items() if one.void] == [BIAS]
     assert {rank: one.actual.tolist() for rank, one in found[BIAS].void.items()} == {1: [False, True, False]}
     assert not found[BIAS].void[1].expected.any()
-    assert (found[BIAS].differing, found[BIAS].elements, found[BIAS].chance) == (5, 6, 1.0)
+    assert (found[BIAS].differing, found[BIAS].elements, found[BIAS].chance) == (5, 6, 1e-5)
+
+
+@pytest.mark.parametrize(("reference", "judged"), [(True, True), (False, False)])
+def test_a_trial_says_nothing_of_steps_after_an_update_that_is_void_on_one_side_alone(reference, judged):
+    same, later = key(Phase.LOSS, "loss"), key(Phase.LOSS, "loss", step=1)
+
+    def void(draft):
+        draft.divide_by_zero(NEW_BIAS, 1, reference=reference)
+
+    def differ_later(first_device, *ranks):
+        first_device[later] = first_device[same]
+        for rank in ranks:
+            rank[later] = replace(rank[same], values=rank[same].values + 1)
+
+    found = outcomes(void, change_records=differ_later)
+    assert found[same].equal
+    assert not found[same].void
+    assert found[later].equal is not judged
+    assert all(bool(one.either.all()) for one in found[later].void.values())
+    assert bool(found[later].void) is not judged
 
 
 def test_elements_beside_a_void_one_may_be_equal():

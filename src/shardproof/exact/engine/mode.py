@@ -212,6 +212,21 @@ class ExactArithmetic:
         found: Tensor = CutBothWays.apply(tensor, numbers, name, enlarged)  # type: ignore[no-untyped-call]
         return found
 
+    def fill_void(self, tensor: Tensor, name: str, numbers: Tensor) -> None:
+        """Draw the void elements of a tensor anew, in place: between two steps, so that the next one is not void.
+
+        Two programs agree in what follows if the same elements were void in both.
+
+        Args:
+            tensor: a plain one, a parameter or a state of its optimizer.
+            name: gives other residues to other tensors.
+            numbers: int64, of its shape, each element's number in the full tensor; as for `cut`.
+        """
+        if self.void_mask(tensor) is None:
+            return
+        with torch.no_grad():
+            tensor.copy_(torch.ops.shardproof.fill_void(tensor, numbers, name))
+
     def redraw(self, tensor: Tensor, name: str) -> Tensor:
         """Residues drawn for the numbers of an input: the same for the same number, 0 for 0; another draw a name."""
         self._admit(tensor)

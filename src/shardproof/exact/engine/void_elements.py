@@ -5,7 +5,8 @@ So are rows of grouped products that PyTorch leaves unwritten.
 In a floating storage a void element is NaN, which sums, products and movements of data carry along by themselves.
 Rules never see one: they are given another number in its place, and what comes of it is made void here. Which elements
 of a result come of which operands' is asked of PyTorch's own op: it is run on floating numbers with NaN in the places
-of void elements. `where`, `&` and `|`, and a product with a constant zero, may discard a void element.
+of void elements. `where`, `&` and `|`, and a product with a constant zero, may discard a void element; `fill_void`
+replaces it.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from torch import Tensor
 
 from shardproof.exact.algebra.groups import multiply_groups
 from shardproof.exact.engine.tensor_trees import covers_storage, map_tensors, tensors_in, view_like
+from shardproof.exact.rules.cut import FILL_VOID
 from shardproof.exact.rules.registry import OF_ROWS, RULES, SELECTIONS
 
 if TYPE_CHECKING:
@@ -141,6 +143,8 @@ class VoidElements:
         everything = [torch.ones_like(x, dtype=torch.bool) for x in results]
         if op._schema.name.removeprefix("aten::") in _IGNORE_NAN and torch.Tag.pointwise not in op.tags:
             return everything
+        if op is FILL_VOID:
+            return [torch.zeros_like(x, dtype=torch.bool) for x in results]
         given = args[0]
 
         def of(x: Any) -> Tensor:

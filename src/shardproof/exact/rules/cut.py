@@ -8,7 +8,7 @@ and nowhere before; a chance zero or a chance equality before the cut is none af
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import torch
 from torch import Tensor
@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 
 torch.library.define("shardproof::cut", "(Tensor x, Tensor numbers, str name) -> Tensor")
 torch.library.impl("shardproof::cut", "CompositeExplicitAutograd", lambda x, _numbers, _name: x.clone())
+torch.library.define("shardproof::fill_void", "(Tensor x, Tensor numbers, str name) -> Tensor")
+torch.library.impl("shardproof::fill_void", "CompositeExplicitAutograd", lambda x, _numbers, _name: x.clone())
+FILL_VOID: Final = torch.ops.shardproof.fill_void.default
 torch.library.define("shardproof::redraw", "(Tensor x, str name) -> Tensor")
 torch.library.impl("shardproof::redraw", "CompositeExplicitAutograd", lambda x, _name: x.clone())
 
@@ -37,6 +40,16 @@ def add_pads(m: Arithmetic, x: Residue, numbers: Tensor, name: str, *, symbols: 
     held = x.tensor.abs() > m.field.half
     fresh = m.field.add(x.tensor.masked_fill(held, 0.0) if symbols else x.tensor, pads)
     return m.residue(torch.where(held, x.tensor, fresh) if symbols else fresh, VARIABLE)
+
+
+@formula("shardproof::fill_void.default", symbols=True)
+def fill_void(m: Arithmetic, x: Residue, numbers: Tensor, name: str, *, symbols: bool) -> Residue:
+    """Pads in the places of void elements, which are void no longer (`VoidElements` knows it)."""
+    del symbols  # they stay where they are
+    if m.operands_void is None:
+        return x
+    pads = element_pads(m.field, m.oracles.key, f"void {name}", numbers)
+    return m.residue(torch.where(m.operands_void, pads, x.tensor), x.degree)
 
 
 @formula("shardproof::redraw.default", symbols=True)

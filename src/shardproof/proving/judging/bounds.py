@@ -6,7 +6,7 @@ where it may be cut, what a tensor's bound is then, and how many more trials a w
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from math import ceil, comb, log, prod
 from typing import TYPE_CHECKING
 
@@ -14,10 +14,10 @@ import torch
 
 from shardproof.exact import NoBound
 from shardproof.proving.findings import Unbounded
-from shardproof.proving.records import ACTIVATIONS, GRADIENT_OF, Key, Phase
+from shardproof.proving.records import ACTIVATIONS, GRADIENT_OF, RENEWED, Key, Phase
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Mapping, Sequence
+    from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
     from torch import Tensor
 
@@ -78,36 +78,78 @@ def over_segments(outcomes: Mapping[Key, Outcome], cuts: Collection[Cut], *, fre
     return found
 
 
-def bound_of_trials(outcomes: Sequence[Outcome]) -> float:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VoidTrials:
+    """Trials that say nothing of some element that a tensor owes to: the element is void there.
+
+    Attributes:
+        count: how many, of the element that has most.
+        at: the tensor whose element it is; None if there are none.
+    """
+
+    count: int = 0
+    at: Key | None = None
+
+
+def list_trials(
+    trials: Sequence[Mapping[Key, Outcome]],
+) -> Iterator[tuple[Key, list[Outcome], VoidTrials]]:
+    """Each tensor of the first trial with its outcomes in all of them, and how many say nothing of some element.
+
+    What is computed from a void element is void. But those of an update are drawn anew after it, on both sides alike,
+    so that a wrong one is seen neither there nor in what follows.
+    """
+    before = VoidTrials()
+    for key in trials[0]:
+        outcomes = [trial[key] for trial in trials if key in trial]
+        own = _worse(before, key, outcomes)
+        yield key, outcomes, own
+        if key.phase in RENEWED:
+            before = own
+
+
+def _worse(before: VoidTrials, key: Key, outcomes: Sequence[Outcome]) -> VoidTrials:
+    masks: dict[tuple[int, torch.Size], list[Tensor]] = {}  # what an expert is given has another shape in each trial
+    for outcome in outcomes:
+        for rank, void in outcome.void.items():
+            masks.setdefault((rank, void.actual.shape), []).append(void.either)
+    count = max((int(torch.stack(one).sum(0).max()) for one in masks.values()), default=0)
+    return before if count <= before.count else VoidTrials(count=count, at=key)
+
+
+def bound_of_trials(outcomes: Sequence[Outcome], void: int = 0) -> float:
     """The probability that a wrong tensor agrees by chance in all trials, at most; 1 where none is derived.
 
-    A trial with a void element counts for nothing. Which trials have one may depend on the values: the bound holds for
-    each way to choose as many trials among all (docs/exact.md, theorem 2).
+    Which trials say nothing of an element may depend on the values: the bound holds for each way to choose as many
+    trials among all (docs/exact.md, theorem 2).
+
+    Args:
+        outcomes: of all trials.
+        void: how many of them say nothing of one element, at most.
     """
-    telling = [outcome for outcome in outcomes if not outcome.void]
-    return min(1.0, comb(len(outcomes), len(telling)) * prod(outcome.chance for outcome in telling))
+    telling = max(len(outcomes) - void, 0)
+    largest = sorted((outcome.chance for outcome in outcomes), reverse=True)[:telling]
+    return min(1.0, comb(len(outcomes), telling) * prod(largest))
 
 
-def find_unbounded(key: Key, outcomes: Sequence[Outcome]) -> Unbounded | None:
+def find_unbounded(outcomes: Sequence[Outcome], void: VoidTrials) -> Unbounded | None:
     """Why no bound is derived of a tensor in all trials; that of the last one, which is in segments if any is."""
     found = next((outcome.unbounded for outcome in reversed(outcomes) if outcome.unbounded), None)
-    if found is None and all(outcome.void for outcome in outcomes):
-        return Unbounded(reason=NoBound.VOID, at=key)
+    if found is None and void.at is not None and void.count >= len(outcomes):
+        return Unbounded(reason=NoBound.VOID, at=void.at)
     return found
 
 
 def count_missing_trials(trials: Sequence[Mapping[Key, Outcome]], wanted: float) -> int:
-    """How many more trials bring every derived bound to `wanted`, if each has the chance of the last that counts.
+    """How many more trials bring every derived bound to `wanted`, if each has the chance of the last.
 
     0 where something differs: no bound is of use then.
     """
     missing = 0
-    for key, last in trials[-1].items():
-        if not last.equal:
+    for _key, outcomes, void in list_trials(trials):
+        if not outcomes[-1].equal:
             return 0
-        outcomes = [trial[key] for trial in trials if key in trial]
-        bound = bound_of_trials(outcomes)
-        chance = next((outcome.chance for outcome in reversed(outcomes) if not outcome.void), 1.0)
+        bound, chance = bound_of_trials(outcomes, void.count), outcomes[-1].chance
         if bound > wanted and 0 < chance < 1:
             missing = max(missing, ceil(log(wanted / bound) / log(chance)))
     return min(missing, _MOST_TRIALS - len(trials))
@@ -146,7 +188,7 @@ def _all_right(keys: Iterable[Key], outcomes: Mapping[Key, Outcome]) -> bool:
 
 
 def _ends_a_segment(key: Key, cuts: Collection[Cut]) -> bool:
-    if key.phase in (Phase.UPDATE, Phase.STATE):
+    if key.phase in RENEWED:
         return True
     return bool(cuts) and (
         key.phase in (Phase.GRADIENT, Phase.CLIPPED) or (key.phase in ACTIVATIONS and _cut_of(key) in cuts)

@@ -13,7 +13,7 @@ import torch
 from shardproof.errors import CannotRunError
 from shardproof.proving.cause import Cause, CauseKind, Mend
 from shardproof.proving.findings import Finding, Verdict
-from shardproof.proving.judging.bounds import bound_of_trials, find_unbounded
+from shardproof.proving.judging.bounds import bound_of_trials, find_unbounded, list_trials
 from shardproof.proving.judging.marks import mark_roots
 from shardproof.proving.judging.unreduced import Judged, keep_findings
 from shardproof.proving.records import ACTIVATIONS, Phase
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
     from shardproof.proving.cause import Part
     from shardproof.proving.findings import Rounding
+    from shardproof.proving.judging.bounds import VoidTrials
     from shardproof.proving.judging.outcomes import Outcome
     from shardproof.proving.records import Key
 
@@ -58,9 +59,8 @@ def conclude(
     if not trials[0]:
         raise CannotRunError("nothing was compared: the step computes no gradient, loss or update")
     judged: list[Judged] = []
-    for key in trials[0]:
-        outcomes = [trial[key] for trial in trials if key in trial]
-        finding = _conclude_one(key, outcomes, rounding, unreached)
+    for key, outcomes, void in list_trials(trials):
+        finding = _conclude_one(key, outcomes, void, rounding, unreached)
         if own_training and key.phase in ACTIVATIONS and not finding.verdict.ok and _is_scaled(outcomes):
             continue  # a rank's own scale (a local mean), which its training may make up for later
         unreduced = all(outcome.partial for outcome in outcomes)
@@ -71,6 +71,7 @@ def conclude(
 def _conclude_one(
     key: Key,
     outcomes: Sequence[Outcome],
+    void: VoidTrials,
     rounding: Callable[[Key], Rounding | None],
     unreached: Callable[[Key, frozenset[Part]], frozenset[Part]],
 ) -> Finding:
@@ -86,7 +87,7 @@ def _conclude_one(
     if verdict is Verdict.WRONG and native is not None and native.agrees and not (unjudged or _is_explained(outcomes)):
         verdict = Verdict.UNDECIDED
     worst = next((outcome for outcome in outcomes if not outcome.equal), outcomes[0])
-    bound = bound_of_trials(outcomes)
+    bound = bound_of_trials(outcomes, void.count)
     return Finding(
         key=key,
         verdict=verdict,
@@ -98,7 +99,7 @@ def _conclude_one(
         uncompared=uncompared,
         rounding=native,
         false_accept=bound if verdict is Verdict.PROVED and bound < 1 else None,
-        unbounded=find_unbounded(key, outcomes) if verdict is Verdict.PROVED and bound >= 1 else None,
+        unbounded=find_unbounded(outcomes, void) if verdict is Verdict.PROVED and bound >= 1 else None,
     )
 
 

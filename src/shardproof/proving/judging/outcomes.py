@@ -18,7 +18,7 @@ from shardproof.proving.judging.difference import Difference
 from shardproof.proving.judging.layout import PADDING
 from shardproof.proving.judging.marks import Followed
 from shardproof.proving.judging.places import locate
-from shardproof.proving.records import ACTIVATIONS, OF_PARAMETERS, Key, Phase
+from shardproof.proving.records import ACTIVATIONS, OF_PARAMETERS, RENEWED, Key, Phase
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -57,7 +57,8 @@ class Outcome:
     Attributes:
         equal: every element that any rank holds, and that is not void on either side, is the reference's.
         void: by rank, the elements that the trial says nothing of; ranks without any are left out.
-        chance: a bound on the probability that different formulas agree; 1 where none is derived or some are void.
+        chance: a bound on the probability that an element of another formula agrees, if it is not void; 1 where none is
+            derived.
         unbounded: why none is derived; None where one is.
         cause: a relation that explains the difference; None if there is no difference or no known relation.
         place: where it differs, as a cause, where no known relation of what the ranks hold explains it; else None.
@@ -92,11 +93,20 @@ class Outcome:
 
 
 def compare_exactly(alignment: Alignment, prime: int) -> dict[Key, Outcome]:
-    """The outcome of one exact run for each tensor on either side, in the candidate's order."""
+    """The outcome of one exact run for each tensor on either side, in the candidate's order.
+
+    After each step void elements of parameters and optimizer state were drawn anew. Where they were void on one side
+    alone, the sides part there for no fault of theirs, and the trial says nothing of later steps.
+    """
     wrong = Followed()
+    parted: set[int] = set()
 
     def compare(key: Key, aligned: Aligned) -> Outcome:
+        if any(step < key.step for step in parted):
+            return _void_outcome(aligned)
         outcome = _outcome(key, aligned, prime, alignment.axes)
+        if key.phase in RENEWED and any(not torch.equal(v.actual, v.expected) for v in outcome.void.values()):
+            parted.add(key.step)
         if outcome.equal:
             return outcome
         if not wrong.leads_to(key):  # else it is no first cause
@@ -269,6 +279,12 @@ def _find_void(held: Mapping[int, ActualExpected]) -> dict[int, VoidHeld]:
     return {rank: one for rank, one in found.items() if bool(one.either.any())}
 
 
+def _void_outcome(aligned: Aligned) -> Outcome:
+    """The outcome of a trial that says nothing of a tensor."""
+    every = {rank: torch.ones_like(one.actual, dtype=torch.bool) for rank, one in aligned.held.items()}
+    return Outcome(equal=True, void={rank: VoidHeld(actual=mask, expected=mask) for rank, mask in every.items()})
+
+
 def _count_differing(one: ActualExpected) -> int:
     if torch.equal(one.actual, one.expected):
         return 0
@@ -295,7 +311,7 @@ def _outcome(key: Key, aligned: Aligned, prime: int, axes: Axes) -> Outcome:
     return Outcome(
         equal=not wrong,
         void=void,
-        chance=1.0 if void else chance,
+        chance=chance,
         unbounded=None if reason is None else Unbounded(reason=reason, at=key),
         cause=cause,
         place=locate(difference) if wrong and cause is None else None,

@@ -15,7 +15,8 @@
 
 What comes before the loop runs in ordinary float64; the layouts are found from the parameters' values there. The loop
 runs in exact arithmetic. Unlike with `parallelize`, steps do not start from fresh residues: the training may keep
-copies (master weights), which would then be stale. So later steps have weaker bounds, or none.
+copies (master weights), which would then be stale. So later steps have weaker bounds, or none. Void elements alone are
+drawn anew; a copy of one stays void, and is so on this side alone.
 """
 
 from __future__ import annotations
@@ -37,10 +38,10 @@ from shardproof.proving.running.capture import clone_parameters
 from shardproof.proving.running.dtensor_draws import DTensorDraws
 from shardproof.proving.running.hooks import modules_recorded
 from shardproof.proving.running.models import dtype_of, fill_drawn_buffers, load_model, make_mesh
-from shardproof.proving.running.one_rank import record_side
+from shardproof.proving.running.one_rank import make_segments, record_side
 from shardproof.proving.running.own_values import OwnValues
 from shardproof.proving.running.stages import Stages, name_modules
-from shardproof.proving.running.training import record_gradients, record_norm, record_update
+from shardproof.proving.running.training import record_gradients, record_norm, record_update, renew_state
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -51,6 +52,7 @@ if TYPE_CHECKING:
     from shardproof.proving.records import SideRecord
     from shardproof.proving.running.one_rank import OneRun
     from shardproof.proving.running.request import RunContext
+    from shardproof.proving.running.segments import Segments
 
     Candidate = Callable[["Run"], None]
     Shard = Callable[[nn.Module, DeviceMesh], Any]  # the sharded model, or the stages of it that a rank holds
@@ -156,7 +158,7 @@ class Run:
         recorder = self._training.run.recorder
         record_norm(recorder, norm)
         record_update(self._training.watched, optimizer, recorder)
-        self._training.end_step()
+        self._training.end_step(optimizer)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -170,6 +172,7 @@ class _Training:
         draws: notes what DTensor draws before the first step, in the run that draws masks too; else None.
         model: the one watched; None before that.
         parameters: this rank's own before the first step.
+        segments: in exact arithmetic, what further steps start from.
         taken: how many batches were taken; of a dataset, how many steps have ended.
         batches: one for each step; in exact arithmetic drawn when it is taken first.
         by_rows: the batches are rows of a dataset: a step ends with its update.
@@ -183,6 +186,7 @@ class _Training:
     draws: DTensorDraws | None = None
     model: nn.Module | None = None
     parameters: Mapping[str, Tensor] = field(default_factory=dict)
+    segments: Segments | None = None
     taken: int = 0
     batches: list[Any] = field(default_factory=list)
     by_rows: bool = False
@@ -213,11 +217,13 @@ class _Training:
         self.before.close()
         context, run = self.context, self.run
         fill_drawn_buffers(model, context.drawn, dtype_of(run.precision))
-        exact, state = run.recorder.exact is not None, context.state_for(run.recorder)
-        self.own.load_over(model, state, context.drawn, run.precision, exact=exact)
+        exact, state = run.recorder.exact, context.state_for(run.recorder)
+        self.own.load_over(model, state, context.drawn, run.precision, exact=exact is not None)
         if self.draws is not None:
             self.own.drawn_by_dtensor = self.draws.names(model)
         self.parameters = clone_parameters(model)
+        if exact is not None and context.step.steps > 1:
+            self.segments = make_segments(context, exact, self.parameters)
 
     def build(self) -> nn.Module:
         context, run = self.context, self.run
@@ -255,8 +261,11 @@ class _Training:
 
         return BatchRows(take, rows=count_rows(self.context.step.batch), steps=self.context.step.steps)
 
-    def end_step(self) -> None:
+    def end_step(self, optimizer: Optimizer | None) -> None:
         """After an update is recorded: with a dataset, what is recorded from now on belongs to the next step."""
+        taken = self.run.recorder.step + 1
+        if self.segments is not None and taken < self.context.step.steps:
+            renew_state(self.watched, optimizer, self.segments, taken)
         if self.by_rows:
             self.taken += 1
             self.run.recorder.step = min(self.taken, self.context.step.steps - 1)

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor, nn
 
+    from shardproof.exact import ExactArithmetic
     from shardproof.proving.records import Masks, Records
     from shardproof.proving.running.capture import Recorder
     from shardproof.proving.running.models import Parallelize
@@ -201,6 +202,25 @@ def run_parallelized(context: RunContext, parallelize: Parallelize) -> SideRecor
     )
 
 
+def make_segments(context: RunContext, exact: ExactArithmetic, parameters: Mapping[str, Tensor]) -> Segments:
+    """Where a run in exact arithmetic is cut, and what its steps start from.
+
+    Args:
+        context: of this device or rank.
+        exact: the run's arithmetic.
+        parameters: the device's own, before the first step.
+    """
+    request = context.request
+    return Segments(
+        exact=exact,
+        cuts=request.cuts if request.fresh else {},
+        rank=dist.get_rank() if dist.is_initialized() else None,
+        parameters=number_parameters(parameters),
+        state=context.state,
+        fresh=request.fresh,
+    )
+
+
 def _train_one_run(
     context: RunContext,
     build: Callable[[OneRun], nn.Module],
@@ -211,16 +231,12 @@ def _train_one_run(
     starts: bool = False,
 ) -> Mapping[str, Tensor]:
     """Every run has a model of its own: a sharding may keep buffers, which hold residues after an exact run."""
-    step, request, exact = context.step, context.request, run.recorder.exact
+    step, exact = context.step, run.recorder.exact
     model = build(run)
     parameters = clone_parameters(model)
     masks = None if counted is None else counted.find(parameters, context.state_for(run.recorder))
     batch = split.rows_of(copy_batch(step.batch, dtype_of(run.precision)))
-    segments = None
-    if exact is not None and request.fresh:
-        rank = dist.get_rank() if dist.is_initialized() else None
-        numbers = number_parameters(parameters)
-        segments = Segments(exact=exact, cuts=request.cuts, rank=rank, parameters=numbers, state=context.state)
+    segments = None if exact is None else make_segments(context, exact, parameters)
     with run.entered():
         drawn = batch if exact is None else draw_batch(exact, batch)
         train(model, step, drawn, run.recorder, segments=segments, split=split, counted=masks, starts=starts)

@@ -35,6 +35,7 @@ class Segments:
         rank: whose numbers of elements are taken; None for the one device, whose activations are the full ones.
         parameters: by name, the numbers of the elements of the device's own part; see `number_parameters`.
         state: the full state dict that the parameters' values come from, in float64.
+        fresh: parameters and optimizer state start each step from fresh residues; else void elements alone do.
     """
 
     exact: ExactArithmetic
@@ -42,6 +43,7 @@ class Segments:
     rank: int | None = None
     parameters: Mapping[str, Tensor] = field(default_factory=dict)
     state: Mapping[str, Tensor] = field(default_factory=dict)
+    fresh: bool = True
 
     def cut(self, key: Key, tensor: Tensor, enlarged: int = 1) -> Tensor:
         """Fresh residues in place of a module's input or output, and in the backward in place of its gradient.
@@ -66,19 +68,23 @@ class Segments:
         numbers = self.parameters[name]
         if placements and placements != getattr(parameter, "placements", ()):
             numbers = self._placed_as(name, gradient)
-        self._cut(gradient, cut, numbers)
+        local = local_value(gradient)
+        with torch.no_grad():
+            local.copy_(self.exact.cut(local, cut, numbers))
 
     def renew(self, name: str, tensor: Tensor, cut: str) -> None:
-        """Fresh residues in place of a tensor that is laid out as the parameter is: itself, or a state."""
+        """Fresh residues in place of a tensor that is laid out as the parameter is: itself, or a state.
+
+        In the places of void elements at least: an update of many elements divides by zero somewhere by chance.
+        """
         numbers = self.parameters[name]
         if local_value(tensor).shape != numbers.shape:  # the whole, on a rank that holds a shard of the parameter
             numbers = self._numbers_of_whole(name)
-        self._cut(tensor, cut, numbers)
-
-    def _cut(self, tensor: Tensor, cut: str, numbers: Tensor) -> None:
         local = local_value(tensor)
-        with torch.no_grad():
-            local.copy_(self.exact.cut(local, cut, numbers))
+        if self.fresh:
+            with torch.no_grad():
+                local.copy_(self.exact.cut(local, cut, numbers))
+        self.exact.fill_void(local, cut, numbers)
 
     def _numbers_of_whole(self, name: str) -> Tensor:
         """The numbers of all elements of a parameter."""

@@ -46,7 +46,7 @@ def train(
         step: what a step is.
         batch: the rows that this device takes.
         recorder: fills the records in execution order.
-        segments: in exact arithmetic, the cuts; each step then starts from fresh residues too.
+        segments: in exact arithmetic, the cuts, and what each step starts from.
         split: how the batch is split over ranks.
         counted: which elements of its parameters a rank counts in the gradient norm; None on one device.
         starts: the parameters before each update are recorded too.
@@ -70,12 +70,17 @@ def train(
         optimizer.step()
         record_update(model, optimizer, recorder)
         if segments is not None and number + 1 < step.steps:
-            for name, parameter in model.named_parameters():
-                if not parameter.requires_grad:
-                    continue  # no step changes it, and a sharding may keep copies of it
-                segments.renew(name, parameter.detach(), f"parameters after step {number + 1}")
-                for key, state in states_of(optimizer, parameter).items():
-                    segments.renew(name, state, f"optimizer state {key} after step {number + 1}")
+            renew_state(model, optimizer, segments, number + 1)
+
+
+def renew_state(model: Module, optimizer: Optimizer | None, segments: Segments, taken: int) -> None:
+    """Let the parameters and the optimizer's state go on from fresh residues, after so many steps."""
+    for name, parameter in model.named_parameters():
+        if not parameter.requires_grad:
+            continue  # no step changes it, and a sharding may keep copies of it
+        segments.renew(name, parameter.detach(), f"parameters after step {taken}")
+        for key, state in (states_of(optimizer, parameter) if optimizer else {}).items():
+            segments.renew(name, state, f"optimizer state {key} after step {taken}")
 
 
 def record_gradients(model: Module, phase: Phase, recorder: Recorder, segments: Segments | None = None) -> None:
