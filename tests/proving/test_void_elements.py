@@ -108,7 +108,7 @@ def test_a_division_by_zero_on_both_sides_is_no_proof():
     assert found["loss"].cause.kind is CauseKind.DIVIDES_BY_ZERO
 
 
-# Steps after an update that divides by zero by chance ------------------------------------------------------------------
+# Steps after an update that divides by zero by chance -----------------------------------------------------------------
 
 
 @pytest.fixture

@@ -12,10 +12,11 @@ from shardproof.proving.running.batch import copy_batch
 from shardproof.proving.running.capture import Recorder
 from shardproof.proving.running.dropout import dropout_standing_in
 from shardproof.proving.running.grouped_products import grouped_products_followed
-from shardproof.proving.running.models import build_model, draw_buffers, nudge_parameters, tensors_of_state
+from shardproof.proving.running.models import build_model, draw_buffers, nudge_parameters, own_dtypes, tensors_of_state
 from shardproof.proving.running.quiet import quiet_pytorch
 from shardproof.proving.running.thread_count import one_thread_if_small
 from shardproof.proving.running.training import train
+from shardproof.proving.running.widening import own_dtypes_widened
 from shardproof.raised import describe_error
 from shardproof.worlds.randomness import Randomness
 
@@ -60,6 +61,7 @@ def require_deterministic(step: Step, seed: int) -> None:
 
 def _take(step: Step, model: nn.Module, seed: int) -> tuple[Records, list[str]]:
     """What one run records, and the random generators that it draws from, by name."""
+    own = own_dtypes(model).values()
     model.double()
     nudge_parameters(model, seed)
     draw_buffers(model, seed)
@@ -68,7 +70,8 @@ def _take(step: Step, model: nn.Module, seed: int) -> tuple[Records, list[str]]:
     before = Randomness.now()
     try:
         one_thread = one_thread_if_small(tensors_of_state(model))
-        with quiet_pytorch(), dropout_standing_in(), grouped_products_followed(), one_thread:
+        widened = own_dtypes_widened(torch.float64, own)
+        with quiet_pytorch(), dropout_standing_in(), grouped_products_followed(), widened, one_thread:
             train(model, step, batch, recorder)
     except CannotRunError:
         raise

@@ -29,6 +29,7 @@ from shardproof.proving.running.reach import reached_if_trained
 from shardproof.proving.running.recomputation import recomputation_followed
 from shardproof.proving.running.segments import Segments, number_parameters
 from shardproof.proving.running.training import train
+from shardproof.proving.running.widening import own_dtypes_widened
 from shardproof.raised import describe_error
 
 if TYPE_CHECKING:
@@ -52,12 +53,14 @@ class OneRun:
         recorder: fills its records.
         traced: its collectives are recorded.
         masks: filled with the dropout masks that the generators draw; None if they are not asked for.
+        dtypes: of the user's parameters and buffers.
     """
 
     precision: Precision
     recorder: Recorder
     traced: bool = False
     masks: Masks | None = None
+    dtypes: frozenset[torch.dtype] = frozenset()
 
     @contextmanager
     def entered(self) -> Iterator[None]:
@@ -65,6 +68,7 @@ class OneRun:
         with ExitStack() as stack:
             if self.recorder.exact is None:
                 stack.enter_context(grouped_products_followed())
+                stack.enter_context(own_dtypes_widened(dtype_of(self.precision), self.dtypes))
             else:
                 stack.enter_context(self.recorder.exact.joined())
             if self.masks is not None:
@@ -89,6 +93,7 @@ def record_side(context: RunContext, take: Callable[[OneRun], Mapping[str, Tenso
     parameters: dict[str, Tensor] = {}
     start: dict[str, Tensor] = {}
     own = Precision.OWN if Precision.OWN in request.native else Precision.FLOAT64
+    dtypes = frozenset(request.dtypes.values())
 
     def record(run: OneRun) -> Records:
         before = take(run)
@@ -104,12 +109,14 @@ def record_side(context: RunContext, take: Callable[[OneRun], Mapping[str, Tenso
     ]
     with dropout_standing_in() as dropped:
         native = {
-            precision: record(OneRun(precision=precision, recorder=context.make_recorder(), traced=traced))
+            precision: record(
+                OneRun(precision=precision, recorder=context.make_recorder(), traced=traced, dtypes=dtypes)
+            )
             for precision in request.native
         }
     masks: Masks = {}
     if request.draws and (not native or _on_any_rank(bool(dropped))):  # else no mask would be drawn
-        take(OneRun(precision=Precision.FLOAT64, recorder=context.make_recorder(), masks=masks))
+        take(OneRun(precision=Precision.FLOAT64, recorder=context.make_recorder(), masks=masks, dtypes=dtypes))
     taken = dict.fromkeys(one for exact in context.arithmetics for one in exact.taken_constants)
     branches = dict.fromkeys(one for exact in context.arithmetics for one in exact.branches)
     return SideRecord(
@@ -153,7 +160,9 @@ def run_reference(context: RunContext) -> SideRecord:
     samples = tuple(precision for precision in request.native if precision in SAMPLES)
     side = take(replace(context, request=replace(request, native=needed)))
     if request.draws:
-        reached = reached_if_trained(step, request.build_seed, context.initial or context.state)
+        reached = reached_if_trained(
+            step, request.build_seed, context.initial or context.state, request.dtypes.values()
+        )
         side = replace(side, initial=initial_values(build_model(step, request.build_seed)), reached=reached)
     if not samples:
         return side
