@@ -164,4 +164,58 @@ def test_constants_that_come_later_are_found_too():
 
     for value in (SLOPE, SLOPE / 3):
         reference.add(np.array([value]), 53)
-        assert reference.replace(np.array([up(value)]), 53, all_unknown).tolist() == [value]
+        assert reference.replace(np.array([up(value)]), 53, all_unknown)[0].tolist() == [value]
+
+
+# In the dtype that the programs compute in ----------------------------------------------------------------------------
+
+
+def taken_in_float32(given, reference, dtype=torch.float64, reference_dtype=torch.float64):
+    """Residues of constants and of the reference's, lifted in a program that computes in float32; what was taken."""
+    one = Lift(field=FIELD)
+    expected = lift(one, reference, reference_dtype, None)
+    beside = Lift(field=FIELD, reference=ReferenceConstants.merged([one.constants], 24))
+    return lift(beside, given, dtype, None), expected, beside.taken
+
+
+GELU = math.sqrt(2 / math.pi)
+
+
+def test_a_number_that_is_the_same_in_float32_is_taken_where_programs_compute_in_float32():
+    found, expected, taken = taken_in_float32(0.7978845608, GELU)
+    assert found == expected
+    assert [(one.given, one.taken) for one in taken.values()] == [(0.7978845608, GELU)]
+    assert lifted(0.7978845608, [GELU])[1] == {}  # in float64 it is another
+
+
+@pytest.mark.parametrize("given", [GELU * (1 + 1e-6), 0.79788, 0.8, 1 / math.sqrt(2)])
+def test_one_that_is_another_in_float32_is_not(given):
+    found, expected, taken = taken_in_float32(given, GELU)
+    assert found != expected
+    assert not taken
+
+
+def test_which_of_two_is_not_guessed_in_float32_either():
+    two = torch.tensor([GELU, GELU * (1 + 2e-7)], dtype=torch.float64)
+    found, expected, taken = taken_in_float32(torch.tensor([0.7978845608], dtype=torch.float64), two)
+    assert found[0] not in expected
+    assert not taken
+
+
+@pytest.mark.parametrize("ways", [(torch.float32, torch.float64), (torch.float64, torch.float32)])
+@pytest.mark.parametrize("length", [6, 24])
+def test_a_table_of_float32_and_one_computed_in_float64_are_one(ways, length):
+    exponents = torch.arange(1, length + 1, dtype=torch.float64) / 7
+    given, reference = ((2.0 ** -exponents.to(dtype)).to(dtype) for dtype in ways)
+    assert not torch.equal(given.double(), reference.double())
+    found, expected, _ = taken_in_float32(given, reference, *ways)
+    assert found == expected
+    wrong = given.clone()
+    wrong[3] *= 1 + 1e-5
+    assert taken_in_float32(wrong, reference, *ways)[0] != expected
+
+
+def test_a_number_that_the_reference_holds_to_float32_is_that_one_in_float64_too():
+    table = torch.tensor([0.1, GELU])
+    found, expected, _ = taken_in_float32(table.double(), table, torch.float64, torch.float32)
+    assert found[1] == expected[1]

@@ -88,7 +88,7 @@ class Lift:
         if not np.isfinite(value):
             msg = f"a constant is {value}; exact arithmetic needs finite numbers (and -inf or finfo.min in masks only)"
             raise FloatingPointError(msg)
-        return int(self._elements(self._as_in_reference(np.array([value]), bits), bits)[0])
+        return int(self._lifted(np.array([value]), bits)[0])
 
     def tensor(self, values: Tensor, *, bits: int | None = None) -> Tensor:
         """The residues of a real tensor's elements, in float64; -inf and finfo.min stay the symbols they are.
@@ -102,7 +102,7 @@ class Lift:
         small = (flat == flat.round()) & (flat.abs() <= self.field.half) & (flat != torch.finfo(torch.float16).min)
         if bool(small.all()):
             return values.detach().to(torch.float64, copy=True)
-        found = self._elements(self._as_in_reference(flat.numpy(), precision), precision)
+        found = self._lifted(flat.numpy(), precision)
         return torch.from_numpy(found).to(values.device).view(values.shape)
 
     def simplest(self, values: Tensor) -> Tensor:
@@ -121,16 +121,19 @@ class Lift:
         )
         return torch.from_numpy(real).to(values.device).view(values.shape)
 
-    def _as_in_reference(self, values: Floats, bits: int) -> Floats:
-        """The constants, those of the reference in place of their own where they are taken for them."""
+    def _lifted(self, values: Floats, bits: int) -> Floats:
+        """The residues of constants; of the reference's in place of their own where they are taken for them."""
         if self.reference is None:
             self.constants.add(values, bits)
-            return values
-        found = self.reference.replace(values, bits, self._unknown)
+            return self._elements(values, bits)
+        found, known = self.reference.replace(values, bits, self._unknown)
         for i in np.flatnonzero((found != values) & np.isfinite(values)):
             given = float(values[i])
             self.taken[given] = TakenConstant(given=given, taken=float(found[i]))
-        return found
+        result = found.copy()
+        for one in np.unique(known).tolist():
+            result[known == one] = self._elements(found[known == one], one)
+        return result
 
     def _unknown(self, values: Floats, bits: int) -> Flags:
         """Which numbers stand for no simple quotient, and no root of one."""

@@ -17,6 +17,7 @@ from shardproof.proving.running.batch import require_same_batch
 from shardproof.proving.running.candidate import run_candidate
 from shardproof.proving.running.fsdp_division import divided_as_in
 from shardproof.proving.running.models import (
+    bits_of,
     build_model,
     draw_buffers,
     draw_parameters,
@@ -93,7 +94,7 @@ class Runner:
         with quiet_pytorch(), one_thread_if_small(state):
             reference = self._run_reference(replace(request, native=native), state, initial, arithmetics)
             native = tuple(one for one in (Precision.FLOAT64, Precision.OWN) if one in reference.native)
-            constants = ReferenceConstants.merged(exact.constants for exact in arithmetics)
+            constants = ReferenceConstants.merged((exact.constants for exact in arithmetics), bits_of(dtypes.values()))
             request = replace(request, native=native, limits=tuple(exact.limits for exact in arithmetics))
             ranks = self._run_ranks(request, state, drawn, initial, constants)
         return BothSides(

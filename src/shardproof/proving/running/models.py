@@ -8,12 +8,13 @@ import torch
 from torch import Tensor, nn
 
 from shardproof.errors import CannotRunError
+from shardproof.exact.algebra.reference_constants import FLOAT32_BITS, FLOAT64_BITS
 from shardproof.proving.records import SAMPLES, Precision
 from shardproof.proving.running.capture import clone_parameters, local_value
 from shardproof.raised import describe_error
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
 
     from torch.distributed.device_mesh import DeviceMesh
 
@@ -177,6 +178,15 @@ def precisions_of(dtypes: Mapping[str, torch.dtype]) -> tuple[Precision, ...]:
     if all(dtype == torch.float64 or not dtype.is_floating_point for dtype in dtypes.values()):
         return needed
     return (*needed, Precision.ROUNDED, *SAMPLES)
+
+
+def bits_of(dtypes: Iterable[torch.dtype]) -> int:
+    """To how many bits the user's code knows its constants: those of float32, if not everything is float64.
+
+    Code for 16-bit dtypes computes its tables in float32.
+    """
+    floating = {dtype for dtype in dtypes if dtype.is_floating_point}
+    return FLOAT64_BITS if floating <= {torch.float64} else FLOAT32_BITS
 
 
 def own_dtypes(model: nn.Module) -> dict[str, torch.dtype]:
