@@ -6,6 +6,7 @@ import torch.nn.functional as F
 from tests.proving import steps
 from torch import nn
 
+from shardproof.proving.cause import CauseKind
 from shardproof.proving.findings import Verdict
 from shardproof.proving.prove import prove
 from shardproof.proving.running.widening import own_dtypes_widened
@@ -99,6 +100,10 @@ def test_the_dtypes_of_what_is_made():
         assert (x @ x.bfloat16()).dtype == FLOAT64
         assert x.view(torch.int64).view(FLOAT64).equal(x)
         assert x.to(torch.ones(2).int()).dtype == torch.int32
+        assert x.float().type_as(TABLE).dtype == FLOAT64
+        assert x.type_as(x.bfloat16()).dtype == BFLOAT16
+        assert (x.bfloat16() * torch.tensor(0.5)).dtype == BFLOAT16  # a number promotes nothing
+        assert torch.ops.aten._to_copy(x, dtype=FLOAT32).dtype == FLOAT32  # of autograd's engine
         held = x.bfloat16()
         held.add_(x)
         assert held.dtype == BFLOAT16
@@ -120,3 +125,22 @@ def test_gradients_come_back_in_the_dtype_of_what_was_converted():
     with own_dtypes_widened(FLOAT64, [FLOAT32]):
         (x @ table).sum().backward()
     assert (x.grad.dtype, table.grad.dtype) == (FLOAT64, FLOAT32)
+
+
+def mixed(model, mesh):
+    from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+
+    policy = MixedPrecisionPolicy(param_dtype=BFLOAT16, reduce_dtype=FLOAT32)
+    return fully_shard(model, mesh=mesh, mp_policy=policy)
+
+
+def test_mixed_precision_beside_a_table_in_float32_is_run_and_called_what_it_is():
+    """Autograd's engine converts gradients to float32 where the table has made float32 of bfloat16."""
+    generator = torch.Generator().manual_seed(5)
+    step = Step(
+        model=lambda: Formed(lambda h: (h + TABLE[:1]).to(h.dtype).relu()),
+        batch=(torch.randn(4, 6, generator=generator), torch.randn(4, 4, generator=generator)),
+        loss=lambda output, target: F.mse_loss(output.float(), target), steps=1, optimizer=steps.make_sgd,
+    )  # fmt: skip
+    proof = prove(step, parallelize=mixed, mesh={"dp": 2}, trials=1)
+    assert {one.cause.kind for one in proof.roots} == {CauseKind.LOWER_DTYPE_COLLECTIVE}

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import torch
 from torch import Tensor
+from torch._ops import OpOverload, OpOverloadPacket
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_map_only
 
@@ -70,12 +71,12 @@ class _Widened(TorchFunctionMode):
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
-        if func in _LEFT_ALONE:
-            return func(*args, **kwargs)
+        if func in _LEFT_ALONE or isinstance(func, OpOverload | OpOverloadPacket):
+            return func(*args, **kwargs)  # ops come of the engine of autograd too, which has the dtypes of gradients
         if func in _CASTS:
             return args[0].to(self._wider(_CASTS[func]), **kwargs)
-        if func is Tensor.to and len(args) > 1 and isinstance(args[1], Tensor):  # takes its dtype, not its numbers
-            return func(*args, **kwargs)
+        if func in (Tensor.to, Tensor.type_as) and len(args) > 1 and isinstance(args[1], Tensor):
+            return args[0].to(self._wider(args[1].dtype), *args[2:], **kwargs)  # the other's dtype, not its numbers
         args, kwargs = tree_map_only(torch.dtype, self._wider, (args, kwargs))
         if func in _FACTORIES and kwargs.get("dtype") is None and self._dtype == torch.float64:
             with float64_by_default():
@@ -88,9 +89,9 @@ class _Widened(TorchFunctionMode):
         return self._dtype if dtype in self._named else dtype
 
     def _of_one_dtype(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """The arguments with floating tensors in the run's dtype, if some tensor among them is."""
+        """The arguments with floating tensors in the run's dtype, if some tensor with dims among them is."""
         dtypes: set[torch.dtype] = set()
-        tree_map_only(Tensor, lambda x: dtypes.add(x.dtype), (args, kwargs))
+        tree_map_only(Tensor, lambda x: dtypes.add(x.dtype) if x.ndim else None, (args, kwargs))
         if self._dtype not in dtypes or not dtypes & self._narrower:
             return args, kwargs
         return tree_map_only(Tensor, lambda x: x.to(self._dtype) if x.dtype in self._narrower else x, (args, kwargs))
