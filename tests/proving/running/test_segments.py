@@ -70,7 +70,7 @@ def test_a_bug_in_a_run_in_segments_is_found(broken):
     assert proof.ok != broken
     if broken:
         root = next(one for one in proof.roots if one.failed)
-        assert (root.key.phase, root.key.name) == (Phase.OUTPUT, "down")
+        assert (root.key.phase, root.key.name) == (Phase.INPUT, "down")
 
 
 class TwoHalves(nn.Module):

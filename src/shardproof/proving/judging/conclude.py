@@ -212,6 +212,11 @@ def _is_scaled(outcomes: Sequence[Outcome]) -> bool:
     return cause is not None and cause.kind is CauseKind.SCALED
 
 
+def _agrees(finding: Finding) -> bool:
+    """Whether a tensor agrees in float64: then it is not computed another way there."""
+    return finding.rounding is not None and finding.rounding.agrees
+
+
 def drop_other_ways(findings: Sequence[Finding]) -> list[Finding]:
     """The findings without activations that differ where nothing computed from them does: work done another way.
 
@@ -224,6 +229,6 @@ def drop_other_ways(findings: Sequence[Finding]) -> list[Finding]:
         return [
             finding
             for finding in findings
-            if finding.key.phase not in ACTIVATIONS or finding.verdict is not Verdict.WRONG
+            if finding.key.phase not in ACTIVATIONS or finding.verdict is not Verdict.WRONG or _agrees(finding)
         ]
     return list(findings)

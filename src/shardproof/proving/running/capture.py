@@ -96,7 +96,9 @@ class Recorder:
 
     def add_start(self, name: str, parameter: Tensor) -> None:
         """Record a parameter as it is before the step's update."""
-        self.records.starts[Key(self.step, Phase.UPDATE, name)] = capture(parameter.detach(), self.exact).values
+        with nullcontext() if self.exact is None else self.exact.paused():
+            start = parameter.detach()
+        self.records.starts[Key(self.step, Phase.UPDATE, name)] = capture(start, self.exact).values
 
 
 def capture(tensor: Tensor, exact: ExactArithmetic | None, *, as_shift: bool = False) -> Recorded:

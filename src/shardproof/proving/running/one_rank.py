@@ -248,6 +248,7 @@ def _train_one_run(
     segments = None if exact is None else make_segments(context, exact, parameters)
     with run.entered():
         drawn = batch if exact is None else draw_batch(exact, batch)
+        starts = starts and (exact is not None or not context.request.seeds)  # if only ordinary runs are judged
         train(model, step, drawn, run.recorder, segments=segments, split=split, counted=masks, starts=starts)
     if exact is not None and dist.is_initialized():
         dist.barrier()  # the next run begins when the last rank has left this one
