@@ -15,8 +15,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from benchmarks.mutants.bug import load_bugs
 from shardproof.proving.cause import Cause, CauseKind, Mend
 from shardproof.proving.findings import Finding, Numbers, Proof, Verdict
+from shardproof.proving.prove import prove
 from shardproof.proving.records import Key, Phase
 from shardproof.report.json import render_json
 from shardproof.report.page.render import render_proof_page
@@ -31,12 +33,15 @@ PAGES: dict[str, Sequence[str]] = {
     "qwen3-without-q-norm": (*QWEN3, "--plan-drop", "*q_norm"),
     "walkthrough": ("walkthrough",),
 }
+# Planted bugs of `benchmarks/mutants` by the names of their pages.
+BUGS = {"pipeline-tied-ends": "M156"}
 # Name of the picture, its page, light or dark, and the element at its top.
 PICTURES = (
     ("qwen3", "qwen3", "light", "body"),
     ("qwen3-without-q-norm", "qwen3-without-q-norm", "light", "body"),
     ("first-divergence", "qwen3-without-q-norm", "dark", "#step"),
     ("heat-maps", "qwen3-without-q-norm", "light", ".tensor:has(.maps)"),
+    ("pipeline-tied-ends", "pipeline-tied-ends", "light", "body"),
     ("walkthrough", "walkthrough", "light", "#s5"),
 )
 TENSORS = 10_000
@@ -57,6 +62,8 @@ def main() -> int:
         if run.returncode > 1:
             return 1
         print(f"{page.name}: {page.stat().st_size / 1e3:.0f} kB")
+    for name, bug in BUGS.items():
+        (FOLDER / f"{name}.html").write_text(_page_of_bug(bug))
     with sync_playwright() as started:
         root = ["--no-sandbox"] if os.geteuid() == 0 else []
         browser = started.chromium.launch(executable_path=shutil.which("chromium"), args=root)
@@ -65,6 +72,13 @@ def main() -> int:
         _measure(browser)
         browser.close()
     return 0
+
+
+def _page_of_bug(identifier: str) -> str:
+    (bug,) = (one for one in load_bugs() if one.id == identifier)
+    wrong = bug.plant(True)
+    proof = prove(wrong.make_step(), candidate=wrong.candidate, mesh=wrong.mesh, trials=1, evidence=())
+    return render_proof_page(proof, certificate=render_json(proof))
 
 
 def _take_picture(browser: Any, picture: str, page_name: str, scheme: str, top: str) -> None:
