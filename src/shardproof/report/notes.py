@@ -96,6 +96,11 @@ def _bound_lines(proof: Proof) -> Iterator[str]:
         yield f"{group.title}: {first.probed / first.elements:.0%} of its elements were probed, the rest are zero."
 
 
+def say_points(trials: int) -> str:
+    """So many random points, in words."""
+    return f"{trials} random point{'s' * (trials != 1)}"
+
+
 def _unbounded_lines(proof: Proof, rest: Sequence[Finding]) -> Iterator[str]:
     """How many tensors have no derived bound, and why: a line for each reason, with the first tensor that it is of."""
     groups: dict[NoBound | None, list[Finding]] = {}
@@ -105,7 +110,7 @@ def _unbounded_lines(proof: Proof, rest: Sequence[Finding]) -> Iterator[str]:
     for group in groups.values():
         names = {printable(finding.key.name) for finding in group}
         which = f" ({', '.join(sorted(names))})" if len(names) < 4 else ""
-        yield f"{_tensors(len(group))}{which} at {proof.trials} random points, no derived bound."
+        yield f"{_tensors(len(group))}{which} at {say_points(proof.trials)}, no derived bound."
         first = group[0].unbounded
         if first is not None:
             yield f"  The bound is lost at {printable(str(first.at))}: {describe_unbounded(first)}."

@@ -9,7 +9,7 @@ from shardproof.proving.findings import Verdict
 from shardproof.report.first_causes import list_first_causes
 from shardproof.report.headline import describe_ranks, name_answer
 from shardproof.report.json import installed_versions
-from shardproof.report.notes import list_notes, list_sharding_notes
+from shardproof.report.notes import list_notes, list_sharding_notes, say_points
 from shardproof.report.page.description import CauseCard, Fact, ProofPage, Tone
 from shardproof.report.page.embedding import compress
 from shardproof.report.page.noise_plot import draw_plot
@@ -124,14 +124,14 @@ def _chance(proof: Proof) -> Iterator[Fact]:
     if not bounds or (len(bounds) < len(proved) and not max(bounds)):
         if proof.trials and proved:
             yield Fact(
-                label="random points agree",
+                label="random point agrees" if proof.trials == 1 else "random points agree",
                 value=str(proof.trials),
                 meaning="no bound is derived on the chance that a wrong tensor agrees at all of them",
             )
         return
     largest = max(bounds)
     rest = len(proved) - len(bounds)
-    others = f"; {rest} tensors agree at {proof.trials} random points without a derived bound" if rest else ""
+    others = f"; {rest} tensors agree at {say_points(proof.trials)} without a derived bound" if rest else ""
     yield Fact(
         label="at most, the chance of a false 'proved'",
         value=say_odds(largest),
