@@ -71,6 +71,8 @@ class _Widened(TorchFunctionMode):
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
+        if func not in _CASTS and func not in _FACTORIES and not self._touches(args, kwargs):
+            return func(*args, **kwargs)  # as most calls are
         if func in _LEFT_ALONE or isinstance(func, OpOverload | OpOverloadPacket):
             return func(*args, **kwargs)  # ops come of the engine of autograd too, which has the dtypes of gradients
         if func in _CASTS:
@@ -85,6 +87,20 @@ class _Widened(TorchFunctionMode):
             args, kwargs = self._of_one_dtype(args, kwargs)
         return func(*args, **kwargs)
 
+    def _touches(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+        """Whether an argument is a dtype, a tensor that is to be converted, or holds others that may be.
+
+        Reading a tensor's dtype would be a call for the modes around this one.
+        """
+        with torch._C.DisableTorchFunction():  # noqa: SLF001
+            for x in (*args, *kwargs.values()):
+                if isinstance(x, Tensor):
+                    if x.dtype in self._narrower:
+                        return True
+                elif isinstance(x, torch.dtype) or (isinstance(x, tuple | list | dict) and not _are_sizes(x)):
+                    return True
+        return False
+
     def _wider(self, dtype: torch.dtype) -> torch.dtype:
         return self._dtype if dtype in self._named else dtype
 
@@ -95,6 +111,10 @@ class _Widened(TorchFunctionMode):
         if self._dtype not in dtypes or not dtypes & self._narrower:
             return args, kwargs
         return tree_map_only(Tensor, lambda x: x.to(self._dtype) if x.dtype in self._narrower else x, (args, kwargs))
+
+
+def _are_sizes(x: Any) -> bool:
+    return isinstance(x, torch.Size) or (isinstance(x, tuple | list) and all(isinstance(one, int) for one in x))
 
 
 def _writes(func: Callable[..., Any], kwargs: dict[str, Any]) -> bool:
