@@ -100,10 +100,14 @@ class _Scene:
         starts = self.alignment.reference.starts
         return {one.name: values for one, values in starts.items() if one.step == step and values.ndim == 2}
 
+    def keys_with(self, key: Key) -> list[Key]:
+        """Those of a rank that has the key, in execution order: a stage of a pipeline has tensors of its own."""
+        return next((list(rank.tensors) for rank in self.alignment.ranks if key in rank.tensors), [key])
+
     def layers_of(self, given: Key) -> Iterator[_Layer]:
         """The linear layers whose input an activation is."""
-        keys = list(self.alignment.ranks[0].tensors)
-        if given not in keys or given not in self.alignment.reference.tensors:
+        keys = self.keys_with(given)
+        if given not in self.alignment.reference.tensors:
             return
         after = (one for one in keys[keys.index(given) + 1 :] if (one.step, one.phase) == (given.step, Phase.OUTPUT))
         for output in islice(after, _MOST_TRIED):
@@ -192,7 +196,7 @@ def _gradient(output: Key) -> Key:
 
 def _of_stale_weight(scene: _Scene) -> Cause | None:
     """A linear layer's output with a weight of an earlier step."""
-    keys = list(scene.alignment.ranks[0].tensors)
+    keys = scene.keys_with(scene.key)
     before = (
         one
         for one in reversed(keys[: keys.index(scene.key)])
