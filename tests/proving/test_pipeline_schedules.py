@@ -56,7 +56,9 @@ def test_gradients_that_are_not_divided_by_the_microbatches_are_found(schedule):
 
 # Stages of tensor-parallel ranks do not run on processes yet: DTensor's fake tensors are asked for a number there.
 ON_PROCESSES_TOO = [
-    pytest.param(way, True, marks=[pytest.mark.slow, pytest.mark.processes]) for way in WAYS if way != "columns and rows"
+    pytest.param(way, True, marks=[pytest.mark.slow, pytest.mark.processes])
+    for way in WAYS
+    if way != "columns and rows"
 ]
 
 
