@@ -62,6 +62,11 @@ class Key:
     name: str
     call: int = 0
 
+    @property
+    def gradient(self) -> Key:
+        """Of an activation: under what its gradient is recorded."""
+        return Key(self.step, GRADIENT_OF[self.phase], self.name, self.call)
+
     def __str__(self) -> str:
         again = f" (call {self.call + 1})" if self.call else ""
         return f"step {self.step + 1}, {self.phase} {self.name}{again}"

@@ -143,9 +143,9 @@ class ReferenceConstants:
         """For each value the one number of the reference that is near, and its precision; or the value and its own."""
         result, known = values.copy(), np.full(values.shape, own)
         several: list[dict[float, int]] = [{} for _ in values]
+        reach: Floats = _HALF_UNITS * np.exp2(-np.minimum(precision, self.computed_to)) * np.abs(values)
         for bits in sorted(self.tables, key=lambda one: one == own):  # its own precision last, which then stays
             numbers = self._sorted(bits)
-            reach: Floats = _HALF_UNITS * np.exp2(-np.minimum(precision, self.computed_to)) * np.abs(values)
             first = np.searchsorted(numbers, values - reach)
             last = np.searchsorted(numbers, values + reach, side="right")
             for i in np.flatnonzero(last > first).tolist():

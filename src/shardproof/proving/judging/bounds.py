@@ -161,9 +161,8 @@ def _cut_of(key: Key) -> Cut:
 
 def _with_gradient(key: Key, reference: Records) -> Iterable[Key]:
     yield key
-    gradient = Key(key.step, GRADIENT_OF[key.phase], key.name, key.call)
-    if gradient in reference.tensors:
-        yield gradient
+    if key.gradient in reference.tensors:
+        yield key.gradient
 
 
 def _same_layout(one: Mapping[int, Tensor], other: Mapping[int, Tensor]) -> bool:

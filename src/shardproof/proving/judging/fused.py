@@ -206,10 +206,9 @@ def _products(records: Records, key: Key, projection: _Projection, field: Exact)
     found = []
     positions = len(projection.columns(records))
     for one in (key, projection.key):
-        gradient = Key(one.step, GRADIENT_OF[one.phase], one.name, one.call)
-        if gradient not in records.tensors or one not in records.tensors:
+        if one.gradient not in records.tensors or one not in records.tensors:
             return None
-        values, factor = (_as_columns(records.tensors[x].values, positions) for x in (one, gradient))
+        values, factor = (_as_columns(records.tensors[x].values, positions) for x in (one, one.gradient))
         if values is None or factor is None or values.shape != factor.shape:
             return None
         found.append(field.canonical(values * factor))

@@ -165,7 +165,7 @@ class _Scene:
 
     def own_gradients(self, layer: _Layer) -> dict[int, Tensor] | None:
         """By rank, the gradient of the layer's input that the rank's own part of the weight gives."""
-        gradient = _gradient(layer.output)
+        gradient = layer.output.gradient
         weights = self.alignment.starts_of(Key(self.key.step, Phase.UPDATE, layer.parameter))
         found = {}
         for rank, records in enumerate(self.alignment.ranks):
@@ -181,14 +181,10 @@ class _Scene:
 
     def gradient_by(self, layer: _Layer) -> Tensor | None:
         """On one device, the gradient of the layer's input that comes through it."""
-        gradient = _gradient(layer.output)
+        gradient = layer.output.gradient
         if gradient not in self.alignment.reference.tensors:
             return None
         return self.product(layer.as_input(self.of_reference(gradient)), layer.weight)
-
-
-def _gradient(output: Key) -> Key:
-    return Key(output.step, Phase.OUTPUT_GRADIENT, output.name, output.call)
 
 
 # The relations -----------------------------------------------------------------------------------------------------

@@ -74,8 +74,7 @@ class _Loss:
     @property
     def gradient(self) -> Mapping[int, ActualExpected]:
         """By rank, of the operand; empty where it is not known, or void somewhere."""
-        gradient = Key(self.key.step, GRADIENT_OF[self.operand.phase], self.operand.name, self.operand.call)
-        aligned = self.alignment.of(gradient)
+        aligned = self.alignment.of(self.operand.gradient)
         held = {} if aligned is None or aligned.misshapen is not None else aligned.held
         return held if all(one.judged is one and one.actual.numel() for one in held.values()) else {}
 
@@ -97,9 +96,8 @@ def _find_operand(alignment: Alignment, loss: Key) -> Key | None:
         before.append(key)
     for key in reversed(before):
         if key.step == loss.step and key.phase in GRADIENT_OF:
-            gradient = Key(key.step, GRADIENT_OF[key.phase], key.name, key.call)
-            of = alignment.reference.tensors.get(gradient)
-            if of is not None and of.values.ndim and all(gradient in one.tensors for one in alignment.ranks):
+            of = alignment.reference.tensors.get(key.gradient)
+            if of is not None and of.values.ndim and all(key.gradient in one.tensors for one in alignment.ranks):
                 return key
     return None
 

@@ -79,7 +79,7 @@ def renew_state(model: Module, optimizer: Optimizer | None, segments: Segments, 
         if not parameter.requires_grad:
             continue  # no step changes it, and a sharding may keep copies of it
         segments.renew(name, parameter.detach(), f"parameters after step {taken}")
-        for key, state in (states_of(optimizer, parameter) if optimizer else {}).items():
+        for key, state in states_of(optimizer, parameter).items():
             segments.renew(name, state, f"optimizer state {key} after step {taken}")
 
 
@@ -104,15 +104,15 @@ def record_norm(recorder: Recorder, norm: Tensor | float | None) -> None:
     recorder.add_square(key, norm)
 
 
-def states_of(optimizer: Optimizer, parameter: Tensor) -> dict[str, Tensor]:
-    """The optimizer's states of the parameter's shape (moments, not counters), in the order of their names.
+def states_of(optimizer: Optimizer | None, parameter: Tensor) -> dict[str, Tensor]:
+    """The optimizer's states of the parameter's shape (moments, not counters), in the order of their names; or none.
 
     Beside a DTensor a state may be a plain tensor: of the shape of the rank's own part, or of the whole.
     """
     whole, own = parameter.shape, local_value(parameter).shape
     return {
         key: value
-        for key, value in sorted(optimizer.state.get(parameter, {}).items())
+        for key, value in sorted(({} if optimizer is None else optimizer.state.get(parameter, {})).items())
         if isinstance(value, Tensor) and (value.shape == whole or (type(value) is Tensor and value.shape == own))
     }
 
@@ -120,7 +120,7 @@ def states_of(optimizer: Optimizer, parameter: Tensor) -> dict[str, Tensor]:
 def record_update(model: Module, optimizer: Optimizer | None, recorder: Recorder) -> None:
     """Record the optimizer's state of each parameter, the updated parameter, and buffers."""
     for name, parameter in model.named_parameters():
-        for key, value in (states_of(optimizer, parameter) if optimizer else {}).items():
+        for key, value in states_of(optimizer, parameter).items():
             recorder.add(Phase.STATE, f"{name}/{key}", value)
         recorder.add(Phase.UPDATE, name, parameter.detach())  # computed from the state
     for name, buffer in model.named_buffers():
