@@ -39,7 +39,8 @@ def test_raising(shardproof):
     shardproof.assert_proved(my_training.step, parallelize=my_training.raises, devices=2, trials=1)
 """
 
-FAILURE = "shardproof.NotProvedError: step 1, gradient: up.weight: WRONG. 2 times too large."
+MEND = "Sum it over the ranks once, or divide it by 2: it is reduced again, or not averaged."
+FAILURE = f"step 1, gradient: up.weight: WRONG. 2 times too large. {MEND}"
 
 LIGHT = """\
 import sys
@@ -84,9 +85,7 @@ def run(tmp_path):
 def test_the_report_is_a_section_of_the_failure(run):
     result = run(PROJECT, "-q")
     assert "1 failed, 1 passed" in result.stdout, result.stdout + result.stderr
-    assert (
-        "E       shardproof.NotProvedError: step 1, gradient: up.weight: WRONG. 2 times too large.\n" in result.stdout
-    )
+    assert f"E       shardproof.NotProvedError: {FAILURE}\n" in result.stdout
     section = result.stdout.partition(" Captured shardproof call ")[2]
     assert "step 1, gradient: up.weight: WRONG\n    2 times too large." in section
     assert result.stdout.count("First causes:") == 1
@@ -132,7 +131,7 @@ def test_the_message_of_an_assertion_is_the_report():
     proof = prove(steps.step, **arguments)
     with pytest.raises(NotProvedError) as caught:
         assert_proved(steps.step, **arguments)
-    assert str(caught.value) == f"step 1, gradient: up.weight: WRONG. 2 times too large.\n{render_text(proof)}"
+    assert str(caught.value) == f"{FAILURE}\n{render_text(proof)}"
     assert caught.value.proof == proof
     again = pickle.loads(pickle.dumps(caught.value))
     assert (str(again), again.proof) == (str(caught.value), proof)

@@ -48,7 +48,8 @@ def test_a_failure_is_the_report_below_the_line_of_the_test(tmp_path):
     assert "Ran 2 tests" in result.stderr, result.stderr
     assert "FAILED (failures=1)" in result.stderr
     failure = result.stderr.partition("FAIL: test_wrong")[2]
-    assert "AssertionError: step 1, gradient: up.weight: WRONG. 2 times too large.\nNOT PROVED: " in failure
+    assert "AssertionError: step 1, gradient: up.weight: WRONG. 2 times too large. Sum it over the ranks" in failure
+    assert " not averaged.\nNOT PROVED: " in failure
     assert failure.count("  File ") == 1  # of the test alone
     assert "test_mine.py" in failure
 

@@ -16,6 +16,7 @@ from shardproof.proving.judging.noise import align_own_runs, largest, measure_ro
 from shardproof.proving.records import Key, Phase, Precision, Recorded, Records, Replay
 
 KEY = Key(0, Phase.LOSS, "loss")
+SCORES = Key(0, Phase.INPUT, "attention/softmax")
 EPSILON = torch.finfo(torch.float64).eps
 
 
@@ -137,18 +138,31 @@ def test_in_float64_the_noise_is_that_of_float32_scaled():
     assert align_own_runs(both, find_candidate_layout(both)).of(BIAS).noise == 0.5 * 2.0**-29
 
 
+FLOAT32_LEAST, FLOAT64_LEAST = (torch.finfo(one).min for one in (torch.float32, torch.float64))
+
+
+@pytest.mark.parametrize("masked", [-1e9, FLOAT32_LEAST])
+def test_a_masked_score_does_not_hide_the_noise_of_those_beside_it(masked):
+    plain = own_runs(infinite(DOWN, on_ranks=0.0, in_reference=0.0)).of(DOWN)
+    measured = own_runs(infinite(DOWN, on_ranks=masked, in_reference=masked)).of(DOWN)
+    assert measured.within
+    assert (measured.scale, measured.noise) == (plain.scale, plain.noise)
+    for other in (0.0, 0.99 * masked if masked == -1e9 else -1e9, -math.inf, -masked):
+        assert not own_runs(infinite(DOWN, on_ranks=other, in_reference=masked)).of(DOWN).within
+
+
 # In float64, beside a proof -------------------------------------------------------------------------------------------
 
 
-def rounding(actual, expected, float32):
+def rounding(actual, expected, float32, key=KEY):
     layout = find_layout({"w": torch.ones(1)}, {"w": {0: torch.ones(1)}})
 
     def alignment(rank):
-        reference = Records(tensors={KEY: Recorded(values=torch.tensor(expected, dtype=torch.float64))})
-        ranks = [Records(tensors={KEY: Recorded(values=rank)})]
+        reference = Records(tensors={key: Recorded(values=torch.tensor(expected, dtype=torch.float64))})
+        ranks = [Records(tensors={key: Recorded(values=rank)})]
         return Alignment(reference=reference, ranks=ranks, layout=layout, axes=Axes())
 
-    return measure_rounding(KEY, alignment(torch.tensor(actual, dtype=torch.float64)), alignment(torch.tensor(float32)))
+    return measure_rounding(key, alignment(torch.tensor(actual, dtype=torch.float64)), alignment(torch.tensor(float32)))
 
 
 @pytest.mark.parametrize(("times", "agrees"), [(1.0, True), (64.0, True), (64.5, False)])
@@ -164,6 +178,16 @@ def test_a_difference_agrees_up_to_64_times_the_noise(times, agrees):
 @pytest.mark.parametrize(("epsilons", "agrees"), [(64, True), (66, False)])
 def test_where_float32_does_not_round_64_epsilons_of_the_largest_element_are_allowed(epsilons, agrees, size):
     assert rounding([size * (1.0 + epsilons * EPSILON)], [size], [size]).agrees is agrees
+
+
+@pytest.mark.parametrize(
+    ("masked", "in_float32"), [(FLOAT64_LEAST, FLOAT32_LEAST), (-1e9, -1e9), (-math.inf, -math.inf)]
+)
+def test_what_is_masked_has_no_part_in_the_rounding(masked, in_float32):
+    beside = [[masked, 1.0 + 1e-8], [masked, 1.0], [in_float32, 1.0]]
+    assert not rounding(*beside, SCORES).agrees
+    assert rounding(*beside, SCORES) == rounding([0.0, 1.0 + 1e-8], [0.0, 1.0], [0.0, 1.0])
+    assert not rounding([0.0, 1.0], [masked, 1.0], [in_float32, 1.0], SCORES).agrees  # masked on one side alone
 
 
 def test_nan_agrees_with_nothing():

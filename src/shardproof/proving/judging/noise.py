@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from shardproof.proving.judging.alignment import ActualExpected, Aligned
+    from shardproof.proving.judging.alignment import ActualExpected
     from shardproof.proving.judging.layout import Layout
     from shardproof.proving.records import BothSides, Key, Records
 
@@ -36,6 +36,10 @@ if TYPE_CHECKING:
 _FLOOR_EPSILONS = 2.0
 # Of what a step computes: infinity is no result. Activations and buffers may hold masks of minus infinity.
 _RESULTS = OF_PARAMETERS | {Phase.LOSS, Phase.NORM}
+# A score masked with -1e9 or finfo.min: it is rounded by more than any score beside it.
+_MASKED = -1e8
+_MASKED_ALIKE = 1e-6  # relative
+_LEAST = -1e30  # below it is finfo.min, of the dtype of each run
 
 # float32 has 2**29 times the epsilon of float64: this scales the reference's noise in float32 down to float64.
 _FLOAT32_TO_FLOAT64 = 2.0**-29
@@ -94,7 +98,7 @@ class OwnRuns:
             return None
         measured, beside, own = (one.held for one in aligned)
         if key.phase not in _RESULTS:
-            measured, beside, own = (_without_infinities(one) for one in (measured, beside, own))
+            measured, beside, own = (_without_masks(one) for one in (measured, beside, own))
         return _measure(measured, beside, own, self.scale)
 
     def _of_update(self, key: Key) -> Numbers | None:
@@ -159,14 +163,23 @@ def align_own_runs(both: BothSides, layout: Layout) -> OwnRuns:
     )
 
 
-def _without_infinities(held: Mapping[int, ActualExpected]) -> dict[int, ActualExpected]:
-    """Infinities that are the same on both sides, of a mask, as zeros."""
+def _without_masks(held: Mapping[int, ActualExpected]) -> dict[int, ActualExpected]:
+    """Infinities that are the same on both sides, and scores that both sides mask, as zeros."""
 
     def without(one: ActualExpected) -> ActualExpected:
-        same = one.actual.isinf() & (one.actual == one.expected)
+        actual, expected = one.actual, one.expected
+        if not expected.numel() or not expected.is_floating_point():
+            return one
+        least, most = expected.aminmax()  # no mask in memory where there is no such element
+        if float(least) > _MASKED and math.isfinite(float(most)):  # false where there is NaN
+            return one
+        alike = (actual.double() - expected.double()).abs() <= -_MASKED_ALIKE * expected.double()
+        alike &= expected.isfinite()
+        least = (torch.maximum(actual, expected) < _LEAST) & (actual.isfinite() == expected.isfinite())
+        same = (actual == expected) & expected.isinf() | alike & (expected < _MASKED) | least
         if not bool(same.any()):
             return one
-        return replace(one, actual=one.actual.masked_fill(same, 0), expected=one.expected.masked_fill(same, 0))
+        return replace(one, actual=actual.masked_fill(same, 0), expected=expected.masked_fill(same, 0))
 
     return {rank: without(one) for rank, one in held.items()}
 
@@ -206,15 +219,19 @@ def measure_rounding(key: Key, candidate: Alignment, float32: Alignment) -> Roun
     aligned, own = candidate.of(key), float32.of(key)
     if aligned is None or aligned.fault or aligned.misshapen or own is None or own.fault:
         return None
-    maxdiff, magnitude = _largest_difference(aligned)
-    noise = _largest_difference(own)[0] * _FLOAT32_TO_FLOAT64
+    values, noisy = aligned.held, own.held
+    if key.phase not in _RESULTS:
+        values, noisy = _without_masks(values), _without_masks(noisy)
+    maxdiff, magnitude = _largest_difference(values)
+    noise = _largest_difference(noisy)[0] * _FLOAT32_TO_FLOAT64
     noise = max(noise, _FLOAT64_FLOOR_EPSILONS * torch.finfo(torch.float64).eps * magnitude / FLOAT64_ROUNDING_RATIO)
-    return Rounding(maxdiff=maxdiff, noise=noise, agrees=maxdiff <= FLOAT64_ROUNDING_RATIO * noise)
+    agrees = math.isfinite(maxdiff) and maxdiff <= FLOAT64_ROUNDING_RATIO * noise
+    return Rounding(maxdiff=maxdiff, noise=noise, agrees=agrees)
 
 
-def _largest_difference(aligned: Aligned) -> tuple[float, float]:
+def _largest_difference(held: Mapping[int, ActualExpected]) -> tuple[float, float]:
     """The largest difference and the largest expected magnitude over all ranks; NaN agrees with nothing."""
-    pairs = [(one.actual.double(), one.expected.double()) for one in aligned.held.values() if one.expected.numel()]
+    pairs = [(one.actual.double(), one.expected.double()) for one in held.values() if one.expected.numel()]
     if not pairs:
         return 0.0, 0.0
     return (
