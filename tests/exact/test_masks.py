@@ -167,6 +167,48 @@ def test_masked_scores_may_be_taken_less_their_maximum(low):
     assert not torch.equal(weights, run(lambda x: beside_a_sink(x, kept, 0.5))[0])
 
 
+def attend_in_blocks(q, kept, rescale=torch.exp):
+    """An online softmax over the keys, one at a time, that starts with what is masked."""
+    scores = q.masked_fill(~kept, torch.finfo(q.dtype).min)
+    largest = scores[..., :1].detach()
+    total = torch.exp(scores[..., :1] - largest)
+    parts = [total]
+    for key in range(1, KEYS):
+        now = torch.maximum(largest, scores[..., key : key + 1].detach())
+        factor, power = rescale(largest - now), torch.exp(scores[..., key : key + 1] - now)
+        parts = [part * factor for part in parts] + [power]
+        total, largest = total * factor + power, now
+    return torch.cat(parts, -1) / total
+
+
+def test_a_block_that_is_masked_whole_counts_until_something_is_seen():
+    """Its scores less their maximum, finfo.min both, are 0, as in floating point; the next factor is exp(finfo.min)."""
+    x, kept = scores(), keep()
+    kept[:, :, 0] = False
+    kept[0, 1, :2] = False
+    with ExactArithmetic(seed=1, check=True) as exact:
+        wanted = exact.digits(by_hand(x, kept))
+        assert torch.equal(exact.digits(attend_in_blocks(x, kept)), wanted)
+        forgotten = exact.digits(attend_in_blocks(x, kept, rescale=lambda less: torch.exp(less) * 0 + 1))
+        assert not torch.equal(forgotten, wanted)
+
+
+def test_a_logarithm_of_a_sum_over_nothing_is_minus_infinity_and_adds_nothing():
+    x, kept = scores(), keep()
+    kept[0, 1] = False
+    with ExactArithmetic(seed=1, check=True) as exact:
+        hidden = x.masked_fill(~kept, float("-inf"))
+        of_all = hidden.logsumexp(-1)
+        assert (of_all == float("-inf")).nonzero().tolist() == [[0, 1]]
+        seen = exact.digits(of_all.masked_fill(of_all == float("-inf"), 0.0))
+        assert int(seen[0, 1]) == 0
+        assert torch.equal(seen[1, 2:], exact.digits(x[1, 2:].logsumexp(-1)))
+        merged = torch.logaddexp(of_all, x[..., 0])
+        assert torch.equal(exact.digits(merged[0, 1]), exact.digits(x[0, 1, 0]))
+        assert torch.equal(exact.digits(merged[1]), exact.digits(torch.cat((hidden[1], x[1, :, :1]), -1).logsumexp(-1)))
+        assert (torch.logaddexp(of_all[0, 1], hidden[0, 1, 0]) == float("-inf")).tolist()
+
+
 REFUSED = {
     "half of it": lambda x, low: x + torch.full((KEYS,), low) * 0.5,
     "a scalar times it": lambda x, low: x * low,
@@ -188,6 +230,10 @@ REFUSED = {
 @pytest.mark.parametrize("use", REFUSED)
 def test_any_other_use_is_refused(use, low):
     x = scores()
+    if low != float("-inf") and use == "subtracted from itself":
+        with ExactArithmetic(seed=1) as exact:  # zero, as in floating point
+            assert not exact.digits(REFUSED[use](x, low)).any()
+        return
     if low == float("-inf") and use in {"half of it", "a constant's third"}:
         with ExactArithmetic(seed=1) as exact:  # still -inf
             assert exact.tags.get(REFUSED[use](x, low)).symbols

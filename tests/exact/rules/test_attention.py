@@ -71,6 +71,25 @@ def test_attention_is_softmax_by_hand(kv_heads, mask, scale):
     assert all(same(attended(fused, 4, kv_heads), hand))
 
 
+@pytest.mark.parametrize("apart", [False, True])
+def test_a_query_that_sees_no_key_takes_nothing(apart):
+    """As PyTorch's kernels have it, of which the one of plain products takes inputs in another layout."""
+    mask = TRIANGLE.clone()
+    mask[1] = False
+    seen = mask.any(-1)[:, None]
+
+    def fused(q, k, v):
+        q, k, v = (x.mT.contiguous().mT if apart else x for x in (q, k, v))
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+
+    def hand(q, k, v, *, others=True):
+        weights = (q @ k.mT / math.sqrt(SIZE)).masked_fill(~mask, torch.finfo(q.dtype).min).softmax(-1)
+        return (weights.masked_fill(~seen, 0.0) if others else weights) @ v
+
+    assert all(same(attended(fused, 4, 4), attended(hand, 4, 4)))
+    assert not all(same(attended(fused, 4, 4), attended(lambda *given: hand(*given, others=False), 4, 4)))
+
+
 def test_attention_by_the_kernel_that_takes_the_root_of_the_scale_agrees():
     def apart(x):
         """In a layout for which PyTorch takes its kernel of plain products."""

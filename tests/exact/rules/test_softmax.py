@@ -127,6 +127,12 @@ def test_a_row_of_nothing_but_minus_infinity_is_refused(name):
         rule(name)(M, residues([[1, 2], [INFINITE, INFINITE]]), 1, False, symbols=True)
 
 
+def test_attentions_own_softmax_of_nothing_is_zero():
+    found = rule("_safe_softmax.default")(M, residues([[1, 2], [INFINITE, INFINITE]]), 1, symbols=True).tensor
+    assert found[1].tolist() == [0, 0]
+    assert torch.equal(found[:1], rule("_softmax.default")(M, residues([[1, 2]]), 1, False, symbols=False).tensor)
+
+
 def test_of_one_number_softmax_is_one_and_its_logarithm_zero():
     x = residues(5)
     assert rule("_softmax.default")(M, x, 0, False, symbols=False).tensor.tolist() == 1

@@ -86,6 +86,10 @@ def test_residues_are_taken_from_symbols_and_symbols_from_nothing():
         for y in (residues(1, symbol), symbol):
             with pytest.raises(SymbolError, match="is taken away"):
                 subtract_from_symbols(M, residues(LOWEST, 9), y, 1)
+    found = subtract_from_symbols(M, residues(LOWEST, LOWEST, 9), residues(LOWEST, 1, 4), 1)
+    assert found.tensor.tolist() == [0, LOWEST, 5]  # the maximum of a row that is masked whole
+    with pytest.raises(SymbolError, match="is taken away"):
+        subtract_from_symbols(M, residues(NEGATIVE_INFINITY, 9), residues(NEGATIVE_INFINITY, 1), 1)
     with pytest.raises(SymbolError, match="alpha = 2"):
         subtract_from_symbols(M, residues(LOWEST, 9), residues(1, 2), 2)
 

@@ -14,7 +14,7 @@ from shardproof.exact.algebra.residue import Residue
 from shardproof.exact.errors import RandomDrawError
 from shardproof.exact.rules.log_terms import sum_of_terms
 from shardproof.exact.rules.registry import formula
-from shardproof.exact.rules.softmax import exponentials
+from shardproof.exact.rules.softmax import exponentials, with_empty_rows_equal
 from shardproof.exact.rules.symbols import add_symbols
 
 if TYPE_CHECKING:
@@ -76,15 +76,27 @@ def attention(
     scale: float | None = None,
     symbols: bool,
 ) -> tuple[Residue, Residue]:
-    """(..., heads, queries, E), (..., heads, keys, E) twice -> (..., heads, queries, E); the scores' log-sum-exp."""
+    """(..., heads, queries, E), (..., heads, keys, E) twice -> (..., heads, queries, E); the scores' log-sum-exp.
+
+    Of a query that sees no key both are 0, as in PyTorch's kernel.
+    """
     del symbols  # the scores are looked at
     _refuse_dropout(dropout)
     heads = q.shape[-3]
     scores, symbols = _masked_scores(m, q, _repeated(k, heads), attn_mask, causal=causal, scale=_scale(q, scale))
-    exp = exponentials(m, scores, symbols=symbols)
+    exp, empty = _exponentials(m, scores, symbols=symbols)
     total = exp.sum(-1, keepdim=True)
+    total = total if empty is None else replace(total, tensor=total.tensor.masked_fill(empty, 1.0))
     out = (exp * total.inverse()) @ _repeated(v, heads)
     return _laid_out(out), total.moved(lambda t: t.squeeze(-1)).log()
+
+
+def _exponentials(m: Arithmetic, scores: Residue, *, symbols: bool) -> tuple[Residue, Tensor | None]:
+    """E of each score, 0 where nothing is seen; and the queries that see no key at all, if there may be any."""
+    if not symbols:
+        return exponentials(m, scores, symbols=False), None
+    scores, empty = with_empty_rows_equal(scores)
+    return exponentials(m, scores, symbols=True).masked(~empty), empty
 
 
 def _laid_out(out: Residue) -> Residue:
@@ -118,7 +130,7 @@ def attention_backward(
     keys, values = _repeated(k, heads), _repeated(v, heads)
     scores, symbols = _masked_scores(m, q, keys, attn_mask, causal=causal, scale=factor)
     total = log_sum_exp.exp().moved(lambda t: t.unsqueeze(-1))
-    weights = exponentials(m, scores, symbols=symbols) * total.inverse()
+    weights = _exponentials(m, scores, symbols=symbols)[0] * total.inverse()
     along_out = (grad * out).sum(-1, keepdim=True)
     slope = (weights * (grad @ values.transpose() - along_out)) * factor
     dk, dv = slope.transpose() @ q, weights.transpose() @ grad

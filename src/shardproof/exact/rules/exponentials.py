@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from math import log, pi, sqrt
 from typing import TYPE_CHECKING, Any
 
@@ -233,11 +234,17 @@ def _between(eps: float) -> tuple[Threshold, Threshold]:
     return Threshold(eps, above=False), Threshold(1 - eps, above=True)
 
 
-@formula("logaddexp.default")
-def log_add_exp(_m: Arithmetic, x: Residue, y: Residue) -> Residue:
-    """log(E(x) + E(y))."""
-    exps = x.exp(), y.exp()
-    return sum_of_terms(*exps, exps[0] + exps[1]).log()
+@formula("logaddexp.default", symbols=True)
+def log_add_exp(m: Arithmetic, x: Residue, y: Residue, *, symbols: bool = False) -> Residue:
+    """log(E(x) + E(y)), E being 0 of a mask's symbol; of two symbols the larger one."""
+    exps = exponential(m, x, symbols=symbols), exponential(m, y, symbols=symbols)
+    total = sum_of_terms(*exps, exps[0] + exps[1])
+    if not symbols:
+        return total.log()
+    largest = torch.maximum(x.tensor, y.tensor)
+    nothing = largest < -m.field.half
+    found = replace(total, tensor=total.tensor.masked_fill(nothing, 1.0)).log()
+    return replace(found, tensor=torch.where(nothing, largest, found.tensor))
 
 
 @formula("xlogy.Tensor")

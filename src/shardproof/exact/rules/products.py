@@ -9,12 +9,11 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from shardproof.exact.algebra.lift import LOWEST
 from shardproof.exact.rules.log_terms import least_depth
 from shardproof.exact.rules.piecewise import absolute, sign
 from shardproof.exact.rules.powers import power, vector_norm
 from shardproof.exact.rules.registry import formula
-from shardproof.exact.rules.softmax import exponentials, log_of_sum
+from shardproof.exact.rules.softmax import exponentials, log_of_sum, with_empty_rows_equal
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -75,17 +74,17 @@ def running_product(m: Arithmetic, x: Residue, dim: int, *, dtype: torch.dtype |
 def log_sum_exp(
     m: Arithmetic, x: Residue, dims: Sequence[int] | int, keepdim: bool = False, *, symbols: bool
 ) -> Residue:
-    """log(sum(E(x))); a row of nothing but finfo.min stays at finfo.min."""
+    """log(sum(E(x))); a row of nothing but finfo.min stays at finfo.min, one of nothing but -inf at -inf."""
     if x.ndim == 0:
         return x.moved(torch.clone)
     over = [dims] if isinstance(dims, int) else list(dims)
     over = sorted({d % x.ndim for d in over or range(x.ndim)})
-    exp = exponentials(m, x, over, symbols=symbols)
+    exp = exponentials(m, with_empty_rows_equal(x, over)[0] if symbols else x, over, symbols=symbols)
     found = least_depth(x, over, log_of_sum(exp, over, keepdim=keepdim), keepdim=keepdim)
     if not symbols:
         return found
-    lowest = x.tensor.amax(over, keepdim=keepdim) < -m.field.half
-    return replace(found, tensor=torch.where(lowest, LOWEST, found.tensor))
+    largest = x.tensor.amax(over, keepdim=keepdim)
+    return replace(found, tensor=torch.where(largest < -m.field.half, largest, found.tensor))
 
 
 @formula("logcumsumexp.default")

@@ -37,6 +37,12 @@ def exponentials(m: Arithmetic, x: Residue, dim: int | list[int] = -1, *, symbol
     return replace(exp, tensor=found)
 
 
+def with_empty_rows_equal(x: Residue, dim: int | list[int] = -1) -> tuple[Residue, Tensor]:
+    """X with finfo.min in rows of nothing but -inf, whose softmax is no NaN then; and which rows these are."""
+    empty = x.tensor.amax(dim, keepdim=True) == NEGATIVE_INFINITY
+    return replace(x, tensor=x.tensor.masked_fill(empty, LOWEST)), empty
+
+
 def log_of_sum(exp: Residue, dims: int | list[int], *, keepdim: bool) -> Residue:
     """log(sum(exp))."""
     return summed_terms(exp, dims, exp.sum(dims, keepdim=keepdim), keepdim=keepdim).log()
@@ -47,10 +53,8 @@ def _uniform(m: Arithmetic, x: Tensor, dim: int | list[int]) -> Tensor:
     return (x.amax(dim, keepdim=True) < -m.field.half) & (x == LOWEST)
 
 
-@formula("_softmax.default", "_safe_softmax.default", symbols=True)
-def softmax(
-    m: Arithmetic, x: Residue, dim: int, _half_to_float: Any = None, *, symbols: bool, dtype: Any = None
-) -> Residue:
+@formula("_softmax.default", symbols=True)
+def softmax(m: Arithmetic, x: Residue, dim: int, _half_to_float: Any = None, *, symbols: bool) -> Residue:
     """E(x) / sum(E(x))."""
     if x.ndim == 0:
         return Residue(torch.ones_like(x.tensor), x.degree, m)
@@ -61,6 +65,16 @@ def softmax(
     if x.logs is not None:
         return by_rows(rows, dim, exponentials(m, x, dim, symbols=symbols))[0]
     return by_rows(lambda x: rows(exponentials(m, x, symbols=symbols)), dim, x)[0]
+
+
+@formula("_safe_softmax.default", symbols=True)
+def safe_softmax(m: Arithmetic, x: Residue, dim: int, *, symbols: bool, dtype: Any = None) -> Residue:
+    """E(x) / sum(E(x)), and 0 in rows of nothing but -inf: attention's, of a query that sees no key."""
+    del dtype
+    if not symbols or x.ndim == 0:
+        return softmax(m, x, dim, symbols=symbols)
+    x, empty = with_empty_rows_equal(x, dim)
+    return softmax(m, x, dim, symbols=True).masked(~empty)
 
 
 @formula("_log_softmax.default", symbols=True)

@@ -1,8 +1,9 @@
 """The two symbols of masks, -inf and the lowest finite number, in the few ops that may meet them.
 
 0 times the lowest number is 0 and 1 times it is itself (a mask built as (1 - mask) * finfo.min); a residue plus a
-symbol is the symbol, and so is the symbol less a residue; exp and sigmoid of one are 0, tanh and expm1 are -1;
-any other use is refused. 0 times -inf is NaN in floating point and an error here.
+symbol is the symbol, and so is the symbol less a residue; the lowest number less itself is 0 (a row that is masked
+whole, less its maximum); exp and sigmoid of one are 0, tanh and expm1 are -1; any other use is refused. 0 times -inf
+and -inf less -inf are NaN in floating point and errors here.
 """
 
 from __future__ import annotations
@@ -46,11 +47,19 @@ def add_symbols(m: Arithmetic, x: Residue, y: Operand, alpha: float) -> Residue:
 
 
 def subtract_from_symbols(m: Arithmetic, x: Residue, y: Operand, alpha: float) -> Residue:
-    """X - y where some elements of x are symbols (scores less their maximum); taking one away is refused."""
+    """X - y where some elements of x are symbols (scores less their maximum).
+
+    The lowest number less itself is 0, as in floating point: the maximum of a row that is masked whole. Any other
+    symbol that is taken away is refused.
+    """
     y, y_symbols = split_symbols(m, y)
-    if bool((torch.as_tensor(y_symbols) != 0).any()):
+    taken = torch.as_tensor(y_symbols) != 0
+    if not bool(taken.any()):
+        return add_symbols(m, x, negative_terms(y, -y), alpha)
+    if bool((taken & ((x.tensor != LOWEST) | (torch.as_tensor(y_symbols) != LOWEST))).any()):
         raise SymbolError("-inf or finfo.min is taken away; masks are added, or elements are chosen by where")
-    return add_symbols(m, x, negative_terms(y, -y), alpha)
+    left = replace(x, tensor=torch.where(taken, 0.0, x.tensor))
+    return add_symbols(m, left, negative_terms(y, -y), alpha)
 
 
 def multiply_symbols(m: Arithmetic, x: Residue, y: Operand) -> Residue:
