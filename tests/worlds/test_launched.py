@@ -15,9 +15,9 @@ from shardproof.worlds.make import make_world
 SCRIPT = Path(__file__).with_name("launch_me.py")
 
 
-def launch(*arguments):
+def launch(*arguments, script=SCRIPT):
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone"]
-    done = subprocess.run([*command, str(SCRIPT), *arguments], capture_output=True, text=True, check=False, timeout=120)
+    done = subprocess.run([*command, str(script), *arguments], capture_output=True, text=True, check=False, timeout=120)
     errors = [line for line in done.stderr.splitlines() if line.startswith("shardproof: error: ")]
     # torchrun's own report: the exit code of each rank that failed
     codes = {

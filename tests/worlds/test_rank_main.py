@@ -9,8 +9,7 @@ import pytest
 from tests.worlds import rank_code
 
 from shardproof.worlds.heartbeats import create_heartbeat_files
-from shardproof.worlds.processgroup import CollectiveFailedError
-from shardproof.worlds.rank_main import _is_effect
+from shardproof.worlds.processgroup import CollectiveFailedError, is_effect
 from shardproof.worlds.spawned import _BOOT
 from shardproof.worlds.transport import pack, unpack
 
@@ -74,7 +73,7 @@ def raised_from(error):
 )
 def test_a_connection_that_another_rank_has_closed_is_no_cause(error, effect):
     """The parent waits for the report of the rank that closed it."""
-    assert _is_effect(error) is effect
+    assert is_effect(error) is effect
 
 
 def test_a_rank_whose_parent_died_removes_the_directory(tmp_path):

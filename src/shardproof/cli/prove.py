@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from shardproof.cli.launch import current_runs, led_by_rank_zero
 from shardproof.cli.mesh_option import read_mesh, split_at_equals
 from shardproof.cli.output import Exit, ProofFormat, check_writable, write_atomically, write_result
 from shardproof.cli.prove_report import (
@@ -49,6 +50,7 @@ shardproof prove hf:mixtral --mesh dp=2,tp=2 --max-false-accept 1e-12 --format j
 """
 
 
+@led_by_rank_zero
 def prove_command(
     step: Annotated[
         str,
@@ -146,12 +148,17 @@ def prove_command(
         bool, typer.Option("-v", "--verbose", help="In text, every tensor in a line of its own.")
     ] = False,
 ) -> int:
-    """Prove a sharded training step in exact arithmetic; exit 0 proved, 1 not, 2 could not run."""
+    """Prove a sharded training step in exact arithmetic; exit 0 proved, 1 not, 2 could not run.
+
+    Under torchrun its processes are the ranks; rank 0 prints.
+    """
     from shardproof.cli.progress import progress_shown
     from shardproof.frameworks.specification import Specification
     from shardproof.proving.prove import prove
     from shardproof.report.styles import wants_colour
 
+    runs = current_runs()
+    ranks = devices or (2 if runs is None else runs.size)  # where no mesh is given
     if show and html is None:
         raise CannotRunError("--show is for the page: give --html FILE too")
     if output is not None:
@@ -166,7 +173,7 @@ def prove_command(
         candidate=candidate,
         settings={key: _read_value(value) for key, value in map(split_at_equals, settings or [])},
         full_size=full_size,
-        reduce=None if not reduce else {"tp": devices or 2} if mesh is None else read_mesh(mesh),
+        reduce=None if not reduce else {"tp": ranks} if mesh is None else read_mesh(mesh),
         memory=memory,
         plan=plan,
         plan_set=dict(map(split_at_equals, plan_set or [])),
@@ -183,7 +190,7 @@ def prove_command(
         from shardproof.cli.prove_loading import prove_loading
 
         others = numeric or suggest or reduce or bool(plan_drop) or any(one is not None for one in (mesh, repro, html))
-        return prove_loading(specification, devices or 2, output_format, output, others=others)
+        return prove_loading(specification, ranks, output_format, output, others=others)
     if repro is not None:
         require_own_plan(specification, "--repro")
         if mesh is not None:
@@ -197,7 +204,7 @@ def prove_command(
             target.step,
             parallelize=target.parallelize,
             candidate=target.candidate,
-            devices=2 if devices is None and mesh is None else devices,
+            devices=ranks if mesh is None else devices,
             mesh=None if mesh is None else read_mesh(mesh),
             data_axes=None if data_axes is None else [name for name in data_axes.split(",") if name],
             trials=fewer or trials,
@@ -205,6 +212,7 @@ def prove_command(
             allow=tuple(allow or []),
             seed=seed,
             spawn=spawn,
+            launched=runs or False,
             timeout=timeout,
             reload=changed.load,
             numeric=numeric,
@@ -218,7 +226,7 @@ def prove_command(
             target, proof = run(specification, None)
         except CannotRunError as error:
             if repro is not None:
-                write_crash(repro, specification, error, devices or 2)
+                write_crash(repro, specification, error, ranks)
             raise
         if suggest:
             suggestion = search_mend(proof, specification, target, run, tell)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 import sys
-import time
 from pathlib import Path  # noqa: TC003 - typer reads the annotations
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from shardproof.cli.launch import count_launched, rank_zero_speaks
 from shardproof.cli.output import Exit, Format, check_writable, write_atomically
 from shardproof.errors import CannotRunError
 
@@ -54,8 +54,8 @@ def walkthrough_command(
 
     Exit code 0: every comparison is approximate. 1: one is not. 2: could not run.
     """
-    launched = _count_launched()
-    try:
+    launched = count_launched()
+    with rank_zero_speaks(launched):
         settings = _read_settings(
             widths=widths,
             samples=samples,
@@ -74,10 +74,6 @@ def walkthrough_command(
         if html is not None:
             check_writable(html, option="--html")
         world, kind = _open_world(settings, launched=launched, spawn=spawn, timeout=timeout)
-    except CannotRunError:
-        if launched is not None:
-            _exit_unless_rank_zero()
-        raise
     code = _walk(settings, world, kind, output_format)
     if html is not None and world.speaks:
         from shardproof.report.page.render import render_walkthrough_page
@@ -118,25 +114,6 @@ def _walk(settings: Settings, world: World, kind: WorldKind, output_format: str)
         return int(any(True for _ in reports))  # this rank runs its part, and gets no reports
     write = write_text if output_format == Format.text else write_json
     return Exit.of(write(settings, kind, _show_progress(reports, settings.steps), sys.stdout))
-
-
-def _count_launched() -> int | None:
-    """Count the processes that torchrun has started; None where torchrun did not start this one."""
-    if "WORLD_SIZE" not in os.environ:
-        return None
-    from shardproof.worlds.launched import LaunchedWorld, is_launched
-
-    return LaunchedWorld().size if is_launched() else None
-
-
-def _exit_unless_rank_zero() -> None:
-    """Exit silently on every rank but rank 0, which prints the error that all ranks have.
-
-    Wait first: torchrun ends all processes as soon as one exits, and rank 0 must have printed by then.
-    """
-    if os.environ["RANK"] != "0":
-        time.sleep(10)
-        raise SystemExit(Exit.COULD_NOT_RUN)
 
 
 def _open_world(settings: Settings, *, launched: int | None, spawn: bool, timeout: float) -> tuple[World, WorldKind]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from math import prod
 from typing import TYPE_CHECKING
 
 from shardproof.errors import CannotRunError
@@ -31,6 +32,8 @@ from shardproof.proving.running.replay import replay_updates
 from shardproof.proving.running.request import RunRequest
 from shardproof.proving.running.target import ProofTarget
 from shardproof.proving.trials import take_trials
+from shardproof.worlds.launched import LaunchedWorld
+from shardproof.worlds.launched_runs import launched_runs
 from shardproof.worlds.randomness import randomness_kept
 from shardproof.worlds.world import DEFAULT_TIMEOUT
 
@@ -43,6 +46,7 @@ if TYPE_CHECKING:
     from shardproof.proving.running.models import Parallelize
     from shardproof.proving.running.target import Reload
     from shardproof.proving.step import Step
+    from shardproof.worlds.launched_runs import LaunchedRuns
 
 
 @randomness_kept()
@@ -59,6 +63,7 @@ def prove(
     allow: Sequence[str] = (),
     seed: int = 0,
     spawn: bool = False,
+    launched: bool | LaunchedRuns = False,
     timeout: float = DEFAULT_TIMEOUT,
     reload: Reload | None = None,
     numeric: bool = False,
@@ -81,6 +86,9 @@ def prove(
         allow: patterns of findings to accept, for '<verdict> <phase> <name>': 'VACUOUS gradient *.bias'.
         seed: of all of them.
         spawn: run each rank in a process of its own, instead of simulating them in this one.
+        launched: the ranks are the processes that torchrun started, all of which call `prove` with the same
+            arguments. Rank 0 runs the step on one device, compares, and reports what cannot be run; each gets the
+            proof. Instead of True, the runs that these processes are in already.
         timeout: seconds after which ranks that get nowhere are given up.
         reload: what a spawned rank calls for its `ProofTarget`, where it cannot be pickled: a function at the top of a
             module, or an object of such a class.
@@ -91,8 +99,11 @@ def prove(
         tell: is called with a few words on what is run next.
 
     Raises:
-        CannotRunError: a side cannot be built or run; the step is not the same twice.
+        CannotRunError: a side cannot be built or run; the step is not the same twice. Launched ranks other than 0 raise
+            `SystemExit(2)` instead and print nothing.
     """
+    if launched:
+        devices = _count_launched(spawn=spawn, devices=devices, mesh=mesh)
     axes = make_axes(devices=devices, mesh=mesh, data_axes=data_axes)
     if trials < 1:
         raise CannotRunError(f"trials is {trials}; give at least 1")
@@ -108,10 +119,47 @@ def prove(
         batch=digest_batch(step),
     )
     tell = tell or _say_nothing
-    tell("the step twice on one device: is it the same?")
-    require_deterministic(step, seed)
-    tell("the numbers" if numeric else f"trial 1 of {trials}, and the numbers")
     runner = Runner(target=target, spawn=spawn, timeout=timeout, reload=reload)
+    settings = _Settings(allow=allow, max_false_accept=max_false_accept, evidence=evidence, tell=tell)
+    if launched is False:
+        return _prove(runner, request, settings)
+    if launched is not True:
+        return _prove(replace(runner, launched=launched), request, settings)
+    with launched_runs(timeout) as runs:
+        if not runs.speaks:
+            followed: Proof = runs.follow()
+            return followed
+        proof = _prove(replace(runner, launched=runs), request, settings)
+        runs.publish(proof)
+    return proof
+
+
+def _count_launched(*, spawn: bool, devices: int | None, mesh: Mapping[str, int] | None) -> int | None:
+    """The number of devices of a launched proof, where no mesh is given; all processes must have a place."""
+    launched = LaunchedWorld().size
+    asked = devices if mesh is None else prod(mesh.values())
+    if spawn:
+        raise CannotRunError("spawn and launched are both set: the ranks are processes that torchrun started, or ours")
+    if asked is not None and asked != launched:
+        raise CannotRunError(f"{asked} ranks were asked for, but {launched} were launched: launch {asked}")
+    return launched if mesh is None else None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Settings:
+    """What a proof reports and how far it goes: see `prove`."""
+
+    allow: Sequence[str]
+    max_false_accept: float | None
+    evidence: Sequence[str] | None
+    tell: Callable[[str], None]
+
+
+def _prove(runner: Runner, request: RunRequest, settings: _Settings) -> Proof:
+    step, numeric, tell, evidence = runner.target.step, not request.seeds, settings.tell, settings.evidence
+    tell("the step twice on one device: is it the same?")
+    require_deterministic(step, request.build_seed)
+    tell("the numbers" if numeric else f"trial 1 of {len(request.seeds)}, and the numbers")
     first = runner.run(replace(request, seeds=request.seeds[:1], draws=True), natively=True)
     sharding = seen = compared = None
     loaded: tuple[str, ...] = ()
@@ -128,7 +176,7 @@ def prove(
         initial, masks = judge_drawn(first, layout)
         outcomes: list[dict[Key, Outcome]] = []
         if not numeric:
-            request, outcomes = take_trials(runner, request, first, layout, max_false_accept, tell)
+            request, outcomes = take_trials(runner, request, first, layout, settings.max_false_accept, tell)
             compared = first if evidence is not None else None
             first = first.without_compared()  # the memory is needed for what follows
         in_float64 = first.own_precision is Precision.FLOAT64
@@ -145,11 +193,11 @@ def prove(
             tell("what a page shows")
             seen = collect_evidence(compared or first, layout, outcomes[0] if outcomes else {}, findings, evidence)
     return Proof(
-        findings=mark_source_lines(mark_allowed(findings, allow), first.source_lines),
+        findings=mark_source_lines(mark_allowed(findings, settings.allow), first.source_lines),
         probes=describe_probes(step.batch),
-        allow=tuple(allow),
-        mesh=axes.sizes,
-        data_axes=axes.data,
+        allow=tuple(settings.allow),
+        mesh=request.mesh,
+        data_axes=request.data_axes,
         trials=len(request.seeds),
         primes=tuple(choose_prime(one) for one in request.seeds),
         seeds=request.seeds,

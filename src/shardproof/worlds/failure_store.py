@@ -26,14 +26,14 @@ _ERROR, _CALL, _REPORTED = "shardproof/error", "shardproof/call", "shardproof/re
 
 def store_error(store: Store, rank: int, message: str) -> None:
     """Write the error with which this rank ends."""
-    _ignore_termination()
+    ignore_termination()
     with suppress(RuntimeError):  # the rank that holds the store has ended: nobody can read it
         store.set(f"{_ERROR}/{rank}", message)
 
 
 def store_call(store: Store, rank: int, call: str) -> None:
     """Write which collective broke off, and wait until rank 0 has reported: a launcher ends all when one ends."""
-    _ignore_termination()
+    ignore_termination()
     with suppress(RuntimeError):
         store.set(f"{_CALL}/{rank}", call)
         store.wait([_REPORTED], timedelta(seconds=2 * _WAIT_SECONDS))
@@ -55,7 +55,7 @@ def collect_failures(store: Store, size: int, call: str | None) -> str:
             errors |= _read(store, _ERROR, size)
             calls |= _read(store, _CALL, size)
             time.sleep(_WAIT_SECONDS / 100)
-    _ignore_termination()
+    ignore_termination()
     with suppress(RuntimeError):
         store.set(_REPORTED, "")
     if errors:
@@ -72,10 +72,27 @@ def _read(store: Store, key: str, size: int) -> dict[int, str]:
     return {rank: store.get(f"{key}/{rank}").decode() for rank in range(size) if store.check([f"{key}/{rank}"])}
 
 
-def _ignore_termination() -> None:
-    """Ignore SIGTERM from here on: this process has a failure to report, and then ends with its own exit code."""
+def ignore_termination() -> None:
+    """Ignore SIGTERM from here on: this process has something to report, and then ends with its own exit code."""
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
+
+
+def ignore_termination_for(seconds: float) -> None:
+    """Ignore SIGTERM for a while: another rank may end first, and the launcher then ends this one, which still reports.
+
+    What comes later ends this process as it did before.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        return
+    before, until = signal.getsignal(signal.SIGTERM), time.monotonic() + seconds
+
+    def stop(*_: object) -> None:
+        if time.monotonic() > until:
+            signal.signal(signal.SIGTERM, before)
+            signal.raise_signal(signal.SIGTERM)
+
+    signal.signal(signal.SIGTERM, stop)
 
 
 class TerminatedError(BaseException):
@@ -90,7 +107,7 @@ def raise_when_terminated() -> Iterator[None]:
         return
 
     def stop(*_: object) -> None:
-        _ignore_termination()
+        ignore_termination()
         raise TerminatedError
 
     before = signal.signal(signal.SIGTERM, stop)

@@ -10,7 +10,7 @@ import os
 from contextlib import nullcontext
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 import torch
 import torch.distributed as dist
@@ -95,22 +95,8 @@ class LaunchedWorld:
 
     def _join(self) -> Store:
         """Rendezvous with the other ranks at the address that the launcher gave."""
-        if os.environ.get("LOCAL_WORLD_SIZE") == os.environ["WORLD_SIZE"]:
-            use_loopback()
-        backend = "gloo"
-        if torch.cuda.is_available() and dist.is_nccl_available():
-            torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
-            backend = "cpu:gloo,cuda:nccl"
-        timeout = timedelta(seconds=self.timeout)
-        store: Store
-        try:
-            store, rank, size = next(rendezvous("env://", timeout=timeout))
-            dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=timeout)
-        except (RuntimeError, ValueError) as error:
-            raise CannotRunError(
-                f"rank {self.rank} could not join the other {self.size - 1} within {self.timeout:g} s: "
-                f"{first_line(error)}"
-            ) from error
+        store = open_store(self.timeout)
+        init_launched_group(store, self.timeout)
         return store
 
     def _run_and_gather(self, store: Store, fn: Callable[[Communicator, *Ts], R], *args: *Ts) -> list[R]:
@@ -133,3 +119,50 @@ class LaunchedWorld:
             store_error(store, self.rank, message)
             raise CannotRunError(message) from error
         return [unpack(one) for one in packed] if packed is not None else []
+
+
+def open_store(timeout: float) -> Store:
+    """The rendezvous store at the address that the launcher gave.
+
+    Raises:
+        CannotRunError: whoever holds it did not answer within `timeout` seconds.
+    """
+    try:
+        store, _, _ = next(rendezvous("env://", timeout=timedelta(seconds=timeout)))
+    except (RuntimeError, ValueError) as error:
+        _raise_not_joined(timeout, error)
+    opened: Store = store
+    return opened
+
+
+def init_launched_group(store: Store, timeout: float) -> dist.ProcessGroup:
+    """Make the default process group of the launched ranks.
+
+    Args:
+        store: where they meet; each time another one, or another prefix in it.
+        timeout: seconds for this, and for each collective later.
+
+    Raises:
+        CannotRunError: they did not meet.
+    """
+    if os.environ.get("LOCAL_WORLD_SIZE") == os.environ["WORLD_SIZE"]:
+        use_loopback()
+    backend = "gloo"
+    if torch.cuda.is_available() and dist.is_nccl_available():
+        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
+        backend = "cpu:gloo,cuda:nccl"
+    rank, size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+    try:
+        dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=timedelta(seconds=timeout))
+    except (RuntimeError, ValueError) as error:
+        _raise_not_joined(timeout, error)
+    group = dist.group.WORLD
+    assert group is not None
+    return group
+
+
+def _raise_not_joined(timeout: float, error: Exception) -> NoReturn:
+    rank, others = os.environ["RANK"], int(os.environ["WORLD_SIZE"]) - 1
+    raise CannotRunError(
+        f"rank {rank} could not join the other {others} within {timeout:g} s: {first_line(error)}"
+    ) from error

@@ -25,6 +25,9 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
+_GLOO = "gloo/transport/"  # in what gloo says of a connection that another rank has closed
+
+
 class CollectiveFailedError(CannotRunError):
     """A collective broke off, most often because another rank has ended: seldom the first failure of a run."""
 
@@ -34,6 +37,18 @@ class CollectiveFailedError(CannotRunError):
         reason = re.sub(r"^\[[^]]*\] *", "", lines[0]).split(". This is typically")[0]
         super().__init__(f"{call}: {reason}")
         self.call = str(call)
+
+
+def is_effect(error: BaseException | None) -> bool:
+    """Whether a collective or a message broke off, of ours or of the user's own code: another rank has failed.
+
+    What PyTorch raises from such an error, as its pipelines do, is one too.
+    """
+    while error is not None:
+        if isinstance(error, CollectiveFailedError) or _GLOO in str(error).partition("\n")[0]:
+            return True
+        error = error.__cause__
+    return False
 
 
 def say_nothing(call: Call | None = None) -> None:

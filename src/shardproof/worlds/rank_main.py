@@ -21,11 +21,9 @@ from shardproof.worlds import spawned
 from shardproof.worlds.diagnosis import Failure
 from shardproof.worlds.gloo import use_loopback
 from shardproof.worlds.heartbeats import HeartbeatWriter
-from shardproof.worlds.processgroup import CollectiveFailedError, ProcessGroupCommunicator
+from shardproof.worlds.processgroup import ProcessGroupCommunicator, is_effect
 from shardproof.worlds.stack_dump import dump_stack_when_signalled
 from shardproof.worlds.transport import pack, unpack
-
-_GLOO = "gloo/transport/"  # in what gloo says of a connection that another rank has closed
 
 
 def run_rank(*, rank: int, size: int, directory: str, channel: int, timeout: float, threads: int) -> None:
@@ -64,19 +62,7 @@ def _join_and_run(directory: Path, rank: int, size: int, timeout: float) -> Any:
 def _explain(error: BaseException) -> Failure:
     message = describe_error(error)
     trace = "".join(traceback.format_exception(error, limit=-5))
-    return Failure(message=message, trace=trace, secondary=_is_effect(error))
-
-
-def _is_effect(error: BaseException | None) -> bool:
-    """Whether a collective or a message broke off, of ours or of the user's own code: another rank has failed.
-
-    What PyTorch raises from such an error, as its pipelines do, is one too.
-    """
-    while error is not None:
-        if isinstance(error, CollectiveFailedError) or _GLOO in str(error).partition("\n")[0]:
-            return True
-        error = error.__cause__
-    return False
+    return Failure(message=message, trace=trace, secondary=is_effect(error))
 
 
 def _end_with_parent(directory: str) -> None:

@@ -1,6 +1,6 @@
 """Both sides: the reference on one device and the candidate on all ranks, from the same full state.
 
-The ranks are threads that take turns, or processes: the same per-rank code, and the same results.
+The ranks are threads that take turns, or processes, spawned or launched: the same per-rank code and the same results.
 """
 
 from __future__ import annotations
@@ -48,6 +48,8 @@ if TYPE_CHECKING:
     from shardproof.proving.running.request import RunRequest
     from shardproof.proving.running.target import ProofTarget, Reload
     from shardproof.worlds.communicator import Communicator
+    from shardproof.worlds.launched_runs import LaunchedRuns
+    from shardproof.worlds.world import World
 
 
 _NO_VALUES: Mapping[str, Tensor] = MappingProxyType({})
@@ -62,12 +64,14 @@ class Runner:
         spawn: the ranks are processes instead of threads.
         timeout: seconds after which ranks that make no progress are given up.
         reload: makes the target again in a rank's process; None to send the target itself.
+        launched: the processes of a launcher, which are the ranks; this one is rank 0.
     """
 
     target: ProofTarget
     spawn: bool
     timeout: float
     reload: Reload | None
+    launched: LaunchedRuns | None = None
 
     def run(self, request: RunRequest, *, natively: bool = False) -> BothSides:
         """Take the runs that are requested, and if asked those in ordinary arithmetic, in the precisions of the model.
@@ -138,8 +142,8 @@ class Runner:
         initial: Mapping[str, Tensor],
         constants: ReferenceConstants,
     ) -> list[SideRecord]:
-        if self.spawn:
-            processes = SpawnedWorld(size=request.size, timeout=self.timeout)
+        if self.spawn or self.launched is not None:
+            processes = self.launched or SpawnedWorld(size=request.size, timeout=self.timeout)
             return run_in_processes(processes, self.reload or self.target, request, state, drawn, initial, constants)
         world = ThreadedWorld(size=request.size, timeout=self.timeout)
         return run_in_threads(world, self.target, request, state, drawn, initial, constants)
@@ -182,7 +186,7 @@ def run_in_threads(
 
 
 def run_in_processes(
-    world: SpawnedWorld,
+    world: World,
     reload: Reload,
     request: RunRequest,
     state: Mapping[str, Tensor],
