@@ -317,6 +317,23 @@ def test_a_part_that_is_rounding_noise_here_cancels(expected, kept):
     assert drop_cancelled(held, frozenset({Part(rank=0)}), 2.0) == ({Part(rank=0)} if expected.isnan().any() else set())
 
 
+@pytest.mark.parametrize(
+    ("actual", "expected", "kept"),
+    [
+        (1e-9, 0.0, False),  # 0 by luck on one side
+        (0.0, 1e-9, False),
+        (0.0, 0.0, True),
+        (1e-3, 0.0, True),  # another routing on one side
+        (1e-3, 1e-9, True),
+        (float("nan"), 1e-9, True),
+    ],
+)
+def test_a_part_cancels_that_is_noise_on_one_side_and_zero_on_the_other(actual, expected, kept):
+    held = {0: ActualExpected(actual=torch.tensor([actual]), expected=torch.tensor([expected]))}
+    part = Part(rank=0)
+    assert drop_cancelled(held, frozenset({part}), 1e-6) == ({part} if kept else set())
+
+
 @pytest.mark.parametrize("updates", [False, True])
 def test_a_buffer_is_asked_for_where_updates_are_reported(updates):
     """It is recorded with an update; that an update is missing is said of the parameters."""

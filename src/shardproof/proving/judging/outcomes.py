@@ -256,16 +256,18 @@ def find_blind(held: Mapping[int, ActualExpected]) -> frozenset[Part]:
 def drop_cancelled(held: Mapping[int, ActualExpected], parts: frozenset[Part], limit: float) -> frozenset[Part]:
     """The parts without those that are rounding noise: not all zero, and nowhere above the limit.
 
+    What cancels in exact arithmetic is noise on both sides, and on one of them it may be 0 by luck.
+
     Args:
-        held: by rank, in ordinary arithmetic.
+        held: by rank, in ordinary arithmetic, on both sides.
         parts: as `find_blind` finds them in exact arithmetic.
         limit: of the magnitude.
     """
 
     def is_noise(part: Part) -> bool:
-        expected = held[part.rank].expected
-        magnitude = float((expected if part.index is None else expected[part.index]).abs().max())
-        return 0 < magnitude <= limit
+        sides = (held[part.rank].actual, held[part.rank].expected)
+        magnitudes = [float((side if part.index is None else side[part.index]).abs().max()) for side in sides]
+        return any(magnitudes) and all(magnitude <= limit for magnitude in magnitudes)  # False where there is NaN
 
     return frozenset(part for part in parts if part.rank in held and not is_noise(part))
 
