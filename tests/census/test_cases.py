@@ -20,6 +20,12 @@ def test_an_axis_of_experts_takes_the_types_with_an_expert_parallel_plan():
     assert "llama" not in kinds
 
 
+def test_wrappers_are_those_with_a_section_that_has_a_plan():
+    kinds = list_types(wrappers=True)
+    assert {"llava", "qwen2_5_vl", "t5gemma", "colpali"} <= set(kinds)
+    assert not set(kinds) & {*list_types(), "clip", "gpt2"}
+
+
 def test_the_default_stands_first_and_features_are_turned_over():
     variants = dict(list_variants("llama"))
     assert next(iter(variants)) == "default"

@@ -87,6 +87,22 @@ def test_another_mesh_is_run_again_and_has_a_page_of_its_own(run, tmp_path):
     assert "| llama |" not in text
 
 
+def test_wrappers_are_taken_instead_and_have_a_page_of_their_own(run, tmp_path):
+    path, page = tmp_path / "lines.jsonl", tmp_path / "page.md"
+    run("llama", "--output", path)
+    code, ran, _, err = run("llava")
+    assert (code, ran) == (2, [])
+    assert "there are 144, and --wrappers has those with a section that has one" in err.replace("\n", " ")
+    code, ran, _, _ = run("llava", "--wrappers", "--output", path, "--page", page)
+    assert (code, ran) == (0, [("llava", "default")])
+    text = page.read_text()
+    assert text.startswith(
+        "# Census of transformers' tensor-parallel plans in sections\n\nMade by `shardproof census --wrappers`"
+    )
+    assert "| qwen2_5_vl |" in text
+    assert "| llama |" not in text
+
+
 def test_scripts_are_written_into_a_folder_if_asked_for(run, works, tmp_path):
     run("llama")
     run("llama", "--repro", tmp_path / "scripts")

@@ -30,19 +30,26 @@ _MEANINGS = {
 _OURS = (Outcome.UNSUPPORTED, Outcome.REFUSED, Outcome.TIMEOUT, Outcome.MEMORY, Outcome.DIED)
 
 
-def render_page(results: Iterable[Result], kinds: Iterable[str], mesh: Mapping[str, int] | None = None) -> str:
+def render_page(
+    results: Iterable[Result],
+    kinds: Iterable[str],
+    mesh: Mapping[str, int] | None = None,
+    *,
+    wrappers: bool = False,
+) -> str:
     """The page as Markdown: counts, the types that are wrong with their causes, and every type with its outcome.
 
     Args:
         results: of which the last of each type and variant counts.
         kinds: all model types; one without a result is listed as not run.
         mesh: the sizes of the axes by name, where they are not one axis tp.
+        wrappers: whether the types are those with a section that has a plan.
     """
     results = [Result(case=Case(kind=kind), outcome=Outcome.NOT_RUN) for kind in kinds] + list(results)
     latest = sorted(
         keep_latest(results).values(), key=lambda one: (one.case.kind, one.case.variant != BASE, one.case.variant)
     )
-    return "\n".join(_lines(latest, mesh or {})) + "\n"
+    return "\n".join(_lines(latest, mesh or {}, wrappers=wrappers)) + "\n"
 
 
 def count_outcomes(results: Iterable[Result]) -> Counter[Outcome]:
@@ -50,17 +57,22 @@ def count_outcomes(results: Iterable[Result]) -> Counter[Outcome]:
     return Counter(one.outcome for one in results if one.case.variant == BASE)
 
 
-def _lines(results: Sequence[Result], mesh: Mapping[str, int]) -> Iterator[str]:
+def _lines(results: Sequence[Result], mesh: Mapping[str, int], *, wrappers: bool) -> Iterator[str]:
     counts = count_outcomes(results)
     variants = Counter(one.outcome for one in results if one.case.variant != BASE)
     plan = "expert-parallel" if "ep" in mesh else "tensor-parallel"
-    options = f" --mesh {_write_mesh(mesh)}" if mesh else ""
-    yield f"# Census of transformers' {plan} plans"
+    options = (" --wrappers" if wrappers else "") + (f" --mesh {_write_mesh(mesh)}" if mesh else "")
+    yield f"# Census of transformers' {plan} plans" + (" in sections" if wrappers else "")
     yield ""
     made = f"Made by `shardproof census{options}`"
     article = "an" if plan.startswith("e") else "a"
-    yield f"{made}; do not edit. Each model type of transformers whose configuration has {article}"
-    yield f"{plan} plan is built small, without weights, and one training step of it (forward, backward,"
+    where = "a section with " if wrappers else ""
+    yield f"{made}; do not edit. Each model type of transformers whose configuration has {where}{article}"
+    if wrappers:
+        yield f"{plan} plan, and none of its own (a model of images and text is split where its text model is),"
+        yield "is built small, without weights, and one training step of it (forward, backward,"
+    else:
+        yield f"{plan} plan is built small, without weights, and one training step of it (forward, backward,"
     yield f"clipping, SGD) is proved on {_describe_run(results, mesh)}."
     yield "[transformers.md](transformers.md) says how sizes are chosen."
     minutes = sum(one.seconds for one in results) / 60

@@ -18,7 +18,7 @@ from shardproof.cli.prove_repro import make_folder
 from shardproof.errors import CannotRunError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Mapping
 
     from shardproof.census.results import Case, Outcome, Result
 
@@ -32,6 +32,13 @@ def census_command(
         Path | None, typer.Option(help="Append each result to this file as it comes; what it holds is not run again.")
     ] = None,
     page: Annotated[Path | None, typer.Option(help="Write a page in Markdown of all results.")] = None,
+    wrappers: Annotated[
+        bool,
+        typer.Option(
+            "--wrappers",
+            help="Instead: the types whose plan is that of a section, as of the text model of one of images and text.",
+        ),
+    ] = False,
     variants: Annotated[
         bool, typer.Option("--variants", help="Also each optional feature of a configuration, turned over.")
     ] = False,
@@ -87,7 +94,11 @@ def census_command(
     given = Case(kind="", devices=devices, mesh=sizes, trials=trials, seed=seed, suggest=suggest)
     if loading and (variants or suggest or repro is not None or mesh is not None):
         raise CannotRunError("--loading takes one axis tp: leave out --variants, --suggest, --repro and --mesh")
-    wanted = _list_cases(types or [], given, variants=variants)
+    known = list_types(given.mesh, wrappers=wrappers)
+    for kind in types or []:
+        if kind not in known:
+            raise CannotRunError(_say_unknown(kind, len(known), given.mesh, wrappers=wrappers))
+    wanted = _list_cases(types or known, given, variants=variants)
     if loading:
         wanted = [replace(case, variant=LOADING) for case in wanted]
     done = {_key(one.case, one) for one in results if _is_enough(one, suggest=suggest, again=again)}
@@ -112,7 +123,8 @@ def census_command(
             advance(result)
     results = [one for one in results if one.case.mesh == given.mesh]
     if page is not None:
-        write_atomically(page, render_page(results, list_types(given.mesh), given.mesh))
+        of_page = [one for one in results if one.case.kind in known]
+        write_atomically(page, render_page(of_page, known, given.mesh, wrappers=wrappers))
     named = {(case.kind, case.variant) for case in wanted}
     latest = [one for key, one in keep_latest(results).items() if key in named]
     counts = Counter(one.outcome for one in latest) if loading else count_outcomes(latest)
@@ -122,19 +134,21 @@ def census_command(
 
 def _list_cases(types: list[str], given: Case, *, variants: bool) -> list[Case]:
     """What is to be run of these types, with the ranks, trials and seed of `given`."""
-    from shardproof.census.cases import list_types, list_variants
+    from shardproof.census.cases import list_variants
     from shardproof.census.results import BASE
 
-    known = list_types(given.mesh)
-    plan = "an expert-parallel plan" if "ep" in given.mesh else "a tensor-parallel plan"
-    for kind in types:
-        if kind not in known:
-            raise CannotRunError(f"{kind!r} is no model type of transformers with {plan}; there are {len(known)}")
     return [
         replace(given, kind=kind, variant=name, settings=settings)
-        for kind in types or known
+        for kind in types
         for name, settings in (list_variants(kind) if variants else [(BASE, {})])
     ]
+
+
+def _say_unknown(kind: str, known: int, mesh: Mapping[str, int], *, wrappers: bool) -> str:
+    plan = "an expert-parallel plan" if "ep" in mesh else "a tensor-parallel plan"
+    where = f"a section that has {plan}" if wrappers else plan
+    other = "leave --wrappers out for those with" if wrappers else "--wrappers has those with a section that has"
+    return f"{kind!r} is no model type of transformers with {where}; there are {known}, and {other} one"
 
 
 def _key(case: Case, result: Result | None = None) -> tuple[object, ...]:

@@ -188,6 +188,17 @@ def test_a_comparison_is_decided_alike_everywhere_and_both_ways_over_seeds():
     assert 4 < sum(found) < 20
 
 
+@pytest.mark.parametrize("seed", range(12))
+def test_integers_and_constants_are_compared_by_their_own_order(seed):
+    """As `max(height, width) // 2` of an image's grid does."""
+    with follow(seed) as exact:
+        three, two = torch.tensor([3, 2])
+        assert (max(two, three) // 2).item() == 1
+        assert bool(three > 2.5)
+        assert not bool(torch.tensor(2.0) < torch.tensor(1.0))
+        assert not exact.branches
+
+
 @pytest.mark.parametrize("limit", [math.inf, -math.inf, math.nan])
 def test_a_comparison_with_what_is_no_number_is_pythons(limit):
     x = drawn(2)

@@ -76,3 +76,16 @@ def test_a_configuration_that_needs_padding_gets_the_first_id():
 def test_another_number_of_layers_goes_on_with_their_kinds(count, kinds):
     config = load_configuration("gemma3_text", {"num_hidden_layers": count})
     assert [kind[0] for kind in config.layer_types] == list(kinds)
+
+
+def test_sections_are_filled_by_their_own_modelling_files():
+    assert "mrope_section" not in load_configuration("qwen2_5_vl", {}).text_config.rope_parameters
+    text = load_configuration("qwen2_5_vl", {}, fill=True).text_config
+    assert sum(text.rope_parameters["mrope_section"]) == text.hidden_size // text.num_attention_heads // 2
+
+
+def test_padding_is_given_to_every_section_that_has_an_entry_for_it():
+    config = load_configuration("t5gemma", {}, pad=True)
+    assert (config.encoder.pad_token_id, config.decoder.pad_token_id) == (0, 0)
+    assert load_configuration("t5gemma", {}).decoder.pad_token_id is None
+    assert load_configuration("glm_image", {}).text_config.pad_token_id == 0  # which has no configuration without

@@ -98,6 +98,10 @@ def test_sub_configurations_are_reduced_likewise():
     }
 
 
+def test_a_table_by_numbers_is_no_section():
+    assert reduce(patches_to_queries={1225: 128}) == {"patches_to_queries": {1225: 128}}
+
+
 def test_the_configuration_given_is_left_as_it_is():
     given = {"rope_parameters": {"mrope_section": [16, 24, 24]}, "hidden_size": 64, "num_attention_heads": 4}
     reduce_sizes(given)

@@ -108,9 +108,9 @@ class NumberReads:
             return NotImplemented
         if func in (Tensor.__bool__, Tensor.item) and (compared := self._compared.get(x)) is not None:
             return self._decide(compared)
-        dispatcher = self.dispatcher
-        if not x.is_floating_point() or not dispatcher.is_known(x) or dispatcher.constants.value_of(x) is not None:
+        if not self._is_residue(x):
             return NotImplemented
+        dispatcher = self.dispatcher
         if func is Tensor.__bool__:
             return self.is_nonzero(x)
         self.count += 1
@@ -131,8 +131,16 @@ class NumberReads:
     def remember(self, func: Any, args: tuple[Any, ...], result: Any) -> None:
         """Keep the operands of a comparison of one number, which Python may branch on."""
         name = _COMPARISONS.get(func)
-        if name is not None and type(result) in PLAIN and result.numel() == 1 and len(args) > 1:
+        if name is None or type(result) not in PLAIN or result.numel() != 1 or len(args) < 2:
+            return
+        if any(map(self._is_residue, args[:2])):  # integers, and known constants, have an order of their own
             self._compared[result] = _Comparison(name=name, x=args[0], y=args[1])
+
+    def _is_residue(self, x: Any) -> bool:
+        """Whether a tensor holds residues: neither integers nor constants that are known as reals."""
+        if not isinstance(x, Tensor) or type(own := _own(x)) not in PLAIN or not own.is_floating_point():
+            return False
+        return self.dispatcher.is_known(own) and self.dispatcher.constants.value_of(own) is None
 
     # What is known of a number ----------------------------------------------------------------------------------------
 

@@ -21,7 +21,9 @@ _OWN = {"experts_implementation": "eager", "attn_implementation": "eager"}
 _KNOWN = {"experts_implementation": ("eager", "batched_mm", "grouped_mm"), "attn_implementation": ("eager", "sdpa")}
 
 
-def load_configuration(source: str, settings: Mapping[str, Any], *, full_size: bool = False, fill: bool = False) -> Any:
+def load_configuration(
+    source: str, settings: Mapping[str, Any], *, full_size: bool = False, fill: bool = False, pad: bool = False
+) -> Any:
     """Make a configuration of transformers.
 
     Args:
@@ -29,6 +31,7 @@ def load_configuration(source: str, settings: Mapping[str, Any], *, full_size: b
         settings: entries to change, by name; 'text_config.num_hidden_layers' is one of a sub-configuration.
         full_size: keep the sizes. Otherwise `reduce_sizes` makes them small, before the settings.
         fill: fill what the small configuration leaves open, by `fill_sizes`.
+        pad: give it a padding token, the first id.
 
     Raises:
         CannotRunError: transformers is not installed, or has no such model, or the configuration does not fit.
@@ -49,10 +52,12 @@ def load_configuration(source: str, settings: Mapping[str, Any], *, full_size: b
         if not full_size:
             entries = reduce_sizes(entries)
         if fill:
-            entries = fill_sizes(entries, read_modelling_file(config))
+            entries = _fill(entries, config)
+        if pad:
+            entries = _pad(entries)
         for name, value in settings.items():
             _set_entry(entries, name, value)
-        return make_configuration(kind, {**entries, **_OWN, **_top_level(settings), "use_cache": False}, config)
+        return make_configuration(kind, {**entries, **_OWN, **_top_level(settings), "use_cache": False})
     except CannotRunError:
         raise
     except Exception as error:
@@ -60,16 +65,36 @@ def load_configuration(source: str, settings: Mapping[str, Any], *, full_size: b
         raise CannotRunError(f"transformers makes no configuration of {kind!r}: {first}") from error
 
 
-def make_configuration(kind: str, entries: dict[str, Any], given: Any) -> Any:
+def make_configuration(kind: str, entries: dict[str, Any]) -> Any:
     """The configuration; one that must have a padding token gets the first id, which no label is."""
     from transformers import AutoConfig
 
     try:
         return AutoConfig.for_model(kind, **entries)
     except Exception as error:
-        if "pad_token_id" not in str(error) or entries.get("pad_token_id") is not None or given.pad_token_id is None:
+        padded = _pad(entries)
+        if "pad_token_id" not in str(error) or padded == entries:
             raise
-    return AutoConfig.for_model(kind, **{**entries, "pad_token_id": 0})
+    return AutoConfig.for_model(kind, **padded)
+
+
+def _pad(entries: Mapping[str, Any]) -> dict[str, Any]:
+    """The configuration with the first id for padding, in every section that has an entry for it and no id there."""
+    padded = {name: _pad(value) if isinstance(value, dict) else value for name, value in entries.items()}
+    return padded | {"pad_token_id": 0} if padded.get("pad_token_id", 0) is None else padded
+
+
+def _fill(entries: Mapping[str, Any], config: Any) -> dict[str, Any]:
+    """Fill what is left open, in each section by its own modelling file; around sections nothing is missing."""
+    from transformers import PreTrainedConfig
+
+    sections = {name: getattr(config, name, None) for name, value in entries.items() if isinstance(value, dict)}
+    inner = {
+        name: _fill(entries[name], section)
+        for name, section in sections.items()
+        if isinstance(section, PreTrainedConfig)
+    }
+    return {**entries, **inner} if inner else fill_sizes(entries, read_modelling_file(config))
 
 
 def read_modelling_file(config: Any) -> str:

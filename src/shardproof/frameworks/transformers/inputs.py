@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import inspect
 from dataclasses import dataclass
+from math import prod
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from shardproof.errors import CannotRunError
+from shardproof.frameworks.transformers.images import GRID, find_patch_shape, list_with_images
 from shardproof.worlds.communicator import shard_range
 
 if TYPE_CHECKING:
@@ -17,7 +19,6 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 SEQUENCE, BATCH = 9, 2
-_GRID = 4  # patches along a side of an image
 IGNORED = -100
 
 
@@ -48,15 +49,19 @@ def make_labels(ids: Tensor) -> Tensor:
 def list_inputs(model: nn.Module, seed: int) -> list[dict[str, Any]]:
     """What the model's forward may be called with, in the order in which to try it.
 
-    Token ids if it takes them, and every argument without a default; then embeddings in place of the ids; then the
-    hidden states of an encoder beside them.
+    Token ids if it takes them, and every argument without a default; with images among the tokens before those without;
+    then embeddings in place of the ids; then the hidden states of an encoder beside them.
 
     Raises:
         CannotRunError: it needs an argument that nothing is known of.
     """
     parameters = inspect.signature(model.forward).parameters
     first = _make_inputs(model, seed)
-    found = [first]
+    found = []
+    if "input_ids" in first:
+        images = list_with_images(model, first["input_ids"], first.get("labels"), IGNORED, seed + 3)
+        found += [{**first, **one} for one in images]
+    found.append(first)
     width = getattr(model.config.get_text_config(), "hidden_size", None)  # type: ignore[operator, union-attr]
     generator = torch.Generator().manual_seed(seed + 2)
     if "input_ids" in first and "inputs_embeds" in parameters and width:
@@ -130,26 +135,25 @@ class _Drawer:
     def pixels(self) -> Tensor:
         """Images [B, C, H, W]; or patches, all in one matrix [B * 16, C * P * P], or by image if they are pooled."""
         if self.packed:
-            return self.draw(BATCH * _GRID * _GRID, self.patch_elements())
+            return self.draw(BATCH * GRID * GRID, self.patch_elements())
         if not hasattr(self.config, "image_size"):
             return self.draw(BATCH, self.pooled() ** 2, self.patch_elements())
         return self.draw(BATCH, getattr(self.config, "num_channels", 3), self.config.image_size, self.config.image_size)
 
     def patch_elements(self) -> int:
         """How many numbers of an image the first layer takes together."""
-        for name, module in self.model.named_modules():
-            weight = getattr(module, "weight", None)
-            if "patch" in name and weight is not None and weight.ndim > 1:
-                return int(weight[0].numel())
+        patch = find_patch_shape(self.model)
+        if patch:
+            return prod(patch)
         raise CannotRunError(f"{type(self.model).__name__} has no layer that embeds patches")
 
     def pooled(self) -> int:
         """Patches along a side of an image that is pooled by squares."""
-        return int(getattr(self.config, "pooling_kernel_size", _GRID))
+        return int(getattr(self.config, "pooling_kernel_size", GRID))
 
     def grid(self) -> Tensor:
         """The patches of each image: time, height, width [B, 3]."""
-        return torch.tensor([[1, _GRID, _GRID]] * BATCH)
+        return torch.tensor([[1, GRID, GRID]] * BATCH)
 
     def positions(self) -> Tensor:
         """The column and row of each patch [B, N, 2]."""

@@ -72,11 +72,11 @@ def reduce_configuration(
     cut = {name: _cut_layers(name, value, kept) for name, value in entries.items()}
     cut |= {_ATTENTION: "eager"} | {name: settings[name] for name in (_ATTENTION, _EXPERTS) if name in settings}
     _name_head_size(cut)
-    if _EXPERTS not in settings and _takes_batches(model_class, cut, kind, given):
+    if _EXPERTS not in settings and _takes_batches(model_class, cut, kind):
         cut[_EXPERTS] = "batched_mm"
 
     def make(values: Mapping[str, int]) -> Any:
-        return make_configuration(kind, _with_sizes(cut, values), given)
+        return make_configuration(kind, _with_sizes(cut, values))
 
     of_full_width = _build(model_class, make({}))
     splits = find_splits(of_full_width, mesh, plan)
@@ -139,14 +139,14 @@ def _cut_layers(name: str, value: Any, layers: KeptLayers) -> Any:
     return value if found is NotImplemented else found
 
 
-def _takes_batches(model_class: Any, cut: Mapping[str, Any], kind: str, given: Any) -> bool:
+def _takes_batches(model_class: Any, cut: Mapping[str, Any], kind: str) -> bool:
     """Whether a model can compute its experts in one product.
 
     A loop over hundreds of experts would take most of the time, and grouped products want rows of 16 bytes, which
     small widths are not.
     """
     try:
-        _build(model_class, make_configuration(kind, {**cut, _EXPERTS: "batched_mm"}, given))
+        _build(model_class, make_configuration(kind, {**cut, _EXPERTS: "batched_mm"}))
     except ValueError:
         return False
     return True

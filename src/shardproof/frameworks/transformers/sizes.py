@@ -142,7 +142,7 @@ def _reduce_field(name: str, value: Any, config: Mapping[str, Any], layers: Kept
             inner = isinstance(found, list) and not _speaks_of_layers(name, found, layers)
             return _reduce_field(name, found, config, None) if inner else found
     if isinstance(value, dict):
-        return reduce_sizes(value)
+        return reduce_sizes(value) if all(isinstance(key, str) for key in value) else value  # else it is no section
     if isinstance(value, list | tuple) and value and all(map(is_count, value)) and "section" not in name:
         return [_reduce_number(name, one, config) for one in value]
     return _reduce_number(name, value, config) if is_count(value) else value

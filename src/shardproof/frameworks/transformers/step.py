@@ -87,11 +87,11 @@ def build_step_model(model_class: Any, config: Any) -> nn.Module:
 def _prepare_filled(
     source: str, settings: Mapping[str, Any], seed: int, *, full_size: bool, most_memory: int
 ) -> tuple[Callable[[], nn.Module], dict[str, Any]]:
-    """As `_prepare`; where a small model does not run, what its configuration leaves open is filled first."""
+    """As `_prepare`; where a small model does not run, what its configuration leaves open is filled, then padded."""
     errors: list[CannotRunError] = []
-    for fill in (False,) if full_size else (False, True):
+    for fill, pad in ((False, False),) if full_size else ((False, False), (True, False), (True, True)):
         try:
-            config = load_configuration(source, settings, full_size=full_size, fill=fill)
+            config = load_configuration(source, settings, full_size=full_size, fill=fill, pad=pad)
             return _prepare(config, seed, most_memory)
         except TooLargeError:
             raise
