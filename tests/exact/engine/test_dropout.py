@@ -7,7 +7,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from shardproof.exact import ExactArithmetic, RandomDrawError, SymbolError
-from shardproof.exact.engine.dropout import find_dropout
+from shardproof.exact.engine.dropout import find_dropout, written_out_attention
 
 
 def parameter(*shape, seed=0):
@@ -130,6 +130,19 @@ def test_attention_that_drops_weights_is_the_one_by_hand(settings, mask, heads):
     assert all(same(fused, digits_of(by_hand(0.2, mask, 2 // heads), *inputs)))
     assert not any(same(fused, digits_of(by_hand(0.3, mask, 2 // heads), *inputs)))
     assert not any(same(fused, digits_of(attention(0.0, **settings), *inputs)))
+
+
+@pytest.mark.parametrize("added", [False, True])
+def test_written_out_attention_gives_a_query_that_sees_no_key_nothing(added):
+    inputs = parameter(2, 2, 5, 4), parameter(2, 2, 5, 4, seed=1), parameter(2, 2, 5, 4, seed=2)
+    seen = CAUSAL.clone()
+    seen[1] = False
+    mask = torch.zeros(5, 5).masked_fill(~seen, float("-inf")) if added else seen
+    assert torch.equal(written_out_attention(*inputs, mask)[..., 1, :], torch.zeros(2, 2, 4))
+    torch.testing.assert_close(written_out_attention(*inputs, mask), attention(0.0, attn_mask=mask)(*inputs))
+    found = digits_of(lambda q, k, v: written_out_attention(q, k, v, mask), *inputs)
+    assert all(same(found, digits_of(attention(0.0, attn_mask=mask), *inputs)))
+    assert not any(same(found, digits_of(attention(0.0, attn_mask=CAUSAL), *inputs)))
 
 
 @pytest.mark.parametrize("need_weights", [True, False])

@@ -190,6 +190,25 @@ def test_a_gradient_is_lacking_where_a_rank_with_elements_of_it_says_so():
         assert alignment.fault_of_missing(GRADIENT) is None
 
 
+def test_parts_of_a_flat_buffer_stand_in_for_gradients_that_are_given_up():
+    """As ZeRO's second stage has it: the buffer's parts hold the gradients, the model's parameters none."""
+    flat = torch.cat([FULL["b"], W.flatten()])
+    part, whole = Key(0, Phase.GRADIENT, "part"), {GRADIENT: WHOLE, Key(0, Phase.GRADIENT, "b"): torch.ones(2)}
+    parameters = {"w": {0: W, 1: W}, "part": {0: flat[:4], 1: flat[4:]}}
+
+    def fault(*ranks):
+        alignment = make_alignment(whole, *ranks, missing=(0, 1), parameters=parameters)
+        return alignment.fault_of_missing(GRADIENT)
+
+    assert fault({part: torch.ones(4)}, {part: torch.ones(4)}) is None
+    for ranks in (({part: torch.ones(4)}, {}), ({}, {part: torch.ones(4)}), ({}, {})):
+        assert fault(*ranks).kind is CauseKind.MISSING_GRADIENT
+    tied = {"w": {0: W}, "head": {1: W}}  # what is tied to it stands for itself alone
+    ranks = ({}, {Key(0, Phase.GRADIENT, "head"): WHOLE})
+    found = make_alignment(whole, *ranks, missing=(0,), parameters=tied).fault_of_missing(GRADIENT)
+    assert found.kind is CauseKind.MISSING_GRADIENT
+
+
 @pytest.mark.parametrize(
     ("reference", "ranks", "kind"),
     [

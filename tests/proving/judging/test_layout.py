@@ -111,3 +111,17 @@ def test_ranks_that_hold_the_full_state_are_laid_out_without_its_values():
     for name in FULL:
         for rank in range(2):
             assert torch.equal(layout.element_index[name][rank], found.element_index[name][rank])
+
+
+@pytest.mark.parametrize(
+    ("name", "held", "flat"),
+    [
+        ("part", torch.cat([W.flatten(), B])[:7], True),
+        ("part", W.flatten()[:2], True),  # of one matrix
+        ("part", torch.cat([W, W]), False),  # tied to it
+        ("part", B, False),
+        ("w", W.flatten(), False),
+    ],
+)
+def test_a_flat_buffer_has_a_name_of_its_own_and_elements_of_matrices_in_a_row(name, held, flat):
+    assert find_layout(FULL, {name: {0: held}}).is_flat(name) is flat

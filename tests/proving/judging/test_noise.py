@@ -12,7 +12,7 @@ from shardproof.proving.findings import FAR_RATIO, ROUNDING_RATIO, Numbers, Verd
 from shardproof.proving.judging.alignment import Alignment
 from shardproof.proving.judging.judge import find_candidate_layout
 from shardproof.proving.judging.layout import find_layout
-from shardproof.proving.judging.noise import align_own_runs, largest, measure_rounding
+from shardproof.proving.judging.noise import OwnRuns, align_own_runs, largest, measure_rounding
 from shardproof.proving.records import Key, Phase, Precision, Recorded, Records, Replay
 
 KEY = Key(0, Phase.LOSS, "loss")
@@ -320,3 +320,54 @@ def test_an_update_of_another_shape_has_no_numbers():
 
     assert beside(twice) is None
     assert beside(None) is not None
+
+
+SMALL, LARGE = (torch.tensor(values, dtype=torch.float64) for values in ([1.0, 2.0], [3000.0, 4000.0]))
+OF_SMALL, OF_LARGE, OF_PART = (Key(0, Phase.GRADIENT, name) for name in ("small", "large", "part"))
+STATE = {"small": torch.tensor([5.0, 6.0]), "large": torch.tensor([7.0, 8.0])}
+
+
+def aligned_flat(actual, *, noise=(1e-7, 1e-3)):
+    """The gradients of two parameters in one flat buffer, in two parts; and the reference's own rounding of each."""
+
+    def records(**values):
+        named = {Key(0, Phase.GRADIENT, name): Recorded(values=one) for name, one in values.items()}
+        return Records(tensors=named)
+
+    def align(reference, ranks, parameters):
+        return Alignment(
+            reference=reference, ranks=ranks, layout=find_layout(STATE, parameters), axes=Axes(sizes={"dp": len(ranks)})
+        )
+
+    whole = records(small=SMALL, large=LARGE)
+    flat = torch.cat([*STATE.values()])
+    ranks = [records(part=part) for part in torch.as_tensor(actual, dtype=torch.float64).split([3, 1])]
+    candidate = align(whole, ranks, {"part": {0: flat[:3], 1: flat[3:]}})
+    rounded = records(small=SMALL + noise[0], large=LARGE + noise[1])
+    return candidate, align(whole, [rounded], {name: {0: one} for name, one in STATE.items()})
+
+
+@pytest.mark.parametrize(
+    ("actual", "far"),
+    [
+        ([1.0, 2.0, 3000.0, 4000.0], False),
+        ([1.0, 2.0 + 2e-7, 3000.0, 4000.0], False),
+        ([1.0, 2.0 + 1e-4, 3000.0, 4000.0], True),  # less than the noise of the elements beside it
+        ([1.0, 2.0, 3000.0 + 1e-4, 4000.0], False),
+        ([1.0, 2.0, 3000.0, 4000.0 + 1.0], True),
+    ],
+)
+def test_each_parameter_in_a_flat_buffer_is_measured_in_its_own_noise(actual, far):
+    candidate, noisy = aligned_flat(actual)
+    runs = OwnRuns(measured=candidate, beside=candidate, reference=noisy)
+    assert runs.of(OF_PART).far is far
+    exact, noisy = aligned_flat(actual, noise=(1e-7 * 2**26, 1e-3 * 2**26))
+    assert measure_rounding(OF_PART, exact, noisy).agrees is not far
+
+
+def test_a_flat_buffer_of_which_one_device_has_no_gradient_has_no_numbers():
+    candidate, noisy = aligned_flat([1.0, 2.0, 3000.0, 4000.0])
+    for key in (OF_SMALL, OF_LARGE):
+        noisy.ranks[0].tensors.pop(key)
+    assert OwnRuns(measured=candidate, beside=candidate, reference=noisy).of(OF_PART) is None
+    assert measure_rounding(OF_PART, candidate, noisy) is None

@@ -42,6 +42,14 @@ def test_padding_of_two_is_nothing_that_they_share():
     assert untied({"table": {0: TABLE, 1: torch.cat([TABLE[2:], zeros.new_zeros(1, 3)])}, "bias": {0: zeros}}) == {}
 
 
+def test_a_flat_buffer_beside_the_models_own_parameters_is_no_tie():
+    flat = torch.cat([TABLE.flatten(), BIAS])
+    held = {"table": {0: TABLE, 1: TABLE}, "bias": {0: BIAS, 1: BIAS}}
+    assert untied(held | {"part": {0: flat[:7], 1: flat[7:]}}) == {}
+    assert untied(held | {"part": {0: TABLE.flatten()[:6], 1: TABLE.flatten()[6:]}}) == {}  # of one matrix
+    assert untied(held | {"head": {0: TABLE, 1: TABLE}}) == {"head": "table", "table": "head"}
+
+
 def test_of_several_the_first_is_named():
     held = {"bias": {0: BIAS}, "table": {0: TABLE[:2]}, "head": {0: TABLE[1:3]}, "other": {0: TABLE}}
     assert untied(held) == {"table": "head", "head": "table", "other": "table"}

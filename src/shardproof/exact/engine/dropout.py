@@ -139,14 +139,21 @@ def written_out_attention(
     scale: float | None = None,
     enable_gqa: bool = False,
 ) -> Tensor:
-    """dropout(softmax(scale * q k^T + mask)) v, for `F.scaled_dot_product_attention` of these arguments."""
+    """dropout(softmax(scale * q k^T + mask)) v, for `F.scaled_dot_product_attention` of these arguments.
+
+    A query that the mask shows no key takes nothing, as in PyTorch's kernels.
+    """
     if enable_gqa:
         key, value = (x.repeat_interleave(query.size(-3) // x.size(-3), -3) for x in (key, value))
     scores = (query * (1 / sqrt(query.size(-1)) if scale is None else scale)) @ key.transpose(-2, -1)
     if is_causal:
         scores = scores.masked_fill(torch.ones_like(scores, dtype=torch.bool).triu(1), float("-inf"))
-    if attn_mask is not None and attn_mask.dtype == torch.bool:
-        scores = scores.masked_fill(~attn_mask, float("-inf"))
-    elif attn_mask is not None:
-        scores = scores + attn_mask
-    return F.dropout(scores.softmax(-1), dropout_p) @ value
+    if attn_mask is None:
+        return F.dropout(scores.softmax(-1), dropout_p) @ value
+    if attn_mask.dtype == torch.bool:
+        scores, sees = scores.masked_fill(~attn_mask, float("-inf")), attn_mask
+    else:
+        scores, sees = scores + attn_mask, attn_mask != float("-inf")
+    empty = ~sees.any(-1, keepdim=True)
+    weights = scores.masked_fill(empty, 0.0).softmax(-1).masked_fill(empty, 0.0)
+    return F.dropout(weights, dropout_p) @ value

@@ -78,6 +78,7 @@ class Alignment:
     own_training: bool = False  # then a scalar that a module returns may be a rank's share of the reference's
     _vectors: dict[tuple[int, Phase, str], tuple[Tensor, Tensor]] = field(default_factory=dict)
     _coverage: dict[tuple[int, Phase, str], Tensor] = field(default_factory=dict)
+    _stand_ins: dict[tuple[int, Phase], Tensor] = field(default_factory=dict)
     _starts: dict[int, Tensor] = field(default_factory=dict)
     _calls: dict[int, Counter[tuple[int, Phase, str]]] = field(default_factory=dict)
 
@@ -188,6 +189,8 @@ class Alignment:
             return None
         whole = [self._reference_key(key.step, key.phase, name, "") for name in self.layout.spans(key.name)]
         if any(one in self.reference.tensors for one in whole):
+            if not frozen and self._has_stand_in(key):
+                return None
             return Cause(kind=CauseKind.FROZEN if frozen else CauseKind.MISSING_GRADIENT)
         if key.phase is not Phase.GRADIENT:
             return None
@@ -201,6 +204,20 @@ class Alignment:
         """Whether a rank holds elements of a parameter that are no padding."""
         element_index = self.layout.element_index.get(name, {})
         return rank not in element_index or bool((element_index[rank] != PADDING).any())
+
+    def _has_stand_in(self, key: Key) -> bool:
+        """Whether parts of flat buffers hold each element's gradient, which is compared there (ZeRO's second stage)."""
+        if key.name not in self.layout.state.names:
+            return False
+        at = (key.step, key.phase)
+        if at not in self._stand_ins:
+            held = torch.zeros(self.layout.state.length, dtype=torch.bool)
+            for name, ranks in self.layout.element_index.items():
+                for rank in ranks if self.layout.is_flat(name) else ():
+                    if self._reference_key(*at, name, "") in self.ranks[rank].tensors:
+                        self.layout.put(held, name, rank, True)
+            self._stand_ins[at] = held
+        return bool(self._stand_ins[at][self.layout.state.span(key.name)].all())
 
     def _is_reached(self, key: Key) -> bool:
         """Whether a parameter has a gradient on one device in some step; after the first step it has been told."""

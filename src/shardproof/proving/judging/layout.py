@@ -98,6 +98,15 @@ class Layout:
         """Whether each rank that has a parameter of this name holds a part of the reference's one."""
         return name in self.parts and self.parts[name].keys() == self.element_index[name].keys()
 
+    def is_flat(self, name: str) -> bool:
+        """Whether it is a buffer that one device does not have, with elements of its parameters one after the other.
+
+        As ZeRO updates them, beside the model's own parameters: no tie. What is tied to a matrix is a matrix.
+        """
+        if name in self.state.names or any(index.ndim != 1 for index in self.element_index[name].values()):
+            return False
+        return len(self.spans(name)) != 1 or len(self.state.shape(self.spans(name)[0])) > 1
+
     def take(self, vector: Tensor, name: str, rank: int) -> Tensor:
         """A rank's elements of a vector like the full state, in the shape that it holds; zeros for padding."""
         part = self.parts.get(name, {}).get(rank)

@@ -19,16 +19,16 @@ import torch
 from shardproof.comparison import compare
 from shardproof.proving.axes import Axes
 from shardproof.proving.findings import Numbers, Rounding
-from shardproof.proving.judging.alignment import Alignment
+from shardproof.proving.judging.alignment import ActualExpected, Alignment
 from shardproof.proving.judging.layout import lay_out_whole
 from shardproof.proving.records import OF_PARAMETERS, SAMPLES, Phase, Precision
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
 
     from torch import Tensor
 
-    from shardproof.proving.judging.alignment import ActualExpected
+    from shardproof.proving.judging.alignment import Aligned
     from shardproof.proving.judging.layout import Layout
     from shardproof.proving.records import BothSides, Key, Records
 
@@ -90,16 +90,19 @@ class OwnRuns:
             replayed = self._of_update(key)
             if replayed is not None:
                 return replayed
-        if key.phase in OF_PARAMETERS and key.name.partition("/")[0] not in self.reference.layout.element_index:
-            return None  # the reference has no such parameter
-        found = [alignment.of(key) for alignment in (self.measured, self.beside, self.reference)]
+        found = [alignment.of(key) for alignment in (self.measured, self.beside)]
         aligned = [one for one in found if one is not None and not one.fault and one.held]
-        if len(aligned) < 3 or aligned[0].misshapen:
+        if len(aligned) < 2 or aligned[0].misshapen:
             return None
-        measured, beside, own = (one.held for one in aligned)
-        if key.phase not in _RESULTS:
-            measured, beside, own = (_without_masks(one) for one in (measured, beside, own))
-        return _measure(measured, beside, own, self.scale)
+        numbers = []
+        for part in _parts_of(key, self.measured, self.reference):
+            measured, beside = (part.of(one.held) for one in aligned)
+            own = part.noisy.held
+            if key.phase not in _RESULTS:
+                measured, beside, own = (_without_masks(one) for one in (measured, beside, own))
+            if measured and own:
+                numbers.append(_measure(measured, beside, own, self.scale))
+        return max(numbers, key=lambda one: math.inf if one.no_reference else one.ratio, default=None)
 
     def _of_update(self, key: Key) -> Numbers | None:
         """Numbers beside the updates that one device makes of the candidate's own gradients and states."""
@@ -124,6 +127,47 @@ class OwnRuns:
         if not in_reference or not on_ranks:
             return in_reference or on_ranks
         return aligned is not None and (aligned.fault is not None or aligned.misshapen is not None)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Part:
+    """What is measured together: elements of one of the reference's parameters, or a whole tensor.
+
+    Attributes:
+        noisy: the reference's runs beside itself.
+        span: the elements in the full state; None: all that the ranks hold.
+    """
+
+    noisy: Aligned
+    span: slice | None = None
+
+    def of(self, held: Mapping[int, ActualExpected]) -> Mapping[int, ActualExpected]:
+        """The elements on the ranks that hold some of them."""
+        span = self.span
+        if span is None:
+            return held
+        found = {}
+        for rank, one in held.items():
+            assert one.element_index is not None
+            inside = (one.element_index >= span.start) & (one.element_index < span.stop)
+            if bool(inside.any()):
+                found[rank] = ActualExpected(actual=one.actual[inside], expected=one.expected[inside])
+        return found
+
+
+def _parts_of(key: Key, candidate: Alignment, noisy: Alignment) -> Iterator[_Part]:
+    """A tensor, or the parts of a parameter that the reference does not have: of each of its own a noise of its own.
+
+    A flat buffer holds elements of several parameters, whose gradients may be of very different magnitudes.
+    """
+    name, _, suffix = key.name.partition("/")
+    spans: Mapping[str, slice | None] = {name: None}
+    if key.phase in OF_PARAMETERS and name not in noisy.layout.element_index:
+        spans = {one: candidate.layout.state.span(one) for one in candidate.layout.spans(name)}
+    for one, span in spans.items():
+        found = noisy.of(replace(key, name=f"{one}/{suffix}" if suffix else one))
+        if found is not None and not found.fault and found.held:
+            yield _Part(noisy=found, span=span)
 
 
 def align_own_runs(both: BothSides, layout: Layout) -> OwnRuns:
@@ -214,12 +258,14 @@ def measure_rounding(key: Key, candidate: Alignment, float32: Alignment) -> Roun
         candidate: the candidate's ranks in float64 beside the reference in float64.
         float32: the reference in float32 beside the reference in float64.
     """
-    if key.phase in OF_PARAMETERS and key.name.partition("/")[0] not in float32.layout.element_index:
-        return None  # the reference has no such parameter
-    aligned, own = candidate.of(key), float32.of(key)
-    if aligned is None or aligned.fault or aligned.misshapen or own is None or own.fault:
+    aligned = candidate.of(key)
+    if aligned is None or aligned.fault or aligned.misshapen:
         return None
-    values, noisy = aligned.held, own.held
+    found = [_rounding_of(key, part.of(aligned.held), part.noisy.held) for part in _parts_of(key, candidate, float32)]
+    return max(found, key=lambda one: (not one.agrees, one.maxdiff), default=None)
+
+
+def _rounding_of(key: Key, values: Mapping[int, ActualExpected], noisy: Mapping[int, ActualExpected]) -> Rounding:
     if key.phase not in _RESULTS:
         values, noisy = _without_masks(values), _without_masks(noisy)
     maxdiff, magnitude = _largest_difference(values)

@@ -25,8 +25,9 @@ def find_untied(layout: Layout) -> dict[str, str]:
     Two stages of a pipeline may hold one tied parameter under two names, and a right sharding sums their gradients: so
     this is no fault by itself, and explains one.
     """
-    spans = Counter(span for name in layout.element_index for span in layout.spans(name))
-    names = [name for name in layout.element_index if any(spans[span] > 1 for span in layout.spans(name))]
+    of_model = [name for name in layout.element_index if not layout.is_flat(name)]
+    spans = Counter(span for name in of_model for span in layout.spans(name))
+    names = [name for name in of_model if any(spans[span] > 1 for span in layout.spans(name))]
     if not names:
         return {}
     owner = torch.full((layout.state.length,), PADDING, dtype=torch.int64)
