@@ -14,6 +14,7 @@ from benchmarks.mutants.correct import (
     casts,
     clipping,
     constants,
+    contexts,
     data_parallel,
     ddp,
     decoders,
@@ -38,6 +39,7 @@ from benchmarks.mutants.correct import (
     routed_experts,
     trainings,
     transformers_plans,
+    zero_and_accumulation,
 )
 
 if TYPE_CHECKING:
@@ -47,7 +49,7 @@ KINDS = (
     *(by_hand, padding, trainings, data_parallel, layers, losses, attention, blocks, optimizers, dtypes),
     *(dropout, meshes, transformers_plans, decoders, frozen, clipping, mixtures, ddp, recomputation, orders),
     *(masks, buffers, constants, parallel_state, asynchronous, initial_values, casts, odd_state, other_models),
-    *(routed_experts, pipelines, right_twins),
+    *(routed_experts, pipelines, contexts, zero_and_accumulation, right_twins),
 )
 
 
