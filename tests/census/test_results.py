@@ -1,8 +1,10 @@
 """Results as JSON lines: what is written is read back, and a line that was cut off is left out."""
 
+from dataclasses import replace
+
 import pytest
 
-from shardproof.census.results import Case, Outcome, Result, keep_latest, read_results, write_line
+from shardproof.census.results import Case, Outcome, Result, keep_latest, merge_results, read_results, write_line
 from shardproof.errors import CannotRunError
 
 RESULT = Result(
@@ -52,3 +54,19 @@ def test_the_latest_result_of_a_variant_counts():
 def test_what_shardproof_could_not_do_is_not_decided():
     undecided = {outcome for outcome in Outcome if not outcome.decided}
     assert undecided == {"UNDECIDED", "UNSUPPORTED", "REFUSED", "TIMEOUT", "MEMORY", "DIED", "NOT RUN"}
+
+
+def test_files_of_one_census_are_merged_and_those_of_another_are_refused(tmp_path):
+    other = replace(RESULT, case=replace(RESULT.case, kind="qwen3"))
+    paths = [tmp_path / name for name in ("1.jsonl", "2.jsonl", "3.jsonl")]
+    for path, result in zip(paths[:2], (RESULT, other), strict=True):
+        path.write_text(write_line(result) + "\n")
+    assert merge_results(paths[:2]) == [RESULT, other]
+    for changed in (
+        replace(other, versions={"torch": "2.14.0", "transformers": None}),
+        replace(other, case=replace(other.case, devices=4)),
+        replace(other, case=replace(other.case, seed=1)),
+    ):
+        paths[2].write_text(write_line(changed) + "\n")
+        with pytest.raises(CannotRunError, match=r"3\.jsonl has results of another census than .*1\.jsonl"):
+            merge_results([paths[0], paths[2]])

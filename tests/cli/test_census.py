@@ -161,3 +161,36 @@ def test_loading_is_a_variant_of_its_own(run, tmp_path):
     code, _, _, err = run("llama", "--loading", "--suggest")
     assert code == 2
     assert "--loading takes one axis tp" in err
+
+
+def test_shards_run_every_type_once_and_are_merged(run, tmp_path):
+    kinds = ("llama", "qwen3", "mixtral", "gemma")
+    files = [tmp_path / f"{shard}.jsonl" for shard in (1, 2, 3)]
+    parts = [run(*kinds, "--shard", f"{at}/3", "--output", file)[1] for at, file in enumerate(files, start=1)]
+    assert [[kind for kind, _ in part] for part in parts] == [["llama", "gemma"], ["qwen3"], ["mixtral"]]
+    merge = [argument for file in files for argument in ("--merge", file)]
+    page = tmp_path / "page.md"
+    assert run(*kinds, *merge, "--page", page) == (0, [], "", "4 model types: 4 PROVED\n")
+    assert "| PROVED | 4 | 0 |" in page.read_text()
+
+
+def test_a_shard_that_was_not_run_is_named(run, tmp_path):
+    file = tmp_path / "1.jsonl"
+    run("llama", "qwen3", "--shard", "1/2", "--output", file)
+    code, ran, _, err = run("llama", "qwen3", "--merge", file)
+    assert (code, ran) == (2, [])
+    assert err.endswith("shardproof: error: the merged files have no result of qwen3: run their shards too\n")
+
+
+@pytest.mark.parametrize("shard", ["3", "0/2", "3/2", "a/2", "1/"])
+def test_what_is_no_shard_is_an_error(run, shard):
+    code, _, _, err = run("llama", "--shard", shard)
+    assert (code, err) == (2, f"shardproof: error: --shard '{shard}': give I/N, the Ith of N parts, such as 3/8\n")
+
+
+def test_merging_runs_nothing(run, tmp_path):
+    file = tmp_path / "1.jsonl"
+    run("llama", "--output", file)
+    for more in (("--shard", "1/2"), ("--output", file), ("--again",)):
+        code, _, _, err = run("llama", "--merge", file, *more)
+        assert (code, "--merge runs nothing" in err) == (2, True)

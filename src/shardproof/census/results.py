@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from shardproof.errors import CannotRunError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Mapping, Sequence
     from pathlib import Path
 
 BASE = "default"  # the name of the variant without a change
@@ -125,6 +125,28 @@ def read_results(path: Path) -> list[Result]:
             if number == len(lines):
                 break
             raise CannotRunError(f"{path}, line {number} is no result of a census: {error}") from error
+    return found
+
+
+def merge_results(paths: Sequence[Path]) -> list[Result]:
+    """The results of several files, of the shards of one census.
+
+    Raises:
+        CannotRunError: a file cannot be read; or they are of different versions, ranks, trials or seeds.
+    """
+    found: list[Result] = []
+    common: tuple[object, ...] | None = None
+    for path in paths:
+        for one in read_results(path):
+            numbers = (one.case.devices, dict(one.case.mesh), one.case.trials, one.case.seed)
+            made_by = (dict(one.versions), *numbers)
+            if common is not None and made_by != common:
+                raise CannotRunError(
+                    f"{path} has results of another census than {paths[0]}: versions, devices, mesh, trials and seed "
+                    "must be the same; run its shard again"
+                )
+            common = made_by
+            found.append(one)
     return found
 
 

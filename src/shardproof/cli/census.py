@@ -61,6 +61,13 @@ def census_command(
     again: Annotated[
         bool, typer.Option("--again", help="Run again what the file holds, if shardproof could not decide it.")
     ] = False,
+    shard: Annotated[
+        str | None, typer.Option(metavar="I/N", help="Every Nth type from the Ith on, for one of N machines; I from 1.")
+    ] = None,
+    merge: Annotated[
+        list[Path] | None,
+        typer.Option(metavar="FILE", help="Run nothing: take the results of these files, one for each machine."),
+    ] = None,
     devices: Annotated[int, typer.Option(help="Number of ranks, on one axis tp.")] = 2,
     mesh: Annotated[
         str | None,
@@ -80,7 +87,7 @@ def census_command(
     from shardproof.census.cases import list_types
     from shardproof.census.one_case import prove_case
     from shardproof.census.page import count_outcomes, render_page
-    from shardproof.census.results import LOADING, Case, keep_latest, read_results, write_line
+    from shardproof.census.results import LOADING, Case, keep_latest, merge_results, read_results, write_line
 
     for path in (output, page):
         if path is not None:
@@ -101,8 +108,15 @@ def census_command(
     wanted = _list_cases(types or known, given, variants=variants)
     if loading:
         wanted = [replace(case, variant=LOADING) for case in wanted]
+    if shard is not None:
+        first, of = _read_shard(shard)
+        wanted = wanted[first - 1 :: of]
+    if merge:
+        if shard is not None or output is not None or again:
+            raise CannotRunError("--merge runs nothing: leave out --shard, --output and --again")
+        results = merge_results(merge)
     done = {_key(one.case, one) for one in results if _is_enough(one, suggest=suggest, again=again)}
-    cases = [case for case in wanted if _key(case) not in done]
+    cases = [] if merge else [case for case in wanted if _key(case) not in done]
     work = None
     if repro is not None:
         if mesh is not None:
@@ -127,8 +141,13 @@ def census_command(
         write_atomically(page, render_page(of_page, known, given.mesh, wrappers=wrappers))
     named = {(case.kind, case.variant) for case in wanted}
     latest = [one for key, one in keep_latest(results).items() if key in named]
+    found = {(one.case.kind, one.case.variant) for one in latest}
+    missing = list(dict.fromkeys(case.kind for case in wanted if (case.kind, case.variant) not in found))
     counts = Counter(one.outcome for one in latest) if loading else count_outcomes(latest)
     print(_summarize(counts), file=sys.stdout if output is not None else sys.stderr)
+    if missing:
+        told = ", ".join(missing[:5]) + (f" and {len(missing) - 5} more" if len(missing) > 5 else "")
+        raise CannotRunError(f"the merged files have no result of {told}: run their shards too")
     return _exit_of(latest)
 
 
@@ -149,6 +168,14 @@ def _say_unknown(kind: str, known: int, mesh: Mapping[str, int], *, wrappers: bo
     where = f"a section that has {plan}" if wrappers else plan
     other = "leave --wrappers out for those with" if wrappers else "--wrappers has those with a section that has"
     return f"{kind!r} is no model type of transformers with {where}; there are {known}, and {other} one"
+
+
+def _read_shard(text: str) -> tuple[int, int]:
+    """The number of a shard, from 1, and of how many."""
+    first, slash, of = text.partition("/")
+    if not (slash and first.isdecimal() and of.isdecimal() and 1 <= int(first) <= int(of)):
+        raise CannotRunError(f"--shard {text!r}: give I/N, the Ith of N parts, such as 3/8")
+    return int(first), int(of)
 
 
 def _key(case: Case, result: Result | None = None) -> tuple[object, ...]:
