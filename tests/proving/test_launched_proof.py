@@ -59,15 +59,23 @@ def test_a_rank_that_fails_ends_all_with_one_line(name, said):
 def two_agents(tmp_path, sharding):
     """Two agents of torchrun with a rank each run the command; their outputs and exit codes."""
     shutil.copy(steps.__file__, tmp_path / "my_training.py")
+    # Rank numbers are given: agents that elect them take a slow agent for a lost one, and start all ranks again.
     command = [
         *(sys.executable, "-m", "torch.distributed.run", "--nnodes", "2", "--nproc-per-node", "1"),
-        *("--rdzv-backend", "c10d", "--rdzv-id", "proof", "--local-addr", "127.0.0.1"),
-        *("--rdzv-endpoint", f"127.0.0.1:{find_free_port()}", "-m", "shardproof"),
-        *("prove", "my_training.py:step", "--parallelize", f"my_training.py:{sharding}", "--trials", "1"),
+        *("--master-addr", "127.0.0.1", "--master-port", str(find_free_port())),
+    ]
+    proof = [
+        *("-m", "shardproof", "prove", "my_training.py:step", "--trials", "1"),
+        *("--parallelize", f"my_training.py:{sharding}"),
     ]
     environment = os.environ | {"GLOO_SOCKET_IFNAME": "lo"}
     options = {"cwd": tmp_path, "env": environment, "text": True}
-    agents = [subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, **options) for _ in range(2)]
+    agents = [
+        subprocess.Popen(
+            [*command, "--node-rank", node, *proof], stdout=subprocess.PIPE, stderr=subprocess.PIPE, **options
+        )
+        for node in "01"
+    ]
     try:
         printed = [agent.communicate(timeout=120) for agent in agents]
     finally:
