@@ -174,9 +174,4 @@ NOT_PROMISED = [
         left=torch.abs,
         right=lambda x: torch.maximum(x, -x),
     ),
-    Identity(
-        name="softplus(x) = relu(x) + log(1 + exp(-|x|))",
-        left=F.softplus,
-        right=lambda x: F.relu(x) + torch.log1p(torch.exp(-x.abs())),
-    ),
 ]

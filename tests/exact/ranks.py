@@ -235,3 +235,27 @@ def merge_log_sums(comm):
         dist.broadcast(sent, 0)
         found["broadcast"] = torch.stack([sent, whole[:, 3:].logsumexp(-1)]).logsumexp(0)
         return {name: exact.digits(t) for name, t in found.items()}
+
+
+def gather_probabilities(comm):
+    """Logarithms of softmaxes, of sigmoids and of 1 + exp(x), taken after each rank's rows were gathered, as digits."""
+    generator = torch.Generator().manual_seed(3)
+    parameter = torch.randn(4 * comm.size, 3, generator=generator, dtype=torch.float64, requires_grad=True)
+    with ExactArithmetic(seed=SEED) as exact, torch.no_grad():
+        whole = parameter * 1
+        own = whole[4 * comm.rank : 4 * comm.rank + 4]
+
+        def gathered(x):
+            found = torch.empty(4 * comm.size, 3, dtype=torch.float64)
+            dist.all_gather_into_tensor(found, x)
+            return found
+
+        mixed = own.sigmoid() if comm.rank else own.softmax(-1)
+        return {
+            "log(softmax)": (exact.digits(gathered(own.softmax(-1)).log()), exact.digits(whole.log_softmax(-1))),
+            "log(sigmoid)": (exact.digits(gathered(own.sigmoid()).log()), exact.digits(-F.softplus(-whole))),
+            "log1p(exp)": (exact.digits(gathered(own.exp()).log1p()), exact.digits(F.softplus(whole))),
+            "logsigmoid": (exact.digits(gathered(F.logsigmoid(own)).exp()), exact.digits(whole.sigmoid())),
+            "other rows": (exact.digits(gathered(own.softmax(-1)).log()), exact.digits(whole.log_softmax(-1).flip(0))),
+            "of two kinds": (exact.digits(gathered(mixed).exp()), exact.digits(gathered(mixed * 1).exp())),
+        }

@@ -32,13 +32,17 @@ def inputs_of(identity, n, seed):
 
 
 def forward_and_backward(function, inputs, *, seed=None):
-    """The result and the inputs' gradients under a random cotangent: digits for a seed, float64 without one."""
+    """The result and the inputs' gradients under a random cotangent: digits for a seed, float64 without one.
+
+    The cotangent is an input too, as inside a model, where gradients are residues: a constant is another case, of which
+    products may be known as real numbers.
+    """
     leaves = [x.clone().requires_grad_() for x in inputs]
+    cotangents = torch.linspace(-1.9, 2.3, 1024, dtype=torch.float64).requires_grad_()
 
     def run():
         out = function(*leaves)
-        cotangent = torch.arange(1, out.numel() + 1, dtype=torch.float64).view(out.shape).div(7)
-        (out * cotangent).sum().backward()
+        (out * cotangents[: out.numel()].view(out.shape)).sum().backward()
         return [out, *(x.grad if x.grad is not None else torch.zeros_like(x) for x in leaves)]
 
     if seed is None:
@@ -359,6 +363,143 @@ HOLD = [
         wrong=lambda x: 1 - torch.sigmoid(x) + torch.tanh(x),
     ),
     Identity(
+        name="the logarithm of a softmax is the log-softmax, fused or written out",
+        left=lambda x: torch.cat([x.log_softmax(-1), x.log_softmax(-1)]),
+        right=lambda x: torch.cat([x.softmax(-1).log(), softmax_written_out(x).log()]),
+        wrong=lambda x: torch.cat([x.softmax(0).log(), softmax_written_out(x).log()]),
+    ),
+    Identity(
+        name="cross-entropy is -log(p) at the label, p = softmax(x), by an index, by a product with a one-hot target",
+        left=lambda x: 2 * F.cross_entropy(x, LABELS),
+        right=lambda x: (
+            -x.softmax(-1)[torch.arange(3), LABELS].log().mean()
+            - (F.one_hot(LABELS, x.shape[-1]) * x.softmax(-1).log()).sum(-1).mean()
+        ),
+        wrong=lambda x: (
+            -x.softmax(-1)[torch.arange(3), LABELS].log().mean()
+            - (F.one_hot(LABELS.flip(0), x.shape[-1]) * x.softmax(-1).log()).sum(-1).mean()
+        ),
+    ),
+    Identity(
+        name="label smoothing by hand, of log-probabilities or of softmax's logarithms",
+        left=lambda x: 2 * F.cross_entropy(x, LABELS, label_smoothing=0.1),
+        right=lambda x: (
+            -((smoothed(x) * x.softmax(-1).log()).sum(-1) + (smoothed(x) * x.log_softmax(-1)).sum(-1)).mean()
+        ),
+        wrong=lambda x: -(smoothed(x, kept=0.8) * x.softmax(-1).log()).sum(-1).mean() * 2,
+        places=6,
+    ),
+    Identity(
+        name="the focal loss, by p or by exp(-cross-entropy)",
+        left=lambda x: focal(x, p=x.softmax(-1)[torch.arange(3), LABELS]),
+        right=lambda x: focal(x, p=torch.exp(-F.cross_entropy(x, LABELS, reduction="none"))),
+        wrong=lambda x: focal(x, p=torch.exp(-F.cross_entropy(x, LABELS.flip(0), reduction="none"))),
+    ),
+    Identity(
+        name="the entropy of a softmax is -sum(p log(p)), logsumexp(x) - sum(p x) and sum(entr(p))",
+        left=lambda x: -2 * (x.softmax(-1) * x.log_softmax(-1)).sum(-1),
+        right=lambda x: x.logsumexp(-1) - (x.softmax(-1) * x).sum(-1) + torch.special.entr(x.softmax(-1)).sum(-1),
+        wrong=lambda x: x.logsumexp(-1) - (x.softmax(0) * x).sum(-1) + torch.special.entr(x.softmax(-1)).sum(-1),
+    ),
+    Identity(
+        name="kl_div is sum(q (log(q) - log(p))) and sum(q log(q / p))",
+        left=lambda x, y: 2 * F.kl_div(x.log_softmax(-1), y.softmax(-1), reduction="batchmean"),
+        right=lambda x, y: divergence(x.softmax(-1), y.softmax(-1)) / x.shape[0],
+        wrong=lambda x, y: divergence(y.softmax(-1), x.softmax(-1)) / x.shape[0],
+        shapes=lambda n: [(3, n), (3, n)],
+    ),
+    Identity(
+        name="softmin is the softmax of -x",
+        left=lambda x: F.softmin(x, -1),
+        right=lambda x: _over_sum((-x).exp()),
+        wrong=lambda x: _over_sum(x.exp()),
+    ),
+    Identity(
+        name="logaddexp(a, b) is log(exp(a) + exp(b)) and the logsumexp of both, forward",
+        backward=False,
+        left=lambda a, b: torch.logaddexp(a, b).expand(2, -1, -1),
+        right=lambda a, b: torch.stack([(a.exp() + b.exp()).log(), torch.stack([a, b]).logsumexp(0)]),
+        wrong=lambda a, b: torch.stack([(a.exp() - b.exp()).log(), torch.stack([a, b]).logsumexp(0)]),
+        shapes=lambda n: [(3, n), (3, n)],
+    ),
+    Identity(
+        name="softplus(x) is x + softplus(-x)",
+        left=F.softplus,
+        right=lambda x: x + F.softplus(-x),
+        wrong=lambda x: F.softplus(-x) - x,
+    ),
+    Identity(
+        name="softplus(x) is max(x, 0) + log(1 + exp(-|x|)), and where(x > 0, x + log1p(exp(-x)), log1p(exp(x)))",
+        left=lambda x: 2 * F.softplus(x),
+        right=lambda x: (
+            x.clamp(min=0)
+            + torch.log1p(torch.exp(-x.abs()))
+            + torch.where(x > 0, x + torch.log1p(torch.exp(-x)), torch.log1p(torch.exp(x)))
+        ),
+        wrong=lambda x: (
+            x.clamp(min=0)
+            + torch.log1p(torch.exp(-x.abs()))
+            + torch.where(x > 0, torch.log1p(torch.exp(-x)), torch.log1p(torch.exp(x)))
+        ),
+    ),
+    Identity(
+        name="softplus(x) is logaddexp(x, 0), -log(sigmoid(-x)) and -log(1 - sigmoid(x))",
+        left=lambda x: 3 * F.softplus(x),
+        right=lambda x: (
+            torch.logaddexp(x, torch.zeros_like(x)) - torch.sigmoid(-x).log() - torch.log(1 - torch.sigmoid(x))
+        ),
+        wrong=lambda x: torch.logaddexp(x, torch.ones_like(x)) - 2 * torch.sigmoid(-x).log(),
+    ),
+    Identity(
+        name="logsigmoid(x) is min(x, 0) - log(1 + exp(-|x|)), log(sigmoid(x)) and x - softplus(x)",
+        left=lambda x: 3 * F.logsigmoid(x),
+        right=lambda x: x.clamp(max=0) - torch.log1p(torch.exp(-x.abs())) + torch.sigmoid(x).log() + x - F.softplus(x),
+        wrong=lambda x: x.clamp(max=0) - torch.log1p(torch.exp(-x.abs())) + 2 * torch.sigmoid(-x).log(),
+    ),
+    Identity(
+        name="binary cross-entropy with logits is max(x, 0) - x y + log(1 + exp(-|x|))",
+        left=lambda x, y: F.binary_cross_entropy_with_logits(x, y, reduction="none"),
+        right=lambda x, y: x.clamp(min=0) - x * y + torch.log1p(torch.exp(-x.abs())),
+        wrong=lambda x, y: x.clamp(min=0) - x * y + torch.log1p(torch.exp(-x)),
+        shapes=lambda n: [(3, n), (3, n)],
+    ),
+    Identity(
+        name="and softplus(x) - x y, and that of sigmoid(x), fused or by hand",
+        left=lambda x, y: 3 * F.binary_cross_entropy_with_logits(x, y.sigmoid()),
+        right=lambda x, y: bce_by_hand(x, y.sigmoid()) + F.binary_cross_entropy(x.sigmoid(), y.sigmoid()),
+        wrong=lambda x, y: bce_by_hand(x, 1 - y.sigmoid()) + F.binary_cross_entropy(x.sigmoid(), y.sigmoid()),
+        shapes=lambda n: [(3, n), (3, n)],
+    ),
+    Identity(
+        name="with a weight of the positive class it is (1 - y) x + (1 + (w - 1) y) (max(-x, 0) + log(1 + exp(-|x|)))",
+        left=lambda x, y: F.binary_cross_entropy_with_logits(x, y, pos_weight=torch.tensor(3.0)),
+        right=lambda x, y: weighted_bce_by_hand(x, y, 3),
+        wrong=lambda x, y: weighted_bce_by_hand(x, y, 2),
+        shapes=lambda n: [(3, n), (3, n)],
+    ),
+    Identity(
+        name="sigmoid is exp(x) / (1 + exp(x)), and where(x >= 0, 1 / (1 + exp(-x)), exp(x) / (1 + exp(x)))",
+        left=lambda x: 2 * x.sigmoid(),
+        right=lambda x: x.exp() / (1 + x.exp()) + torch.where(x >= 0, 1 / (1 + torch.exp(-x)), x.exp() / (1 + x.exp())),
+        wrong=lambda x: x.exp() / (1 + x.exp()) + torch.where(x >= 0, 1 / (1 + torch.exp(-x)), x.exp() / (2 + x.exp())),
+    ),
+    Identity(
+        name="tanh is (exp(2 x) - 1) / (exp(2 x) + 1) and (1 - exp(-2 x)) / (1 + exp(-2 x))",
+        left=lambda x: 2 * x.tanh(),
+        right=lambda x: (
+            (torch.exp(2 * x) - 1) / (torch.exp(2 * x) + 1) + (1 - torch.exp(-2 * x)) / (1 + torch.exp(-2 * x))
+        ),
+        wrong=lambda x: (
+            (torch.exp(2 * x) - 1) / (torch.exp(2 * x) + 1) + (1 - torch.exp(-2 * x)) / (2 + torch.exp(-2 * x))
+        ),
+    ),
+    Identity(
+        name="mish is x tanh(softplus(x)), and x (n - 1) / (n + 1), n = (1 + exp(x))**2",
+        left=lambda x: 2 * F.mish(x),
+        right=lambda x: x * torch.tanh(F.softplus(x)) + x * ((n := (1 + x.exp()) ** 2) - 1) / (n + 1),
+        wrong=lambda x: x * torch.tanh(F.softplus(-x)) + x * ((n := (1 + x.exp()) ** 2) - 1) / (n + 1),
+    ),
+    Identity(
         name="softplus is log(1 + exp(x)), and logsigmoid(x) is -softplus(-x)",
         left=lambda x: F.softplus(x) - F.logsigmoid(-x),
         right=lambda x: 2 * torch.log1p(torch.exp(x)),
@@ -517,6 +658,30 @@ HOLD = [
 ]
 
 
+def smoothed(x, kept=0.9):
+    """One-hot targets that leave a part to all classes alike. Szegedy et al. 2016, section 7."""
+    return F.one_hot(LABELS, x.shape[-1]) * kept + (1 - kept) / x.shape[-1]
+
+
+def focal(x, *, p):
+    """Lin et al. 2017, equation 4, of several classes."""
+    return ((1 - p) ** 2 * F.cross_entropy(x, LABELS, reduction="none")).mean()
+
+
+def divergence(p, q):
+    return (q * (q.log() - p.log())).sum() + (q * (q / p).log()).sum()
+
+
+def bce_by_hand(x, y):
+    p = torch.sigmoid(x)
+    return (F.softplus(x) - x * y).mean() - (y * p.log() + (1 - y) * (1 - p).log()).mean()
+
+
+def weighted_bce_by_hand(x, y, weight):
+    below = (-x).clamp(min=0) + torch.log1p(torch.exp(-x.abs()))
+    return ((1 - y) * x + (1 + (weight - 1) * y) * below).mean()
+
+
 def odd_columns(x):
     return torch.arange(x.shape[1]) % 2 == 1
 
@@ -558,11 +723,6 @@ NOT_PROMISED = [
         shapes=lambda n: [(3, n), (3, n)],
     ),
     Identity(
-        name="the logarithm of a softmax is the log-softmax",
-        left=lambda x: x.softmax(-1).log(),
-        right=lambda x: x.log_softmax(-1),
-    ),
-    Identity(
         name="sqrt(a b) = sqrt(a) sqrt(b)",
         left=lambda a, b: (a * b).sqrt(),
         right=lambda a, b: a.sqrt() * b.sqrt(),
@@ -573,6 +733,52 @@ NOT_PROMISED = [
         name="sqrt(x**2) = |x|",
         left=lambda x: x.square().sqrt(),
         right=lambda x: x.abs(),
+    ),
+    Identity(
+        name="q (log(q) - log(p)) = q log(q) - q log(p), p and q softmaxes",
+        left=lambda x, y: (q := y.softmax(-1)) * (q.log() - x.log_softmax(-1)),
+        right=lambda x, y: (q := y.softmax(-1)) * q.log() - q * x.log_softmax(-1),
+        shapes=lambda n: [(3, n), (3, n)],
+    ),
+    Identity(
+        name="logaddexp(a, b) = a + softplus(b - a) = max(a, b) + log(1 + exp(-|a - b|))",
+        left=torch.logaddexp,
+        right=lambda a, b: a + F.softplus(b - a),
+        shapes=lambda n: [(3, n), (3, n)],
+    ),
+    Identity(
+        name="logsumexp of [x, 0] = softplus(x)",
+        left=lambda x: torch.stack([x, torch.zeros_like(x)]).logsumexp(0),
+        right=F.softplus,
+    ),
+    Identity(
+        name="exp(2 x) = exp(x)**2",
+        left=lambda x: (2 * x).exp(),
+        right=lambda x: x.exp() ** 2,
+    ),
+    Identity(
+        name="log of a product over a dim = the sum of the logarithms",
+        left=lambda x: x.prod(-1).log(),
+        right=lambda x: x.log().sum(-1),
+        positive=True,
+    ),
+    Identity(
+        name="log(x**2) = 2 log(x), and log(sqrt(x)) = log(x) / 2",
+        left=lambda x: x.square().log(),
+        right=lambda x: 2 * x.log(),
+        positive=True,
+    ),
+    Identity(
+        name="1 / sqrt(x) = sqrt(1 / x)",
+        left=lambda x: 1 / x.sqrt(),
+        right=lambda x: (1 / x).sqrt(),
+        positive=True,
+    ),
+    Identity(
+        name="cosine similarity = the product of normalized vectors",
+        left=lambda x, y: (x * y).sum(-1) / (x.square().sum(-1) * y.square().sum(-1)).sqrt(),
+        right=lambda x, y: (F.normalize(x, dim=-1) * F.normalize(y, dim=-1)).sum(-1),
+        shapes=lambda n: [(3, n), (3, n)],
     ),
     Identity(
         name="max(x) = -min(-x)",

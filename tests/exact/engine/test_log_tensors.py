@@ -49,6 +49,66 @@ def test_terms_go_where_the_elements_go(name, exact):
     assert not same(exact, MOVED[name](x.log_softmax(-1)).exp(), MOVED[name](x.softmax(-1)) * 2)
 
 
+@pytest.mark.parametrize("name", MOVED)
+def test_factors_go_where_the_elements_go(name, exact):
+    x, move = logits(), MOVED[name]
+    assert same(exact, move(x.softmax(-1)).log(), move(x.log_softmax(-1)))
+    assert same(exact, move(x.sigmoid()).log(), move(x) - F.softplus(move(x)))
+    assert same(exact, move(x.exp()).log1p(), move(x) + F.softplus(-move(x)))
+    assert same(exact, move(F.logsigmoid(x)).exp(), move(x).sigmoid())
+    assert not same(exact, move(x.softmax(-1)).log(), move(x.softmax(0).log()))
+
+
+# Movements that put zeros, which are no exponentials: log(1 + 0) is 0, not log(2).
+WITH_ZEROS = {
+    "a triangle": torch.tril,
+    "padding": lambda x: F.pad(x, (1, 1)),
+    "a fill": lambda x: x.masked_fill(torch.arange(24).view(4, 6) % 5 == 0, 0.0),
+    "where": lambda x: torch.where(torch.arange(24).view(4, 6) % 5 == 0, x, 0.0),
+    "zeros written": lambda x: x.clone().index_fill_(0, torch.tensor([1]), 0.0),
+    "a diagonal": torch.diag_embed,
+    "cat": lambda x: torch.cat([x, torch.zeros_like(x)]),
+}
+
+
+@pytest.mark.parametrize("name", WITH_ZEROS)
+def test_a_zero_among_exponentials_is_none(name, exact):
+    x, put_zeros = logits(), WITH_ZEROS[name]
+    found = put_zeros(x.exp()).log1p()
+    zeros = exact.digits(put_zeros(x.exp())) == 0
+    assert zeros.any()
+    assert bool((exact.digits(found)[zeros] == 0).all())
+
+
+def test_rows_of_different_kinds_know_nothing_together(exact):
+    x = logits()
+    both = torch.cat([x.sigmoid(), x.softmax(-1)]).log()
+    apart = torch.cat([x.sigmoid() * 1, x.softmax(-1) * 1])
+    assert same(exact, both.exp(), apart)
+
+
+def test_what_is_written_into_a_part_is_a_number_like_others(exact):
+    x = logits()
+    found = F.logsigmoid(x)
+    found[1] = x[1]
+    assert same(exact, found[1:2].exp(), x[1:2].exp())
+    assert same(exact, found[2:], F.logsigmoid(x)[2:])
+    exps = x.exp()
+    exps[1] = 0
+    assert bool((exact.digits(exps.log1p())[1] == 0).all())
+    assert not same(exact, exps.log1p()[1], F.softplus(x * 0)[1])
+
+
+def test_an_exponential_in_place_of_its_argument_knows_what_the_argument_was(exact, monkeypatch):
+    for elements in (1 << 30, 7):
+        monkeypatch.setattr("shardproof.exact.algebra.blocks._ELEMENTS_A_THREAD", elements)
+        x = logits()
+        x.exp_()
+        assert same(exact, x.log(), logits())
+        x.log_()
+        assert same(exact, x, logits())
+
+
 def test_of_cat_the_part_without_terms_is_an_ordinary_number(exact):
     x, y = logits(), OTHERS * 1
     found = torch.cat([x.log_softmax(-1), y], 1).exp()

@@ -56,7 +56,8 @@ def lift(number):
 
 
 def softplus(x):
-    return O.log(1 + O.exp(x))
+    e = O.exp(x)
+    return (x + O.log((1 + e) * (1 + e) / e)) / 2
 
 
 def tanh(x):

@@ -34,8 +34,14 @@ def gelu_tanh_slope(x):
     return (1 + t + x * (1 - t * t) * lift(math.sqrt(2 / math.pi)) * (1 + 3 * lift(0.044715) * x * x)) / 2
 
 
+def tanh_of_softplus(x):
+    """As exp(2 softplus(x)) is (1 + exp(x))**2."""
+    above = 1 + O.exp(x)
+    return 1 - 2 / (above * above + 1)
+
+
 def mish_slope(x):
-    t = tanh(softplus(x))
+    t = tanh_of_softplus(x)
     return t + x * (1 - t * t) * O.sigmoid(x)
 
 
@@ -58,8 +64,8 @@ ONE = {
     "cosh": (torch.cosh, lambda x: (O.exp(x) + 1 / O.exp(x)) / 2, lambda x: (O.exp(x) - 1 / O.exp(x)) / 2),
     "softplus": (F.softplus, softplus, O.sigmoid),
     "softplus beta": (lambda x: F.softplus(x, beta=2), lambda x: softplus(2 * x) / 2, lambda x: O.sigmoid(2 * x)),
-    "logsigmoid": (F.logsigmoid, lambda x: -O.log(1 + O.exp(-x)), lambda x: O.sigmoid(-x)),
-    "mish": (F.mish, lambda x: x * tanh(softplus(x)), mish_slope),
+    "logsigmoid": (F.logsigmoid, lambda x: -softplus(-x), lambda x: O.sigmoid(-x)),
+    "mish": (F.mish, lambda x: x * tanh_of_softplus(x), mish_slope),
     "logit": (torch.logit, lambda x: O.log(x / (1 - x)), lambda x: 1 / (x * (1 - x))),
     "entropy": (torch.special.entr, lambda x: -x * O.log(x), None),
 }

@@ -29,7 +29,7 @@ def plus(x, y):
 
 
 def minus(x, y):
-    return sum_of_terms(x, y, x - y, minus=True)
+    return sum_of_terms(x, y, x - y, minus=True)  # one of the two may be a number
 
 
 def same(x, y):
@@ -120,9 +120,9 @@ def test_the_maximum_is_a_factor_of_a_sum_of_exponentials_and_no_part_of_its_log
     assert same(plus(total, as_shift(Y)).exp(), X.exp())
     assert same(total.exp(), exp)
     assert same(minus(total, minus(X, as_shift(Y))), X.exp().log() - X)  # a loss
-    assert same(product_of_terms(exp, U, exp * U).log(), (X.exp() * U).log() - Y)
-    assert same(product_of_terms(U, exp, U / exp, divided=True).log(), (U / X.exp()).log() + Y)
-    assert product_of_terms(exp, exp, exp / exp, divided=True).logs is None  # they cancel
+    assert same(product_of_terms(exp, U, exp * U).log(), X + U.log() - Y)
+    assert same(product_of_terms(U, exp, U / exp, divided=True).log(), U.log() - X + Y)
+    assert bool((product_of_terms(exp, exp, exp / exp, divided=True).log().tensor == 0).all())
 
 
 def test_a_sum_has_the_factors_that_each_of_its_summands_has():
@@ -193,6 +193,87 @@ def test_a_sum_of_many_maxima_is_an_ordinary_number():
         found = plus(found, as_shift(of(seed)))
         assert found.logs is not None
     assert plus(found, as_shift(of(9))).logs is None
+
+
+def times(x, y):
+    return product_of_terms(x, y, x * y)
+
+
+def over(x, y):
+    return product_of_terms(x, y, y.inverse() if x == 1 else x / y, divided=True)
+
+
+def log_alone(x):
+    return x.log_alone()
+
+
+def test_the_logarithm_of_a_product_with_an_exponential_is_a_sum():
+    assert same(X.exp().log(), X)
+    assert same(times(X.exp(), U).log(), X + log_alone(U))
+    assert same(over(U, X.exp()).log(), log_alone(U) - X)
+    assert same(times(X.exp(), Y.exp()).log(), X + Y)
+    assert same(times(times(X.exp(), U).log().exp(), V), X.exp() * U * V)
+    assert same(plus(times(X.exp(), U).log(), V.log()), times(times(X.exp(), U), V).log())
+    assert not same(times(X.exp(), U).log(), log_alone(X.exp() * U))  # as it is if nothing is known
+
+
+def test_a_sum_of_exponentials_is_no_product():
+    both = plus(X.exp(), Y.exp())
+    assert both.logs is None
+    assert summed_terms(X.exp(), -1, X.exp().sum(-1), keepdim=False).logs is None
+    alone = X.moved(lambda t: t[:, :1]).exp()
+    assert same(summed_terms(alone, -1, alone.sum(-1), keepdim=False).log(), X.moved(lambda t: t[:, 0]))
+
+
+BINOMIALS = {
+    "1 + e": lambda: plus(X.exp(), 1),
+    "1 - (-e)": lambda: minus(1, negative_terms(X.exp(), -X.exp())),
+    "-(-1 - e)": lambda: negative_terms(e := minus(-1, X.exp()), -e),
+    "1 / sigmoid": lambda: over(1, over(1, plus(X.exp(), 1))),
+}
+
+
+@pytest.mark.parametrize("name", BINOMIALS)
+def test_the_logarithm_of_one_plus_an_exponential_is_softplus_whichever_way_it_is_written(name):
+    found = BINOMIALS[name]()
+    assert same(found, X.exp() + 1)
+    assert same(found.log(), X.softplus())
+    assert same(found.log(), X + (-X).softplus())
+    assert same(found.log().exp(), found)
+    assert not same(found.log(), (X + 1).softplus())
+
+
+def test_what_a_sigmoid_leaves_of_one_is_the_other_sigmoid():
+    below = over(1, plus((-X).exp(), 1))  # sigmoid(X)
+    rest = minus(1, below)
+    assert same(rest.log(), -X.softplus())
+    assert same(below.log(), X - X.softplus())
+    assert same(minus(below.log(), rest.log()), X)
+    assert same(over(X.exp(), plus(X.exp(), 1)).log(), below.log())
+    assert same(plus(negative_terms(below, -below), 1).log(), rest.log())
+    assert same(minus(plus(X.exp(), 1), 1).log(), X)
+    assert same(times(below, U).log(), below.log() + log_alone(U))
+
+
+def test_one_less_an_exponential_and_two_more_than_it_are_ordinary_numbers():
+    for found in (
+        minus(1, X.exp()),
+        plus(X.exp(), 2),
+        plus(times(X.exp(), U), 1),
+        plus(X.exp().masked(X.tensor > 0), 1),
+    ):
+        assert found.logs is None or not found.logs.whole
+        assert same(found.log(), log_alone(found))
+
+
+def test_whole_multiples_of_a_softplus_are_powers():
+    h = plus(X.exp(), 1).log()
+    assert same(product_of_terms(h, 2, h * 2).exp(), plus(X.exp(), 1).square())
+    assert same(negative_terms(h, -h).exp(), plus(X.exp(), 1).inverse())
+    half = product_of_terms(h, 2, h / 2, divided=True)
+    assert same(half.exp(), (h / 2).exp_alone())
+    many = product_of_terms(h, 9, h * 9)
+    assert same(many.exp(), (h * 9).exp_alone())
 
 
 def test_symbols_of_masks_are_no_shifts():

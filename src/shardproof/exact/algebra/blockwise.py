@@ -61,7 +61,7 @@ def by_elements(
             **{name: next(values) if isinstance(x, Residue | Tensor) else x for name, x in kwargs.items()},
         )
         if not isinstance(found, Residue) or found.has_companion:
-            return function(m, *args, **kwargs)
+            return _stored(function(m, *_apart(args, into), **kwargs), into)  # companions are of whole tensors
         target_block.copy_(found.tensor)
     return _stored(replace(found, tensor=target), into)  # each block has the degree and the tags of the whole
 
@@ -98,6 +98,11 @@ def _residues_again(parts: Sequence[Tensor], operands: Sequence[Any], m: Arithme
     """The operands' blocks, as what the operands are. Formulas look at degrees: to tell constants."""
     for part, x in zip(parts, operands, strict=True):
         yield Residue(part, x.degree, m, roots=x.roots) if isinstance(x, Residue) else part
+
+
+def _apart(args: Sequence[Any], into: Tensor | None) -> list[Any]:
+    """The operands, in memory of their own where the result overwrites it: a companion may be an operand."""
+    return [replace(x, tensor=x.tensor.clone()) if into is not None and isinstance(x, Residue) else x for x in args]
 
 
 def _device_of(memory: Sequence[Tensor]) -> torch.device:

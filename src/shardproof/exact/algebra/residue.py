@@ -115,6 +115,35 @@ class Pieces:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class LogFactor:
+    """A factor whose logarithm is known: E(q), 1 + E(q) or 1 / (1 + E(q)), q the argument.
+
+    Attributes:
+        argument: q, of the shape of the tensor that has the factor.
+        binomial: 0 of E(q), 1 of 1 + E(q), -1 of 1 / (1 + E(q)).
+    """
+
+    argument: Residue
+    binomial: int = 0
+
+    def inverse(self) -> LogFactor:
+        """1 over it."""
+        return LogFactor(argument=self.argument if self.binomial else -self.argument, binomial=-self.binomial)
+
+    def number(self) -> Residue:
+        """Its logarithm."""
+        if not self.binomial:
+            return self.argument
+        found = self.argument.softplus()
+        return found if self.binomial > 0 else -found
+
+    def value(self) -> Residue:
+        """Itself."""
+        e = self.argument.exp_alone()
+        return e if not self.binomial else 1 + e if self.binomial > 0 else (1 + e).inverse()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class LogTerms:
     """A tensor x as rest + the sum of the shifts + log(unit), and as a product with E(f) for the sum f of the factors.
 
@@ -131,6 +160,10 @@ class LogTerms:
         shifts: maxima, or their negatives or multiples, each of the tensor's shape.
         unit: a sum of exponentials, a quotient of them and the like, of the tensor's shape; None for 1.
         factors: as shifts are. What is known of an element that is zero does not matter.
+        softpluses: binomial factors of the exponential, whose logarithms are summands of x.
+        log_factors: factors of x besides, which make E(x), E(x) / sum(E(x)) and sigmoid(x) know their logarithms. A sum
+            has none, but for 1 + E(q) and what is made of it.
+        whole: 1 if x is the product of its factors and log factors, and nothing else, -1 if it is minus that; else 0.
         depth: the real numbers of masks among the terms, of the tensor's shape: at most `MASKING`, or 0 where is none.
     """
 
@@ -138,16 +171,25 @@ class LogTerms:
     shifts: tuple[Residue, ...] = ()
     unit: Residue | None = None
     factors: tuple[Residue, ...] = ()
+    softpluses: tuple[LogFactor, ...] = ()
+    log_factors: tuple[LogFactor, ...] = ()
+    whole: int = 0
     depth: Tensor | None = None
 
     @property
     def is_sum(self) -> bool:
         """Whether there is more to it than the rest."""
-        return bool(self.shifts) or self.unit is not None
+        return bool(self.shifts or self.softpluses) or self.unit is not None
+
+    def summands(self) -> list[Residue]:
+        """What x is the sum of, besides the rest."""
+        units = [] if self.unit is None else [self.unit.log_alone()]
+        return [*units, *self.shifts, *(factor.number() for factor in self.softpluses)]
 
     def each(self) -> tuple[Residue, ...]:
         """The tensors among them."""
-        return (*self.shifts, *self.factors, *(() if self.unit is None else (self.unit,)))
+        arguments = (factor.argument for factor in (*self.softpluses, *self.log_factors))
+        return (*self.shifts, *self.factors, *arguments, *(() if self.unit is None else (self.unit,)))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -218,7 +260,10 @@ class Residue:
 
     def masked(self, keep: Tensor) -> Residue:
         """The elements where `keep` holds, zero elsewhere."""
-        return replace(self._new(torch.where(keep, self.tensor, 0.0), self.degree), logs=self.logs)
+        logs = self.logs
+        if logs is not None and logs.whole:
+            logs = replace(logs, whole=0)
+        return replace(self._new(torch.where(keep, self.tensor, 0.0), self.degree), logs=logs)
 
     # Ring operations --------------------------------------------------------------------------------------------------
 
@@ -364,40 +409,70 @@ class Residue:
         """E(x), see `Oracles.exp`; of a known sum the product of the terms' exponentials; 0 where masked."""
         if self.logs is not None and self.depth is not None:
             found = replace(self, logs=replace(self.logs, depth=None)).exp()
-            return replace(found, tensor=found.tensor.masked_fill((self.depth != 0) & ~found.tensor.isnan(), 0.0))
-        if self.logs is None or not self.logs.is_sum:
-            return self._new(self.of.look_up(self.of.oracles.exp(), self.tensor), self.degree.exp())
-        shifts = self.logs.shifts
-        terms = [shift.exp() for shift in shifts]
-        terms += [] if self.logs.unit is None else [self.logs.unit]
-        terms += [] if self.logs.rest is None else [self.rest().exp()]
-        found = terms[0]
-        for term in terms[1:]:
+            tensor = found.tensor.masked_fill((self.depth != 0) & ~found.tensor.isnan(), 0.0)
+            return replace(found, tensor=tensor, logs=None if found.logs is None else replace(found.logs, whole=0))
+        logs = self.logs
+        if logs is None or not logs.is_sum:
+            found = self.exp_alone()
+            factor = LogFactor(argument=self._alone())
+            return replace(found, logs=LogTerms(rest=found.degree, log_factors=(factor,), whole=1))
+        terms = [shift.exp_alone() for shift in logs.shifts] + [factor.value() for factor in logs.softpluses]
+        terms += [] if logs.unit is None else [logs.unit]
+        rests = [] if logs.rest is None else [self.rest()]
+        found, *others = terms + [rest.exp_alone() for rest in rests]
+        for term in others:
             found = found * term
-        return replace(found, logs=LogTerms(rest=found.degree, factors=shifts) if shifts else None)
+        log_factors = (*logs.softpluses, *(LogFactor(argument=rest) for rest in rests))
+        if not logs.shifts and not log_factors:
+            return replace(found, logs=None)
+        whole = int(logs.unit is None)
+        return replace(
+            found, logs=LogTerms(rest=found.degree, factors=logs.shifts, log_factors=log_factors, whole=whole)
+        )
+
+    def exp_alone(self) -> Residue:
+        """E(x), whatever is known of x."""
+        return self._new(self.of.look_up(self.of.oracles.exp(), self.tensor), self.degree.exp())
 
     def rest(self) -> Residue:
-        """X less its shifts and the logarithm of its unit, see `LogTerms`."""
+        """X less its shifts and the logarithms among its terms, see `LogTerms`."""
         if self.logs is None or not self.logs.is_sum:
-            return self
+            return self._alone()
         tensor = self.tensor
-        for term in (*self.logs.shifts, *([] if self.logs.unit is None else [self.logs.unit.log()])):
+        for term in self.logs.summands():
             tensor = self.of.field.add(tensor, term.tensor, times=-1)
         return self._new(tensor, self.logs.rest or CONSTANT)
 
     def log(self) -> Residue:
-        """The inverse of `exp`, which it knows: f + L(x / E(f)), f the sum of the factors.
+        """The inverse of `exp`, which it knows: f + L(x / E(f)), f the sum of the factors and the log factors' numbers.
 
         A logarithm of zero counts as a division by zero.
         """
-        factors = () if self.logs is None else self.logs.factors
-        unit = self._new(self.tensor.clone(), self.degree)
-        for factor in factors:
-            unit = unit * (-factor).exp()
-        found = unit._new(unit._void_at_zeros(self.of.look_up(self.of.oracles.log(), unit.tensor)), unit.degree.log())
-        for factor in factors:
-            found = found + factor
-        return replace(found, logs=LogTerms(rest=None, shifts=factors, unit=unit))
+        logs = self.logs or LogTerms(rest=self.degree)
+        known = [*logs.factors, *(factor.argument for factor in logs.log_factors if not factor.binomial)]
+        softpluses = tuple(factor for factor in logs.log_factors if factor.binomial)
+        unit = None
+        if logs.whole != 1:
+            unit = self._new(self.tensor.clone(), self.degree)
+            for argument in known:
+                unit = unit * (-argument).exp_alone()
+            for factor in softpluses:
+                unit = unit * factor.inverse().value()
+        terms = LogTerms(rest=None, shifts=tuple(known), unit=unit, softpluses=softpluses)
+        first, *others = terms.summands()
+        for term in others:
+            first = first + term
+        return replace(first, logs=terms)
+
+    def log_alone(self) -> Residue:
+        """The inverse of E, whatever is known of x."""
+        found = self._void_at_zeros(self.of.look_up(self.of.oracles.log(), self.tensor))
+        return self._new(found, self.degree.log())
+
+    def softplus(self) -> Residue:
+        """The logarithm of 1 + E(x), as (x + L((1 + E(x))**2 / E(x))) / 2: what that of 1 + E(-x) is, and x more."""
+        e = self.exp_alone()
+        return (self + (e + 2 + e.inverse()).log_alone()) / 2
 
     def sqrt(self) -> Residue:
         """A permutation that fixes 0; `squared_root` undoes it."""
@@ -416,6 +491,10 @@ class Residue:
         return (1 + (self.exp().inverse() if self.has_log_terms else (-self).exp())).inverse()
 
     # ------------------------------------------------------------------------------------------------------------------
+
+    def _alone(self) -> Residue:
+        """The same, of which nothing else is known."""
+        return self._new(self.tensor, self.degree)
 
     def _void_at_zeros(self, found: Tensor) -> Tensor:
         """What was found for each element, void where the element is zero."""

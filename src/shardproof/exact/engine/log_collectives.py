@@ -15,7 +15,7 @@ from torch import Tensor
 
 from shardproof.exact.algebra import degree_vector
 from shardproof.exact.algebra.degree import CONSTANT
-from shardproof.exact.algebra.residue import LogTerms, Residue
+from shardproof.exact.algebra.residue import LogFactor, LogTerms, Residue
 from shardproof.exact.engine.c10d import new_like
 
 if TYPE_CHECKING:
@@ -30,10 +30,16 @@ _NOTHING: Final = float("-inf")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Known:
-    """What the ranks know together: how many shifts and factors at most, whether there are units and rests."""
+    """What the ranks know together: how many shifts and factors at most, whether there are units and rests.
+
+    Of softpluses and log factors they know the kinds that are the same on all ranks; otherwise none.
+    """
 
     shifts: int
     factors: int
+    softpluses: tuple[int, ...]
+    log_factors: tuple[int, ...]
+    whole: int
     units: bool
     rests: bool
     degree: Degree
@@ -71,6 +77,8 @@ class LogCollectives:
 
         shifts = each(known.shifts, lambda logs: logs.shifts, 0.0)
         factors = each(known.factors, lambda logs: logs.factors, 0.0)
+        softpluses = each(len(known.softpluses), lambda logs: _arguments(logs.softpluses), 0.0)
+        log_factors = each(len(known.log_factors), lambda logs: _arguments(logs.log_factors), 0.0)
         units = each(int(known.units), lambda logs: () if logs.unit is None else (logs.unit,), 1.0)
         return [
             LogTerms(
@@ -78,6 +86,9 @@ class LogCollectives:
                 shifts=tuple(shift[i] for shift in shifts),
                 unit=units[0][i] if units else None,
                 factors=tuple(factor[i] for factor in factors),
+                softpluses=_factors(known.softpluses, [argument[i] for argument in softpluses]),
+                log_factors=_factors(known.log_factors, [argument[i] for argument in log_factors]),
+                whole=known.whole,
             )
             for i in range(len(self.outputs))
         ]
@@ -112,20 +123,57 @@ class LogCollectives:
             max((len(logs.factors) for logs in terms), default=0),
             any(logs.unit is not None for logs in terms),
             any(logs.rest is not None for logs in terms),
+            any(logs.softpluses for logs in terms),
         ]
+        codes = [_codes(terms, of) for of in (lambda logs: logs.softpluses, lambda logs: logs.log_factors, _wholes)]
         degree = CONSTANT
         for logs in terms:
             for term in logs.each():
                 degree |= term.degree
             degree |= logs.rest or CONSTANT
-        shifts, factors, units, rests, *numbers = self.largest([*map(float, counts), *degree_vector.to_numbers(degree)])
+        said = [*map(float, counts), *(code for pair in codes for code in pair), *degree_vector.to_numbers(degree)]
+        shifts, factors, units, rests, any_softpluses, *agreed = self.largest(said)
+        softpluses, log_factors, whole = (_kinds(*agreed[i : i + 2]) for i in (0, 2, 4))
         return _Known(
             shifts=int(shifts),
             factors=int(factors),
+            softpluses=softpluses,
+            log_factors=log_factors,
+            whole=sum(whole),
             units=units > 0,
-            rests=rests > 0,
-            degree=degree_vector.from_numbers(numbers),
+            rests=rests > 0 or (any_softpluses > 0 and not softpluses),
+            degree=degree_vector.from_numbers(agreed[6:]),
         )
+
+
+# A tuple of -1, 0 and 1 as one number, and back: digits 1, 2 and 3 of a number to the base 4.
+
+
+def _wholes(logs: LogTerms) -> tuple[LogFactor, ...]:
+    return (LogFactor(argument=logs.log_factors[0].argument, binomial=logs.whole),) if logs.log_factors else ()
+
+
+def _codes(terms: list[LogTerms], of: Callable[[LogTerms], tuple[LogFactor, ...]]) -> tuple[float, float]:
+    """The largest of the kinds' numbers, and of their negatives."""
+    numbers = [sum((factor.binomial + 2) * 4**i for i, factor in enumerate(of(logs))) for logs in terms]
+    return float(max(numbers, default=0)), float(max((-number for number in numbers), default=0))
+
+
+def _kinds(largest: float, largest_negative: float) -> tuple[int, ...]:
+    """The kinds, if they are the same everywhere."""
+    number, found = int(largest) if largest == -largest_negative else 0, []
+    while number:
+        number, digit = divmod(number, 4)
+        found.append(digit - 2)
+    return tuple(found)
+
+
+def _arguments(factors: Sequence[LogFactor]) -> list[Residue]:
+    return [factor.argument for factor in factors]
+
+
+def _factors(kinds: Sequence[int], arguments: Sequence[Residue]) -> tuple[LogFactor, ...]:
+    return tuple(LogFactor(argument=x, binomial=kind) for kind, x in zip(kinds, arguments, strict=True))
 
 
 def _element(terms: Sequence[Residue], number: int, missing: float, *, like: Tensor) -> Tensor:

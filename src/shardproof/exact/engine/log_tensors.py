@@ -11,12 +11,12 @@ import torch
 from torch import Tensor
 
 from shardproof.exact.algebra.degree import CONSTANT, Degree
-from shardproof.exact.algebra.residue import MASKING, LogTerms, Residue
+from shardproof.exact.algebra.residue import MASKING, LogFactor, LogTerms, Residue
 from shardproof.exact.engine.tags import LogTensors, Tag
 from shardproof.exact.engine.tensor_trees import covers_storage, map_tensors, view_like
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from torch._ops import OpOverload
 
@@ -25,6 +25,14 @@ if TYPE_CHECKING:
 # What a tensor without shifts, or without a unit, has in their place.
 _NO_SHIFT: Final = 0.0
 _NO_UNIT: Final = 1.0
+# Ops of which each element of the result is one of the floating operands'.
+_TAKES_ELEMENTS: Final = frozenset(
+    getattr(torch.ops.aten, name).default
+    for name in (
+        *("clone", "contiguous", "_to_copy", "cat", "stack", "repeat", "flip", "roll", "reshape", "gather", "take"),
+        *("index_select", "masked_select", "expand_copy", "permute_copy", "view_copy", "embedding"),
+    )
+) | {torch.ops.aten.index.Tensor, torch.ops.aten.where.self}
 # Below are the symbols of masks, the lowest numbers of float64 and float32 and -inf.
 _SYMBOLS: Final = -3e38
 
@@ -48,8 +56,16 @@ class LogStore:
 
         unit = None if known.unit is None else self._residue(known.unit, x)
         depth = None if known.depth is None else view_like(known.depth, x)
-        shifts, factors = viewed(known.shifts), viewed(known.factors)
-        return LogTerms(rest=known.rest, shifts=shifts, unit=unit, factors=factors, depth=depth)
+        return LogTerms(
+            rest=known.rest,
+            shifts=viewed(known.shifts),
+            unit=unit,
+            factors=viewed(known.factors),
+            softpluses=self._factors(known.softpluses, x),
+            log_factors=self._factors(known.log_factors, x),
+            whole=known.whole,
+            depth=depth,
+        )
 
     def keep(self, tensor: Tensor, logs: LogTerms | None, *, divided: bool = False) -> None:
         """Store those of a whole storage; of a part of one they are not kept."""
@@ -66,6 +82,9 @@ class LogStore:
             shifts=tuple(map(laid_out, logs.shifts)),
             unit=None if logs.unit is None else laid_out(logs.unit),
             factors=tuple(map(laid_out, logs.factors)),
+            softpluses=tuple((laid_out(factor.argument), factor.binomial) for factor in logs.softpluses),
+            log_factors=tuple((laid_out(factor.argument), factor.binomial) for factor in logs.log_factors),
+            whole=logs.whole,
             depth=None if logs.depth is None else _laid_out_as(tensor, logs.depth),
         )
         self.run.tags.set(tensor, replace(self.run.tag(tensor), logs=known))
@@ -105,8 +124,10 @@ class LogStore:
         unit = None
         if before.unit is not None or logs.unit is not None:
             unit = written(before.unit, logs.unit, _NO_UNIT)
+        # A part of a sum forgets its softpluses, a part of a product its log factors.
+        rests = [_rest_of(before, old.degree), _rest_of(logs, self.run.tag(target).degree)]
         known = LogTensors(
-            rest=_joined([before.rest, logs.rest]) or CONSTANT,
+            rest=_joined(rests) or CONSTANT,
             shifts=all_written(before.shifts, logs.shifts),
             unit=unit,
             factors=all_written(before.factors, logs.factors),
@@ -136,9 +157,16 @@ class LogStore:
             return found
 
         unit = None if known.unit is None else mapped(known.unit)
-        shifts, factors = tuple(map(mapped, known.shifts)), tuple(map(mapped, known.factors))
         depth = None if known.depth is None else view_like(known.depth, tensor).expand(tensor.shape).contiguous()
-        return replace(known, shifts=shifts, unit=unit, factors=factors, depth=depth)
+        return replace(
+            known,
+            shifts=tuple(map(mapped, known.shifts)),
+            unit=unit,
+            factors=tuple(map(mapped, known.factors)),
+            softpluses=tuple((mapped(argument), binomial) for argument, binomial in known.softpluses),
+            log_factors=tuple((mapped(argument), binomial) for argument, binomial in known.log_factors),
+            depth=depth,
+        )
 
     def mark_void(self, tensor: Tensor, mask: Tensor) -> None:
         """Make elements void."""
@@ -168,7 +196,10 @@ class LogStore:
             depths: its arguments with the depth of each of these numbers, see `depth_of_number`.
         """
         terms = {id(x): self.of(x) or LogTerms(rest=self.run.tag(x).degree) for x in operands}
-        rest = _joined([logs.rest for logs in terms.values()])
+        softpluses = self._moved_factors(op, {key: logs.softpluses for key, logs in terms.items()}, given)
+        log_factors = self._moved_factors(op, {key: logs.log_factors for key, logs in terms.items()}, given)
+        degree = self.run.tag(result).degree
+        rest = _joined([logs.rest if softpluses else _rest_of(logs, degree) for logs in terms.values()])
         if rest is None and filled(_NO_SHIFT) != given:
             rest = CONSTANT
 
@@ -195,8 +226,36 @@ class LogStore:
         units = {key: logs.unit for key, logs in terms.items()}
         unit = None if all(part is None for part in units.values()) else moved(units, _NO_UNIT)
         shifts, factors = each(lambda logs: logs.shifts), each(lambda logs: logs.factors)
-        depth = self._moved_depth(op, terms, depths)
-        self.keep(result, LogTerms(rest=rest, shifts=shifts, unit=unit, factors=factors, depth=depth))
+        found = LogTerms(
+            rest=rest,
+            shifts=shifts,
+            unit=unit,
+            factors=factors,
+            softpluses=softpluses,
+            log_factors=log_factors,
+            whole=_one_sign(terms.values()) if op in _TAKES_ELEMENTS and filled(_NO_SHIFT) == given else 0,
+            depth=self._moved_depth(op, terms, depths),
+        )
+        self.keep(result, found)
+
+    def _moved_factors(
+        self, op: OpOverload, factors: dict[int, tuple[LogFactor, ...]], given: tuple[tuple[Any, ...], dict[str, Any]]
+    ) -> tuple[LogFactor, ...]:
+        """The arguments where the operands' elements went, where all operands have the same kinds; else none."""
+        first, *others = factors.values()
+        if any(_kinds_of(own) != _kinds_of(first) for own in others):
+            return ()
+
+        def moved(number: int) -> LogFactor:
+            arguments = {key: own[number].argument for key, own in factors.items()}
+            args, kwargs = map_tensors(
+                lambda x: arguments[id(x)].tensor.expand(x.shape) if id(x) in arguments else x, given
+            )
+            degree = _joined([argument.degree for argument in arguments.values()]) or CONSTANT
+            found = Residue(op(*args, **kwargs), degree, self.run.arithmetic)
+            return LogFactor(argument=found, binomial=first[number].binomial)
+
+        return tuple(map(moved, range(len(first))))
 
     def _moved_depth(
         self, op: OpOverload, terms: dict[int, LogTerms], given: tuple[tuple[Any, ...], dict[str, Any]]
@@ -213,8 +272,26 @@ class LogStore:
         depth: Tensor = op(*args, **kwargs)
         return depth if bool((depth != 0).any()) else None
 
+    def _factors(self, known: Sequence[tuple[Tensor, int]], of: Tensor) -> tuple[LogFactor, ...]:
+        return tuple(LogFactor(argument=self._residue(x, of), binomial=binomial) for x, binomial in known)
+
     def _residue(self, x: Tensor, of: Tensor) -> Residue:
         return Residue(view_like(x, of), self.run.tag(x).degree, self.run.arithmetic)
+
+
+def _one_sign(terms: Iterable[LogTerms]) -> int:
+    """`whole` of all of them, 0 where they differ."""
+    first, *others = {logs.whole for logs in terms}
+    return 0 if others else first
+
+
+def _kinds_of(factors: Sequence[LogFactor]) -> list[int]:
+    return [factor.binomial for factor in factors]
+
+
+def _rest_of(logs: LogTerms | LogTensors, degree: Degree) -> Degree | None:
+    """The degree of the rest, to which softpluses belong where they are forgotten: that of the whole number."""
+    return degree if logs.softpluses else logs.rest
 
 
 def depth_of_number(number: float) -> float:

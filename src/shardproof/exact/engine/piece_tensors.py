@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from shardproof.exact.algebra.residue import Pieces, Residue
+from shardproof.exact.engine.log_tensors import LogStore
 from shardproof.exact.engine.tags import PieceTensors, Tag, union
 from shardproof.exact.engine.tensor_trees import covers_storage, map_tensors, view_like
 
@@ -53,6 +54,7 @@ class PieceStore:
                 return found
             found = torch.empty_strided(tensor.size(), tensor.stride(), dtype=torch.float64, device=tensor.device)
             self.run.tags.set(found.copy_(x.tensor), Tag(degree=x.degree, void=divided, roots=x.roots))
+            self._logs.keep(found, x.logs, divided=divided)
             return found
 
         base, *values = (laid_out(x) for x in pieces.each())
@@ -68,8 +70,10 @@ class PieceStore:
         def mapped(x: Tensor) -> Tensor:
             if self._is_single(x):
                 return x
-            found = function(view_like(x, tensor))
-            self.run.tags.set(found, replace(self.run.tag(x), void=False))
+            view = view_like(x, tensor)
+            found = function(view)
+            logs = self._logs.map(view, function)
+            self.run.tags.set(found, replace(self.run.tag(x), void=False, logs=logs))
             return found
 
         base, *values = (mapped(x) for x in known.each())
@@ -107,6 +111,11 @@ class PieceStore:
 
     # ------------------------------------------------------------------------------------------------------------------
 
+    @property
+    def _logs(self) -> LogStore:
+        """Values know theirs too: an exponential of |x| is one of x or of -x."""
+        return LogStore(run=self.run)
+
     def _is_single(self, x: Tensor) -> bool:
         return x.ndim == 0 and self.run.tag(x).value is not None
 
@@ -114,7 +123,8 @@ class PieceStore:
         tag = self.run.tag(x)
         if self._is_single(x):
             return Residue(x, tag.degree, self.run.arithmetic, value=tag.value)
-        return Residue(view_like(x, of), tag.degree, self.run.arithmetic, roots=tag.roots)
+        view = view_like(x, of)
+        return Residue(view, tag.degree, self.run.arithmetic, roots=tag.roots, logs=self._logs.of(view))
 
 
 def _are_one_number(x: Residue, y: Residue) -> bool:

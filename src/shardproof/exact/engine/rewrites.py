@@ -4,6 +4,8 @@ Dropout: see dropout.py.
 
 Attention: one of PyTorch's kernels multiplies queries and keys each by the square root of the scale, which has no exact
 residue in general. Here the scale is multiplied into the queries, and each kernel is given a scale of one.
+
+kl_div(x, y): as y log(y / exp(x)), one logarithm, which is that of y (log(y) - x) where x is a logarithm too.
 """
 
 from __future__ import annotations
@@ -11,6 +13,7 @@ from __future__ import annotations
 from math import sqrt
 from typing import TYPE_CHECKING, Any
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
@@ -26,6 +29,13 @@ def _attention(query: Tensor, *args: Any, **kwargs: Any) -> Tensor:
     scale = kwargs.get("scale")
     factor = 1 / sqrt(query.shape[-1]) if scale is None else scale
     return F.scaled_dot_product_attention(query * factor, *args, **{**kwargs, "scale": 1.0})
+
+
+def _divergence(x: Tensor, target: Tensor, reduction: int = 1, *, log_target: bool = False) -> Tensor | None:
+    if log_target:
+        return None
+    found = torch.xlogy(target, target * torch.exp(-x))  # 0 where the target is
+    return (found, found.mean(), found.sum())[reduction]
 
 
 class Rewrites(TorchFunctionMode):
@@ -64,4 +74,6 @@ def _rewritten(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str
     """The function's result where it is replaced; None where it is to run as it is."""
     if func is F.scaled_dot_product_attention:
         return None if kwargs.get("scale") == 1.0 else _attention(*args, **kwargs)
+    if func is torch.kl_div:
+        return _divergence(*args, **kwargs)
     return None

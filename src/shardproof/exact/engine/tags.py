@@ -41,17 +41,27 @@ class PieceTensors:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LogTensors:
-    """`LogTerms` of a tensor, as tensors over storages laid out alike."""
+    """`LogTerms` of a tensor, as tensors over storages laid out alike.
+
+    Attributes:
+        rest: as there, as are the others.
+        softpluses: the arguments, and `binomial` of each.
+        log_factors: likewise.
+    """
 
     rest: Degree | None
     shifts: tuple[Tensor, ...]
     unit: Tensor | None
     factors: tuple[Tensor, ...]
+    softpluses: tuple[tuple[Tensor, int], ...] = ()
+    log_factors: tuple[tuple[Tensor, int], ...] = ()
+    whole: int = 0
     depth: Tensor | None = None
 
     def each(self) -> tuple[Tensor, ...]:
         """The residues among them."""
-        return (*self.shifts, *self.factors, *(() if self.unit is None else (self.unit,)))
+        arguments = (argument for argument, _ in (*self.softpluses, *self.log_factors))
+        return (*self.shifts, *self.factors, *arguments, *(() if self.unit is None else (self.unit,)))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import torch
-
 from shardproof.exact.algebra.residue import Residue
 from shardproof.exact.rules.log_terms import negative_terms, product_of_terms, sum_of_terms
 from shardproof.exact.rules.registry import are_linear, formula
@@ -41,10 +39,8 @@ def subtract(m: Arithmetic, x: Residue, y: Operand, alpha: float = 1, *, symbols
 def subtract_from(m: Arithmetic, x: Residue, y: Operand, alpha: float = 1) -> Residue:
     """Y - alpha * x."""
     times = x if alpha == 1 else product_of_terms(x, alpha, x.scaled(alpha))
-    if isinstance(y, Residue):
-        return sum_of_terms(y, times, y.plus(x, times=-m.constant(alpha)), minus=True)
-    negative = negative_terms(times, -times)
-    return sum_of_terms(negative, y, y - times)
+    found = y.plus(x, times=-m.constant(alpha)) if isinstance(y, Residue) else y - times
+    return sum_of_terms(y, times, found, minus=True)
 
 
 @formula("mul.Tensor", "mul.Scalar", symbols=True, elementwise=True)
@@ -75,7 +71,7 @@ def negate(_m: Arithmetic, x: Residue) -> Residue:
 @formula("reciprocal.default", elementwise=True)
 def reciprocal(_m: Arithmetic, x: Residue) -> Residue:
     """1/x."""
-    return product_of_terms(x.of.residue(torch.ones_like(x.tensor)), x, x.inverse(), divided=True)
+    return product_of_terms(1, x, x.inverse(), divided=True)
 
 
 @formula("square.default", elementwise=True)

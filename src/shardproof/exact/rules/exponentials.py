@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from shardproof.exact.algebra.residue import Residue, Threshold
-from shardproof.exact.rules.log_terms import negative_terms, product_of_terms, sum_of_terms
+from shardproof.exact.rules.log_terms import is_all, moved_terms, negative_terms, product_of_terms, sum_of_terms
 from shardproof.exact.rules.pieces import piecewise, single
-from shardproof.exact.rules.registry import are_of_exp, formula
+from shardproof.exact.rules.registry import are_backwards_of_exp, are_of_exp, formula
 from shardproof.exact.rules.symbols import with_limit
 
 if TYPE_CHECKING:
@@ -42,6 +42,11 @@ def exponential_less_one(m: Arithmetic, x: Residue, *, symbols: bool = False) ->
     return exponential(m, x, symbols=symbols) - 1
 
 
+def one_plus(x: Residue) -> Residue:
+    """1 + x; of an exponential a sum that knows its logarithm."""
+    return sum_of_terms(x, 1, x + 1)
+
+
 @formula("log.default", elementwise=True)
 def logarithm(_m: Arithmetic, x: Residue) -> Residue:
     """The inverse of E."""
@@ -68,13 +73,16 @@ def _logarithm_to(x: Residue, log_of_base: float) -> Residue:
 @formula("log1p.default", elementwise=True)
 def logarithm_of_one_plus(_m: Arithmetic, x: Residue) -> Residue:
     """log(1 + x)."""
-    return (x + 1).log()
+    return one_plus(x).log()
 
 
 @formula("sigmoid.default", elementwise=True, symbols=True)
 def sigmoid(m: Arithmetic, x: Residue, *, symbols: bool = False) -> Residue:
     """1 / (1 + E(-x)), and 0 of a mask's symbols."""
-    return with_limit(m, x, Residue.sigmoid, limit=0.0) if symbols else x.sigmoid()
+    if symbols or x.has_log_terms or x.depth is not None:
+        return with_limit(m, x, Residue.sigmoid, limit=0.0) if symbols else x.sigmoid()
+    below = one_plus((-x).exp())
+    return product_of_terms(1, below, below.inverse(), divided=True)
 
 
 @formula("sigmoid_backward.default", elementwise=True)
@@ -117,7 +125,7 @@ def tanh(m: Arithmetic, x: Residue, *, symbols: bool = False) -> Residue:
     """1 - 2 / (E(2x) + 1), which is 2 * sigmoid(2x) - 1; -1 of a mask's symbols."""
 
     def values(x: Residue) -> Residue:
-        return 1 - 2 * ((x * 2).exp() + 1).inverse()
+        return 1 - 2 * (product_of_terms(x, 2, x * 2).exp() + 1).inverse()
 
     return with_limit(m, x, values, limit=-1.0) if symbols else values(x)
 
@@ -173,7 +181,8 @@ def cosh(_m: Arithmetic, x: Residue) -> Residue:
 @formula("softplus.default", elementwise=True)
 def softplus(_m: Arithmetic, x: Residue, beta: float = 1, _threshold: float = 20) -> Residue:
     """log(1 + E(beta * x)) / beta. The threshold only saves time in floating point."""
-    return (1 + x.scaled(beta).exp()).log() / beta
+    found = one_plus(x.scaled(beta).exp()).log()
+    return found if beta == 1 else product_of_terms(found, beta, found / beta, divided=True)
 
 
 @formula("softplus_backward.default", elementwise=True)
@@ -202,7 +211,7 @@ def _exp_of_negative(x: Residue) -> Residue:
 @formula("log_sigmoid_forward.default")
 def log_sigmoid(_m: Arithmetic, x: Residue) -> tuple[Residue, Residue]:
     """-log(1 + E(-x)); the second result is a buffer of PyTorch's that nothing of ours reads."""
-    found = (1 + _exp_of_negative(x)).log()
+    found = one_plus(_exp_of_negative(x)).log()
     return negative_terms(found, -found), x.moved(lambda t: t.new_zeros(0))
 
 
@@ -237,6 +246,10 @@ def _between(eps: float) -> tuple[Threshold, Threshold]:
 @formula("logaddexp.default", symbols=True)
 def log_add_exp(m: Arithmetic, x: Residue, y: Residue, *, symbols: bool = False) -> Residue:
     """log(E(x) + E(y)), E being 0 of a mask's symbol; of two symbols the larger one."""
+    shape = torch.broadcast_shapes(x.shape, y.shape)
+    for number, zero in ((x, y), (y, x)):
+        if not symbols and number.shape == shape and is_all(zero, 0):
+            return softplus(m, number)
     exps = exponential(m, x, symbols=symbols), exponential(m, y, symbols=symbols)
     total = sum_of_terms(*exps, exps[0] + exps[1])
     if not symbols:
@@ -261,8 +274,11 @@ def x_log_one_plus_y(_m: Arithmetic, x: Residue, y: Residue) -> Residue:
 
 def _times_log(x: Residue, y: Residue) -> Residue:
     shape = torch.broadcast_shapes(x.shape, y.shape)
-    argument = Residue(torch.where(x.tensor.expand(shape) == 0, 1.0, y.tensor), y.degree, y.of)
-    return x * argument.log()
+    argument = y.moved(lambda t: torch.where(x.tensor.expand(shape) == 0, 1.0, t))
+    known = moved_terms(y, lambda t: t.expand(shape))
+    if known is not None and bool((x.tensor == 0).any()):
+        known = replace(known, whole=0)  # 1 in the places of y: log(E(q) * 1 / E(q)) is 0
+    return x * replace(argument, roots=False, logs=known).log()
 
 
 @formula("special_entr.default")
@@ -274,4 +290,8 @@ def entropy(_m: Arithmetic, x: Residue) -> Residue:
 are_of_exp(
     *("exp.default", "exp2.default", "expm1.default", "log.default", "log2.default", "log10.default"),
     *("log1p.default", "sigmoid.default", "silu.default", "tanh.default", "softplus.default", "mish.default"),
+)
+are_backwards_of_exp(
+    *("sigmoid_backward.default", "silu_backward.default", "tanh_backward.default", "softplus_backward.default"),
+    *("mish_backward.default", "log_sigmoid_backward.default"),
 )

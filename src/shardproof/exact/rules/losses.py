@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from shardproof.exact.algebra.residue import Threshold
+from shardproof.exact.rules.exponentials import softplus
+from shardproof.exact.rules.log_terms import moved_terms, negative_terms, sum_of_terms
 from shardproof.exact.rules.pieces import piecewise, single
 from shardproof.exact.rules.registry import formula
 
@@ -60,9 +63,15 @@ def nll_loss(
     """-sum(w * x[target]) / sum(w), and the sum of the weights."""
     weights, safe = _weights(m, x, target, weight, ignore)
     dim = _class_dim(x)
-    picked = x.moved(lambda t: t.gather(dim, safe.unsqueeze(dim)).squeeze(dim))
+
+    def pick(t: Tensor) -> Tensor:
+        return t.gather(dim, safe.unsqueeze(dim)).squeeze(dim)
+
+    picked = x.moved(pick)
     losses = -(picked * weights)
     if reduction not in (_MEAN, _SUM):
+        if bool((weights.tensor == 1).all()):
+            losses = negative_terms(replace(picked, logs=moved_terms(x, pick)), losses)
         return losses, m.residue(torch.zeros((), dtype=torch.float64, device=x.tensor.device))
     total = weights.sum()
     return (losses.sum() / total if reduction == _MEAN else losses.sum()), total
@@ -131,7 +140,7 @@ def binary_cross_entropy(
     _m: Arithmetic, x: Residue, target: Residue, weight: Residue | None = None, reduction: int = _MEAN
 ) -> Residue:
     """-(t * log(x) + (1 - t) * log(1 - x)). The clamp of logarithms at -100 is for floating point alone."""
-    losses = -(target * x.log() + (1 - target) * (1 - x).log())
+    losses = -(target * x.log() + (1 - target) * sum_of_terms(1, x, 1 - x, minus=True).log())
     return reduced(_weighted(losses, weight), reduction)
 
 
@@ -150,7 +159,7 @@ def binary_cross_entropy_backward(
 
 @formula("binary_cross_entropy_with_logits.default")
 def binary_cross_entropy_with_logits(
-    _m: Arithmetic,
+    m: Arithmetic,
     x: Residue,
     target: Residue,
     weight: Residue | None = None,
@@ -158,16 +167,22 @@ def binary_cross_entropy_with_logits(
     reduction: int = _MEAN,
 ) -> Residue:
     """Binary cross-entropy of sigmoid(x): t * w * log(1 + E(-x)) + (1 - t) * log(1 + E(x))."""
-    exp = x.exp()
-    positive = target * (1 + exp.inverse()).log()
+    if pos_weight is None and weight is None and x.logs is None and _is_zeros_and_ones(target, x.shape):
+        return reduced(softplus(m, x * (1 - 2 * target)), reduction)
+    positive = target * softplus(m, negative_terms(x, -x))
     positive = positive if pos_weight is None else positive * pos_weight
-    return reduced(_weighted(positive + (1 - target) * (1 + exp).log(), weight), reduction)
+    return reduced(_weighted(positive + (1 - target) * softplus(m, x), weight), reduction)
+
+
+def _is_zeros_and_ones(target: Residue, shape: torch.Size) -> bool:
+    """Whether these are classes: then the loss is the logarithm of one sum, which knows its exponential."""
+    return target.shape == shape and target.value is not None and bool((target.value**2 == target.value).all())
 
 
 @formula("soft_margin_loss.default")
-def soft_margin_loss(_m: Arithmetic, x: Residue, target: Residue, reduction: int = _MEAN) -> Residue:
+def soft_margin_loss(m: Arithmetic, x: Residue, target: Residue, reduction: int = _MEAN) -> Residue:
     """log(1 + E(-t * x))."""
-    return reduced((1 + (-(target * x)).exp()).log(), reduction)
+    return reduced(softplus(m, -(target * x)), reduction)
 
 
 @formula("soft_margin_loss_backward.default")

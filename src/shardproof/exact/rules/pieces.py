@@ -22,7 +22,14 @@ from torch.utils._pytree import tree_flatten, tree_unflatten
 from shardproof.exact.algebra.degree import CONSTANT
 from shardproof.exact.algebra.lift import is_symbol
 from shardproof.exact.algebra.residue import Pieces, Residue, Threshold
-from shardproof.exact.rules.registry import LINEAR, OF_EXP, SELECTIONS, residues_of_integers
+from shardproof.exact.rules.registry import (
+    LINEAR,
+    OF_EXP,
+    OF_EXP_BACKWARD,
+    PRODUCTS,
+    SELECTIONS,
+    residues_of_integers,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -75,9 +82,11 @@ def goes_by_piece(op: OpOverload, args: tuple[Any, ...], kwargs: dict[str, Any])
     if op in SELECTIONS or kwargs.get("symbols"):
         return False
     operands = [x for x in (*args, *kwargs.values()) if isinstance(x, Residue)]
-    if any(x.pieces is None and x.value is None for x in operands):
-        return False  # a product with another tensor is linear in this one
     lasting = any(x.pieces is not None and x.pieces.lasting for x in operands)
+    if op in OF_EXP_BACKWARD:  # linear in a gradient, which need not be piecewise
+        return any(x.pieces is not None for x in operands[1:])
+    if any(x.pieces is None and x.value is None for x in operands):
+        return op in PRODUCTS and lasting  # linear in the other tensor, a gradient, say
     return lasting or op in OF_EXP or (op in LINEAR and len(operands) == 1)
 
 

@@ -58,6 +58,8 @@ RULES: dict[OpOverload, Rule] = {}
 SELECTIONS: set[OpOverload] = set()
 # Elementwise ops that are made of exponentials or logarithms.
 OF_EXP: set[OpOverload] = set()
+# Elementwise ops that are linear in a gradient, their first operand, and made of exponentials or logarithms of others.
+OF_EXP_BACKWARD: set[OpOverload] = set()
 # Elementwise ops that are linear in a tensor where the other operand is a number.
 LINEAR: set[OpOverload] = set()
 
@@ -80,6 +82,9 @@ def find_op(name: str) -> OpOverload:
 
 # Selections each of whose results comes of one row as a whole: the row's maximum, and what it is subtracted for.
 OF_ROWS: Final = frozenset(map(find_op, ("_softmax.default", "_log_softmax.default", "amax.default")))
+
+# Products and quotients of two tensors.
+PRODUCTS: Final = frozenset(map(find_op, ("mul.Tensor", "div.Tensor")))
 
 
 def register(op: OpOverload, rule: Rule) -> None:
@@ -174,6 +179,11 @@ def selects(*names: str) -> None:
 def are_of_exp(*names: str) -> None:
     """These elementwise ops are made of exponentials or logarithms."""
     OF_EXP.update(find_op(name) for name in names)
+
+
+def are_backwards_of_exp(*names: str) -> None:
+    """These elementwise ops are linear in their first operand, and made of exponentials or logarithms of the others."""
+    OF_EXP_BACKWARD.update(find_op(name) for name in names)
 
 
 def are_linear(*names: str) -> None:

@@ -9,7 +9,7 @@ import torch
 
 from shardproof.exact.algebra.blockwise import by_rows
 from shardproof.exact.algebra.lift import LOWEST, NEGATIVE_INFINITY
-from shardproof.exact.algebra.residue import Residue
+from shardproof.exact.algebra.residue import LogFactor, LogTerms, Residue
 from shardproof.exact.errors import NotANumberError
 from shardproof.exact.rules.log_terms import deepest_taken_away, sum_of_terms, summed_terms
 from shardproof.exact.rules.registry import formula
@@ -62,9 +62,14 @@ def softmax(m: Arithmetic, x: Residue, dim: int, _half_to_float: Any = None, *, 
     def rows(exp: Residue) -> tuple[Residue]:
         return (exp * exp.sum(-1, keepdim=True).inverse(),)
 
-    if x.logs is not None:
-        return by_rows(rows, dim, exponentials(m, x, dim, symbols=symbols))[0]
-    return by_rows(lambda x: rows(exponentials(m, x, symbols=symbols)), dim, x)[0]
+    if x.has_log_terms or x.depth is not None:
+        exp = exponentials(m, x, dim, symbols=symbols)
+        found = by_rows(rows, dim, exp)[0]
+        return replace(found, logs=None if exp.logs is None else replace(exp.logs, rest=found.degree, whole=0))
+    found = by_rows(lambda x: rows(exponentials(m, x, symbols=symbols)), dim, x)[0]
+    argument = x.masked(x.tensor >= -m.field.half) if symbols else x
+    factor = LogFactor(argument=replace(argument, logs=None))  # of an element that is zero it does not matter
+    return replace(found, logs=LogTerms(rest=found.degree, log_factors=(factor,)))
 
 
 @formula("_safe_softmax.default", symbols=True)
@@ -83,7 +88,7 @@ def log_softmax(m: Arithmetic, x: Residue, dim: int, _half_to_float: Any = None,
     if x.ndim == 0:
         return Residue(torch.zeros_like(x.tensor), x.degree, m)
 
-    if x.logs is not None:
+    if x.has_log_terms or x.depth is not None:
         total = log_of_sum(exponentials(m, x, dim, symbols=symbols), dim, keepdim=True)
     else:
         total = by_rows(lambda x: (exponentials(m, x, symbols=symbols).sum(-1, keepdim=True),), dim, x)[0].log()

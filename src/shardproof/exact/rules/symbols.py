@@ -86,4 +86,6 @@ def with_limit(m: Arithmetic, x: Residue, function: Callable[[Residue], Residue]
     symbol = x.tensor < -m.field.half
     found = function(x.masked(~symbol))
     limited = m.residue(torch.where(symbol, limit, found.tensor), found.degree)
-    return replace(limited, logs=found.logs) if limit == 0 else limited
+    if limit != 0 or found.logs is None:
+        return limited
+    return replace(limited, logs=replace(found.logs, whole=0))
