@@ -304,6 +304,11 @@ def terms_of(x: Operand) -> LogTerms:
     return LogTerms(rest=x.degree) if x.logs is None else x.logs
 
 
+def with_zeros(x: Residue) -> Residue:
+    """X, some elements of which are or become zero: it is no product of exponentials alone."""
+    return x if x.logs is None else replace(x, logs=replace(x.logs, whole=0))
+
+
 def moved_terms(x: Residue, move: Callable[[Tensor], Tensor]) -> LogTerms | None:
     """What is known of x after a movement of its elements."""
     if x.logs is None:

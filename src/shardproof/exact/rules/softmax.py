@@ -11,7 +11,7 @@ from shardproof.exact.algebra.blockwise import by_rows
 from shardproof.exact.algebra.lift import LOWEST, NEGATIVE_INFINITY
 from shardproof.exact.algebra.residue import LogFactor, LogTerms, Residue
 from shardproof.exact.errors import NotANumberError
-from shardproof.exact.rules.log_terms import deepest_taken_away, sum_of_terms, summed_terms
+from shardproof.exact.rules.log_terms import deepest_taken_away, sum_of_terms, summed_terms, with_zeros
 from shardproof.exact.rules.registry import formula
 from shardproof.exact.rules.symbols import subtract_from_symbols, with_limit
 
@@ -32,7 +32,7 @@ def exponentials(m: Arithmetic, x: Residue, dim: int | list[int] = -1, *, symbol
     if bool((largest == NEGATIVE_INFINITY).any()):
         raise NotANumberError("softmax of a row of nothing but -inf is NaN; mask with finfo.min, or leave one element")
     masked = x.tensor < -m.field.half
-    exp = x.masked(~masked).exp()
+    exp = with_zeros(x.masked(~masked).exp())
     found = exp.tensor.masked_fill(masked, 0.0).masked_fill_(_uniform(m, x.tensor, dim), 1.0)
     return replace(exp, tensor=found)
 

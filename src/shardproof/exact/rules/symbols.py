@@ -17,7 +17,7 @@ from torch import Tensor
 from shardproof.exact.algebra.lift import LOWEST, NEGATIVE_INFINITY, is_symbol
 from shardproof.exact.algebra.residue import Residue
 from shardproof.exact.errors import NotANumberError, SymbolError
-from shardproof.exact.rules.log_terms import negative_terms, product_of_terms, sum_of_terms
+from shardproof.exact.rules.log_terms import negative_terms, product_of_terms, sum_of_terms, with_zeros
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -86,6 +86,4 @@ def with_limit(m: Arithmetic, x: Residue, function: Callable[[Residue], Residue]
     symbol = x.tensor < -m.field.half
     found = function(x.masked(~symbol))
     limited = m.residue(torch.where(symbol, limit, found.tensor), found.degree)
-    if limit != 0 or found.logs is None:
-        return limited
-    return replace(limited, logs=replace(found.logs, whole=0))
+    return replace(limited, logs=with_zeros(found).logs) if limit == 0 else limited
