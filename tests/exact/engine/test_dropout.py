@@ -7,7 +7,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from shardproof.exact import ExactArithmetic, RandomDrawError, SymbolError
-from shardproof.exact.engine.dropout import find_dropout, written_out_attention
+from shardproof.exact.engine.dropout import Dropout, find_dropout, written_out_attention
 
 
 def parameter(*shape, seed=0):
@@ -161,6 +161,61 @@ def test_multi_head_attention_drops_its_weights(need_weights):
     assert not any(same(whole, digits_of(lambda x: layer(x, x, x, need_weights=need_weights)[0], x)))
 
 
+CHANNELS = {
+    "nn.Dropout2d": lambda x: nn.Dropout2d(0.3)(x * 2),
+    "nn.Dropout2d in place": lambda x: nn.Dropout2d(0.3, inplace=True)(x * 2),
+    "F.dropout2d": lambda x: F.dropout2d(x * 2, 0.3),
+    "torch.feature_dropout": lambda x: torch.feature_dropout(x * 2, 0.3, True),
+    "F.dropout1d": lambda x: F.dropout1d((x * 2).flatten(2), 0.3).view_as(x),
+    "F.dropout3d": lambda x: F.dropout3d((x * 2)[..., None], 0.3)[..., 0],
+    "over samples": lambda x: torch.cat([F.dropout2d(part * 2, 0.3) for part in x.chunk(2)]),
+    "over channels": lambda x: torch.cat([F.dropout2d(part * 2, 0.3) for part in x.chunk(2, 1)], 1),
+    "checkpointed": lambda x: checkpoint(lambda x: F.dropout2d(x * 2, 0.3), x, use_reentrant=False),
+}
+OTHER_CHANNELS = {
+    "of elements": lambda x: F.dropout(x * 2, 0.3),
+    "another probability": lambda x: F.dropout2d(x * 2, 0.4),
+    "not dropped": lambda x: x * 2,
+    "of samples": lambda x: F.dropout2d((x * 2).transpose(1, 2), 0.3).transpose(1, 2),
+    "over rows": lambda x: torch.cat([F.dropout2d(part * 2, 0.3) for part in x.chunk(2, 2)], 2),
+}
+
+
+@pytest.mark.parametrize("form", CHANNELS)
+def test_a_channel_is_dropped_as_a_whole_whichever_way_it_is_written(form):
+    x = parameter(2, 4, 4, 3)
+    assert all(same(digits_of(CHANNELS[form], x), digits_of(CHANNELS["F.dropout2d"], x)))
+
+
+@pytest.mark.parametrize("other", OTHER_CHANNELS)
+def test_another_dropout_of_channels_has_other_digits(other):
+    x = parameter(2, 4, 4, 3)
+    assert not any(same(digits_of(OTHER_CHANNELS[other], x), digits_of(CHANNELS["F.dropout2d"], x)))
+
+
+def test_a_channel_has_one_mask_which_no_normalization_makes_trivial():
+    x = parameter(2, 4, 4, 3)
+    with ExactArithmetic(seed=1, random="oracle") as exact, torch.no_grad():
+        for y in (x * 2, F.instance_norm(x * 2)):
+            masks = exact.digits(F.dropout2d(y, 0.3) / y).flatten(2)
+            assert bool((masks == masks[..., :1]).all())
+            assert len(masks.unique()) == 8
+        assert torch.equal(exact.digits(F.dropout2d(x, 0.3, training=False)), exact.digits(x))
+
+
+def test_channels_that_are_split_are_not_dropped(monkeypatch):
+    class Split:
+        dim = 2
+
+        def is_shard(self):
+            return True
+
+    x = parameter(2, 4, 4, 3).detach()
+    monkeypatch.setattr(torch.Tensor, "placements", [Split()], raising=False)
+    with pytest.raises(ValueError, match="dropout of whole channels that are split"):
+        Dropout(x=x, p=0.3, inplace=False, channels=True).mask(torch.cos)
+
+
 def test_what_a_checkpoint_computes_again_is_seen_as_the_first_time():
     """A clamp is written otherwise above autograd: in the backward too, or the two passes save other tensors."""
     x = parameter(4, 6)
@@ -178,7 +233,6 @@ def test_gradients_asked_for_by_name_are_those_of_backward():
 
 
 DRAWS = {
-    "channels": lambda x: F.dropout1d(x, 0.3),
     "alpha": lambda x: F.alpha_dropout(x, 0.3, training=True),
     "rand_like": lambda x: torch.rand_like(x) > 0.3,
     "bernoulli_": lambda x: x * torch.empty_like(x).bernoulli_(0.3),

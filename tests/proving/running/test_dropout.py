@@ -37,6 +37,23 @@ def test_replicas_see_the_same_and_shards_their_part():
     assert torch.equal(whole[:, 1:], shard)
 
 
+def test_a_channel_has_one_stand_in_and_one_mask():
+    x = torch.linspace(-1, 2, 24, dtype=torch.float64).view(2, 3, 2, 2)
+    with dropout_standing_in() as called:
+        found = nn.Dropout2d(0.3)(x)
+    factors = (found / x).flatten(2)
+    torch.testing.assert_close(factors, factors[..., :1].expand_as(factors))
+    assert len(factors[..., 0].unique()) == 6
+    assert called == [0.3]
+    masks = {}
+    with masks_drawn(Recorder(), masks):
+        nn.Dropout2d(0.3)(x.repeat(8, 8, 1, 1))
+    (mask,) = masks.values()
+    channels = mask.mask.view(16, 24, 4)
+    assert torch.equal(channels, channels[..., :1].expand_as(channels))
+    assert 0 < int(channels[..., 0].sum()) < 16 * 24
+
+
 def test_in_evaluation_nothing_is_dropped():
     with dropout_standing_in() as called:
         assert torch.equal(nn.Dropout(0.3).eval()(X), X)

@@ -4,6 +4,8 @@ No random generator is used. The same value has the same mask on every rank and 
 is the same function of its inputs, sharded or not. The mask is any residue instead of 0 or 1/(1-p): a wrong element
 would go unseen where the mask is 0. Each probability has an oracle of its own.
 
+Dropout of whole channels has one mask a channel, the oracle of a weighted mean of the channel's elements.
+
 Dropout is replaced above autograd, where its operand is known; so is attention that drops weights.
 """
 
@@ -44,11 +46,30 @@ class Dropout:
         x: what it drops elements of, any shape; a DTensor too.
         p: the probability, 0 < p < 1.
         inplace: the result is written into x.
+        channels: x[n, c], whatever dims follow, is dropped as a whole.
     """
 
     x: Tensor
     p: float
     inplace: bool
+    channels: bool = False
+
+    def mask(self, of_element: Callable[[Tensor], Tensor]) -> Tensor:
+        """The mask, of x's shape, that is a function of each element or of each channel.
+
+        Raises:
+            ValueError: x is a DTensor that is a partial sum, or whose channels are split.
+        """
+        x = self.x.detach()
+        if not self.channels or x.ndim < 3:
+            return on_local(x, of_element)  # type: ignore[no-any-return]
+        placements = getattr(x, "placements", ())
+        if any(placement.is_shard() and placement.dim % x.ndim > 1 for placement in placements):
+            msg = (
+                f"dropout of whole channels that are split, {placements}: ranks would drop other channels; gather first"
+            )
+            raise ValueError(msg)
+        return on_local(x, lambda x: of_element(_mean_of_channels(x)).expand_as(x))  # type: ignore[no-any-return]
 
     def times(self, mask: Tensor) -> Tensor:
         """The result for a mask of x's shape, which the gradient is multiplied by as well."""
@@ -59,10 +80,16 @@ def oracle_of(call: Dropout) -> Tensor:
     """The mask in exact arithmetic.
 
     Raises:
-        ValueError: x is a DTensor that is a partial sum.
+        ValueError: x is a DTensor that is a partial sum, or whose channels are split.
     """
-    mask: Tensor = on_local(call.x.detach(), lambda x: torch.ops.shardproof.dropout_mask(x, call.p))
-    return mask
+    return call.mask(lambda x: torch.ops.shardproof.dropout_mask(x, call.p))
+
+
+def _mean_of_channels(x: Tensor) -> Tensor:
+    """Of elements weighted by 1, 2, 3, ...: that of a normalized channel is not 0."""
+    weights = torch.arange(1, x[0, 0].numel() + 1, device=x.device).view(x.shape[2:])
+    dims = tuple(range(2, x.ndim))
+    return (x * weights).sum(dims, keepdim=True) / int(weights.sum())
 
 
 def on_local(x: Any, function: Callable[[Tensor], Tensor]) -> Any:
@@ -96,10 +123,20 @@ def _native_inplace(input: Tensor, p: float, train: bool) -> Dropout | None:  # 
     return _functional(input, p, train, inplace=True)
 
 
+def _of_channels(input: Tensor, p: float, train: bool) -> Dropout | None:  # noqa: A002
+    return Dropout(x=input, p=p, inplace=False, channels=True) if train else None
+
+
+def _of_channels_inplace(input: Tensor, p: float, train: bool) -> Dropout | None:  # noqa: A002
+    return Dropout(x=input, p=p, inplace=True, channels=True) if train else None
+
+
 _DROPOUTS: Final[dict[Any, Callable[..., Dropout | None]]] = {
     F.dropout: _functional,
     torch.dropout: _native,
     torch.dropout_: _native_inplace,
+    torch.feature_dropout: _of_channels,
+    torch.feature_dropout_: _of_channels_inplace,
 }
 
 

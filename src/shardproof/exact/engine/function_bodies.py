@@ -22,7 +22,7 @@ BACKWARDS: Final = frozenset({Tensor.backward, torch.autograd.backward, torch.au
 
 
 # What these do is written otherwise as a whole (rewrites.py).
-_WHOLE: Final = frozenset({F.dropout, F.alpha_dropout, F.feature_alpha_dropout, F.dropout1d, F.dropout2d, F.dropout3d})
+_WHOLE: Final = frozenset({F.dropout, F.alpha_dropout, F.feature_alpha_dropout})
 _ASKS: Final = ("has_torch_function", "has_torch_function_unary", "has_torch_function_variadic")
 
 

@@ -16,11 +16,10 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from shardproof.exact.engine.dropout import Dropout, call_with_masks, on_local
+from shardproof.exact.engine.dropout import Dropout, call_with_masks
 from shardproof.exact.engine.function_bodies import body_of
 from shardproof.proving.records import DrawnMask, Key, Phase
 from shardproof.proving.running.capture import local_value
@@ -91,15 +90,15 @@ def masks_drawn(recorder: Recorder, found: Masks) -> Iterator[None]:
 
 
 def _stand_in(call: Dropout) -> Tensor:
-    mask: Tensor = on_local(call.x.detach(), lambda x: 1 + call.p * torch.cos(x))
-    return mask
+    return call.mask(lambda x: 1 + call.p * torch.cos(x))
 
 
 def _draw(call: Dropout) -> DrawnMask:
     x = call.x.detach()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # DTensor warns of meshes of CPUs; `by_dtensor` says so
-        kept = F.dropout(torch.ones_like(x), 0.5)
+        draw = torch.feature_dropout if call.channels else torch.dropout
+        kept = draw(torch.ones_like(x), 0.5, True)
     return DrawnMask(
         values=local_value(x).double().reshape(-1).clone(),
         mask=(local_value(kept) != 0).reshape(-1),
