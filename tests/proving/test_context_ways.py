@@ -11,7 +11,7 @@ from shardproof.proving.prove import prove
 from shardproof.report.text import render_text
 
 ON_PROCESSES = pytest.param(True, marks=[pytest.mark.slow, pytest.mark.processes])
-BUGS = {bug.id: bug for bug in load_bugs() if bug.id in {f"M{number}" for number in range(164, 182)}}
+BUGS = {bug.id: bug for bug in load_bugs() if bug.id in {"M194", *(f"M{number}" for number in range(164, 182))}}
 WHOLE, WINDOW = Sizes(places=LENGTH), Sizes(mask=Mask(window=5))
 LISTS = ContextLines(attention=AttentionLines(by=exchange_lists))
 OTHERS = {

@@ -70,7 +70,7 @@ def test_a_bug_is_killed_at_its_place_and_for_its_reason(name):
 
 @pytest.mark.slow
 @pytest.mark.processes
-@pytest.mark.parametrize("name", ["M183", "M185", "M188", "M189"])
+@pytest.mark.parametrize("name", ["M183", "M184", "M185", "M189"])
 def test_processes_say_the_same_of_a_bug(name):
     planted = BUGS[name].configuration()
 
