@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from shardproof.exact import NoBound
+    from shardproof.exact.algebra.number_branches import NumberBranch
     from shardproof.proving.findings import Finding, Proof
 
 _MOST_NAMES = 6
@@ -65,16 +66,18 @@ def _constant_lines(proof: Proof) -> Iterator[str]:
 
 
 def _branch_lines(proof: Proof) -> Iterator[str]:
-    """What was decided by numbers that the ranks read: the way that was not taken is not proved."""
-    for one in proof.branches:
-        where = f" at {printable(one.line)}" if one.line else ""
-        if one.limited:
-            yield (
-                f"A comparison of numbers{where} is {str(one.holds).lower()} wherever one device limits the number: "
-                "the other way was not run in exact arithmetic."
-            )
-        else:
-            yield f"A comparison of numbers{where} has a drawn answer in each trial."
+    """What was decided by numbers that the ranks read, a line once: the way that was not taken is not proved."""
+    yield from dict.fromkeys(map(_say_branch, proof.branches))
+
+
+def _say_branch(one: NumberBranch) -> str:
+    where = f" at {printable(one.line)}" if one.line else ""
+    if one.limited:
+        return (
+            f"A comparison of numbers{where} is {str(one.holds).lower()} wherever one device limits the number: "
+            "the other way was not run in exact arithmetic."
+        )
+    return f"A comparison of numbers{where} has a drawn answer in each trial."
 
 
 def _bound_lines(proof: Proof) -> Iterator[str]:

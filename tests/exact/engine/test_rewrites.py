@@ -38,3 +38,24 @@ def test_attention_multiplies_queries_by_the_scale(exact):
     found = F.scaled_dot_product_attention(q, k, v, scale=0.3)
     assert same(exact, found, F.softmax((q * 0.3) @ k.transpose(-2, -1), -1) @ v)
     assert not same(exact, found, F.scaled_dot_product_attention(q, k, v, scale=0.31))
+
+
+def sample(image, x):
+    """One row of samples at the height of the first row, and at widths of `x` pixels."""
+    positions = torch.tensor([[[[2 * one / 3 - 1, -1.0] for one in x]]], dtype=torch.float64)
+    return F.grid_sample(image, positions, mode="bilinear", align_corners=True)
+
+
+def test_samples_at_constant_positions_are_means_of_neighbours_with_their_gradient(exact):
+    x, y = drawn(1, 2, 4, 4), drawn(1, 2, 4, 4)
+    found = sample(x * 3, [0.0, 1.5])
+    row = (y * 3)[:, :, 0]
+    wanted = torch.stack((row[..., 0], (row[..., 1] + row[..., 2]) / 2), -1).unsqueeze(2)
+    assert same(exact, found, wanted)
+    assert not same(exact, found, sample(x * 3, [0.0, 1.25]))
+    (found * 7).sum().backward()
+    (wanted * 7).sum().backward()
+    assert same(exact, x.grad, y.grad)
+    x.grad = None
+    (sample(x * 3, [0.0, 1.25]) * 7).sum().backward()
+    assert not same(exact, x.grad, y.grad)

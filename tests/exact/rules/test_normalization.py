@@ -20,6 +20,7 @@ from tests.exact.rules.integers import ORACLES as O
 from tests.exact.rules.integers import Z, check, mode, sixteenths
 from torch import nn
 
+from shardproof.exact import ExactArithmetic
 from shardproof.exact.rules.registry import RULES, find_op
 
 
@@ -337,3 +338,11 @@ def test_the_fused_rms_norm_and_its_backward(weighted, eps):
     assert (dw is None) is not weighted
     assert rule(M, grad, x, (3, 4), rstd, weight, [False, False]) == (None, None)
     assert not torch.equal(dx.tensor.long(), modulo(rstd.tensor * g))
+
+
+def test_layer_norm_of_a_transposed_tensor_can_be_viewed_as_pytorchs_can():
+    x = torch.randn(2, 8, 5, dtype=torch.float64).transpose(1, 2)
+    with ExactArithmetic(seed=1):
+        found = F.layer_norm(x, (8,))
+        assert found.stride() == (40, 8, 1)
+        assert found.view(2, 40).shape == (2, 40)

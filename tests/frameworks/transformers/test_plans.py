@@ -62,6 +62,12 @@ def test_heads_that_ranks_cannot_share_are_one_line():
         prove_with(PlanChange(), num_key_value_heads=1)
 
 
+def test_heads_of_a_section_are_set_by_its_name():
+    model = tiny_step("paligemma", {"text_config.num_hidden_layers": 1}).model()
+    with pytest.raises(CannotRunError, match=r"Give --set text_config\.num_key_value_heads=2$"):
+        OwnPlan(change=PlanChange()).require_shared(model, {"tp": 2})
+
+
 def test_a_crash_names_module_line_entry_and_that_one_device_runs():
     change = PlanChange(drop=("*k_proj",))  # its weight goes with it
     with pytest.raises(CannotRunError) as caught:

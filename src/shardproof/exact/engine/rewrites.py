@@ -2,6 +2,8 @@
 
 Dropout: see dropout.py.
 
+Sampling at positions (`F.grid_sample`): PyTorch's own decomposition, which has a backward of ops that have rules.
+
 Attention: one of PyTorch's kernels multiplies queries and keys each by the square root of the scale, which has no exact
 residue in general. Here the scale is multiplied into the queries, and each kernel is given a scale of one.
 
@@ -16,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch._decomp import decomposition_table
 from torch.overrides import TorchFunctionMode
 
 from shardproof.exact.engine.dropout import call_with_masks, oracle_of
@@ -23,6 +26,8 @@ from shardproof.exact.engine.function_bodies import BACKWARDS, body_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+_IMAGES = 4  # dims: [N, C, H, W]
 
 
 def _attention(query: Tensor, *args: Any, **kwargs: Any) -> Tensor:
@@ -76,4 +81,7 @@ def _rewritten(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str
         return None if kwargs.get("scale") == 1.0 else _attention(*args, **kwargs)
     if func is torch.kl_div:
         return _divergence(*args, **kwargs)
+    if func is torch.grid_sampler and args[0].ndim == _IMAGES:
+        sampled: Tensor = decomposition_table[torch.ops.aten.grid_sampler_2d.default](*args, **kwargs)
+        return sampled
     return None

@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import torch
+from torch import Tensor
 
 from shardproof.exact.rules.registry import formula
 
@@ -26,6 +27,7 @@ def layer_norm(
 ) -> tuple[Residue, Residue, Residue]:
     """(x - mean) / sqrt(var + eps) * weight + bias, the mean, and 1 / sqrt(var + eps). Ba et al. 2016, equation 4."""
     dims = tuple(range(x.ndim - len(shape), x.ndim))
+    x = x.moved(Tensor.contiguous)  # as PyTorch's result is, which may be viewed
     mean = x.mean(dims, keepdim=True)
     centred = x - mean
     rstd = ((centred * centred).mean(dims, keepdim=True) + eps).sqrt().inverse()

@@ -267,10 +267,22 @@ def _require_heads(model: nn.Module, plan: Mapping[str, str], ranks: int) -> Non
         field = _HEADS.get(name.rpartition(".")[2])
         heads = _read_heads(config, field) if field and style == "colwise" else None
         if isinstance(heads, int) and heads % ranks:
+            fewer = f"Give --devices that divide {heads}, or" if heads > 1 else "Give"
             raise CannotRunError(
-                f"{ranks} ranks cannot share {heads} heads: the plan splits {name} by columns. Give --devices that "
-                f"divide {heads}, or --set {field}={ranks * -(-heads // ranks)}"
+                f"{ranks} ranks cannot share {heads} heads: the plan splits {name} by columns. "
+                f"{fewer} --set {_find_section(model.config, config)}{field}={ranks * -(-heads // ranks)}"
             )
+
+
+def _find_section(config: Any, section: Any) -> str:
+    """The names that lead from a configuration to one of its sections, each with a dot behind it."""
+    if config is section:
+        return ""
+    for name, inner in vars(config).items():
+        if hasattr(inner, "get_text_config"):
+            with suppress(LookupError):
+                return f"{name}.{_find_section(inner, section)}"
+    raise LookupError
 
 
 def _require_experts(model: nn.Module, plan: Mapping[str, str], ranks: int) -> None:

@@ -27,12 +27,13 @@ _VOCABULARY = 64
 _KINDS: tuple[tuple[str, int | None], ...] = (
     (r"seed|version|.*_factor|pretraining_tp|num_labels|bits", None),
     (r".*(vocab|codebook).*", _VOCABULARY),
-    (r".*(position|max_length|extent|max_seq).*", 64),
+    (r"pos_emb_(height|width)", 4),
+    (r".*(position|pos_emb|max_length|extent|max_seq).*", 64),
+    (r".*right_context", 2),  # less than the chunk that it follows
     (r".*(floor).*", 4),
     (r".*(kernel|conv_l_cache|d_conv|expand|channels?|patch_temporal|merge_size|temporal).*", None),
     (r".*patch_sizes?", 2),
     (r".*(image_size|crop_size)", 8),
-    (r"pos_emb_(height|width)", 4),
     (r"index_kpool|.*compress_ratio", 2),
     (r".*(index_topk|topk_blocks|budget).*", 4),
     (r".*(window|chunk|block_size).*", 4),
