@@ -5,7 +5,7 @@ from benchmarks.mutants.bug import load_bugs
 from benchmarks.mutants.matrix import cause_right, root_right, run_bug
 from benchmarks.mutants.models.context import LENGTH, Context, ContextLines, Sizes, zigzag
 from benchmarks.mutants.models.context_attention import Mask
-from benchmarks.mutants.models.context_ways import WAYS, AttentionLines, exchange_lists
+from benchmarks.mutants.models.context_ways import WAYS, AttentionLines, exchange_functionally, exchange_lists
 
 from shardproof.proving.prove import prove
 from shardproof.report.text import render_text
@@ -14,7 +14,9 @@ ON_PROCESSES = pytest.param(True, marks=[pytest.mark.slow, pytest.mark.processes
 BUGS = {bug.id: bug for bug in load_bugs() if bug.id in {"M194", *(f"M{number}" for number in range(164, 182))}}
 WHOLE, WINDOW = Sizes(places=LENGTH), Sizes(mask=Mask(window=5))
 LISTS = ContextLines(attention=AttentionLines(by=exchange_lists))
+FUNCTIONAL = ContextLines(attention=AttentionLines(exchange=exchange_functionally))
 OTHERS = {
+    "Ulysses, functional": (Context(way="Ulysses", lines=FUNCTIONAL), {"cp": 2}),
     "Ulysses, lists": (Context(way="Ulysses", lines=LISTS), {"cp": 2}),
     "Ulysses, fewer keys than ranks": (Context(way="Ulysses", sizes=Sizes(kv_heads=2)), {"cp": 4}),
     "gathered keys, head and tail": (Context(way="gathered keys", order=zigzag), {"cp": 2}),

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from benchmarks.mutants.models.context import LENGTH, Context, ContextLines, Sizes, split_sequences, zigzag
 from benchmarks.mutants.models.context_attention import Mask
-from benchmarks.mutants.models.context_ways import WAYS, AttentionLines, exchange_lists
+from benchmarks.mutants.models.context_ways import WAYS, AttentionLines, exchange_functionally, exchange_lists
 from benchmarks.mutants.steps import MORE_OPTIMIZERS
 
 if TYPE_CHECKING:
@@ -20,6 +20,7 @@ WHOLE = Sizes(places=LENGTH)  # a row is one document
 WINDOW = Sizes(mask=Mask(window=5))
 SINKS = Sizes(sinks=True, mask=Mask(window=5))
 LISTS = ContextLines(attention=AttentionLines(by=exchange_lists))
+FUNCTIONAL = ContextLines(attention=AttentionLines(exchange=exchange_functionally))
 PLAIN = ("Ulysses", "gathered keys", "ring", "ring by hand")  # each for any mask
 
 
@@ -49,6 +50,7 @@ def configurations() -> Iterator[Configuration]:
         yield make("the first tokens in every window", Context(way=way, sizes=first), {"cp": 4})
     for ranks in (2, 4):
         yield make("lists", Context(way="Ulysses", lines=LISTS), {"cp": ranks})
+        yield make("functional", Context(way="Ulysses", lines=FUNCTIONAL), {"cp": ranks})
         yield make("shared keys", Context(way="Ulysses", sizes=Sizes(kv_heads=2)), {"cp": ranks})
     for way in ("gathered keys", "ring"):
         yield make("shared keys", Context(way=way, sizes=Sizes(kv_heads=1)), {"cp": 2})

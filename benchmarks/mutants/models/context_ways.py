@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.distributed._functional_collectives import all_to_all_single_autograd
 
 from benchmarks.mutants.models.context_attention import HEAD, Mask, Tokens, repeat_heads, weigh
 
@@ -53,6 +54,13 @@ class Exchanged(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> Any:
         scatter, gather, group, way = ctx.given
         return way(gradient, gather, scatter, group), None, None, None, None
+
+
+def exchange_functionally(x: Tensor, scatter: int, gather: int, group: ProcessGroup, _by: Any) -> Tensor:
+    """The same by PyTorch's functional collective, which has a backward of its own."""
+    parts = x.unflatten(scatter, (group.size(), -1)).movedim(scatter, 0).contiguous()
+    received = all_to_all_single_autograd(parts, [1] * group.size(), [1] * group.size(), group)
+    return received.movedim(0, gather).flatten(gather, gather + 1)
 
 
 def gathered(x: Tensor, group: ProcessGroup) -> Tensor:
