@@ -168,12 +168,10 @@ def test_masked_scores_may_be_taken_less_their_maximum(low):
 
 
 def attend_in_blocks(q, kept, rescale=torch.exp):
-    """An online softmax over the keys, one at a time, that starts with what is masked."""
+    """An online softmax over the keys, one at a time, whose maximum starts at -inf."""
     scores = q.masked_fill(~kept, torch.finfo(q.dtype).min)
-    largest = scores[..., :1].detach()
-    total = torch.exp(scores[..., :1] - largest)
-    parts = [total]
-    for key in range(1, KEYS):
+    largest, total, parts = torch.full_like(scores[..., :1], float("-inf")), torch.zeros_like(scores[..., :1]), []
+    for key in range(KEYS):
         now = torch.maximum(largest, scores[..., key : key + 1].detach())
         factor, power = rescale(largest - now), torch.exp(scores[..., key : key + 1] - now)
         parts = [part * factor for part in parts] + [power]

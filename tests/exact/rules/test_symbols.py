@@ -88,6 +88,14 @@ def test_residues_are_taken_from_symbols_and_symbols_from_nothing():
                 subtract_from_symbols(M, residues(LOWEST, 9), y, 1)
     found = subtract_from_symbols(M, residues(LOWEST, LOWEST, 9), residues(LOWEST, 1, 4), 1)
     assert found.tensor.tolist() == [0, LOWEST, 5]  # the maximum of a row that is masked whole
+    found = subtract_from_symbols(M, residues(NEGATIVE_INFINITY, LOWEST, 9), residues(LOWEST, LOWEST, 4), 1)
+    assert found.tensor.tolist() == [NEGATIVE_INFINITY, 0, 5]  # a running maximum that starts at -inf
+    assert subtract_from_symbols(M, residues(LOWEST, NEGATIVE_INFINITY), LOWEST, 1).tensor.tolist() == [
+        0,
+        NEGATIVE_INFINITY,
+    ]
+    with pytest.raises(SymbolError, match="is taken away"):
+        subtract_from_symbols(M, residues(LOWEST, 9), residues(NEGATIVE_INFINITY, 1), 1)
     with pytest.raises(SymbolError, match="is taken away"):
         subtract_from_symbols(M, residues(NEGATIVE_INFINITY, 9), residues(NEGATIVE_INFINITY, 1), 1)
     with pytest.raises(SymbolError, match="alpha = 2"):

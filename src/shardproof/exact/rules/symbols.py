@@ -2,8 +2,8 @@
 
 0 times the lowest number is 0 and 1 times it is itself (a mask built as (1 - mask) * finfo.min); a residue plus a
 symbol is the symbol, and so is the symbol less a residue; the lowest number less itself is 0 (a row that is masked
-whole, less its maximum); exp and sigmoid of one are 0, tanh and expm1 are -1; any other use is refused. 0 times -inf
-and -inf less -inf are NaN in floating point and errors here.
+whole, less its maximum), and -inf less it is -inf; exp and sigmoid of one are 0, tanh and expm1 are -1; any other use
+is refused. 0 times -inf and -inf less -inf are NaN in floating point and errors here.
 """
 
 from __future__ import annotations
@@ -49,16 +49,19 @@ def add_symbols(m: Arithmetic, x: Residue, y: Operand, alpha: float) -> Residue:
 def subtract_from_symbols(m: Arithmetic, x: Residue, y: Operand, alpha: float) -> Residue:
     """X - y where some elements of x are symbols (scores less their maximum).
 
-    The lowest number less itself is 0, as in floating point: the maximum of a row that is masked whole. Any other
-    symbol that is taken away is refused.
+    The lowest number less itself is 0, as in floating point: the maximum of a row that is masked whole. Minus infinity
+    less the lowest number is itself: a running maximum that starts there. Any other symbol that is taken away is
+    refused.
     """
     y, y_symbols = split_symbols(m, y)
     taken = torch.as_tensor(y_symbols) != 0
     if not bool(taken.any()):
         return add_symbols(m, x, negative_terms(y, -y), alpha)
-    if bool((taken & ((x.tensor != LOWEST) | (torch.as_tensor(y_symbols) != LOWEST))).any()):
+    lowest = x.tensor == LOWEST
+    known = (lowest | (x.tensor == NEGATIVE_INFINITY)) & (torch.as_tensor(y_symbols) == LOWEST)
+    if bool((taken & ~known).any()):
         raise SymbolError("-inf or finfo.min is taken away; masks are added, or elements are chosen by where")
-    left = replace(x, tensor=torch.where(taken, 0.0, x.tensor))
+    left = replace(x, tensor=torch.where(taken & lowest, 0.0, x.tensor))
     return add_symbols(m, left, negative_terms(y, -y), alpha)
 
 
