@@ -82,7 +82,7 @@ def _choose(every: Mapping[str, list[str]], arguments: argparse.Namespace) -> di
     if arguments.correct is not None:
         wanted = set(evenly(_flat(every), arguments.correct))
         return {kind: [name for name in names if name in wanted] for kind, names in every.items()}
-    return dict(every)
+    return {} if arguments.ids else dict(every)
 
 
 def _run(jobs: Sequence[Job], arguments: argparse.Namespace) -> Mapping[Job, Mapping[str, Any]]:

@@ -100,6 +100,16 @@ def test_numbers_of_16_bits_stay_distinct(dtype):
     assert not taken
 
 
+@pytest.mark.parametrize("number", [0.7421875, 0.8046875])
+def test_a_number_of_16_bits_is_not_that_of_float64_which_the_reference_has_too(number):
+    part = torch.tensor([number, 0.765625], dtype=torch.bfloat16)
+    beside = Lift(field=FIELD)
+    beside.tensor(torch.tensor([number, 1.5], dtype=torch.float64))  # known to more places: another constant
+    own = Lift(field=FIELD, reference=beside.constants)
+    assert own.tensor(part).tolist() == Lift(field=FIELD).tensor(part).tolist()
+    assert not own.taken
+
+
 def test_elements_of_a_small_tensor_are_taken_one_by_one():
     slopes = torch.tensor([2 ** (-8 * i / 12) for i in range(1, 13)], dtype=torch.float64)
     own = slopes[4:8].clone()

@@ -95,6 +95,8 @@ class ReferenceConstants:
             The values and the precision of each: the reference's where its constant was taken.
         """
         known, fractions = np.full(values.shape, bits), _fractions(values)
+        if bits < FLOAT32_BITS:
+            return values, known
         if not self.tables or not fractions.any() or values.tobytes() in self.tables.get(bits, {}):
             return values, known
         foreign = fractions & ~self._holds(values, bits)
