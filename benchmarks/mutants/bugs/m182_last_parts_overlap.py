@@ -27,7 +27,7 @@ def plant(planted: bool) -> Configuration:
 BUG = Bug(
     id="M182",
     name="last-parts-overlap",
-    phase="I",
+    phase="B",
     seen_in="review: ZeRO by hand, a buffer that the ranks do not divide",
     root="gradient part0",
     unexplained="a buffer that is an element off is no shard of another",
