@@ -559,6 +559,14 @@ HOLD = [
         positive=True,
     ),
     Identity(
+        name="sqrt(v / c) is sqrt(v) / sqrt(c), c a number between 0 and 1 as Adam's bias correction, forward",
+        left=lambda v: (v / (1 - 0.999**3)).sqrt(),
+        right=lambda v: v.sqrt() / (1 - 0.999**3) ** 0.5,
+        wrong=lambda v: v.sqrt() / (1 - 0.999**2) ** 0.5,
+        positive=True,
+        backward=False,
+    ),
+    Identity(
         name="F.normalize is x over its norm, clamped",
         left=lambda x: F.normalize(x, dim=-1),
         right=lambda x: x / torch.linalg.vector_norm(x, dim=-1, keepdim=True).clamp(min=1e-12),
@@ -767,6 +775,11 @@ NOT_PROMISED = [
         left=lambda x: x.square().log(),
         right=lambda x: 2 * x.log(),
         positive=True,
+    ),
+    Identity(
+        name="norm(x) / sqrt(n) = sqrt(mean(x**2))",
+        left=lambda x: torch.linalg.vector_norm(x, dim=-1) / math.sqrt(x.shape[-1]),
+        right=lambda x: x.square().mean(-1).sqrt(),
     ),
     Identity(
         name="1 / sqrt(x) = sqrt(1 / x)",

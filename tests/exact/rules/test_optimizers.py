@@ -5,6 +5,8 @@ import torch
 from tests.exact.rules.integers import PRIME, mode
 from torch import nn
 
+from shardproof.exact import ExactArithmetic
+
 STEPS = 3
 
 # name: (optimizer, its arguments, the same with a planted bug)
@@ -103,3 +105,59 @@ def test_a_step_is_left_out_where_an_infinity_was_found():
             optimizer.grad_scale, optimizer.found_inf = None, torch.tensor(found)
             optimizer.step()
             assert torch.equal(before, exact.digits(a)) == bool(found)
+
+
+def adam_by_hand(parameter, xs, *, beta=0.99, late=0):
+    """Kingma and Ba 2015, algorithm 1."""
+    mean, square = torch.zeros_like(parameter), torch.zeros_like(parameter)
+    for step, x in enumerate(xs, 1):
+        parameter.grad = None
+        ((parameter * x).sum() ** 2).backward()
+        with torch.no_grad():
+            mean = 0.9 * mean + (1 - 0.9) * parameter.grad
+            square = beta * square + (1 - beta) * parameter.grad * parameter.grad
+            corrected = square / (1 - beta ** (step + late))
+            parameter -= 0.01 * (mean / (1 - 0.9**step)) / (corrected.sqrt() + 1e-8)
+
+
+@pytest.mark.parametrize("beta", [0.999, 0.99, 0.95])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("elements", [4, 1 << 30])
+def test_adam_as_it_is_written_in_the_paper_is_torchs(beta, dtype, elements, monkeypatch):
+    monkeypatch.setattr("shardproof.exact.algebra.blocks._ELEMENTS_A_THREAD", elements)
+    generator = torch.Generator().manual_seed(0)
+    start, xs = torch.randn(8, generator=generator, dtype=dtype), torch.randn(3, 8, generator=generator, dtype=dtype)
+    found, reference = [], None
+
+    def by_torch(parameter):
+        optimizer = torch.optim.Adam([parameter], lr=0.01, betas=(0.9, beta))
+        for x in xs:
+            optimizer.zero_grad()
+            ((parameter * x).sum() ** 2).backward()
+            optimizer.step()
+
+    for train in (
+        by_torch,
+        lambda parameter: adam_by_hand(parameter, xs, beta=beta),
+        lambda parameter: adam_by_hand(parameter, xs, beta=beta, late=1),
+    ):
+        parameter = torch.nn.Parameter(start.clone())
+        with ExactArithmetic(seed=1, reference=reference) as exact:
+            train(parameter)
+            found.append(exact.digits(parameter))
+            reference = reference or exact.constants
+    assert torch.equal(found[0], found[1])
+    assert not bool((found[0] == found[2]).any())
+
+
+def test_a_quotient_by_a_count_has_the_root_of_its_residue():
+    x = torch.rand(6, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    with ExactArithmetic(seed=1) as exact, torch.no_grad():
+        for count in (3, 6.0, 0.5, 1 / 6, 7 / 6):
+            assert torch.equal(exact.digits((x / count).sqrt()), exact.digits((x / count + 0 * x).sqrt()))
+        quotient = x / 0.3
+        assert torch.equal(exact.digits(quotient.sqrt() ** 2), exact.digits(quotient))
+        assert not torch.equal(exact.digits(quotient.sqrt()), exact.digits((quotient + 0 * x).sqrt()))
+        root, right = quotient.sqrt(), exact.digits(quotient)
+        quotient.zero_()
+        assert torch.equal(exact.digits(root * root), right)

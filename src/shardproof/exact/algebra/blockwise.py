@@ -97,7 +97,8 @@ def by_rows(
 def _residues_again(parts: Sequence[Tensor], operands: Sequence[Any], m: Arithmetic) -> Iterator[Any]:
     """The operands' blocks, as what the operands are. Formulas look at degrees: to tell constants."""
     for part, x in zip(parts, operands, strict=True):
-        yield Residue(part, x.degree, m, roots=x.roots) if isinstance(x, Residue) else part
+        known = isinstance(x, Residue)
+        yield Residue(part, x.degree, m, roots=x.roots, divisor=x.divisor) if known else part
 
 
 def _apart(args: Sequence[Any], into: Tensor | None) -> list[Any]:

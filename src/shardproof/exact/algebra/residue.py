@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass, replace
-from math import nan
+from math import nan, sqrt
 from typing import TYPE_CHECKING, Final, TypeAlias
 
 import torch
@@ -207,6 +207,7 @@ class Residue:
     squared: Residue | None = None  # its square, where this is a root times a constant (a norm over shards)
     value: Tensor | None = None  # the real numbers that the elements stand for, where all are known: a constant's
     pieces: Pieces | None = None  # as a piecewise function of another tensor, where it is known to be one
+    divisor: float | None = None  # what it was divided by, a number between 0 and 1: a bias correction
 
     # Shapes -----------------------------------------------------------------------------------------------------------
 
@@ -475,7 +476,10 @@ class Residue:
         return (self + (e + 2 + e.inverse()).log_alone()) / 2
 
     def sqrt(self) -> Residue:
-        """A permutation that fixes 0; `squared_root` undoes it."""
+        """A permutation that fixes 0; `squared_root` undoes it. Of a quotient y / c the root of y over that of c."""
+        if self.divisor is not None:
+            root = (self * self.divisor).sqrt() / sqrt(self.divisor)
+            return replace(root, squared=self._alone().moved(torch.clone))  # the program may write into x
         root = self._looked_up(self.of.oracles.fixing_zero("sqrt"))
         return Residue(root.tensor, root.degree, self.of, roots=True)
 

@@ -297,7 +297,7 @@ class Applying:
             for companion in _companions(value):
                 tensor.masked_fill_(companion.tensor.isnan(), nan)
         symbols = inherited.symbols and bool((tensor < -self.run.arithmetic.field.half).any())
-        tag = Tag(degree=value.degree, void=divided, symbols=symbols, roots=value.roots)
+        tag = Tag(degree=value.degree, void=divided, symbols=symbols, roots=value.roots, divisor=value.divisor)
         if tensor.is_contiguous() and covers_storage(tensor):
             tag = replace(tag, squared=self._settle_companion(value.squared, divided=divided))
         self.run.set(tensor, tag)
@@ -343,7 +343,7 @@ class Applying:
             return x
         tag = self.run.tag(x)
         if tag.plain and tag.bare is tag:
-            return Residue(x, tag.degree, self.run.arithmetic, roots=tag.roots)
+            return Residue(x, tag.degree, self.run.arithmetic, roots=tag.roots, divisor=tag.divisor)
 
         def beside(companion: Tensor | None) -> Residue | None:
             if companion is None:
@@ -356,6 +356,7 @@ class Applying:
             tag.degree,
             self.run.arithmetic,
             roots=tag.roots,
+            divisor=tag.divisor,
             squared=beside(tag.squared),
             value=self.constants.value_of(x),
             pieces=None if tag.symbols else self.pieces.of(x),

@@ -78,6 +78,7 @@ class Tag:
         roots: every element is a result of the square-root oracle.
         void: some elements may come of a division by zero, so that the trial says nothing of them. Those of a floating
             storage are NaN; which of integers and booleans are is in `void_where`.
+        divisor: what every element was divided by, see `Residue`.
         compared: booleans that came from comparing residues; a Python branch on them is refused.
         squared: what the square of the elements is, where they are roots times constants: a tensor over a storage laid
             out alike.
@@ -92,6 +93,7 @@ class Tag:
     degree: Degree = CONSTANT
     symbols: bool = False
     roots: bool = False
+    divisor: float | None = None
     void: bool = False
     compared: bool = False
     squared: Tensor | None = None
@@ -121,6 +123,7 @@ class Tag:
             degree=self.degree | other.degree,
             symbols=self.symbols or other.symbols,
             roots=self.roots and other.roots,
+            divisor=self.divisor if self.divisor == other.divisor else None,
             void=self.void or other.void,
             compared=self.compared or other.compared,
         )

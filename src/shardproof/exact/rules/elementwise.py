@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from shardproof.exact.algebra.residue import Residue
@@ -58,8 +59,16 @@ def multiply(m: Arithmetic, x: Operand, y: Operand, *, symbols: bool) -> Residue
 
 @formula("div.Tensor", "div.Scalar", elementwise=True)
 def divide(_m: Arithmetic, x: Residue, y: Operand) -> Residue:
-    """X / y."""
-    return product_of_terms(x, y, x / y, divided=True)
+    """X / y, which remembers a number between 0 and 1: Adam's 1 - beta**t.
+
+    Other numbers are counts, 1 over counts and the like: a mean of squares and their sum over a count are one number,
+    however each came about, and so are their roots.
+    """
+    found = product_of_terms(x, y, x / y, divided=True)
+    if isinstance(y, Residue) and (y.ndim or y.value is None):
+        return found
+    number = float(y.value if isinstance(y, Residue) else y)  # type: ignore[arg-type]
+    return replace(found, divisor=number) if 0 < number < 1 and not (1 / number).is_integer() else found
 
 
 @formula("neg.default", elementwise=True)
