@@ -203,11 +203,10 @@ def log_scale(d: Inputs, bug: bool) -> Tensor:
     return d.divide(total * (2 if bug else 1)).log()
 
 
-def log_of_softmax(d: Inputs, bug: bool) -> Tensor:
-    """Log of a softmax at another element."""
-    x = d("x", 3)
-    d.divide(x.exp().sum(1))
-    return x.softmax(1)[:, 1 if bug else 0].log()
+def log_of_quotient(d: Inputs, bug: bool) -> Tensor:
+    """Log of an exponential over a sum, another exponential."""
+    e = d("x").exp()
+    return ((d("z").exp() if bug else e) / d.divide(e + d("y"))).log()
 
 
 def softplus_sign(d: Inputs, bug: bool) -> Tensor:
@@ -218,14 +217,13 @@ def softplus_sign(d: Inputs, bug: bool) -> Tensor:
 
 def softplus_magnitude(d: Inputs, bug: bool) -> Tensor:
     """A binary cross-entropy written out, without the magnitude in its exponential."""
-    z = d("x") * d("w")
+    z = d("x")
     return z.clamp(min=0) - z * d("y") + torch.log1p(torch.exp(-z if bug else -z.abs()))
 
 
 def sigmoid_of_another(d: Inputs, bug: bool) -> Tensor:
     """Log of a product of a sigmoid, the sigmoid of another number."""
-    z, y = d("x") * d("w"), d("y") * d("w")
-    return d.divide(torch.sigmoid(y if bug else z) * d("v")).log()
+    return d.divide(torch.sigmoid(d("y" if bug else "x")) * d("v")).log()
 
 
 def sqrt_dropped(d: Inputs, bug: bool) -> Tensor:
@@ -299,7 +297,7 @@ PROGRAMS: tuple[Callable[[Inputs, bool], Tensor], ...] = (
     *(masked, threshold, huber_slope),
     *(gelu_scale, gelu_constant, gelu_tanh_slope),
     *(softmax_scale, masked_softmax, softmax_element, cross_entropy, sigmoid_sign),
-    *(log_of_softmax, softplus_sign, softplus_magnitude, sigmoid_of_another),
+    *(log_of_quotient, softplus_sign, softplus_magnitude, sigmoid_of_another),
     *(exp_of_sum, log_scale, sqrt_dropped, layer_norm),
     *(odd_even, largest, gathered, other_maximum, wide_softmax, merged_element, merged_weights),
 )

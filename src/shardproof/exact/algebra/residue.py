@@ -473,7 +473,8 @@ class Residue:
     def softplus(self) -> Residue:
         """The logarithm of 1 + E(x), as (x + L((1 + E(x))**2 / E(x))) / 2: what that of 1 + E(-x) is, and x more."""
         e = self.exp_alone()
-        return (self + (e + 2 + e.inverse()).log_alone()) / 2
+        u = e + 2 + e.inverse()  # of one oracle output Z: Z + 2 + 1 / Z
+        return (self + replace(u, degree=e.degree + CONSTANT).log_alone()) / 2
 
     def sqrt(self) -> Residue:
         """A permutation that fixes 0; `squared_root` undoes it. Of a quotient y / c the root of y over that of c."""

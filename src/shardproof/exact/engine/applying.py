@@ -22,7 +22,7 @@ from shardproof.exact.engine.variants import puts_elements
 from shardproof.exact.errors import ExactArithmeticError
 from shardproof.exact.rules.order import COMPARISONS
 from shardproof.exact.rules.pieces import comparison, goes_by_piece, over_pieces
-from shardproof.exact.rules.registry import OF_EXP, OF_ROWS, SELECTIONS, Rule
+from shardproof.exact.rules.registry import OF_EXP, OF_EXP_BACKWARD, OF_ROWS, PRODUCTS, SELECTIONS, Rule
 from shardproof.op_arguments import name_arguments
 
 if TYPE_CHECKING:
@@ -192,7 +192,8 @@ class Applying:
         by_piece = rule.pointwise and "into" not in kwargs and goes_by_piece(op, args, kwargs)
         try:
             if by_piece:
-                return over_pieces(m, rule.function, *args, of_exp=op in OF_EXP, **kwargs)
+                made = {"of_exp": op in OF_EXP or op in OF_EXP_BACKWARD, "product": op in PRODUCTS}
+                return over_pieces(m, rule.function, *args, **made, **kwargs)
             return rule.function(m, *args, **kwargs)
         except ExactArithmeticError as error:
             raise type(error)(f"{op}: {error}, {self.run.location}") from error

@@ -90,7 +90,14 @@ def goes_by_piece(op: OpOverload, args: tuple[Any, ...], kwargs: dict[str, Any])
     return lasting or op in OF_EXP or (op in LINEAR and len(operands) == 1)
 
 
-def over_pieces(m: Arithmetic, function: Callable[..., Any], *args: Any, of_exp: bool = False, **kwargs: Any) -> Any:
+def over_pieces(
+    m: Arithmetic,
+    function: Callable[..., Any],
+    *args: Any,
+    of_exp: bool = False,
+    product: bool = False,
+    **kwargs: Any,
+) -> Any:
     """An elementwise function's result, computed piece by piece where operands are piecewise functions of one tensor.
 
     Where they are of several, or the result is no residue or larger than that tensor, the operands are taken as they
@@ -101,6 +108,7 @@ def over_pieces(m: Arithmetic, function: Callable[..., Any], *args: Any, of_exp:
         function: `(m, *args, **kwargs)`.
         args: with residues among them.
         of_exp: the function is made of exponentials or logarithms.
+        product: it is a product or a quotient, and asks no oracle.
         kwargs: likewise.
     """
     leaves, spec = tree_flatten((args, kwargs), is_leaf=lambda x: isinstance(x, Residue))
@@ -115,7 +123,7 @@ def over_pieces(m: Arithmetic, function: Callable[..., Any], *args: Any, of_exp:
         return function(m, *args, **kwargs)
 
     operands = _without_older_pieces(operands)
-    found = _piece_by_piece(m, call, operands, of_exp=of_exp)
+    found = _piece_by_piece(m, call, operands, of_exp=of_exp, product=product)
     return call([_bare(x) for x in operands]) if found is None else found
 
 
@@ -301,7 +309,12 @@ def _within(pieces: Pieces, low: Threshold | None, high: Threshold | None) -> tu
 
 
 def _piece_by_piece(
-    m: Arithmetic, call: Callable[[Sequence[Residue]], Any], operands: Sequence[Residue], *, of_exp: bool
+    m: Arithmetic,
+    call: Callable[[Sequence[Residue]], Any],
+    operands: Sequence[Residue],
+    *,
+    of_exp: bool,
+    product: bool,
 ) -> Any:
     """The function computed on each piece; None where that is not possible."""
     base = next((x.pieces.base for x in operands if x.pieces is not None and x.pieces.thresholds), None)
@@ -326,13 +339,17 @@ def _piece_by_piece(
         more_thresholds, more_values = _within(part, low, high)
         all_thresholds += [*more_thresholds] if low is None else [low, *more_thresholds]
         values += more_values
-    values = [base if _are_equal(value, base) else value for value in values]
-    # Which tensors are equal was asked of residues: it is noted as a comparison of the base's elements.
-    compared = replace(base.degree.compared(2), chosen=False)
     of_exp = of_exp or any(pieces is not None and pieces.of_exp for pieces in known)
     pieces = Pieces(base=base, thresholds=tuple(all_thresholds), values=tuple(values), of_exp=of_exp)
+    if product and any(x.pieces is None and x.value is None for x in operands):
+        # Linear in the other tensor: whether it equals any other is not asked, and all oracles are the operands'.
+        found = _combined(m, pieces, base.shape)
+        gates = sum(x.degree.gates for x in operands)
+        return replace(found, degree=replace(found.degree, gates=min(found.degree.gates, gates)))
+    pieces = replace(pieces, values=tuple(base if _are_equal(value, base) else value for value in values))
     found = _combined(m, pieces, base.shape)
-    return replace(found, degree=found.degree.chosen_by(compared))
+    # Which tensors are equal was asked of residues: it is noted as a comparison of the base's elements.
+    return replace(found, degree=found.degree.chosen_by(replace(base.degree.compared(2), chosen=False)))
 
 
 def _part_of(result: Any, base: Residue) -> Pieces | None:
