@@ -55,15 +55,8 @@ def test_gradients_that_are_not_divided_by_the_microbatches_are_found(schedule):
         assert run(Pipeline(schedule=schedule, padded="none", lines=replace(lines, scales=True))).ok
 
 
-# Stages of tensor-parallel ranks do not run on processes yet: DTensor's fake tensors are asked for a number there.
-ON_PROCESSES_TOO = [
-    pytest.param(way, True, marks=[pytest.mark.slow, pytest.mark.processes])
-    for way in WAYS
-    if way != "columns and rows"
-]
-
-
-@pytest.mark.parametrize(("way", "spawn"), [*((way, False) for way in WAYS), *ON_PROCESSES_TOO])
+@pytest.mark.parametrize("spawn", [False, ON_PROCESSES])
+@pytest.mark.parametrize("way", WAYS)
 def test_stages_are_proved_beside_all_else(way, spawn):
     proof = run(*WAYS[way], spawn=spawn)
     assert proof.ok, render_text(proof)

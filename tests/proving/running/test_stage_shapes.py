@@ -5,6 +5,7 @@ import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.distributed.pipelining import PipelineStage, ScheduleGPipe
 
 from shardproof.proving.prove import prove
@@ -24,6 +25,13 @@ def test_unwritten_memory_gets_numbers_and_integers_zeros():
     assert torch.equal(floats.detach(), torch.arange(1, 7).view(2, 3) / 6)
     assert write_unwritten(torch.ones(2, dtype=torch.int64)).tolist() == [0, 0]
     assert write_unwritten(torch.empty(0, 3)).shape == (0, 3)
+
+
+def test_a_shape_without_memory_is_left_as_it_is():
+    with FakeTensorMode():
+        shape = torch.empty_strided((2, 3), (3, 1))
+        assert write_unwritten(shape) is shape
+        assert isinstance(shape, FakeTensor)
 
 
 def make_train(*, examples):

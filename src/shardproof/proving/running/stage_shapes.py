@@ -30,7 +30,12 @@ def is_rehearsed() -> bool:
 
 
 def write_unwritten(memory: Tensor) -> Tensor:
-    """The same memory, with numbers that a rehearsal reads: of (0, 1]; integers are 0, which is in every range."""
+    """The same memory, with numbers that a rehearsal reads: of (0, 1]; integers are 0, which is in every range.
+
+    A shape without memory, in which DTensor works out the shape of an op's result, is left as it is.
+    """
+    if type(memory) is not Tensor:
+        return memory
     numbers = torch.zeros(memory.shape, dtype=memory.dtype)
     if memory.is_floating_point():
         count = max(memory.numel(), 1)
