@@ -5,12 +5,14 @@ from types import SimpleNamespace
 import pytest
 
 from shardproof.census import one_case
-from shardproof.census.one_case import _name_outcome, prove_case
+from shardproof.census.one_case import _describe, _name_outcome, prove_case
 from shardproof.census.results import LOADING, Case, Outcome
 from shardproof.errors import CannotRunError
 from shardproof.exact.errors import UnsupportedOpError
 from shardproof.frameworks.transformers import OneDeviceError, ShardedCrashError
 from shardproof.frameworks.transformers.loading import Loading, Misplaced
+from shardproof.proving.findings import Finding, Verdict
+from shardproof.proving.records import Key, Phase
 
 pytest.importorskip("transformers")
 
@@ -39,6 +41,16 @@ def caused(error, cause):
 )
 def test_what_an_error_means(error, outcome):
     assert _name_outcome(error) is outcome
+
+
+def test_what_is_wrong_is_told_before_what_nothing_reaches():
+    roots = [
+        Finding(key=Key(1, Phase.GRADIENT, name), verdict=verdict, root=True)
+        for name, verdict in (("tower.weight", Verdict.VACUOUS), ("q_norm.weight", Verdict.WRONG))
+    ]
+    found = _describe(Case(kind="llava"), SimpleNamespace(findings=roots, roots=roots, mesh={"tp": 2}))
+    assert found.outcome is Outcome.WRONG
+    assert found.causes == ("WRONG gradient q_norm.weight", "VACUOUS gradient tower.weight")
 
 
 @pytest.mark.parametrize("right", [True, False], ids=["right", "wrong"])

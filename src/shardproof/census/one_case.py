@@ -161,7 +161,8 @@ def _sgd(parameters: Any) -> torch.optim.Optimizer:
 def _describe(case: Case, proof: Proof) -> Result:
     counts = Counter(str(finding.verdict) for finding in proof.findings)
     outcome = next((outcome for verdict, outcome in _WORST_FIRST.items() if counts[verdict]), Outcome.PROVED)
-    roots = [finding for finding in proof.roots if finding.failed]
+    failed = [finding for finding in proof.roots if finding.failed]
+    roots = sorted(failed, key=lambda one: one.verdict is not Verdict.WRONG)  # first what makes the plan wrong
     causes = [_say(group.first, group.pattern, len(group.findings), proof.mesh) for group in group_findings(roots)]
     more = [f"and {len(causes) - _MOST_CAUSES} more"] if len(causes) > _MOST_CAUSES else []
     return Result(case=case, outcome=outcome, counts=dict(counts), causes=(*causes[:_MOST_CAUSES], *more))

@@ -163,6 +163,7 @@ class Specification:
     def _files(self) -> tuple[Step, _Candidates]:
         from shardproof.proving.step import Step
 
+        _read_location(self.step)
         if (
             self.settings
             or self.plan_set
@@ -224,11 +225,17 @@ def _read_plan(location: str) -> dict[str, str]:
     return plan
 
 
-def _find(location: str, modules: dict[Path, ModuleType]) -> Any:
-    """The object NAME of FILE.py."""
+def _read_location(location: str) -> tuple[str, str]:
+    """The file and the name of FILE.py:NAME."""
     path, colon, name = location.rpartition(":")
     if not (colon and path.endswith(".py") and name):
         raise CannotRunError(f"{location!r}: give FILE.py:NAME, or hf:TYPE, or hf:CONFIG.json")
+    return path, name
+
+
+def _find(location: str, modules: dict[Path, ModuleType]) -> Any:
+    """The object NAME of FILE.py."""
+    path, name = _read_location(location)
     if not Path(path).is_file():
         raise CannotRunError(f"{path}: no such file")
     resolved = Path(path).resolve()

@@ -56,6 +56,35 @@ def test_a_section_that_is_not_there_is_one_line(name, said):
         load_configuration("llama", {name: 1})
 
 
+@pytest.mark.parametrize(
+    ("kind", "name", "said"),
+    [
+        ("llama", "num_hiden_layers", r"LlamaConfig has no such entry; did you mean num_hidden_layers\?$"),
+        ("llama", "quantum", "LlamaConfig has no such entry$"),
+        (
+            "gemma3",
+            "text_config.hiden_size",
+            r"Gemma3TextConfig has no such entry; did you mean text_config.hidden_size",
+        ),
+    ],
+)
+def test_a_misspelt_entry_is_one_line(kind, name, said):
+    with pytest.raises(CannotRunError, match=f"--set {name}: {said}"):
+        load_configuration(kind, {name: 1})
+
+
+@pytest.mark.parametrize(
+    ("kind", "name"),
+    [
+        ("gpt2", "num_attention_heads"),  # n_head's other name
+        ("hunyuan_v1_moe", "num_local_experts"),
+        ("llama", "rope_parameters.factor"),
+    ],
+)
+def test_an_entry_by_another_name_or_of_a_dictionary_is_known(kind, name):
+    load_configuration(kind, {name: 4})
+
+
 def test_attention_is_the_one_that_is_asked_for():
     assert load_configuration("llama", {})._attn_implementation == "eager"
     assert load_configuration("llama", {"attn_implementation": "sdpa"})._attn_implementation == "sdpa"

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
+from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -56,6 +58,7 @@ def load_configuration(
         if pad:
             entries = _pad(entries)
         for name, value in settings.items():
+            _require_entry(config, name)
             _set_entry(entries, name, value)
         return make_configuration(kind, {**entries, **_OWN, **_top_level(settings), "use_cache": False})
     except CannotRunError:
@@ -123,6 +126,31 @@ def _read_source(source: str) -> tuple[str, dict[str, Any]]:
 
 def _top_level(settings: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in settings.items() if "." not in name}
+
+
+def _require_entry(config: Any, name: str) -> None:
+    """Refuse a name that neither a configuration nor its modelling file knows; what a dictionary holds is open.
+
+    Raises:
+        CannotRunError: it is not known, as where it is misspelt: the configuration would keep it, and nothing read it.
+    """
+    from transformers import PreTrainedConfig
+
+    *path, last = name.split(".")
+    for part in path:
+        config = getattr(config, part, None)
+    if not isinstance(config, PreTrainedConfig):
+        return
+    known = {*config.to_dict(), *config.attribute_map, *_KNOWN}
+    if (
+        last in known
+        or hasattr(config, last)
+        or re.search(rf"\bconfig\.{re.escape(last)}\b", read_modelling_file(config))
+    ):
+        return
+    near = get_close_matches(last, known, n=1)
+    meant = f"; did you mean {'.'.join((*path, *near))}?" if near else ""
+    raise CannotRunError(f"--set {name}: {type(config).__name__} has no such entry{meant}")
 
 
 def _set_entry(entries: dict[str, Any], name: str, value: Any) -> None:
