@@ -20,6 +20,7 @@ pytest.importorskip("transformers")
         ("internlm3", "LlamaForCausalLM"),  # has no modelling file of its own
         ("qwen2_vl_text", "Qwen2VLTextModel"),  # no class with a head
         ("dots3_note_vision_encoder", "Dots3NoteVisionModel"),  # in no table
+        ("t5_gemma_module", "T5GemmaEncoder"),  # a section of what the class declares
         ("llama4", "Llama4ForConditionalGeneration"),  # the table of causal models names another's class
     ],
 )

@@ -81,7 +81,21 @@ def _list_declared(config: Any) -> list[Any]:
         and "PreTrainedModel" not in one.__name__
         and "forward" in dir(one)
     ]
-    return sorted(own, key=lambda one: not _WITH_HEAD.match(one.__name__))
+    return sorted(own or _list_parts(classes, config), key=lambda one: not _WITH_HEAD.match(one.__name__))
+
+
+def _list_parts(classes: list[Any], config: Any) -> list[Any]:
+    """The classes that declare a configuration with this one as a section, whose name they have at their end.
+
+    An encoder that is given the section `encoder` declares the whole.
+    """
+    found = []
+    for one in classes:
+        sections = getattr(_argument_type(one), "sub_configs", None) or {}
+        own = [name for name, section in sections.items() if section is type(config)]
+        if any(one.__name__.lower().endswith(name.lower()) for name in own):
+            found.append(one)
+    return found
 
 
 def _argument_type(model_class: Any) -> Any:
