@@ -782,6 +782,17 @@ NOT_PROMISED = [
         right=lambda x: x.square().mean(-1).sqrt(),
     ),
     Identity(
+        name="gelu by tanh = x sigmoid(c (x + 0.044715 x**3)), c = 2 sqrt(2 / pi) as one number",
+        left=lambda x: F.gelu(x, approximate="tanh"),
+        right=lambda x: x * torch.sigmoid(1.5957691216057308 * (x + 0.044715 * x**3)),
+    ),
+    Identity(
+        name="rsqrt(x)**2 = 1 / x",
+        left=lambda x: x.rsqrt() ** 2,
+        right=lambda x: 1 / x,
+        positive=True,
+    ),
+    Identity(
         name="1 / sqrt(x) = sqrt(1 / x)",
         left=lambda x: 1 / x.sqrt(),
         right=lambda x: (1 / x).sqrt(),
