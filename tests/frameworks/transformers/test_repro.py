@@ -19,7 +19,7 @@ from shardproof.frameworks.transformers import (
     save_reproduction,
     tiny_step,
 )
-from shardproof.frameworks.transformers.repro import _minimal, _write_value
+from shardproof.frameworks.transformers.repro import _minimal, _without_dropout, _write_value
 from shardproof.proving.cause import Cause, CauseKind
 from shardproof.proving.findings import Finding, Verdict
 from shardproof.proving.records import Key, Phase
@@ -166,3 +166,7 @@ def test_code_that_fails_on_ranks_ends_with_1(tmp_path):
     assert code == 1
     assert "observed: RuntimeError: " in out
     assert "reference: runs in one process" in out
+
+
+def test_dropout_is_off_in_tables_whose_keys_are_numbers_too():
+    assert _without_dropout("table", {1: {"dropout": 0.5}, 2: 0.5}) == {1: {"dropout": 0.0}, 2: 0.5}

@@ -125,7 +125,7 @@ _NOT_GIVEN = ("transformers_version", "model_type", "architectures", "distribute
 def _without_dropout(name: str, value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _without_dropout(key, inner) for key, inner in value.items()}
-    return 0.0 if "dropout" in name and isinstance(value, float) else value
+    return 0.0 if "dropout" in str(name) and isinstance(value, float) else value  # tables by layer have numbers
 
 
 def _describe_plan(model: nn.Module, full: Mapping[str, str], plan: OwnPlan) -> dict[str, str]:
