@@ -26,7 +26,7 @@ INDEXED = LATENT | {"index_n_heads": 2, "index_head_dim": 8}
 # Their indexers only choose: no gradient reaches them.
 NO_GRADIENT = dict.fromkeys(("axk2", "deepseek_v32", "glm_moe_dsa"), ("VACUOUS *indexer*",))
 FULL_ATTENTION = {"layer_types": ["full_attention"]}
-ROUTED = {"n_routed_experts": 4, "n_shared_experts": 1, "first_k_dense_replace": 0}
+ROUTED = {"n_routed_experts": 4, "n_shared_experts": 1}
 
 PLAIN = """
     afmoe arcee beam cohere cohere2 cohere2_moe cwm ernie4_5 exaone4 exaone_moe flex_olmo flint gemma gemma2 gemma3_text
@@ -45,7 +45,8 @@ TYPES: dict[str, Mapping[str, Any]] = {
     **dict.fromkeys(("axk1", "axk2", "deepseek_v3", "glm4_moe_lite", "minicpm3", "youtu"), LATENT),
     **dict.fromkeys(("deepseek_v32", "glm_moe_dsa"), INDEXED),
     **dict.fromkeys(("lfm2_moe", "minimax", "qwen3_5_moe_text", "qwen3_5_text", "qwen3_next"), FULL_ATTENTION),
-    **dict.fromkeys(("dots1", "glm4_moe", "solar_open"), ROUTED),
+    **dict.fromkeys(("dots1", "glm4_moe"), ROUTED | {"first_k_dense_replace": 0}),
+    "solar_open": ROUTED,
     "aria_text": {"moe_num_experts": 4, "moe_topk": 2, "moe_num_shared_experts": 1},
     "ernie4_5_moe": {"moe_num_experts": 4, "moe_k": 2, "moe_layer_start_index": 0},
     "hunyuan_v1_moe": {"moe_topk": 2},
@@ -59,7 +60,8 @@ def configurations() -> Iterator[Configuration]:
     for kind, settings in TYPES.items():
         yield by_own_plan(kind, 2, settings)
     for kind in FOUR_RANKS.split():
-        yield by_own_plan(kind, 4, {"num_key_value_heads": 4} | dict(TYPES[kind]))
+        heads = {} if kind == "gpt_neox" else {"num_key_value_heads": 4}
+        yield by_own_plan(kind, 4, heads | dict(TYPES[kind]))
     for kind in ("llama", "mixtral", "gemma2", "qwen3"):
         yield by_own_plan(kind, 2, {"num_hidden_layers": 2, "intermediate_size": 57, "vocab_size": 61}, steps=2)
     three = {
