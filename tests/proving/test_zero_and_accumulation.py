@@ -58,6 +58,28 @@ def test_the_parts_of_flat_parameters_are_compared_gradient_state_and_update():
     assert ("gradient", "last.weight") not in names
 
 
+class WatchesTheModelAlone:
+    """A run of which the training watches no flat parts."""
+
+    def __init__(self, run):
+        self.run = run
+
+    def __getattr__(self, name):
+        return getattr(self.run, name)
+
+    def watch(self, model, _parts):
+        return self.run.watch(model)
+
+
+def test_states_of_parts_that_are_not_watched_are_listed():
+    one = Zero(stage=1)
+    proof = prove(one.make_step(), candidate=lambda run: one.train(WatchesTheModelAlone(run)), mesh={"dp": 2}, trials=1)
+    assert proof.ok, render_text(proof)
+    assert {name.partition(" ")[0] for name in proof.unwatched_states} == {"exp_avg", "exp_avg_sq"}
+    assert "Optimizer state of parameters that are not watched, compared with nothing: exp_avg [" in render_text(proof)
+    assert run(one, {"dp": 2}).unwatched_states == ()
+
+
 @pytest.mark.parametrize("name", BUGS)
 def test_a_bug_is_killed_at_its_place_and_for_its_reason(name):
     bug = BUGS[name]

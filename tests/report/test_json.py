@@ -41,6 +41,7 @@ def test_what_is_split_and_which_buffers_are_the_candidates_own_are_said():
     )
     assert found["sharding"] == {"parameters": 5, "split": 4, "idle": ["pp"], "unmatched": ["up.*"], "ranks": 2}
     assert found["own_buffers"] == ["a"]
+    assert rendered(finding(), unwatched_states=("exp_avg [24]",))["unwatched_states"] == ["exp_avg [24]"]
     assert rendered(finding())["sharding"] is None
 
 

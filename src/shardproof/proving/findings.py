@@ -237,6 +237,8 @@ class Proof:
         loaded: the names of parameters that the sharding fills with values of its own, whatever it is given: the
             prover's values were loaded into them after it.
         own_buffers: the names of buffers that only the candidate has, which are compared with nothing.
+        unwatched_states: optimizer states of parameters that the candidate does not watch, by name and shape, which are
+            compared with nothing: what follows from them is seen in later updates alone.
         taken_constants: real constants of the ranks that were taken for one device's: they differ by rounding.
         branches: how the ranks' comparisons of numbers that they read were decided in the first trial.
         reduction: how the step was made smaller than what it stands for; None where it is what the user gave.
@@ -255,6 +257,7 @@ class Proof:
     sharding: Sharding | None = None
     loaded: tuple[str, ...] = ()
     own_buffers: tuple[str, ...] = ()
+    unwatched_states: tuple[str, ...] = ()
     taken_constants: tuple[TakenConstant, ...] = ()
     branches: tuple[NumberBranch, ...] = ()
     reduction: Reduction | None = None

@@ -21,6 +21,7 @@ from shardproof.proving.judging.judge import (
     list_branches,
     list_own_buffers,
     list_taken_constants,
+    list_unwatched_states,
 )
 from shardproof.proving.judging.marks import mark_allowed, mark_source_lines, unmark_consequences
 from shardproof.proving.judging.update_inputs import collect_update_inputs
@@ -163,7 +164,7 @@ def _prove(runner: Runner, request: RunRequest, settings: _Settings) -> Proof:
     first = runner.run(replace(request, seeds=request.seeds[:1], draws=True), natively=True)
     sharding = seen = compared = None
     loaded: tuple[str, ...] = ()
-    own_buffers = list_own_buffers(first)
+    own_buffers, unwatched_states = list_own_buffers(first), list_unwatched_states(first)
     try:
         layout = find_candidate_layout(first)
     except CannotRunError:
@@ -205,6 +206,7 @@ def _prove(runner: Runner, request: RunRequest, settings: _Settings) -> Proof:
         sharding=sharding,
         loaded=loaded,
         own_buffers=own_buffers,
+        unwatched_states=unwatched_states,
         taken_constants=list_taken_constants(first),
         branches=list_branches(first),
         evidence=seen,

@@ -134,6 +134,7 @@ class Records:
         collectives: in the order of the calls.
         early_accesses: to what asynchronous calls had not finished with, each with its step.
         modules: the names of the modules that the device or rank holds; filled by an update.
+        unwatched_states: optimizer state of parameters that no watched model holds, by name and shape: 'exp_avg [24]'.
     """
 
     tensors: dict[Key, Recorded] = field(default_factory=dict)
@@ -146,6 +147,7 @@ class Records:
     collectives: list[CollectiveCall] = field(default_factory=list)
     early_accesses: list[tuple[int, EarlyAccess]] = field(default_factory=list)
     modules: set[str] = field(default_factory=set)
+    unwatched_states: set[str] = field(default_factory=set)
 
 
 class Precision(StrEnum):

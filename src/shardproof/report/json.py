@@ -63,6 +63,7 @@ def _proof_fields(proof: Proof, specification: Specification | None) -> dict[str
         "sharding": None if proof.sharding is None else asdict(proof.sharding) | {"ranks": proof.devices},
         "loaded": proof.loaded,
         "own_buffers": proof.own_buffers,
+        "unwatched_states": proof.unwatched_states,
         "taken_constants": [asdict(one) for one in proof.taken_constants],
         "branches": [asdict(one) for one in proof.branches],
         "primes": proof.primes,

@@ -43,6 +43,11 @@ def list_notes(proof: Proof) -> Iterator[str]:
         )
     if proof.own_buffers:
         yield f"Buffers that only the candidate has, compared with nothing: {_some_of(proof.own_buffers)}."
+    if proof.unwatched_states:
+        yield (
+            "Optimizer state of parameters that are not watched, compared with nothing: "
+            f"{_some_of(proof.unwatched_states)}. Watch them too: run.watch."
+        )
     yield from _constant_lines(proof)
     yield from _branch_lines(proof)
     yield from _bound_lines(proof)

@@ -208,6 +208,11 @@ def list_own_buffers(both: BothSides) -> tuple[str, ...]:
     return own_buffers(reference, ranks)
 
 
+def list_unwatched_states(both: BothSides) -> tuple[str, ...]:
+    """The optimizer states of the ranks that belong to parameters of no watched model."""
+    return tuple(sorted({name for records in _first_runs(both.ranks) for name in records.unwatched_states}))
+
+
 def _first_runs(sides: Sequence[SideRecord]) -> list[Records]:
     return [next(iter([*side.trials, *side.native.values()])) for side in sides]
 

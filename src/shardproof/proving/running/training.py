@@ -125,4 +125,13 @@ def record_update(model: Module, optimizer: Optimizer | None, recorder: Recorder
         recorder.add(Phase.UPDATE, name, parameter.detach())  # computed from the state
     for name, buffer in model.named_buffers():
         recorder.add(Phase.BUFFER, name, buffer)
+    recorder.records.unwatched_states.update(_unwatched_states(model, optimizer))
     recorder.records.modules.update(name for name, _ in model.named_modules())
+
+
+def _unwatched_states(model: Module, optimizer: Optimizer | None) -> set[str]:
+    """The states of parameters that the optimizer has and the model does not: flat buffers that nobody watches."""
+    held = {id(parameter) for parameter in model.parameters()}
+    groups = [] if optimizer is None else optimizer.param_groups
+    others = [parameter for group in groups for parameter in group["params"] if id(parameter) not in held]
+    return {f"{key} {list(value.shape)}" for one in others for key, value in states_of(optimizer, one).items()}
