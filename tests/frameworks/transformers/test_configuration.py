@@ -56,6 +56,11 @@ def test_a_section_that_is_not_there_is_one_line(name, said):
         load_configuration("llama", {name: 1})
 
 
+def test_an_entry_that_only_the_modelling_file_asks_for_by_name_is_set():
+    """`getattr(config, "head_dim", ...)`: the default configuration does not have it."""
+    assert load_configuration("qwen3_moe", {"head_dim": 16}).head_dim == 16
+
+
 @pytest.mark.parametrize(
     ("kind", "name", "said"),
     [

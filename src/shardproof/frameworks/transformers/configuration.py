@@ -145,7 +145,7 @@ def _require_entry(config: Any, name: str) -> None:
     if (
         last in known
         or hasattr(config, last)
-        or re.search(rf"\bconfig\.{re.escape(last)}\b", read_modelling_file(config))
+        or re.search(rf"\bconfig\.{re.escape(last)}\b|[\"']{re.escape(last)}[\"']", read_modelling_file(config))
     ):
         return
     near = get_close_matches(last, known, n=1)
