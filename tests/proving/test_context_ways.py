@@ -1,17 +1,15 @@
 """Sequences split over ranks in every way: right ones are proved, simulated and on processes; reported bugs found."""
 
 import pytest
-from benchmarks.mutants.bug import load_bugs
-from benchmarks.mutants.matrix import cause_right, root_right, run_bug
 from benchmarks.mutants.models.context import LENGTH, Context, ContextLines, Sizes, zigzag
 from benchmarks.mutants.models.context_attention import Mask
 from benchmarks.mutants.models.context_ways import WAYS, AttentionLines, exchange_functionally, exchange_lists
+from tests.proving.planted_bugs import ON_PROCESSES, bugs_numbered, require_killed, require_same_on_processes
 
 from shardproof.proving.prove import prove
 from shardproof.report.text import render_text
 
-ON_PROCESSES = pytest.param(True, marks=[pytest.mark.slow, pytest.mark.processes])
-BUGS = {bug.id: bug for bug in load_bugs() if bug.id in {"M194", *(f"M{number}" for number in range(164, 182))}}
+BUGS = bugs_numbered(194, *range(164, 182))
 WHOLE, WINDOW = Sizes(places=LENGTH), Sizes(mask=Mask(window=5))
 LISTS = ContextLines(attention=AttentionLines(by=exchange_lists))
 FUNCTIONAL = ContextLines(attention=AttentionLines(exchange=exchange_functionally))
@@ -57,22 +55,11 @@ def test_masks_orders_and_meshes_are_proved(name, spawn):
 
 @pytest.mark.parametrize("name", BUGS)
 def test_a_bug_of_split_sequences_is_killed_at_its_place_and_for_its_reason(name):
-    bug = BUGS[name]
-    row = run_bug(bug, baselines=False)
-    assert row.killed
-    assert row.shown
-    assert root_right(bug, row), row.roots
-    assert cause_right(bug, row) in (True, None), row.causes
+    require_killed(BUGS[name])
 
 
 @pytest.mark.slow
 @pytest.mark.processes
 @pytest.mark.parametrize("name", ["M164", "M168", "M170", "M173", "M177", "M181"])
 def test_processes_say_the_same_of_a_bug(name):
-    planted = BUGS[name].configuration()
-
-    def roots(**settings):
-        proof = prove(planted.make_step(), candidate=planted.candidate, mesh=dict(planted.mesh), trials=1, **settings)
-        return [(root.key, root.verdict, root.cause) for root in proof.roots]
-
-    assert roots(spawn=True) == roots() != []
+    require_same_on_processes(BUGS[name])

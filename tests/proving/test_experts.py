@@ -1,15 +1,14 @@
 """Experts on ranks of their own, with a learned router: each reported bug at its place, simulated and on processes."""
 
 import pytest
-from benchmarks.mutants.bug import load_bugs
-from benchmarks.mutants.matrix import cause_right, root_right, run_bug
 from benchmarks.mutants.models.dispatch import DispatchLines, exchange_functionally, split_experts
 from benchmarks.mutants.models.routed import Mixture, mixture_step
+from tests.proving.planted_bugs import ON_PROCESSES, bugs_numbered, require_killed, require_same_on_processes
 
 from shardproof.proving.prove import prove
 from shardproof.report.text import render_text
 
-BUGS = {bug.id: bug for bug in load_bugs() if bug.id in {"M103", *(f"M{number}" for number in range(130, 141))}}
+BUGS = bugs_numbered(103, *range(130, 141))
 WAYS = {
     "all-to-all": ("all-to-all", Mixture(), {"ep": 2}),
     "all-to-all, functional": ("all-to-all", Mixture(), {"ep": 2}),
@@ -21,17 +20,11 @@ WAYS = {
     "summed outputs": ("summed outputs", Mixture(shared=True), {"tp": 2}),
     "buffers": ("buffers", Mixture(capacity=10), {"ep": 2}),
 }
-ON_PROCESSES = pytest.param(True, marks=[pytest.mark.slow, pytest.mark.processes])
 
 
 @pytest.mark.parametrize("name", BUGS)
 def test_a_bug_of_experts_is_killed_at_its_place_and_for_its_reason(name):
-    bug = BUGS[name]
-    row = run_bug(bug, baselines=False)
-    assert row.killed
-    assert row.shown
-    assert root_right(bug, row)
-    assert cause_right(bug, row) in (True, None)
+    require_killed(BUGS[name])
 
 
 @pytest.mark.parametrize("spawn", [False, ON_PROCESSES])
@@ -58,12 +51,4 @@ def test_ranks_without_tokens_are_proved_by_as_many_routings_as_reach_every_expe
 @pytest.mark.processes
 @pytest.mark.parametrize("name", ["M130", "M133", "M134", "M135"])
 def test_processes_say_the_same_of_a_bug(name):
-    planted = BUGS[name].configuration()
-
-    def roots(**settings):
-        proof = prove(
-            planted.make_step(), parallelize=planted.parallelize, mesh=dict(planted.mesh), trials=1, **settings
-        )
-        return [(root.key, root.verdict, root.cause) for root in proof.roots]
-
-    assert roots(spawn=True) == roots() != []
+    require_same_on_processes(BUGS[name])

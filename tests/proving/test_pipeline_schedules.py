@@ -4,17 +4,15 @@ import re
 from dataclasses import replace
 
 import pytest
-from benchmarks.mutants.bug import load_bugs
-from benchmarks.mutants.matrix import cause_right, root_right, run_bug
 from benchmarks.mutants.models.pipelines import BY_HAND, SCHEDULES, Pipeline, PipelineLines, mean, summed
+from tests.proving.planted_bugs import ON_PROCESSES, bugs_numbered, require_killed, require_same_on_processes
 
 from shardproof.errors import CannotRunError
 from shardproof.proving.cause import CauseKind
 from shardproof.proving.prove import prove
 from shardproof.report.text import render_text
 
-ON_PROCESSES = pytest.param(True, marks=[pytest.mark.slow, pytest.mark.processes])
-BUGS = {bug.id: bug for bug in load_bugs() if bug.id in {f"M{number}" for number in range(150, 164)}}
+BUGS = bugs_numbered(*range(150, 164))
 WAYS = {
     "tied": (Pipeline(schedule="1F1B", tied=True, clipped=True), {"pp": 2}),
     "tied, on one rank": (Pipeline(schedule="ZBVZeroBubble", tied=True, clipped=True), {"pp": 2}),
@@ -64,25 +62,14 @@ def test_stages_are_proved_beside_all_else(way, spawn):
 
 @pytest.mark.parametrize("name", BUGS)
 def test_a_bug_of_pipelines_is_killed_at_its_place_and_for_its_reason(name):
-    bug = BUGS[name]
-    row = run_bug(bug, baselines=False)
-    assert row.killed
-    assert row.shown
-    assert root_right(bug, row), row.roots
-    assert cause_right(bug, row) in (True, None), row.causes
+    require_killed(BUGS[name])
 
 
 @pytest.mark.slow
 @pytest.mark.processes
 @pytest.mark.parametrize("name", ["M151", "M153", "M156", "M160"])
 def test_processes_say_the_same_of_a_bug(name):
-    planted = BUGS[name].configuration()
-
-    def roots(**settings):
-        proof = prove(planted.make_step(), candidate=planted.candidate, mesh=dict(planted.mesh), trials=1, **settings)
-        return [(root.key, root.verdict, root.cause) for root in proof.roots]
-
-    assert roots(spawn=True) == roots() != []
+    require_same_on_processes(BUGS[name])
 
 
 def of_rank(*pipelines):

@@ -2,16 +2,14 @@
 
 import pytest
 import torch
-from benchmarks.mutants.bug import load_bugs
-from benchmarks.mutants.matrix import cause_right, root_right, run_bug
 from benchmarks.mutants.models.accumulation import Accumulation
 from benchmarks.mutants.models.zero import Zero
+from tests.proving.planted_bugs import ON_PROCESSES, bugs_numbered, require_killed, require_same_on_processes
 
 from shardproof.proving.prove import prove
 from shardproof.report.text import render_text
 
-ON_PROCESSES = pytest.param(True, marks=[pytest.mark.slow, pytest.mark.processes])
-BUGS = {bug.id: bug for bug in load_bugs() if bug.id in {f"M{number}" for number in range(182, 194)}}
+BUGS = bugs_numbered(*range(182, 194))
 COPIES = {"dp_replicate": 2, "dp_shard": 2}
 WAYS = {
     "ZeRO-1": (Zero(stage=1, clipped=True), {"dp": 2}),
@@ -82,22 +80,11 @@ def test_states_of_parts_that_are_not_watched_are_listed():
 
 @pytest.mark.parametrize("name", BUGS)
 def test_a_bug_is_killed_at_its_place_and_for_its_reason(name):
-    bug = BUGS[name]
-    row = run_bug(bug, baselines=False)
-    assert row.killed
-    assert row.shown
-    assert root_right(bug, row), row.roots
-    assert cause_right(bug, row) in (True, None), row.causes
+    require_killed(BUGS[name])
 
 
 @pytest.mark.slow
 @pytest.mark.processes
 @pytest.mark.parametrize("name", ["M183", "M184", "M185", "M189"])
 def test_processes_say_the_same_of_a_bug(name):
-    planted = BUGS[name].configuration()
-
-    def roots(**settings):
-        proof = prove(planted.make_step(), candidate=planted.candidate, mesh=dict(planted.mesh), trials=1, **settings)
-        return [(root.key, root.verdict, root.cause) for root in proof.roots]
-
-    assert roots(spawn=True) == roots() != []
+    require_same_on_processes(BUGS[name])

@@ -4,26 +4,18 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import torch
-
 from benchmarks.mutants.bug import Bug
 from benchmarks.mutants.models.context import Context, ContextLines, split_sequences
-from benchmarks.mutants.models.context_ways import TOKENS, AttentionLines, gathered
+from benchmarks.mutants.models.context_ways import TOKENS, AttentionLines, Gathered
 
 if TYPE_CHECKING:
     from torch import Tensor
-    from torch.distributed import ProcessGroup
 
     from benchmarks.mutants.configuration import Configuration
 
 
-class Cut(torch.autograd.Function):
+class Cut(Gathered):
     """All-gather forward; backward a rank's own part of its own gradient."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, group: ProcessGroup) -> Tensor:
-        ctx.group = group
-        return gathered(x, group)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> Any:

@@ -33,8 +33,8 @@ from shardproof.proving.running.replay import replay_updates
 from shardproof.proving.running.request import RunRequest
 from shardproof.proving.running.target import ProofTarget
 from shardproof.proving.trials import take_trials
-from shardproof.worlds.launched import LaunchedWorld
 from shardproof.worlds.launched_runs import launched_runs
+from shardproof.worlds.make import make_world
 from shardproof.worlds.randomness import randomness_kept
 from shardproof.worlds.world import DEFAULT_TIMEOUT
 
@@ -137,12 +137,9 @@ def prove(
 
 def _count_launched(*, spawn: bool, devices: int | None, mesh: Mapping[str, int] | None) -> int | None:
     """The number of devices of a launched proof, where no mesh is given; all processes must have a place."""
-    launched = LaunchedWorld().size
-    asked = devices if mesh is None else prod(mesh.values())
     if spawn:
         raise CannotRunError("spawn and launched are both set: the ranks are processes that torchrun started, or ours")
-    if asked is not None and asked != launched:
-        raise CannotRunError(f"{asked} ranks were asked for, but {launched} were launched: launch {asked}")
+    launched = make_world("launched", size=devices if mesh is None else prod(mesh.values())).size
     return launched if mesh is None else None
 
 

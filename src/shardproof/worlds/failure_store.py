@@ -52,8 +52,8 @@ def collect_failures(store: Store, size: int, call: str | None) -> str:
     with suppress(RuntimeError, TerminatedError):
         until = time.monotonic() + _WAIT_SECONDS
         while not errors and len(calls) < size and time.monotonic() < until:
-            errors |= _read(store, _ERROR, size)
-            calls |= _read(store, _CALL, size)
+            errors |= read_written(store, _ERROR, size)
+            calls |= read_written(store, _CALL, size)
             time.sleep(_WAIT_SECONDS / 100)
     ignore_termination()
     with suppress(RuntimeError):
@@ -68,7 +68,8 @@ def collect_failures(store: Store, size: int, call: str | None) -> str:
     return f"{name_ranks(silent)} died or hung without reporting an error" if silent else "no rank reported an error"
 
 
-def _read(store: Store, key: str, size: int) -> dict[int, str]:
+def read_written(store: Store, key: str, size: int) -> dict[int, str]:
+    """What each rank has written under `key` and its number, by rank."""
     return {rank: store.get(f"{key}/{rank}").decode() for rank in range(size) if store.check([f"{key}/{rank}"])}
 
 

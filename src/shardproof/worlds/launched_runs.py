@@ -23,6 +23,7 @@ from shardproof.worlds.failure_store import (
     ignore_termination,
     ignore_termination_for,
     raise_when_terminated,
+    read_written,
 )
 from shardproof.worlds.launched import LaunchedWorld, init_launched_group, open_store
 from shardproof.worlds.processgroup import ProcessGroupCommunicator, is_effect
@@ -167,8 +168,7 @@ class LaunchedRuns:
         until = time.monotonic() + _GRACE_SECONDS
         while not any(written.values()) and len(written) < self.size - 1 and time.monotonic() < until:
             time.sleep(_POLL_SECONDS)
-            keys = {rank: f"{_ERROR}/{rank}" for rank in range(1, self.size)}
-            written = {rank: store.get(key).decode() for rank, key in keys.items() if store.check([key])}
+            written = read_written(store, _ERROR, self.size)
         if any(written.values()):
             raise CannotRunError("; ".join(written[rank] for rank in sorted(written) if written[rank])) from error
         silent = [rank for rank in range(1, self.size) if rank not in written]
