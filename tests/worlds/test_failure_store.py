@@ -38,6 +38,19 @@ def test_a_rank_in_another_collective_is_named():
     assert message == ("the ranks call different collectives: rank 0 calls all_reduce 'x', rank 1 calls all_gather 'y'")
 
 
+def test_ranks_of_a_pipeline_that_wait_in_messages_are_a_deadlock_or_one_has_died():
+    receive, send = "receive 'h' (float32 [2] from rank 1)", "send 'g' (float32 [2] to rank 0)"
+    store = HashStore()
+    writer = threading.Thread(target=store_call, args=(store, 1, send))
+    writer.start()
+    message = collect_failures(store, 2, receive)
+    writer.join()
+    assert message == f"deadlock; rank 0 waits in {receive}; rank 1 waits in {send}"
+    store = HashStore()
+    store.set("shardproof/call/1", send)
+    assert collect_failures(store, 3, receive) == "rank 2 died or hung without reporting an error"
+
+
 def test_ranks_that_wrote_nothing_are_dead_or_hung():
     assert collect_failures(HashStore(), 3, "all_reduce 'x'") == ("ranks 1, 2 died or hung without reporting an error")
 

@@ -1,4 +1,4 @@
-"""`Communicator`: the collectives that a rank may call, and how a length is split into shards.
+"""`Communicator`: the collectives and messages of a rank, and how a length is split into shards.
 
 Per-rank code takes a `Communicator` as an argument, never from a global, so the same function runs in a simulated, a
 spawned and a launched world.
@@ -16,10 +16,15 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 CollectiveKind = Literal["all_gather", "reduce_scatter", "all_reduce"]
+MessageKind = Literal["send", "receive"]
 
 
 class Communicator(Protocol):
-    """One rank's number, the number of ranks, and collectives that every rank must call in the same order."""
+    """One rank's number, the number of ranks, collectives that every rank must call in the same order, and messages.
+
+    The k-th `receive` of a rank from another takes the k-th message that the other sends it. Both must give the same
+    name, dtype and shape, and each waits for the other.
+    """
 
     @property
     def rank(self) -> int:
@@ -44,6 +49,24 @@ class Communicator(Protocol):
 
     def all_reduce(self, partial: Tensor, *, name: str) -> Tensor:
         """Sum every rank's `partial`; every rank gets the sum. The argument is not changed."""
+
+    def send(self, tensor: Tensor, *, to: int, name: str) -> None:
+        """Send one tensor to another rank, and wait until it receives it. The argument is not changed.
+
+        Args:
+            tensor: what is sent.
+            to: the rank that receives it, not this one.
+            name: what is sent, for the ledger and for error messages.
+        """
+
+    def receive(self, into: Tensor, *, source: int, name: str) -> Tensor:
+        """Wait for the next message of another rank, and write it into `into`, which is returned.
+
+        Args:
+            into: of the message's shape and dtype.
+            source: the rank that sends it, not this one.
+            name: what is received.
+        """
 
 
 def nonnegative_dim(shape: Sequence[int], dim: int, *, where: str = "") -> int:

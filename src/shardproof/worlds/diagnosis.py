@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Sequence
+    from collections.abc import Collection, Iterable, Mapping, Sequence
 
     from shardproof.worlds.heartbeats import RankStatus
 
@@ -42,17 +42,60 @@ def describe_mismatch(ranks: Collection[int], call: object, other: int, other_ca
     return f"the ranks call different collectives: {first}, rank {other} calls {other_call}"
 
 
+def describe_misfit(source: int, sent: object, destination: int, received: object) -> str:
+    """A message and the receive that takes it are of different tensors."""
+    return f"a message does not fit: rank {source} calls {sent}, rank {destination} calls {received}"
+
+
+def describe_deadlock(waits: Mapping[int, object], ended: Collection[int] = ()) -> str:
+    """No rank can go on: `deadlock; rank 0 waits in ...; rank 1 waits in ...; rank 2 ended`."""
+    listed = "".join(f"; rank {rank} waits in {call}" for rank, call in sorted(waits.items()))
+    return f"deadlock{listed}" + (f"; {name_ranks(ended)} ended" if ended else "")
+
+
+def describe_waits(waits: Mapping[int, object]) -> str:
+    """`ranks 0, 1 wait in ...; rank 2 waits in ...`: the ranks of one call together."""
+    together: dict[str, list[int]] = {}
+    for rank, call in sorted(waits.items()):
+        together.setdefault(str(call), []).append(rank)
+    return "; ".join(describe_waiting(ranks, call) for call, ranks in together.items())
+
+
+def is_message(call: str) -> bool:
+    """Whether a call, in words, is one of a message."""
+    return call.startswith(("send ", "receive "))
+
+
 def diagnose_stall(statuses: Sequence[RankStatus], returned: Collection[int]) -> str | None:
-    """Why no rank can go on, if the statuses show it: different collectives, or a wait for a rank that returned."""
+    """Why no rank can go on, if the statuses show it: different collectives, a wait for a rank that returned, or a
+    deadlock of messages.
+    """
     waiting = [rank for rank, status in enumerate(statuses) if status.waits]
-    if not waiting:
+    together = [rank for rank in waiting if statuses[rank].peer is None]
+    if together:
+        first = statuses[together[0]]
+        for rank in together[1:]:
+            if statuses[rank].entered == first.entered and statuses[rank].call != first.call:
+                alike = [other for other in together if other < rank and statuses[other].call == first.call]
+                return describe_mismatch(alike, first.call, rank, statuses[rank].call)
+        gone = [rank for rank in returned if statuses[rank].left < first.entered]
+        if gone:
+            return f"{name_ranks(gone)} ended while {describe_waiting(together, first.call)}"
+    everyone = waiting and len(waiting) + len(returned) == len(statuses)
+    if not everyone or any(_can_go_on(rank, statuses) for rank in waiting):
         return None
-    first = statuses[waiting[0]]
-    for rank in waiting[1:]:
-        if statuses[rank].entered == first.entered and statuses[rank].call != first.call:
-            alike = [other for other in waiting if other < rank and statuses[other].call == first.call]
-            return describe_mismatch(alike, first.call, rank, statuses[rank].call)
-    gone = [rank for rank in returned if statuses[rank].left < first.entered]
-    if gone:
-        return f"{name_ranks(gone)} ended while {describe_waiting(waiting, first.call)}"
-    return None
+    return describe_deadlock({rank: statuses[rank].call for rank in waiting}, returned)
+
+
+def _can_go_on(rank: int, statuses: Sequence[RankStatus]) -> bool:
+    """Whether what a rank waits for is on its way."""
+    own = statuses[rank]
+    if own.peer is None:
+        return all(other.entered >= own.entered for other in statuses)
+    other = statuses[own.peer]
+    if other.peer == rank and other.sends != own.sends:
+        return True
+    # The other rank may have left its end of the message already.
+    if own.sends:
+        return other.received[rank] > own.sent[own.peer]
+    return other.sent[rank] > own.received[own.peer]

@@ -13,7 +13,7 @@ from contextlib import contextmanager, suppress
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
-from shardproof.worlds.diagnosis import describe_mismatch, name_ranks
+from shardproof.worlds.diagnosis import describe_deadlock, describe_mismatch, is_message, name_ranks
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -60,12 +60,19 @@ def collect_failures(store: Store, size: int, call: str | None) -> str:
         store.set(_REPORTED, "")
     if errors:
         return "; ".join(errors[rank] for rank in sorted(errors))
+    silent = [rank for rank in range(size) if rank not in calls]
+    if any(map(is_message, calls.values())):
+        # Ranks of a pipeline wait in different calls, also where one has died.
+        return _say_silent(silent) if silent else describe_deadlock(calls)
     for rank in sorted(calls):
         if call and calls[rank] != call:
             alike = [other for other in calls if other < rank and calls[other] == call]
             return describe_mismatch(alike, call, rank, calls[rank])
-    silent = [rank for rank in range(size) if rank not in calls]
-    return f"{name_ranks(silent)} died or hung without reporting an error" if silent else "no rank reported an error"
+    return _say_silent(silent) if silent else "no rank reported an error"
+
+
+def _say_silent(ranks: list[int]) -> str:
+    return f"{name_ranks(ranks)} died or hung without reporting an error"
 
 
 def read_written(store: Store, key: str, size: int) -> dict[int, str]:

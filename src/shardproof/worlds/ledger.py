@@ -1,6 +1,6 @@
 """The ledger: what was communicated, by which collective, in which section, and how many bytes went through a rank.
 
-`LedgeredCommunicator` delegates each collective and adds an entry for it.
+`LedgeredCommunicator` delegates each collective and message, and adds an entry for it.
 """
 
 from __future__ import annotations
@@ -32,24 +32,39 @@ class Entry:
     bytes_per_rank: int
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Message:
+    """One message of one section: the ranks that it goes from and to, and how many bytes it has."""
+
+    section: str
+    tensor: str
+    source: int
+    destination: int
+    bytes: int
+
+
 @dataclass(slots=True, kw_only=True)
 class Ledger:
-    """Entries in the order in which they happened."""
+    """Collectives, messages sent and messages received, each in the order in which they happened."""
 
     entries: list[Entry] = field(default_factory=list)
+    sent: list[Message] = field(default_factory=list)
+    received: list[Message] = field(default_factory=list)
 
     @property
     def total_bytes_per_rank(self) -> int:
-        """The sum over all entries."""
-        return sum(entry.bytes_per_rank for entry in self.entries)
+        """The sum over all collectives, and over the messages of the direction in which this rank has more."""
+        messages = max(sum(one.bytes for one in self.sent), sum(one.bytes for one in self.received))
+        return sum(entry.bytes_per_rank for entry in self.entries) + messages
 
 
 @dataclass(slots=True, kw_only=True)
 class LedgeredCommunicator:
-    """Another `Communicator`, and a ledger of the collectives called on it.
+    """Another `Communicator`, and a ledger of the collectives and messages called on it.
 
-    Every rank's ledger is the same, because an entry depends on the full tensor and not on the rank. Set `section` as
-    the step goes on. A world of one rank communicates nothing, and its ledger stays empty.
+    Every rank's ledger has the same collectives, because an entry depends on the full tensor and not on the rank; the
+    messages are the rank's own. Set `section` as the step goes on. A world of one rank communicates nothing, and its
+    ledger stays empty.
     """
 
     inner: Communicator
@@ -84,6 +99,18 @@ class LedgeredCommunicator:
         handed = [partial]
         del partial
         return self.inner.all_reduce(handed.pop(), name=name)
+
+    def send(self, tensor: Tensor, *, to: int, name: str) -> None:
+        self.ledger.sent.append(self._message(tensor, source=self.rank, destination=to, name=name))
+        self.inner.send(tensor, to=to, name=name)
+
+    def receive(self, into: Tensor, *, source: int, name: str) -> Tensor:
+        self.ledger.received.append(self._message(into, source=source, destination=self.rank, name=name))
+        return self.inner.receive(into, source=source, name=name)
+
+    def _message(self, tensor: Tensor, *, source: int, destination: int, name: str) -> Message:
+        size = tensor.numel() * tensor.element_size()
+        return Message(section=self.section, tensor=name, source=source, destination=destination, bytes=size)
 
     def _add_entry(self, collective: CollectiveKind, name: str, count: int) -> None:
         if self.size > 1:

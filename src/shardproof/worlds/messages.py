@@ -1,4 +1,4 @@
-"""Messages between ranks that are threads: each goes to the receive of its source, destination and tag, in order."""
+"""Messages between ranks of one process: each goes to the receive of its source, destination and tag, in order."""
 
 from __future__ import annotations
 
@@ -7,9 +7,12 @@ from math import prod
 from typing import TYPE_CHECKING
 
 from shardproof.errors import CannotRunError
+from shardproof.worlds.diagnosis import describe_misfit
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from shardproof.worlds.call import Call
 
 
 def describe(tensors: list[Tensor]) -> str:
@@ -27,15 +30,18 @@ def fit(sent: Tensor, received: Tensor) -> bool:
 
 @dataclass(slots=True, kw_only=True, eq=False)
 class Send:
-    """One message, by global ranks; it is done once it is received."""
+    """One message, by global ranks; it is done once it is received. `call` is that of a `Communicator`."""
 
     source: int
     destination: int
     tag: int
     tensor: Tensor
+    call: Call | None = None
     done: bool = False
 
     def __str__(self) -> str:
+        if self.call is not None:
+            return str(self.call)
         return f"send of {describe([self.tensor])} to rank {self.destination} (tag {self.tag})"
 
 
@@ -47,6 +53,7 @@ class Receive:
     destination: int
     tag: int
     tensor: Tensor
+    call: Call | None = None
     value: Tensor | None = None
 
     @property
@@ -55,6 +62,8 @@ class Receive:
         return self.value is not None
 
     def __str__(self) -> str:
+        if self.call is not None:
+            return str(self.call)
         source = "any rank" if self.source is None else f"rank {self.source}"
         return f"receive of {describe([self.tensor])} from {source} (tag {self.tag})"
 
@@ -113,10 +122,12 @@ def _meet(message: Send, receive: Receive) -> bool:
 
 
 def _deliver(message: Send, receive: Receive) -> None:
-    if not fit(message.tensor, receive.tensor):
-        raise CannotRunError(
-            f"a message does not fit: rank {message.source} calls {message}, rank {receive.destination} calls {receive}"
-        )
+    if message.call is not None and receive.call is not None:
+        fits = message.call.carries(receive.call)
+    else:
+        fits = fit(message.tensor, receive.tensor)
+    if not fits:
+        raise CannotRunError(describe_misfit(message.source, message, receive.destination, receive))
     receive.value = message.tensor.detach().clone().view(receive.tensor.shape)
     receive.source = message.source
     message.done = True

@@ -2,6 +2,7 @@
 
 With gloo, all-gathers are bitwise those of the simulated world, and so is every sum over two ranks, as a + b = b + a.
 Over three and more ranks gloo's ring adds in another order: `bound_reordering` bounds the difference of two orders.
+A message is preceded by the sender's call in words, because gloo hands over the bytes of a tensor of another dtype.
 """
 
 from __future__ import annotations
@@ -15,8 +16,17 @@ import torch
 import torch.distributed as dist
 
 from shardproof.errors import CannotRunError
-from shardproof.worlds.call import Call, call_all_gather, call_all_reduce, call_reduce_scatter, copy_for_one_rank
+from shardproof.worlds.call import (
+    Call,
+    call_all_gather,
+    call_all_reduce,
+    call_receive,
+    call_reduce_scatter,
+    call_send,
+    copy_for_one_rank,
+)
 from shardproof.worlds.communicator import shard_sizes
+from shardproof.worlds.diagnosis import describe_misfit
 from shardproof.worlds.padding import pad, stack_padded
 
 if TYPE_CHECKING:
@@ -26,6 +36,7 @@ if TYPE_CHECKING:
 
 
 _GLOO = "gloo/transport/"  # in what gloo says of a connection that another rank has closed
+_HEADER_BYTES = 512  # of a message: the sender's call in words
 
 
 class CollectiveFailedError(CannotRunError):
@@ -59,8 +70,9 @@ def say_nothing(call: Call | None = None) -> None:
 class ProcessGroupCommunicator:
     """See `Communicator`; the backend of `group` must fit the tensors' device (gloo, or nccl for CUDA).
 
-    `announce` is called with each collective before it begins, and with None after it. Code whose collectives bypass
-    this class (as DTensor's do) calls `beat` from time to time; otherwise a spawned world takes it for hung.
+    `announce` is called with each collective or message before it begins, and with None after it. Code whose
+    collectives bypass this class (as DTensor's do) calls `beat` from time to time; otherwise a spawned world takes it
+    for hung.
     """
 
     group: dist.ProcessGroup
@@ -116,6 +128,29 @@ class ProcessGroupCommunicator:
             with self._announced(call):
                 dist.all_reduce(total, group=self.group)
         return total
+
+    @torch.no_grad()
+    def send(self, tensor: Tensor, *, to: int, name: str) -> None:
+        call = call_send(tensor, to=to, name=name, rank=self.rank, size=self.size)
+        text = str(call).encode()[:_HEADER_BYTES].ljust(_HEADER_BYTES)
+        header = torch.frombuffer(bytearray(text), dtype=torch.uint8).to(tensor.device)
+        with self._announced(call):
+            dist.send(header, group=self.group, group_dst=to)
+            dist.send(tensor.contiguous(), group=self.group, group_dst=to)
+
+    @torch.no_grad()
+    def receive(self, into: Tensor, *, source: int, name: str) -> Tensor:
+        call = call_receive(into, source=source, name=name, rank=self.rank, size=self.size)
+        header = torch.empty(_HEADER_BYTES, dtype=torch.uint8, device=into.device)
+        with self._announced(call):
+            dist.recv(header, group=self.group, group_src=source)
+            sent = bytes(header.tolist()).decode(errors="replace").rstrip()
+            fitting = call_send(into, to=self.rank, name=name, rank=source, size=self.size)
+            if sent.encode() != str(fitting).encode()[:_HEADER_BYTES].rstrip():
+                raise CannotRunError(describe_misfit(source, sent, self.rank, call))
+            value = into if into.is_contiguous() else torch.empty_like(into, memory_format=torch.contiguous_format)
+            dist.recv(value, group=self.group, group_src=source)
+        return into if value is into else into.copy_(value)
 
     @contextmanager
     def _announced(self, call: Call) -> Iterator[None]:

@@ -1,8 +1,9 @@
-"""The simulated world: every rank is a greenlet of one OS thread, and runs until its next collective.
+"""The simulated world: every rank is a greenlet of one OS thread, and runs until it waits for other ranks.
 
 With threads, PyTorch would start one OpenMP pool for each, which compete for the cores. Rank 0 runs to its first
 collective, then rank 1, and so on; the last to arrive completes the collective. A sum is accumulated in rank order as
-the ranks arrive, so that no more than one rank's partial is alive besides the sum.
+the ranks arrive, so that no more than one rank's partial is alive besides the sum. A rank that sends waits until the
+message is received. Where every rank waits and nothing can come, that is a deadlock.
 """
 
 from __future__ import annotations
@@ -11,19 +12,34 @@ import contextlib
 import weakref
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import torch
 from greenlet import GreenletExit, getcurrent, greenlet
 
 from shardproof.errors import CannotRunError
 from shardproof.raised import describe_error
-from shardproof.worlds.call import Call, call_all_gather, call_all_reduce, call_reduce_scatter, copy_for_one_rank
+from shardproof.worlds.call import (
+    Call,
+    call_all_gather,
+    call_all_reduce,
+    call_receive,
+    call_reduce_scatter,
+    call_send,
+    copy_for_one_rank,
+)
 from shardproof.worlds.communicator import shard_range
-from shardproof.worlds.diagnosis import describe_mismatch, describe_waiting, name_ranks
+from shardproof.worlds.diagnosis import (
+    describe_deadlock,
+    describe_mismatch,
+    describe_waiting,
+    describe_waits,
+    name_ranks,
+)
+from shardproof.worlds.messages import Mailbox, Receive, Send
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Collection, Iterable, Iterator
 
     from torch import Tensor
 
@@ -57,12 +73,11 @@ class SimulatedWorld:
         results: dict[int, R] = {}
         try:
             while len(results) < self.size:
-                for rank, one in enumerate(ranks):
-                    value = scheduler.resume(rank, one)
-                    if one.dead:
+                for rank in scheduler.take_turns(ended=results):
+                    value = scheduler.resume(rank, ranks[rank])
+                    if ranks[rank].dead:
                         results[rank] = value
-                    scheduler.check_nobody_ended(rank, ended=results)
-                scheduler.collective = None
+                    scheduler.check_nobody_ended(ended=results)
         finally:
             scheduler.closed = True
             _kill(ranks)
@@ -72,10 +87,12 @@ class SimulatedWorld:
 
 @dataclass(slots=True, kw_only=True)
 class _CollectiveInProgress:
-    """A collective that not all ranks have joined: how many have, in rank order, and the result so far."""
+    """A collective that not all ranks have joined: which have, and the result so far."""
 
     call: Call
-    arrived: int = 0
+    joined: set[int] = field(default_factory=set)
+    early: dict[int, Tensor] = field(default_factory=dict)  # partials of ranks before which another has yet to come
+    summed: int = 0
     result: Tensor | None = None
 
     def insert(self, shard: Tensor, start: int) -> None:
@@ -84,17 +101,22 @@ class _CollectiveInProgress:
         if self.result is None:
             self.result = shard.new_empty(self.call.shape)
         self.result.narrow(dim, start, shard.shape[dim]).copy_(shard)
-        self.arrived += 1
 
-    def add(self, partial: Tensor) -> None:
+    def add(self, rank: int, partial: Tensor) -> None:
+        """Sum in rank order, whatever the order in which messages let the ranks arrive."""
+        self.early[rank] = partial
+        while self.summed in self.early:
+            self._add_next(self.early.pop(self.summed))
+            self.summed += 1
+
+    def _add_next(self, partial: Tensor) -> None:
         # The first rank's own tensor must not be changed: it is kept, uncopied, until the second rank makes a sum.
         if self.result is None:
             self.result = partial
-        elif self.arrived == 1:
+        elif self.summed == 1:
             self.result = (self.result + partial).contiguous()
         else:
             self.result += partial
-        self.arrived += 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,27 +128,51 @@ class _SharedResult:
     call: Call
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Wait:
+    """In which call a rank waits, and whether it can go on."""
+
+    call: Call
+    done: Callable[[], bool]
+
+
 @dataclass(slots=True, kw_only=True)
 class _Scheduler:
-    """What the ranks of one run share: whose turn it is, and the collective in progress."""
+    """What the ranks of one run share: what each waits for, the collective in progress, and messages on their way."""
 
     size: int
     hub: greenlet = field(default_factory=getcurrent)
     grad: bool = field(default_factory=torch.is_grad_enabled)
     collective: _CollectiveInProgress | None = None
+    mailbox: Mailbox = field(default_factory=Mailbox)
+    waits: dict[int, _Wait] = field(default_factory=dict)
     shared: list[_SharedResult] = field(default_factory=list)
     closed: bool = False
 
+    def take_turns(self, *, ended: Collection[int]) -> Iterator[int]:
+        """Yield each rank, in rank order, that can go on.
+
+        Raises:
+            CannotRunError: there is none.
+        """
+        moved = False
+        for rank in range(self.size):
+            wait = self.waits.get(rank)
+            if rank not in ended and (wait is None or wait.done()):
+                moved = True
+                yield rank
+        if not moved:
+            raise CannotRunError(describe_deadlock({rank: wait.call for rank, wait in self.waits.items()}, ended))
+
     def resume(self, rank: int, one: greenlet) -> Any:
-        """Run a rank until its next collective or its end; its result, if it ended."""
+        """Run a rank until it waits, or to its end; its result, if it ended."""
         try:
             value = one.switch()
         except _EndRunError as end:
             raise CannotRunError(str(end)) from None
         except Exception as error:
-            message = f"rank {rank}: {describe_error(error)}"
-            if self.collective is not None and self.collective.arrived:
-                message += f"; {describe_waiting(range(self.collective.arrived), self.collective.call)}"
+            waiting = {other: wait.call for other, wait in self.waits.items() if not wait.done()}
+            message = f"rank {rank}: {describe_error(error)}" + (f"; {describe_waits(waiting)}" if waiting else "")
             raise CannotRunError(message) from error
         self.check_unwritten(rank)
         return value
@@ -138,20 +184,57 @@ class _Scheduler:
         if self.collective is None:
             self.collective = _CollectiveInProgress(call=call)
         elif self.collective.call != call:
-            self.hub.throw(_EndRunError(describe_mismatch(range(rank), self.collective.call, rank, call)))
+            self.end(describe_mismatch(self.collective.joined, self.collective.call, rank, call))
+        self.collective.joined.add(rank)
         return self.collective
 
-    def wait(self, collective: _CollectiveInProgress) -> Tensor:
+    def wait(self, rank: int, collective: _CollectiveInProgress) -> Tensor:
         """Suspend the calling rank until all have joined; then the result."""
-        if collective.arrived == self.size:
+        if len(collective.joined) == self.size:
             self.share(collective)
+            self.collective = None
+        self.suspend(rank, _Wait(call=collective.call, done=lambda: len(collective.joined) == self.size))
+        assert collective.result is not None
+        return collective.result
+
+    def send(self, message: Send, call: Call) -> None:
+        """Put a message into the mailbox, and suspend the calling rank until it is received."""
+        if self.closed:
+            raise GreenletExit
+        try:
+            self.mailbox.send(message)
+        except CannotRunError as misfit:
+            self.end(str(misfit))
+        if not message.done:
+            self.suspend(message.source, _Wait(call=call, done=lambda: message.done))
+
+    def receive(self, receive: Receive, call: Call) -> Tensor:
+        """Take a message from the mailbox, or suspend the calling rank until there is one."""
+        if self.closed:
+            raise GreenletExit
+        try:
+            self.mailbox.receive(receive)
+        except CannotRunError as misfit:
+            self.end(str(misfit))
+        if not receive.done:
+            self.suspend(receive.destination, _Wait(call=call, done=lambda: receive.done))
+        assert receive.value is not None
+        return receive.value
+
+    def suspend(self, rank: int, wait: _Wait) -> None:
+        """Let the other ranks run until the calling one can go on."""
+        self.waits[rank] = wait
         # Grad mode belongs to the OS thread: restore it for the other ranks, and set it again for this one.
         grad = torch.is_grad_enabled()
         torch.set_grad_enabled(self.grad)
         self.hub.switch()
         torch.set_grad_enabled(grad)
-        assert collective.result is not None
-        return collective.result
+        del self.waits[rank]
+
+    def end(self, reason: str) -> NoReturn:
+        """End the run from the calling rank, which does not come back."""
+        self.hub.throw(_EndRunError(reason))
+        raise GreenletExit
 
     def share(self, collective: _CollectiveInProgress) -> None:
         """Remember a finished result, to detect a rank that writes into it."""
@@ -176,12 +259,11 @@ class _Scheduler:
             alive.append(one)
         self.shared = alive
 
-    def check_nobody_ended(self, rank: int, *, ended: Iterable[int]) -> None:
-        """Raise if ranks have ended while others wait for them."""
-        gone = set(ended)
-        if self.collective is not None and gone:
-            waiting = [other for other in range(rank + 1) if other not in gone]
-            raise CannotRunError(f"{name_ranks(gone)} ended while {describe_waiting(waiting, self.collective.call)}")
+    def check_nobody_ended(self, *, ended: Collection[int]) -> None:
+        """Raise if ranks have ended while others wait for them in a collective."""
+        if self.collective is not None and ended:
+            waiting = describe_waiting(self.collective.joined, self.collective.call)
+            raise CannotRunError(f"{name_ranks(ended)} ended while {waiting}")
 
 
 class _EndRunError(Exception):
@@ -207,7 +289,7 @@ class _SimulatedCommunicator:
         with torch.no_grad():
             collective.insert(shard, shard_range(total, self.rank, self.size)[0])
         del shard
-        return self.scheduler.wait(collective)
+        return self.scheduler.wait(self.rank, collective)
 
     def reduce_scatter(self, partial: Tensor, *, dim: int, name: str) -> Tensor:
         call = call_reduce_scatter(partial, dim=dim, name=name)
@@ -216,11 +298,11 @@ class _SimulatedCommunicator:
         start, stop = shard_range(partial.shape[dim], self.rank, self.size)
         collective = self.scheduler.join(self.rank, call)
         with torch.no_grad():
-            collective.add(partial)
+            collective.add(self.rank, partial)
         del partial
         # A contiguous copy, as in the other worlds: kernels may round differently on other strides.
         return (
-            self.scheduler.wait(collective)
+            self.scheduler.wait(self.rank, collective)
             .narrow(dim, start, stop - start)
             .clone(memory_format=torch.contiguous_format)
         )
@@ -231,9 +313,20 @@ class _SimulatedCommunicator:
             return copy_for_one_rank(partial)
         collective = self.scheduler.join(self.rank, call)
         with torch.no_grad():
-            collective.add(partial)
+            collective.add(self.rank, partial)
         del partial
-        return self.scheduler.wait(collective)
+        return self.scheduler.wait(self.rank, collective)
+
+    def send(self, tensor: Tensor, *, to: int, name: str) -> None:
+        call = call_send(tensor, to=to, name=name, rank=self.rank, size=self.size)
+        self.scheduler.send(Send(source=self.rank, destination=to, tag=0, tensor=tensor, call=call), call)
+
+    def receive(self, into: Tensor, *, source: int, name: str) -> Tensor:
+        call = call_receive(into, source=source, name=name, rank=self.rank, size=self.size)
+        receive = Receive(source=source, destination=self.rank, tag=0, tensor=into, call=call)
+        value = self.scheduler.receive(receive, call)
+        with torch.no_grad():
+            return into.copy_(value)
 
 
 def _kill(ranks: Iterable[greenlet]) -> None:

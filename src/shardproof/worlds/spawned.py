@@ -1,8 +1,8 @@
 """The spawned world: one gloo process a rank on this machine, with a file for rendezvous, so that no port is needed.
 
 The parent decides when a run has failed: it gets each rank's report over a private pipe, reads from its heartbeats
-which collective it is in, and ends every process when one rank fails or none makes progress. When the parent dies, each
-rank's stdin closes, and the rank removes the run's files and ends.
+which collective or message it is in, and ends every process when one rank fails or none makes progress. When the parent
+dies, each rank's stdin closes, and the rank removes the run's files and ends.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from shardproof.errors import CannotRunError
-from shardproof.worlds.diagnosis import describe_waiting, diagnose_stall, name_ranks
+from shardproof.worlds.diagnosis import describe_waits, diagnose_stall, name_ranks
 from shardproof.worlds.heartbeats import RankStatus, create_heartbeat_files, read_heartbeats
 from shardproof.worlds.rank_environment import find_free_port, make_environment
 from shardproof.worlds.stack_dump import ask_for_stack
@@ -253,17 +253,16 @@ class _Supervisor:
         late = f"{name_ranks(missing or waiting)} made no progress for {patience:g} s"
         positions = {one.rank: ask_for_stack(one.process.pid, one.log) for one in self.processes if one.rank in missing}
         late += "".join(f"; rank {rank} is in {position}" for rank, position in positions.items() if position)
-        raise CannotRunError(late + (f"; {describe_waiting(waiting, statuses[waiting[0]].call)}" if waiting else ""))
+        calls = {rank: statuses[rank].call for rank in waiting}
+        raise CannotRunError(late + (f"; {describe_waits(calls)}" if waiting else ""))
 
     def _make_error(self, ranks: list[_RankProcess]) -> CannotRunError:
         """The error that names these failed ranks, and the ranks that wait for them."""
         statuses = read_heartbeats(self.directory, len(self.processes))
         failures = [f"rank {one.rank}: {one.failure.message}" if one.failure else one.describe_death() for one in ranks]
         failed = {one.rank for one in ranks}
-        waiting = [rank for rank, status in enumerate(statuses) if status.waits and rank not in failed]
-        error = CannotRunError(
-            "; ".join(failures) + (f"; {describe_waiting(waiting, statuses[waiting[0]].call)}" if waiting else "")
-        )
+        waiting = {rank: status.call for rank, status in enumerate(statuses) if status.waits and rank not in failed}
+        error = CannotRunError("; ".join(failures) + (f"; {describe_waits(waiting)}" if waiting else ""))
         for one in ranks:
             if one.failure:
                 error.add_note(f"On rank {one.rank}:\n{one.failure.trace}")

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from shardproof.errors import CannotRunError
 from shardproof.raised import describe_error
+from shardproof.worlds.diagnosis import describe_deadlock
 from shardproof.worlds.randomness import Randomness
 from shardproof.worlds.rank_globals import RankGlobals
 
@@ -143,8 +144,8 @@ class Turns:
                 self.changed.notify_all()
                 return
         if len(self.ended) < self.size:
-            ended = f"; rank {', '.join(map(str, sorted(self.ended)))} ended" if self.ended else ""
-            error = CannotRunError(f"deadlock{self._list_waits()}{ended}")
+            waits = {other: wait.call for other, wait in self.waiting.items()}
+            error = CannotRunError(describe_deadlock(waits, self.ended))
             self.failures.append(_Failure(rank=min(self.waiting), error=error))
             self.over = True
             self.changed.notify_all()
