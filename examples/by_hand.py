@@ -480,7 +480,47 @@ for outputs in (2, 3, 5):
         print(f"too large by {(difference.mean(0) / grad).mean().item():.4f}, O / 2 is {outputs / 2}")
 
 # %% [markdown]
-# ## 5.3 Proving It
+# ## 5.3 A Pipeline of Two Stages
+#
+# Instead of a part of each layer, each device can hold a whole layer. The batch is cut into two microbatches; GPU 0
+# sends the hidden activations of each to GPU 1, which sends their gradients back. The loss is a mean over the batch, so
+# each microbatch counts by its share of the samples, and the gradients of the two are added up.
+
+# %%
+M = 2
+x_m, y_m = x.chunk(M), y.chunk(M)
+share = [len(part) / len(x) for part in x_m]
+out = model(x)
+optimizer.zero_grad(set_to_none=True)
+loss_fn(out, y).backward()
+
+# Forward: GPU 0 holds layer 1, GPU 1 layer 2
+h_m = [x_own @ W1.T + b1 for x_own in x_m]  # GPU 0, sent to GPU 1
+out_m = [h_own @ W2.T + b2 for h_own in h_m]  # GPU 1
+cmp("PP - forward pass", torch.cat(out_m), out)
+
+# Backward: GPU 1, which sends dh back to GPU 0
+dout_m = [part * (out_own - y_own) for part, out_own, y_own in zip(share, out_m, y_m, strict=True)]
+dh_m = [(dout.unsqueeze(2) * W2.unsqueeze(0)).sum(1) for dout in dout_m]
+
+
+def accumulate(dz_m, input_m):
+    return sum((dz.unsqueeze(2) * h.unsqueeze(1)).mean(0) for dz, h in zip(dz_m, input_m, strict=True))
+
+
+cmp("PP - dW2", accumulate(dout_m, h_m), W2.grad)
+cmp("PP - db2", sum(dout.mean(0) for dout in dout_m), b2.grad)
+cmp("PP - dW1", accumulate(dh_m, x_m), W1.grad)
+cmp("PP - db1", sum(dh.mean(0) for dh in dh_m), b1.grad)
+
+# Two mistakes: the last microbatch only, and each microbatch's own mean as if it were the batch's
+cmp("last only: dW2", accumulate(dout_m[-1:], h_m[-1:]), W2.grad)
+own_mean = [out_own - y_own for out_own, y_own in zip(out_m, y_m, strict=True)]
+cmp("own means: dW2", accumulate(own_mean, h_m), W2.grad)
+print(f"too large by {(accumulate(own_mean, h_m) / W2.grad).mean().item():.4f}")
+
+# %% [markdown]
+# ## 5.4 Proving It
 #
 # `approximate: True` leaves a question: rounding, or a small error? In exact arithmetic modulo a prime there is no
 # rounding. The step of this notebook, sharded by PyTorch's own tensor parallelism as in section 3, is proved to be

@@ -11,7 +11,9 @@ from shardproof.byhand.comparisons import (
     Baseline,
     compare_forward,
     compare_forward_of_ranks,
+    compare_forward_of_stages,
     compare_gradients,
+    compare_gradients_of_stages,
     compare_updates,
 )
 from shardproof.byhand.data import Batch
@@ -31,7 +33,7 @@ def baseline(*, flips=0.0):
     return Baseline(
         reference=STEP,
         scales=estimate_scales(LAYERS, BATCH, loss="mse", lr=0.1),
-        sign_flips=SignFlips(count=0, gradients=(LayerScale(W=flips, b=flips),) * 2),
+        sign_flips=SignFlips(count=0, gradients=(LayerScale(W=flips, b=flips),) * 2, dh=(flips,)),
         lr=0.1,
     )
 
@@ -44,6 +46,21 @@ def test_names_and_order_are_the_notebooks():
     assert names(compare_forward(STEP, baseline())) == ["forward pass", "loss"]
     assert names(compare_gradients(STEP, baseline())) == ["dW2", "db2", "dW1", "db1"]
     assert names(compare_updates(STEP, baseline())) == ["manual_nW1", "manual_nb1", "manual_nW2", "manual_nb2"]
+
+
+def test_lines_of_a_pipeline_have_what_is_sent_before_what_is_made_of_it():
+    assert names(compare_forward_of_stages(STEP, baseline())) == ["PP - h1", "PP - forward pass", "PP - loss"]
+    expected = ["dW2", "db2", "dh1", "dW1", "db1"]
+    assert names(compare_gradients_of_stages(STEP, baseline())) == [f"PP - {name}" for name in expected]
+
+
+@pytest.mark.parametrize(("flips", "approximate"), [(0.0, False), (0.02, True)])
+def test_a_wrong_activation_or_gradient_between_stages_diverges(flips, approximate):
+    wrong = replace(STEP, h=(STEP.h[0] + 0.01,), dh=(STEP.dh[0] + 0.01,))
+    forward = compare_forward_of_stages(wrong, baseline(flips=flips))
+    assert [line.name for line in forward if not line.approximate] == ["PP - h1"]
+    backward = compare_gradients_of_stages(wrong, baseline(flips=flips))
+    assert [line.name for line in backward if not line.approximate] == ([] if approximate else ["PP - dh1"])
 
 
 def with_gradient(change):

@@ -31,6 +31,20 @@ def test_with_the_bias_twice_the_forward_is_wrong():
     assert {"TP - forward pass", "dW2_0", "dW1_1"} <= diverged(Mistake.BIAS_TWICE)
 
 
+def test_with_the_last_microbatch_alone_what_is_sent_is_right_and_every_gradient_is_wrong():
+    wrong = diverged(Mistake.LAST_MICROBATCH)
+    assert wrong == {f"PP - {kind}{part}{l}" for kind in ("d", "manual_n") for part in "Wb" for l in (1, 2)}
+    assert diverged(Mistake.LAST_MICROBATCH, microbatches=1) == set()  # it is the whole batch
+
+
+def test_with_each_microbatchs_own_mean_the_forward_is_right_and_all_that_goes_back_is_wrong():
+    wrong = diverged(Mistake.MICROBATCH_MEAN)
+    assert {"PP - dh1", "PP - dW1", "PP - db2", "PP - manual_nW2"} <= wrong
+    assert not [name for name in wrong if "forward" in name or "loss" in name or name == "PP - h1"]
+    assert all(name.startswith("PP") for name in wrong)
+    assert diverged(Mistake.MICROBATCH_MEAN, microbatches=1) == set()
+
+
 @pytest.mark.parametrize(("width", "wrong"), [(2, False), (3, True), (4, True)])
 def test_the_notebooks_factor_is_right_at_its_own_width_alone(width, wrong):
     assert bool(diverged(Mistake.NOTEBOOK_FACTOR, widths=(6, 4, width))) is wrong

@@ -20,6 +20,8 @@ from shardproof.errors import CannotRunError
         ({"lr": float("nan")}, "--lr nan"),
         ({"lr": -0.1}, "--lr -0.1"),
         ({"seed": -1}, "--seed -1"),
+        ({"microbatches": 0}, "--microbatches 0: give 1 to 64"),
+        ({"microbatches": 65}, "--microbatches 65: give 1 to 64"),
         ({"devices": 65}, "--devices 65: give 1 to 64"),
         ({"activation": "tanh"}, "--activation 'tanh': give one of none, relu, gelu"),
         ({"loss": "l1"}, "--loss 'l1'"),

@@ -46,6 +46,7 @@ def test_a_flip_within_noise_of_zero_is_allowed_for():
     torch.testing.assert_close(first.b, dh.abs().item(), rtol=1e-4, atol=0)
     torch.testing.assert_close(first.W, (dh * batch.x[1]).abs().max().item(), rtol=1e-4, atol=0)
     assert sign_flips.gradients[1].b == 0
+    assert sign_flips.dh == (0,)  # it is computed from dout alone
 
 
 @pytest.mark.parametrize(("near", "far"), [(1e-8, 2e-8), (-1e-8, -2e-8), (0.5, -0.5), (-1e-8, 0.5)])

@@ -24,7 +24,12 @@ def test_scales_are_about_the_root_mean_squares_of_the_step(loss):
     layers = initialise_layers((32, 64, 8), seed=1)
     scales = estimate_scales(layers, batch, loss=loss, lr=0.1)
     step = take_step(layers, batch, activation=ACTIVATIONS["none"], loss=LOSSES[loss], lr=0.1)
-    pairs = [(scales.z[0], rms(step.z[0])), (scales.out, rms(step.out)), (scales.loss, float(step.loss))]
+    pairs = [
+        (scales.dh[0], rms(step.dh[0])),
+        (scales.z[0], rms(step.z[0])),
+        (scales.out, rms(step.out)),
+        (scales.loss, float(step.loss)),
+    ]
     for scale, gradient in zip(scales.gradients, step.gradients, strict=True):
         pairs += [(scale.W, rms(gradient.W)), (scale.b, rms(gradient.b))]
     for scale, found in pairs:

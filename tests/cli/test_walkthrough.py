@@ -50,6 +50,7 @@ def test_lines_and_sections_of_the_notebook(walk):
     assert [number.rstrip(".") for number in sections] == [
         *("1", "1.1", "1.2", "1.3", "2", "3", "3.1", "3.1.1", "3.1.2"),
         *("3.2", "3.2.1", "3.2.2", "4", "4.2", "4.1"),
+        *("5", "5.1", "5.2", "5.3"),
     ]
     lines = re.findall(
         r"^(.*?) *\| exact: (?:True |False) \| approximate: (True |False) \| maxdiff: ", out, re.MULTILINE
@@ -62,14 +63,19 @@ def test_lines_and_sections_of_the_notebook(walk):
     names = [name for name, _ in lines]
     assert [name for name in names if name in notebook] == notebook
     assert {approximate for _, approximate in lines} == {"True "}
-    assert set(names) - set(notebook) == {"loss", *(f"TP - manual_n{p}{l}" for p in "Wb" for l in (1, 2))}
+    updates = {f"{way} - manual_n{p}{l}" for way in ("TP", "PP") for p in "Wb" for l in (1, 2)}
+    pipeline = {f"PP - {name}" for name in ("h1", "forward pass", "loss", "dh1", "dW1", "db1", "dW2", "db2")}
+    assert set(names) - set(notebook) == {"loss"} | updates | pipeline
 
 
 def test_running_total_ends_where_the_run_does(walk):
     _, out, _ = walk("--widths", "6,5,9,4", "--devices", "3", "--split", "column,row,row")
     totals = [int(total) for total in re.findall(r"^(?:all|reduce)_\w+ \w+ +\| +\d+ \| +(\d+)$", out, re.MULTILINE)]
     assert totals == sorted(totals)
-    assert out.rstrip().endswith(f"{totals[-1]} bytes per rank communicated.")
+    sent = [int(total) for total in re.findall(r"^d?h\d\[\d\] \d -> \d +\| +\d+ \| +(\d+)$", out, re.MULTILINE)]
+    assert sent == sorted(sent)
+    assert len(sent) == 2 * 2 * 2  # two microbatches over two boundaries, there and back
+    assert out.rstrip().endswith(f"{totals[-1]} bytes per rank communicated, {sent[-1]} bytes sent between stages.")
 
 
 def test_an_epoch_has_an_update_for_each_batch(walk):
@@ -98,6 +104,7 @@ def test_fewer_samples_than_a_usual_batch_make_one_batch(walk):
         "--widths 5,8,6 --loss cross-entropy --devices 5 --activation gelu --dtype float64",
         "--widths 6,4,2 --dtype float16 --activation relu --lr 0.1 --steps 5",
         "--widths 3,1 --devices 1 --seed 18446744073709551615",
+        "--widths 6,5,4,3 --devices 3 --microbatches 64 --dtype bfloat16 --activation gelu",
     ],
 )
 def test_other_sizes_are_approximate(walk, arguments):
@@ -117,7 +124,7 @@ def test_json(walk):
     code, out, err = walk("--format", "json", "--steps", "2")
     assert (code, err) == (0, "")
     document = json.loads(out)
-    assert document["schema_version"] == 2
+    assert document["schema_version"] == 3
     assert document["settings"]["widths"] == [6, 4, 2]
     assert document["approximate"] is True
     assert [step["step"] for step in document["steps"]] == [1, 2]
@@ -126,6 +133,10 @@ def test_json(walk):
     assert sections["3.2.2"]["communicated"] == [
         {"section": "3.2.2", "collective": "reduce_scatter", "tensor": "dh1", "bytes_per_rank": 256}
     ]
+    assert sections["5.1"]["sent"][0] == {
+        "section": "5.1", "tensor": "h1[0]", "source": 0, "destination": 1, "bytes": 256
+    }  # fmt: skip
+    assert [len(sections[number]["sent"]) for number in ("3.1.2", "5.1", "5.2", "5.3")] == [0, 2, 2, 0]
 
 
 @pytest.mark.parametrize("form", ["text", "json"])
@@ -163,6 +174,7 @@ def test_a_run_that_leaves_the_numbers_diverges(walk):
         ("--devices 65 --widths 99,99", "give 1 to 64"),
         ("--devices 3", "layer 2 is split by column over its 2 output features; give 2 or fewer"),
         ("--devices 5 --widths 4,8,8 --split row", "layer 1 is split by row over its 4 input features"),
+        ("--microbatches 0", "give 1 to 64"),
         ("--dtype int32", "needs a floating dtype; give one of float32, float64, bfloat16, float16"),
         ("--activation tanh", "give one of none, relu, gelu"),
         ("--loss l1", "give one of mse, cross-entropy"),
@@ -268,6 +280,7 @@ def test_a_page_is_written_beside_the_text(walk, tmp_path):
     assert mask_rounding(out) == GOLDEN.read_text()
     page = (tmp_path / "page.html").read_text()
     assert "Forget the reduce-scatter" in page
+    assert "A pipeline of 2 stages" in page
 
 
 def test_a_page_that_cannot_be_written_is_refused_before_the_first_step(walk):

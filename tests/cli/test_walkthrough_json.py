@@ -19,7 +19,7 @@ def write(*reports):
 def test_the_document_has_the_settings_and_every_step():
     approximate, document = write(make_report(1), make_report(2))
     assert approximate is document["approximate"] is True
-    assert (document["schema_version"], document["world"], document["comparisons"]) == (2, "simulated", 10)
+    assert (document["schema_version"], document["world"], document["comparisons"]) == (3, "simulated", 16)
     assert (document["settings"]["widths"], document["settings"]["dtype"]) == ([6, 4, 2], "float32")
     assert [step["step"] for step in document["steps"]] == [1, 2]
     assert document["steps"][0]["sections"][0]["number"] == "3.1.1"
@@ -37,6 +37,7 @@ def test_a_section_has_its_lines_its_traffic_and_its_kinks():
         {"section": "3.1.2", "collective": "all_gather", "tensor": "h1", "bytes_per_rank": 64}
     ]
     assert section["kinks"] == 3
+    assert section["sent"] == []
     assert section["comparisons"][0]["name"] == "x3.1.2"
     assert set(section["comparisons"][0]) == {"name", "shape", "exact", "approximate", "maxdiff", "rtol", "atol"}
 

@@ -8,6 +8,8 @@ from shardproof.cli.walkthrough_prose import (
     describe_communication,
     describe_factor,
     describe_loss,
+    describe_pipeline,
+    describe_share,
     describe_world,
 )
 
@@ -66,3 +68,21 @@ def test_the_factor_of_the_loss_at_the_notebooks_width_and_at_another():
     assert "two agree here because O = 2" in say(describe_factor)
     assert "with O = 6, it would be 6/2 times" in say(describe_factor, widths=(6, 4, 6))
     assert "softmax(out) - onehot(class)" in say(describe_factor, loss="cross-entropy")
+
+
+def test_a_pipeline_says_its_layers_its_microbatches_and_its_schedule():
+    settings = {"widths": (6, 5, 4, 3), "splits": ("column",) * 3, "batch_size": 7, "microbatches": 3}
+    lines = say(describe_pipeline, **settings).splitlines()
+    assert {"stage 0 : layers 1 to 2", "stage 1 : layer 3"} <= set(lines)
+    assert "Microbatches of a batch of 7 samples: 1 of 3 and 2 of 2." in lines
+    assert lines[-2:] == ["stage 0 | F0  F1  F2  .   .   B0  B1  B2", "stage 1 | .   F0  F1  F2  B0  B1  B2  ."]
+    assert "a table of 2 stages by 34 turns" in say(describe_pipeline, microbatches=16)
+
+
+def test_devices_without_layers_and_a_stage_alone_are_told():
+    assert "2 layers for 4 devices: the others hold nothing" in say(describe_pipeline, widths=(6, 4, 4), devices=4)
+    assert "One stage alone has nothing to send." in say(describe_pipeline, devices=1)
+
+
+def test_the_share_of_a_microbatch_is_told():
+    assert "B_m/B of its own dout" in "\n".join(describe_share())

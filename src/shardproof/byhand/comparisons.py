@@ -119,6 +119,31 @@ def compare_updates_of_ranks(
     return tuple(lines)
 
 
+def compare_forward_of_stages(step: Step, baseline: Baseline) -> tuple[Comparison, ...]:
+    """What the stages of a pipeline hand on, the output and the loss, the microbatches put together."""
+    return (
+        *(
+            _compare(ours, theirs, name=f"PP - h{l}", scale=scale)
+            for l, (ours, theirs, scale) in enumerate(
+                zip(step.h, baseline.reference.h, baseline.scales.z[:-1], strict=True), start=1
+            )
+        ),
+        _compare(step.out, baseline.reference.out, name="PP - forward pass", scale=baseline.scales.out),
+        _compare(step.loss, baseline.reference.loss, name="PP - loss", scale=baseline.scales.loss),
+    )
+
+
+def compare_gradients_of_stages(step: Step, baseline: Baseline) -> tuple[Comparison, ...]:
+    """Every accumulated dW and db of a pipeline, the last layer first, and before each layer the dh sent back to it."""
+    lines: list[Comparison] = []
+    for l, ours in reversed(list(enumerate(step.gradients))):
+        if l < len(step.dh):
+            dh, scale, flips = baseline.reference.dh[l], baseline.scales.dh[l], baseline.sign_flips.dh[l]
+            lines.append(_compare(step.dh[l], dh, name=f"PP - dh{l + 1}", scale=scale, allowance=flips))
+        lines += _compare_gradient(ours, baseline.reference.gradients[l], baseline, l, prefix="PP - ")
+    return tuple(lines)
+
+
 def _tell_replicas_apart(replicas: Sequence[Tensor]) -> list[tuple[Tensor, str]]:
     """Keep the first replica, and each that differs from it, with the rank in its name."""
     first, *others = replicas
@@ -127,12 +152,12 @@ def _tell_replicas_apart(replicas: Sequence[Tensor]) -> list[tuple[Tensor, str]]
 
 
 def _compare_gradient(
-    ours: Layer, theirs: Layer, baseline: Baseline, l: int, *, suffix: str = ""
+    ours: Layer, theirs: Layer, baseline: Baseline, l: int, *, prefix: str = "", suffix: str = ""
 ) -> tuple[Comparison, Comparison]:
     scale, flips = baseline.scales.gradients[l], baseline.sign_flips.gradients[l]
     return (
-        _compare(ours.W, theirs.W, name=f"dW{l + 1}{suffix}", scale=scale.W, allowance=flips.W),
-        _compare(ours.b, theirs.b, name=f"db{l + 1}{suffix}", scale=scale.b, allowance=flips.b),
+        _compare(ours.W, theirs.W, name=f"{prefix}dW{l + 1}{suffix}", scale=scale.W, allowance=flips.W),
+        _compare(ours.b, theirs.b, name=f"{prefix}db{l + 1}{suffix}", scale=scale.b, allowance=flips.b),
     )
 
 

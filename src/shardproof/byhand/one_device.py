@@ -36,6 +36,14 @@ class Forward:
     out: Tensor
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Backward:
+    """What the backward pass computes: dW [O, I] and db [O] of each layer, and dh [B, O] of each hidden layer."""
+
+    gradients: tuple[Layer, ...]
+    dh: tuple[Tensor, ...]
+
+
 def forward(layers: Sequence[Layer], x: Tensor, activation: Activation) -> Forward:
     """Compute the output layer by layer; its backward is `backward`."""
     h, z = [x], []
@@ -46,20 +54,20 @@ def forward(layers: Sequence[Layer], x: Tensor, activation: Activation) -> Forwa
     return Forward(h=tuple(h), z=tuple(z), out=out)
 
 
-def backward(layers: Sequence[Layer], saved: Forward, dout: Tensor, activation: Activation) -> tuple[Layer, ...]:
+def backward(layers: Sequence[Layer], saved: Forward, dout: Tensor, activation: Activation) -> Backward:
     """Compute every dW and db from dout, from the last layer to the first; backward of `forward`.
 
     Returns:
-        dW [O, I] and db [O] of each layer, in the order of the layers.
+        Its values in the order of the layers.
     """
-    gradients = []
+    gradients, dh = [], []
     dz = dout  # [B, O] of the last layer, which no activation follows
     for l in reversed(range(len(layers))):
         gradients.append(Layer(W=linear_backward_weight(dz, saved.h[l]), b=linear_backward_bias(dz)))  # [O, I], [O]
         if l > 0:  # the batch needs no gradient
-            dh = linear_backward_input(dz, layers[l].W)  # [B, I]
-            dz = activation.backward(dh, saved.z[l - 1])  # [B, I], which is [B, O] of the layer below
-    return tuple(reversed(gradients))
+            dh.append(linear_backward_input(dz, layers[l].W))  # [B, I]
+            dz = activation.backward(dh[-1], saved.z[l - 1])  # [B, I], which is [B, O] of the layer below
+    return Backward(gradients=tuple(reversed(gradients)), dh=tuple(reversed(dh)))
 
 
 def update(layers: Sequence[Layer], gradients: Sequence[Layer], lr: float) -> tuple[Layer, ...]:
@@ -74,11 +82,13 @@ def take_step(layers: Sequence[Layer], batch: Batch, *, activation: Activation, 
     """Forward, backward and update."""
     saved = forward(layers, batch.x, activation)
     dout = loss.backward(saved.out, batch.y)
-    gradients = backward(layers, saved, dout, activation)
+    found = backward(layers, saved, dout, activation)
     return Step(
         z=saved.z,
         out=saved.out,
         loss=loss.forward(saved.out, batch.y),
-        gradients=gradients,
-        updated=update(layers, gradients, lr),
+        gradients=found.gradients,
+        updated=update(layers, found.gradients, lr),
+        h=saved.h[1:],
+        dh=found.dh,
     )

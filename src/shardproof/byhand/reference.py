@@ -70,8 +70,13 @@ def take_step(model: nn.Sequential, batch: Batch, *, loss: str, lr: float) -> St
     parameters = [parameter for linear in _linears(model) for parameter in (linear.weight, linear.bias)]
     for parameter in parameters:
         parameter.grad = None
-    z, out = [], batch.x
+    z: list[Tensor] = []
+    h: list[Tensor] = []
+    out = batch.x
     for module in model:
+        if isinstance(module, nn.Linear) and z:
+            out.retain_grad()
+            h.append(out)
         out = module(out)
         if isinstance(module, nn.Linear):
             z.append(out.detach())
@@ -96,6 +101,8 @@ def take_step(model: nn.Sequential, batch: Batch, *, loss: str, lr: float) -> St
         loss=loss_value.detach(),
         gradients=tuple(Layer(W=W, b=b) for W, b in zip(gradients[::2], gradients[1::2], strict=True)),
         updated=read_layers(model),
+        h=tuple(one.detach() for one in h),
+        dh=tuple(one.grad for one in h if one.grad is not None),
     )
 
 

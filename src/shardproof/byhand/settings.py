@@ -20,6 +20,7 @@ DTYPES = {
 }
 PATTERNS: dict[str, tuple[Split, ...]] = {"column": ("column",), "row": ("row",), "column-row": ("column", "row")}
 MOST_DEVICES = 64
+MOST_MICROBATCHES = 64
 LARGEST_SEED = 2**64 - 1
 
 
@@ -30,6 +31,7 @@ class Settings:
     Attributes:
         steps: the number of updates; each takes the next batch, and the first again after the last.
         splits: one entry a layer.
+        microbatches: of a batch, in a pipeline; a smaller batch makes one of each sample.
 
     Raises:
         CannotRunError: a value is out of its range.
@@ -46,6 +48,7 @@ class Settings:
     dtype: torch.dtype = torch.float32
     devices: int = 2
     splits: tuple[Split, ...] = ("column", "column")
+    microbatches: int = 2
 
     def __post_init__(self) -> None:
         _check_sizes(self)
@@ -66,8 +69,8 @@ def count_epoch(samples: int, batch_size: int) -> int:
 def check_memory(settings: Settings, available: int) -> None:
     """Refuse a run that does not fit in memory; the system would kill the process without a message.
 
-    The three computations together keep about 14 copies of the parameters: values, gradients and updated values, full
-    and in shards; and about as many of each layer's activations.
+    The four computations together keep about 18 copies of the parameters: values, gradients and updated values, full,
+    in shards and in stages; and about as many of each layer's activations.
 
     Args:
         settings: of the run.
@@ -79,7 +82,7 @@ def check_memory(settings: Settings, available: int) -> None:
     parameters = sum((i + 1) * o for i, o in pairwise(settings.widths))
     activations = settings.batch_size * sum(settings.widths)
     data = settings.samples * (settings.widths[0] + settings.widths[-1])
-    needed = (14 * (parameters + activations) + 2 * data) * settings.dtype.itemsize
+    needed = (18 * (parameters + activations) + 2 * data) * settings.dtype.itemsize
     if needed > available:
         widths = ",".join(str(width) for width in settings.widths)
         raise CannotRunError(
@@ -151,6 +154,8 @@ def _check_sizes(settings: Settings) -> None:
         raise CannotRunError(f"--seed {settings.seed}: give a whole number from 0 to {LARGEST_SEED}")
     if not 1 <= settings.devices <= MOST_DEVICES:
         raise CannotRunError(f"--devices {settings.devices}: give 1 to {MOST_DEVICES}")
+    if not 1 <= settings.microbatches <= MOST_MICROBATCHES:
+        raise CannotRunError(f"--microbatches {settings.microbatches}: give 1 to {MOST_MICROBATCHES}")
 
 
 def _check_choices(settings: Settings) -> None:

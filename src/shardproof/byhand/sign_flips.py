@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from shardproof.byhand.functions import ACTIVATIONS, LOSSES
-from shardproof.byhand.one_device import Forward, backward
+from shardproof.byhand.one_device import Backward, Forward, backward
 from shardproof.byhand.tolerance import LayerScale, count_epsilons
 
 if TYPE_CHECKING:
@@ -30,10 +30,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SignFlips:
-    """The number of z whose sign rounding flipped, and the largest change of each layer's gradients by that."""
+    """The number of z whose sign rounding flipped, and the largest change by that of each layer's gradients and dh."""
 
     count: int
     gradients: tuple[LayerScale, ...]
+    dh: tuple[float, ...]
 
 
 def find_sign_flips(
@@ -49,7 +50,8 @@ def find_sign_flips(
         reference: computed by PyTorch.
         scales: of the step.
     """
-    nothing = SignFlips(count=0, gradients=(LayerScale(W=0.0, b=0.0),) * len(layers))
+    hidden = len(layers) - 1
+    nothing = SignFlips(count=0, gradients=(LayerScale(W=0.0, b=0.0),) * len(layers), dh=(0.0,) * hidden)
     if settings.activation != "relu":
         return nothing
     noise = count_epsilons(settings.dtype) * torch.finfo(settings.dtype).eps
@@ -68,14 +70,15 @@ def find_sign_flips(
         count=count,
         gradients=tuple(
             LayerScale(W=float((one.W - other.W).abs().max()), b=float((one.b - other.b).abs().max()))
-            for one, other in zip(here, there, strict=True)
+            for one, other in zip(here.gradients, there.gradients, strict=True)
         ),
+        dh=tuple(float((one - other).abs().max()) for one, other in zip(here.dh, there.dh, strict=True)),
     )
 
 
 def _go_backward(
     settings: Settings, layers: Sequence[Layer], batch: Batch, z: Sequence[Tensor], out: Tensor
-) -> tuple[Layer, ...]:
+) -> Backward:
     activation = ACTIVATIONS[settings.activation]
     saved = Forward(h=(batch.x, *(activation.forward(z_l) for z_l in z)), z=tuple(z), out=out)
     return backward(layers, saved, LOSSES[settings.loss].backward(out, batch.y), activation)

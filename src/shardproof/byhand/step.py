@@ -13,10 +13,22 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Step:
-    """The hidden layers' z [B, O], the output [B, O], the loss, each layer's gradients and its updated parameters."""
+    """The values of one step.
+
+    Attributes:
+        z: of the hidden layers, [B, O] each.
+        out: [B, O].
+        loss: a number.
+        gradients: of each layer's parameters.
+        updated: each layer's parameters after the step.
+        h: what each hidden layer hands on, [B, O]; where layers are sharded it is not put together.
+        dh: the gradients of h, likewise.
+    """
 
     z: tuple[Tensor, ...]
     out: Tensor
     loss: Tensor
     gradients: tuple[Layer, ...]
     updated: tuple[Layer, ...]
+    h: tuple[Tensor, ...] = ()
+    dh: tuple[Tensor, ...] = ()

@@ -38,9 +38,10 @@ class LayerScale:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scales:
-    """The scale of each tensor of a step: of z, the gradients and the updated parameters layer by layer."""
+    """The scale of each tensor of a step: of z, dh of the hidden layers, the gradients and the updated parameters."""
 
     z: tuple[float, ...]
+    dh: tuple[float, ...]
     out: float
     loss: float
     gradients: tuple[LayerScale, ...]
@@ -70,15 +71,18 @@ def estimate_scales(layers: Sequence[Layer], batch: Batch, *, loss: str, lr: flo
     else:
         loss_scale, dz = out + math.log(O), (1 + out) / (B * math.sqrt(O))
     gradients: list[LayerScale] = []
+    dh: list[float] = []
     for layer, h_l in zip(reversed(layers), reversed(h[:-1]), strict=True):
         dz = max(dz, tiny)
         gradients.insert(0, LayerScale(W=math.sqrt(B) * dz * h_l, b=math.sqrt(B) * dz))
         dz *= math.sqrt(layer.W.shape[0]) * _rms(layer.W)
+        dh.insert(0, max(dz, tiny))
     # An update rounds W once. A few of the allowed epsilons are enough for that; all of them could hide a wrong update.
     # Over several steps the roundings add up like a random walk.
     rounded = math.sqrt(step) / 16
     return Scales(
         z=tuple(z),
+        dh=tuple(dh[1:]),  # the batch needs none
         out=out,
         loss=loss_scale,
         gradients=tuple(gradients),

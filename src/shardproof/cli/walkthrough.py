@@ -41,6 +41,7 @@ def walkthrough_command(
     split: Annotated[
         str, typer.Option(help="column, row, column-row (alternating), or one for each layer: column,row,row.")
     ] = "column",
+    microbatches: Annotated[int, typer.Option(help="1 to 64 of each batch, in the pipeline of section 5.")] = 2,
     spawn: Annotated[
         bool, typer.Option("--spawn", help="Run a gloo process for each device, on this machine.")
     ] = False,
@@ -50,7 +51,7 @@ def walkthrough_command(
         Path | None, typer.Option(help="Also write the first step as a page: one HTML file that needs no network.")
     ] = None,
 ) -> None:
-    """Take training steps by hand, on one device and split over several, and compare every tensor with PyTorch's.
+    """Take training steps by hand, on one device, on several and in a pipeline; compare each tensor with PyTorch's.
 
     Exit code 0: every comparison is approximate. 1: one is not. 2: could not run.
     """
@@ -68,6 +69,7 @@ def walkthrough_command(
             dtype=dtype,
             devices=devices if devices is not None else launched or 2,
             split=split,
+            microbatches=microbatches,
         )
         if output_format not in list(Format):
             raise CannotRunError(f"--format {output_format!r}: give text or json")

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from shardproof.comparison import Comparison
     from shardproof.worlds.make import WorldKind
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 
 
 def write_json(settings: Settings, world: WorldKind, reports: Iterable[StepReport], stream: TextIO) -> bool:
@@ -48,6 +48,7 @@ def _describe_section(section: Section) -> dict[str, object]:
         "number": section.number,
         "comparisons": [_describe_comparison(line) for line in section.comparisons],
         "communicated": [asdict(entry) for entry in section.entries],
+        "sent": [asdict(message) for message in section.messages],
         "kinks": section.sign_flips,
     }
 

@@ -5,6 +5,9 @@ from __future__ import annotations
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
+from shardproof.byhand.pipeline import plan_schedule, plan_stages
+from shardproof.worlds.communicator import shard_sizes
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -21,6 +24,10 @@ AFTER_THE_LAST = {
     "column": "all-gather forward; backward each device computes its own columns of dout",
     "row": "all-reduce forward; backward each device computes all of dout",
 }
+
+
+MOST_COLUMNS, MOST_STAGES = 32, 8
+"""The largest schedule that is drawn."""
 
 
 def describe_activation(settings: Settings) -> Iterator[str]:
@@ -75,3 +82,34 @@ def describe_factor(settings: Settings) -> Iterator[str]:
         yield "The two agree here because O = 2, so that 2/(B*O) = 1/B. At any other output width they do not."
     else:
         yield f"That is right for its O = 2 alone: here, with O = {O}, it would be {O}/2 times the gradient."
+
+
+def describe_pipeline(settings: Settings) -> Iterator[str]:
+    """Say which layers a stage holds, how the batch is cut, and in which order the stages work."""
+    layers = len(settings.widths) - 1
+    stages = plan_stages(layers, settings.devices)
+    sizes = shard_sizes(settings.batch_size, min(settings.microbatches, settings.batch_size))
+    yield "Each device holds whole layers, and the batch goes through them in microbatches."
+    for number, stage in enumerate(stages):
+        held = f"layer {stage.stop}" if stage.stop - stage.first == 1 else f"layers {stage.first + 1} to {stage.stop}"
+        yield f"stage {number} : {held}"
+    if len(stages) < settings.devices:
+        yield f"(There are {layers} layers for {settings.devices} devices: the others hold nothing here.)"
+    samples = " and ".join(f"{sizes.count(size)} of {size}" for size in sorted(set(sizes), reverse=True))
+    yield f"Microbatches of a batch of {settings.batch_size} samples: {samples}."
+    if len(stages) == 1:
+        yield "One stage alone has nothing to send."
+        return
+    schedule = plan_schedule(len(stages), len(sizes))
+    yield "All forwards, then all backwards (GPipe); F0 is the forward of microbatch 0, and B0 its backward:"
+    if len(schedule[0]) <= MOST_COLUMNS and len(stages) <= MOST_STAGES:
+        for number, row in enumerate(schedule):
+            yield f"stage {number} | " + " ".join(f"{cell or '.':3s}" for cell in row).rstrip()
+    else:
+        yield f"(a table of {len(stages)} stages by {len(schedule[0])} turns)"
+
+
+def describe_share() -> Iterator[str]:
+    """Say how the gradients of microbatches make those of the batch."""
+    yield "The loss is a mean over the batch, so a microbatch of B_m samples begins with B_m/B of its own dout, and the"
+    yield "gradients of the microbatches are added up."

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING, TextIO
 
+from shardproof.byhand.pipeline import count_stages
 from shardproof.byhand.settings import count_epoch
 from shardproof.byhand.sharding import plan_splits
 from shardproof.byhand.tolerance import RELATIVE_EPSILONS, count_epsilons
@@ -15,6 +16,8 @@ from shardproof.cli.walkthrough_prose import (
     describe_communication,
     describe_factor,
     describe_loss,
+    describe_pipeline,
+    describe_share,
     describe_world,
 )
 from shardproof.worlds.communicator import shard_range
@@ -28,6 +31,8 @@ if TYPE_CHECKING:
 
 FEW = 4
 """Up to this number of devices, all are shown; of more, the first two and the last."""
+MOST_MESSAGES = 16
+"""Messages of a section that are shown."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -38,6 +43,7 @@ class Tally:
     exact: int = 0
     diverged: int = 0
     bytes_per_rank: int = 0
+    bytes_sent: int = 0
 
     def add(self, report: StepReport) -> None:
         """Count a step's comparisons and traffic."""
@@ -45,6 +51,7 @@ class Tally:
         self.exact += sum(line.exact for line in report.comparisons)
         self.diverged += sum(not line.approximate for line in report.comparisons)
         self.bytes_per_rank += sum(entry.bytes_per_rank for section in report.sections for entry in section.entries)
+        self.bytes_sent += sum(message.bytes for section in report.sections for message in section.messages)
 
 
 def write_text(settings: Settings, world: WorldKind, reports: Iterable[StepReport], stream: TextIO) -> bool:
@@ -89,7 +96,7 @@ def tell_model(settings: Settings) -> Iterator[str]:
 
 
 def tell_first_step(settings: Settings, world: WorldKind, report: StepReport) -> Iterator[str]:
-    """Sections 2 to 4.1, in full."""
+    """Sections 2 to 5.3, in full."""
     by_number = {section.number: section for section in report.sections}
     yield "# 2. Run One Step Using PyTorch On Single Device"
     yield "Forward, loss.backward() and, in section 4.1, the update that optimizer.step() makes. Everything below is"
@@ -134,6 +141,22 @@ def tell_first_step(settings: Settings, world: WorldKind, report: StepReport) ->
     yield "What optimizer.step() leaves, beside one device's update and the devices' updated slices, gathered."
     yield from _tell_section(by_number["4.1"])
     yield ""
+    yield f"# 5. A Pipeline of {_count(count_stages(settings), 'Stage', 'Stages')}"
+    yield from describe_pipeline(settings)
+    yield ""
+    yield "## 5.1 Forward Pass"
+    yield "A stage sends what its last layer hands on to the next stage; PP - h1 is that of all microbatches together."
+    yield from _tell_section(by_number["5.1"])
+    yield ""
+    yield "## 5.2 Backward Pass"
+    yield "A stage sends the gradient of what it was sent back to the stage before."
+    yield from describe_share()
+    yield from _tell_section(by_number["5.2"], running=sum(one.bytes for one in by_number["5.1"].messages))
+    yield ""
+    yield "## 5.3 Update The Model"
+    yield "Each stage updates its own layers, once, when all microbatches have come back."
+    yield from _tell_section(by_number["5.3"])
+    yield ""
 
 
 def tell_step(settings: Settings, report: StepReport) -> Iterator[str]:
@@ -157,7 +180,7 @@ def tell_end(settings: Settings, tally: Tally) -> Iterator[str]:
     yield (
         f"{_count(settings.steps, 'step', 'steps')}, {_count(tally.comparisons, 'comparison', 'comparisons')}: "
         f"{approximate} approximate, {tally.exact} of them exact; {tally.diverged} diverged. "
-        f"{tally.bytes_per_rank} bytes per rank communicated."
+        f"{tally.bytes_per_rank} bytes per rank communicated, {tally.bytes_sent} bytes sent between stages."
     )
 
 
@@ -198,6 +221,16 @@ def _tell_section(section: Section, *, running: int = 0) -> Iterator[str]:
         for entry in section.entries:
             running += entry.bytes_per_rank
             yield f"{entry.collective + ' ' + entry.tensor:24s} | {entry.bytes_per_rank:14d} | {running:13d}"
+    if section.messages:
+        yield f"{'sent':24s} | {'bytes':>14s} | {'running total':>13s}"
+        left = len(section.messages) - MOST_MESSAGES
+        for number, message in enumerate(section.messages):
+            running += message.bytes
+            if number < MOST_MESSAGES:
+                what = f"{message.tensor} {message.source} -> {message.destination}"
+                yield f"{what:24s} | {message.bytes:14d} | {running:13d}"
+        if left > 0:
+            yield f"{f'... {left} more':24s} | {'':14s} | {running:13d}"
 
 
 def _sum_bytes(section: Section) -> int:

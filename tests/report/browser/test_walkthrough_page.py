@@ -21,6 +21,12 @@ def test_a_button_breaks_the_step_with_and_without_javascript(tmp_path, scripts)
         page.goto(path.as_uri())
         assert page.locator("h1").inner_text() == "The same step"
         assert page.locator(".matrix svg:visible").count() > 10
+        schedule = page.locator("table.schedule tr")
+        assert [" ".join(row.split()) for row in schedule.all_inner_texts()] == [
+            "stage 0 F0 F1 B0 B1",
+            "stage 1 F0 F1 B0 B1",
+        ]
+        assert page.locator("td.forward").count() == page.locator("td.backward").count() == 4
         first = page.locator("#break0")
         assert not first.locator("table").is_visible()
         first.locator("summary").focus()

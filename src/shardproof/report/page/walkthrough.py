@@ -8,10 +8,11 @@ import textwrap
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from shardproof.byhand import functions, mistakes, n_devices, one_device
+from shardproof.byhand import functions, mistakes, n_devices, one_device, pipeline
 from shardproof.byhand.functions import ACTIVATIONS, LOSSES
 from shardproof.byhand.mistakes import Mistake, MistakenWorld
 from shardproof.byhand.model import initialise_layers
+from shardproof.byhand.pipeline import count_stages, plan_schedule, plan_stages
 from shardproof.byhand.sharding import own_slice, plan_splits
 from shardproof.byhand.walkthrough import draw_batches, take_steps
 from shardproof.report.page.description import Tone
@@ -20,8 +21,11 @@ from shardproof.report.page.traffic import say_bytes
 from shardproof.worlds.simulated import SimulatedWorld
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
+    from torch import Tensor
+
+    from shardproof.byhand.model import Layer
     from shardproof.byhand.settings import Settings
     from shardproof.byhand.sharding import Split
     from shardproof.byhand.walkthrough import Section, StepReport
@@ -29,6 +33,8 @@ if TYPE_CHECKING:
     from shardproof.report.page.matrices import Matrix
 
 _SAMPLES = 10  # of a batch that are drawn
+_MOST_MESSAGES = 16
+_MOST_TURNS = 40  # of a schedule that is drawn
 _NOTEBOOK_WIDTH = 3  # an output width at which the notebook's factor is wrong
 _MEANS = {
     "all_gather": "every device gets all devices' slices, side by side",
@@ -49,7 +55,7 @@ class Line:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sent:
-    """One collective: which, of what, how many bytes through a rank, and what it does."""
+    """One collective, or message: which, of what, how many bytes through a rank, and what it does."""
 
     kind: str
     tensor: str
@@ -59,13 +65,14 @@ class Sent:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Chapter:
-    """One section of the notebook."""
+    """One section of the notebook; `schedule` is what each stage of a pipeline does in each turn."""
 
     number: str
     title: str
     prose: tuple[str, ...]
     code: str = ""
     matrices: tuple[Matrix, ...] = ()
+    schedule: tuple[tuple[str, ...], ...] = ()
     sent: tuple[Sent, ...] = ()
     lines: tuple[Line, ...] = ()
 
@@ -104,8 +111,9 @@ def describe_walkthrough(settings: Settings) -> WalkthroughPage:
         tone=Tone.BAD if diverged else Tone.GOOD,
         answer="Something diverged" if diverged else "The same step",
         sentence=(
-            f"One training step by hand, on one device and on {settings.devices}: {len(lines) - diverged} of "
-            f"{len(lines)} tensors are PyTorch's within rounding, {exact} of them to the last bit."
+            f"One training step by hand, on one device, on {settings.devices} and in a pipeline: "
+            f"{len(lines) - diverged} of {len(lines)} tensors are PyTorch's within rounding, {exact} of them to the "
+            "last bit."
         ),
         chapters=tuple(_chapters(settings, report)),
         breakages=tuple(_break(settings)),
@@ -156,6 +164,41 @@ def _chapters(settings: Settings, report: StepReport) -> list[Chapter]:
             sections["4.1"], "Update the model", (f"W - {settings.lr} dW on each device's own slices.",),
             (one_device.update,), drawn["updated"],
         ),
+        *_chapters_of_pipeline(settings, sections, drawn),
+    ]  # fmt: skip
+
+
+def _chapters_of_pipeline(
+    settings: Settings, sections: Mapping[str, Section], drawn: Mapping[str, tuple[Matrix, ...]]
+) -> list[Chapter]:
+    stages, microbatches = count_stages(settings), min(settings.microbatches, settings.batch_size)
+    schedule = plan_schedule(stages, microbatches)
+    many, cut = ("stage", "stages")[stages > 1], ("microbatch", "microbatches")[microbatches > 1]
+    return [
+        Chapter(
+            number="5", title=f"A pipeline of {stages} {many}", matrices=drawn["model in stages"],
+            prose=(
+                f"Each device holds whole layers, and the batch goes through them in {microbatches} {cut}.",
+                "All forwards, then all backwards (GPipe): F0 is the forward of microbatch 0, and B0 its backward.",
+            ),
+            schedule=schedule if len(schedule[0]) <= _MOST_TURNS else (),
+        ),
+        _chapter(
+            sections["5.1"], f"Forward in {stages} {many}",
+            ("A stage sends what its last layer hands on to the next stage.",),
+            (pipeline.run_forwards, pipeline.forward_of_stage), drawn["forward in stages"],
+        ),
+        _chapter(
+            sections["5.2"], f"Backward in {stages} {many}", (
+                "The loss is a mean over the batch, so a microbatch of B_m samples begins with B_m/B of its own dout.",
+                "A stage sends the gradient of what it was sent back, and adds up the gradients of its parameters.",
+            ),
+            (pipeline.run_backwards, pipeline.backward_of_stage, pipeline.accumulate), drawn["backward in stages"],
+        ),
+        _chapter(
+            sections["5.3"], "Update each stage", ("Once, when all microbatches have come back.",),
+            (one_device.update,), drawn["updated in stages"],
+        ),
     ]  # fmt: skip
 
 
@@ -172,17 +215,29 @@ def _chapter(
         prose=prose,
         code="\n\n".join(map(show_code, code)),
         matrices=matrices,
-        sent=tuple(
-            Sent(
-                kind=entry.collective.replace("_", "-"),
-                tensor=entry.tensor,
-                size=say_bytes(entry.bytes_per_rank),
-                words=_MEANS[entry.collective],
-            )
-            for entry in section.entries
-        ),
+        sent=(*_collectives(section), *_messages(section)),
         lines=tuple(map(_line, section.comparisons)),
     )
+
+
+def _collectives(section: Section) -> Iterator[Sent]:
+    for entry in section.entries:
+        yield Sent(
+            kind=entry.collective.replace("_", "-"),
+            tensor=entry.tensor,
+            size=say_bytes(entry.bytes_per_rank),
+            words=_MEANS[entry.collective],
+        )
+
+
+def _messages(section: Section) -> Iterator[Sent]:
+    shown, left = section.messages[:_MOST_MESSAGES], section.messages[_MOST_MESSAGES:]
+    for one in shown:
+        words = f"stage {one.source} to stage {one.destination}"
+        yield Sent(kind="send", tensor=one.tensor, size=say_bytes(one.bytes), words=words)
+    if left:
+        size = say_bytes(sum(one.bytes for one in left))
+        yield Sent(kind="send", tensor=f"{len(left)} more", size=size, words="between the stages")
 
 
 def show_code(function: Callable[..., object]) -> str:
@@ -245,7 +300,23 @@ def _draw(settings: Settings) -> dict[str, tuple[Matrix, ...]]:
         ]
         return [*found, draw_matrix("out", step.out, most_rows=_SAMPLES)]
 
+    def in_stages(kind: str, of: Sequence[Layer]) -> list[Matrix]:
+        found = []
+        for rank, stage in enumerate(plan_stages(len(of), n)):
+            for l in range(stage.first, stage.stop):
+                for name, values in (("W", of[l].W), ("b", of[l].b)):
+                    own = (slice(0, 0),) * rank + (slice(0, len(values)),)
+                    found.append(draw_matrix(f"{kind}{name}{l + 1}", values, split="rows", slices=own))
+        return found
+
+    def activations(kind: str, of: Sequence[Tensor]) -> list[Matrix]:
+        return [draw_matrix(f"{kind}{l}", values, most_rows=_SAMPLES) for l, values in enumerate(of, start=1)]
+
     return {
+        "model in stages": tuple(in_stages("", layers)),
+        "forward in stages": (*activations("h", step.h), draw_matrix("out", step.out, most_rows=_SAMPLES)),
+        "backward in stages": (*activations("dh", step.dh), *in_stages("d", step.gradients)),
+        "updated in stages": tuple(in_stages("new ", step.updated)),
         "model": (draw_matrix("x", batch.x, most_rows=_SAMPLES), *weights("", layers, split=True)),
         "forward": tuple(outputs(split=False)),
         "forward of ranks": tuple(outputs(split=True)),
@@ -278,13 +349,28 @@ def _break(settings: Settings) -> list[Breakage]:
         )
         made.append((Mistake.NOTEBOOK_FACTOR, wide, "Use the notebook's factor at output width 3", words,
                      mistakes.notebook_backward))  # fmt: skip
+    if settings.batch_size > 1:
+        batch = replace(settings, microbatches=max(2, settings.microbatches))
+        words = (
+            "The gradients of each microbatch replace those of the one before, so only the last one's are left. What "
+            "is sent forward and back is right, and the loss is."
+        )
+        made.append((Mistake.LAST_MICROBATCH, batch, "Keep the last microbatch's gradients only", words,
+                     mistakes.keep_last))  # fmt: skip
+        words = (
+            "Each microbatch begins with the dout of its own mean, whatever the batch: every gradient is as many times "
+            "too large as there are microbatches, and the forward shows nothing."
+        )
+        made.append((Mistake.MICROBATCH_MEAN, batch, "Forget to divide by the number of microbatches", words,
+                     mistakes.whole_share))  # fmt: skip
     found = []
     for number, (mistake, chosen, button, words, code) in enumerate(made):
         report = _take_step(chosen, mistake)
+        numbers = ("5.1", "5.2", "5.3") if mistake.in_pipeline else ("3.1.2", "3.2.2", "4.1")
         lines = tuple(
             _line(line)
             for section in report.sections
-            if section.number in ("3.1.2", "3.2.2", "4.1")
+            if section.number in numbers
             for line in section.comparisons
             if section.number != "4.1" or line.name.startswith("TP")
         )
