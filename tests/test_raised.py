@@ -97,3 +97,12 @@ def test_what_happened_in_a_stage_of_a_pipeline_is_told_and_not_its_tensors():
         raise CannotRunError("a message does not fit")
 
     assert stage_backward(refuse, "torch.distributed.pipelining.stage") == "a message does not fit"
+
+
+def test_notes_on_an_error_follow_its_line():
+    def fail():
+        error = ValueError("bad")
+        error.add_note("in the backward, after the output gradient of layers.0")
+        raise error
+
+    assert caught(fail).endswith("`raise error`), in the backward, after the output gradient of layers.0")

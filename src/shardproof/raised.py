@@ -21,6 +21,7 @@ def describe_error(error: BaseException) -> str:
 
     The line is the innermost of the user's code; where only libraries were running, the innermost of theirs. A
     `CannotRunError` is said in its own words, and the errors of this package have their lines in their messages.
+    Notes on the error follow the line: in a backward they name the module, which no line does.
     """
     outer, error = error, _find_cause(error)
     if isinstance(error, CannotRunError):
@@ -30,7 +31,7 @@ def describe_error(error: BaseException) -> str:
     if type(error).__module__.partition(".")[0] == __package__:
         return told
     line = _find_line(error.__traceback__) or _find_line(outer.__traceback__)
-    return f"{told} ({line})" if line else told
+    return ", ".join([f"{told} ({line})" if line else told, *getattr(error, "__notes__", ())])
 
 
 def _find_cause(error: BaseException) -> BaseException:

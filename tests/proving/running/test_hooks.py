@@ -161,3 +161,40 @@ def test_a_function_whose_backward_gives_no_gradient_has_none_recorded():
     assert Key(0, Phase.OUTPUT_GRADIENT, "first") in tensors
     assert Key(0, Phase.OUTPUT, "second") in tensors
     assert Key(0, Phase.OUTPUT_GRADIENT, "second") not in tensors
+
+
+class FailingBackward(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x):
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx, gradient):
+        raise ValueError("no gradient of this")
+
+
+class FailsInBackward(nn.Module):
+    def forward(self, x):
+        return FailingBackward.apply(x)
+
+
+def test_an_error_in_a_backward_tells_which_gradient_came_last():
+    model = nn.Sequential(nn.Linear(3, 3), FailsInBackward(), nn.Linear(3, 3), nn.ReLU())
+    with pytest.raises(ValueError, match="no gradient of this") as info, modules_recorded(model, Recorder()):
+        model(torch.ones(2, 3)).sum().backward()
+    assert info.value.__notes__ == ["in the backward, after the output gradient of 1"]
+
+
+@pytest.mark.parametrize("after_a_backward", [False, True])
+def test_an_error_outside_a_backward_has_no_such_note(after_a_backward):
+    def run():
+        model = nn.Linear(3, 3)
+        with modules_recorded(model, Recorder()):
+            loss = model(torch.ones(2, 3)).sum()
+            if after_a_backward:
+                loss.backward()
+            return 1 / 0
+
+    with pytest.raises(ZeroDivisionError) as info:
+        run()
+    assert not hasattr(info.value, "__notes__")

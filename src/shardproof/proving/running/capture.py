@@ -39,6 +39,7 @@ class Recorder:
         records: filled in execution order.
         step: the number of the training step that is running.
         running: the names of the modules whose forward is running, outermost first; kept by `hooks.py`.
+        latest_gradient: while a backward runs, the last one recorded, in words; kept by `hooks.py`.
         recomputing: the numbers of the backwards in which a forward is computed again; kept by `recomputation.py`.
         repeated: how often each recorded activation was computed again.
     """
@@ -48,6 +49,7 @@ class Recorder:
     records: Records = field(default_factory=Records)
     step: int = 0
     running: list[str] = field(default_factory=list)
+    latest_gradient: str = ""
     recomputing: set[int] = field(default_factory=set)
     repeated: dict[Key, int] = field(default_factory=dict)
 

@@ -53,6 +53,10 @@ def modules_recorded(
     try:
         with FunctionsRecorded(recorder, hooks.pass_on):
             yield
+    except Exception as error:
+        if recorder.latest_gradient and _raised_in_backward(error):
+            error.add_note(f"in the backward, after the {recorder.latest_gradient}")
+        raise
     finally:
         for handle in handles:
             handle.remove()
@@ -76,6 +80,8 @@ class _Hooks:
 
     def begin(self, name: str, *_: Any) -> None:
         """The module's forward is running."""
+        if not backward_runs():
+            self.recorder.latest_gradient = ""
         self.recorder.running.append(name)
 
     def end(self, *_: Any) -> None:
@@ -141,7 +147,18 @@ class _Hooks:
             return
         with calls_in_flight().shown(gradient):
             found = gradient.detach() if self.enlarged == 1 else gradient.detach() * self.enlarged
-            self.recorder.add(GRADIENT_OF[of.phase], of.name, found, call=of.call)
+            key = self.recorder.add(GRADIENT_OF[of.phase], of.name, found, call=of.call)
+        self.recorder.latest_gradient = f"{key.phase} of {key.name}"
+
+
+def _raised_in_backward(error: Exception) -> bool:
+    """Whether PyTorch's autograd engine was running: its frames have no module and no line of the user's."""
+    trace = error.__traceback__
+    while trace is not None:
+        if trace.tb_frame.f_globals.get("__name__", "").startswith("torch.autograd"):
+            return True
+        trace = trace.tb_next
+    return False
 
 
 def _floats(tree: Any) -> list[Tensor]:
