@@ -70,7 +70,7 @@ def test_modules_are_listed_as_they_run(mixtral):
 def test_the_module_that_is_wrong_comes_first(mixtral):
     found = candidates(mixtral, root("model.layers.0.self_attn.k_proj", Phase.OUTPUT, None, CauseKind.UNEXPLAINED))
     assert found[0] == {"model.layers.*.self_attn.k_proj": "packed_colwise"}
-    assert {len(one) for one in found} == {1}
+    assert [len(one) for one in found[:7]] == [1, 1, 1, 1, 1, 4, 1]  # the attention unsplit, after five entries
     assert len({tuple(one.items()) for one in found}) == len(found)
     assert all(name.startswith("model.layers.*.") for one in found for name in one)
 
@@ -106,3 +106,30 @@ def test_a_plan_decides_no_dropout_mask(mixtral):
 def test_a_module_outside_the_layers_is_looked_for_in_the_whole_model(mixtral):
     found = candidates(mixtral, root("model.norm.weight", kind=CauseKind.SCALED, mend=None))
     assert {"lm_head": "replicate"} in found
+
+
+@pytest.mark.parametrize("part", ["", "[0]", "/softmax"])
+def test_a_tensor_of_a_module_is_looked_for_at_the_module(mixtral, part):
+    at = f"model.layers.0.mlp.experts.act_fn{part}"
+    found = candidates(mixtral, root(at, Phase.INPUT, None, CauseKind.UNEXPLAINED))
+    assert {"model.layers.*.mlp.experts.gate_up_proj": "colwise"} in found
+    assert found == candidates(mixtral, root(at.removesuffix(part), Phase.INPUT, None, CauseKind.UNEXPLAINED))
+
+
+@pytest.mark.parametrize(
+    ("at", "unsplit"),
+    [
+        ("self_attn.k_proj", {"self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj"}),
+        ("self_attn", {"self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj"}),
+        ("self_attn/softmax", {"self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj"}),
+        ("mlp.experts.act_fn[0]", {"mlp.experts", "mlp.experts.gate_up_proj", "mlp.experts.down_proj"}),
+    ],
+)
+def test_a_block_may_be_left_unsplit(mixtral, at, unsplit):
+    found = candidates(mixtral, root(f"model.layers.0.{at}", Phase.OUTPUT, None, CauseKind.UNEXPLAINED))
+    assert {f"model.layers.*.{name}": "replicate" for name in unsplit} in found[:6]
+
+
+def test_a_layer_is_never_left_unsplit_as_a_whole(mixtral):
+    found = candidates(mixtral, root("model.layers.0.input_layernorm", Phase.OUTPUT, None, CauseKind.UNEXPLAINED))
+    assert {len(one) for one in found} == {1}

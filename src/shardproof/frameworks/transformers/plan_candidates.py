@@ -9,7 +9,7 @@ from shardproof.proving.cause import CauseKind, Mend
 from shardproof.proving.records import Phase
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 
     from torch import nn
 
@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from shardproof.proving.step import Step
 
 _LAYER = re.compile(r"(?<![^.])\d+(?![^.])")  # a number between dots, or at an end
+_PART = re.compile(r"/.*$|\[\d+\]$")  # of a module's name: a function that it calls, one of several tensors
+_BEFORE_WHOLE = 5  # single entries that are tried before a module is left unsplit: they keep what the plan is for
 _STACKED = 3  # dimensions of a parameter with the matrices of all experts
 # transformers' style for a parameter that every rank holds, and whose gradient each rank has a part of.
 SUMS_GRADIENT = "replicated_with_grad_allreduce"
@@ -50,7 +52,9 @@ def list_candidates(
 
     Where every first cause is a gradient that lacks an all-reduce, all of them at once. Then single entries for the
     first of the causes: for the module that is wrong, what it holds, and its neighbours in the same layer, each with
-    the styles that fit it and that it does not have. Near modules and likely styles come first.
+    the styles that fit it and that it does not have. Near modules and likely styles come first. After the first few
+    of these the block around the module is left unsplit: what it computes over a whole row (a quantile, a norm) is
+    then that of one device.
 
     Args:
         roots: the first causes.
@@ -69,7 +73,11 @@ def list_candidates(
     places = dict(model.named_modules()) | dict(model.named_parameters(remove_duplicate=False))
     pairs = [(place, style) for place in range(len(names)) for style in range(len(styles))]
     seen = {tuple(together.items())}
+    whole = _leave_unsplit(first, model, plan)
     for place, style in sorted(pairs, key=lambda pair: (sum(pair), pair)):
+        if whole and len(seen) > _BEFORE_WHOLE:
+            yield whole
+            whole = {}
         name = names[place]
         entry = {generalize(name): styles[style]}
         if plan.get(name, "replicate") == styles[style] or tuple(entry.items()) in seen:
@@ -77,6 +85,8 @@ def list_candidates(
         if _fits(styles[style], places[name], model):
             seen.add(tuple(entry.items()))
             yield entry
+    if whole:
+        yield whole
 
 
 def list_run_order(step: Step, model: nn.Module) -> list[str]:
@@ -126,8 +136,7 @@ def _order_names(finding: Finding, modules: Sequence[str], model: nn.Module) -> 
     What is wrong with an output stands in its module or before it, what is wrong with a gradient behind it.
     """
     parameters = dict(model.named_parameters(remove_duplicate=False))
-    name = finding.key.name
-    module = name.rpartition(".")[0] if name in parameters else name
+    module = _find_module(finding, parameters)
     if finding.key.phase is Phase.LOSS:
         module = modules[-1]
     layer = _find_layer(module)
@@ -144,6 +153,26 @@ def _order_names(finding: Finding, modules: Sequence[str], model: nn.Module) -> 
         around = [one for one in names if module.startswith(f"{one}.")] if finding.key.phase is Phase.INPUT else []
         ordered = list(dict.fromkeys((module, *around, *before, *after)))
     return [two for one in ordered for two in (one, *_list_stacked(one, model))]
+
+
+def _find_module(finding: Finding, parameters: Container[str]) -> str:
+    """The module that holds the parameter, or whose tensor it is."""
+    name = _PART.sub("", finding.key.name)
+    return name.rpartition(".")[0] if name in parameters else name
+
+
+def _leave_unsplit(finding: Finding, model: nn.Module, plan: Mapping[str, str]) -> dict[str, str]:
+    """Entries that take the split from the block in which a module stands: the next around it that is split."""
+    block = _find_module(finding, dict(model.named_parameters(remove_duplicate=False)))
+    if block in plan:
+        block = block.rpartition(".")[0]
+    while block and not _LAYER.fullmatch(block.rpartition(".")[2]):
+        inside = [name for name, style in plan.items() if style != "replicate" and f"{name}.".startswith(f"{block}.")]
+        if inside:  # a linear module and its weight have one style, and need one entry
+            whole = [name for name in inside if plan.get(name.rpartition(".")[0]) != plan[name]]
+            return {generalize(name): "replicate" for name in whole}
+        block = block.rpartition(".")[0]
+    return {}
 
 
 def _list_stacked(module: str, model: nn.Module) -> list[str]:
