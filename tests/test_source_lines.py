@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from shardproof.source_lines import calling_line, describe_line, parse_line, user_line
+from shardproof.source_lines import calling_line, describe_line, innermost_line, parse_line, user_line
 
 
 def test_the_line_that_asks():
@@ -78,6 +78,11 @@ def test_a_module_that_the_prover_calls_has_no_line():
 
     assert call_from("shardproof.proving.running.training", hook) == ""
     assert call_from("shardproof.parallel.linear", hook).endswith(" in call_from")
+
+
+def test_what_the_provers_own_training_calls_is_no_line_of_the_users():
+    assert call_from("shardproof.proving.running.training", innermost_line) == ""
+    assert call_from("shardproof.proving.running.functions", innermost_line).endswith(" in call_from")
 
 
 def test_a_line_that_is_described_is_read_back():

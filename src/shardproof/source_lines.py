@@ -28,6 +28,15 @@ def calling_line() -> str:
     return "" if frame is None else _describe(frame, shorten_path(frame.f_code.co_filename))
 
 
+def innermost_line() -> str:
+    """`file:line in function` of the innermost frame of the user's code, with a short path.
+
+    Empty where the prover's own training called the library in between, as it does an optimizer's step.
+    """
+    frame = _find_user_frame(sys._getframe(1), stop_at="shardproof.proving.running.training")  # noqa: SLF001 - as above
+    return "" if frame is None or _starts_a_rank(frame) else _describe(frame, shorten_path(frame.f_code.co_filename))
+
+
 def access_line() -> str:
     """`file:line in function` of the innermost frame of the user's code, with a short path; empty if there is none.
 
@@ -35,9 +44,14 @@ def access_line() -> str:
     thread or process was started by.
     """
     frame = _find_user_frame(sys._getframe(1))  # noqa: SLF001 - as in `calling_line`
-    if frame is None or frame.f_globals.get("__name__") == "threading" or frame.f_code.co_filename.startswith("<"):
+    if frame is None or _starts_a_rank(frame):
         return ""
     return _describe(frame, shorten_path(frame.f_code.co_filename))
+
+
+def _starts_a_rank(frame: FrameType) -> bool:
+    """Whether it is what a rank's thread or process was started by."""
+    return frame.f_globals.get("__name__") == "threading" or frame.f_code.co_filename.startswith("<")
 
 
 def _find_user_frame(frame: FrameType | None, *, stop_at: str | None = None) -> FrameType | None:

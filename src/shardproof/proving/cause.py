@@ -92,6 +92,7 @@ class CauseKind(StrEnum):
     NEVER_REACHED = "never reached"
     NO_GRADIENT = "no gradient"  # on either side, in any step
     CONSTANT = "constant"
+    ONE_SIDED = "one side alone chosen"
     NO_NOISE = "no noise to measure"
     NO_NUMBERS_IN_REFERENCE = "no numbers in the reference"  # NaN or infinite in the user's own dtypes
     # The runs in the user's own dtypes.
@@ -189,6 +190,7 @@ class Cause:
         ranges: the first and the last, of FUSED_CUT: of rows that are a projection of their own; of SHARD_OFFSETS: of
             the indices that a shard has; of OTHER_CONSTANTS: of the entries that the ranks take, of `elements`.
         parts: of NEVER_REACHED: what is zero in every run.
+        operands: of ONE_SIDED: the one that was always chosen, 'the first operand of maximum', and the other: 'second'.
         elements: of MASK_TOO_SMALL: how many there are; of LOST, ZEROED, HELD_TWICE, OUT_OF_PLACE, PADDING_USED and
             ZERO_IN_PART: how many it is about; of FEW_VECTORS_OFF: how many vectors; of labels: how many positions;
             of STALE_WEIGHT: how many updates ago.
@@ -218,6 +220,7 @@ class Cause:
     elements: int | None = None
     dtype: str = ""
     entries: tuple[str, ...] = ()
+    operands: tuple[str, ...] = ()
     exact_collective: CollectiveCall | None = None
     native_collective: CollectiveCall | None = None
     forward_collective: CollectiveCall | None = None

@@ -24,6 +24,7 @@ from shardproof.proving.judging.judge import (
     list_unwatched_states,
 )
 from shardproof.proving.judging.marks import mark_allowed, mark_source_lines, unmark_consequences
+from shardproof.proving.judging.one_sided import conclude_one_sided
 from shardproof.proving.judging.update_inputs import collect_update_inputs
 from shardproof.proving.records import Precision
 from shardproof.proving.running.batch import describe_probes, digest_batch
@@ -41,6 +42,7 @@ from shardproof.worlds.world import DEFAULT_TIMEOUT
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
+    from shardproof.proving.findings import Finding
     from shardproof.proving.judging.outcomes import Outcome
     from shardproof.proving.records import BothSides, Key
     from shardproof.proving.running.candidate import Candidate
@@ -172,9 +174,11 @@ def _prove(runner: Runner, request: RunRequest, settings: _Settings) -> Proof:
         sharding, idle = judge_sharding(first, layout)
         loaded = tuple(sorted({name for side in first.ranks for name in side.own_values}))
         initial, masks = judge_drawn(first, layout)
+        selections: tuple[Finding, ...] = ()
         outcomes: list[dict[Key, Outcome]] = []
         if not numeric:
-            request, outcomes = take_trials(runner, request, first, layout, settings.max_false_accept, tell)
+            request, outcomes, choices = take_trials(runner, request, first, layout, settings.max_false_accept, tell)
+            selections = conclude_one_sided(choices)
             compared = first if evidence is not None else None
             first = first.without_compared()  # the memory is needed for what follows
         in_float64 = first.own_precision is Precision.FLOAT64
@@ -186,7 +190,7 @@ def _prove(runner: Runner, request: RunRequest, settings: _Settings) -> Proof:
             initial = tuple(finding for finding in initial if not finding.verdict.ok)
         else:
             findings = judge_exactly(first, layout, outcomes)
-        findings = unmark_consequences((*idle, *initial, *findings, *masks))
+        findings = unmark_consequences((*idle, *initial, *findings, *masks, *selections))
         if evidence is not None:
             tell("what a page shows")
             seen = collect_evidence(compared or first, layout, outcomes[0] if outcomes else {}, findings, evidence)

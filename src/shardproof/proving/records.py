@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Collection
 
     from shardproof.exact import NoBound
+    from shardproof.exact.algebra.chosen_sides import ChoicePlace, ChosenSides
     from shardproof.exact.algebra.number_branches import NumberBranch
     from shardproof.exact.algebra.reference_constants import TakenConstant
     from shardproof.proving.axes import Axes
@@ -41,6 +42,7 @@ class Phase(StrEnum):
     MASK = "dropout mask"  # as each rank's generator draws it
     SHARDING = "sharding"  # no tensor: what the ranks along an axis of the mesh share out
     COLLECTIVES = "collectives"  # no tensor: where the sequences of two runs part
+    SELECTION = "selection"  # no tensor: a line of the program that takes one of two operands
 
 
 # Laid out as their parameter is; the others' layout has to be inferred.
@@ -208,6 +210,7 @@ class SideRecord:
         taken_constants: real constants that exact arithmetic took for the reference's, of the ranks.
         branches: how comparisons of numbers that were read in exact arithmetic were decided.
         selects: in exact arithmetic something was selected by values: a routing by topk, say.
+        choices: in exact arithmetic, which of two operands was chosen, by each line of the user's code.
         unmatched: the entries of the sharding's plan that match no module.
         drawn_by_dtensor: those in `initial` that hold random numbers which DTensor has drawn for a shard.
         own_values: the parameters that the sharding fills with values of its own, whatever it is given; the full state
@@ -226,6 +229,7 @@ class SideRecord:
     taken_constants: Sequence[TakenConstant] = ()
     branches: Sequence[NumberBranch] = ()
     selects: bool = False
+    choices: Mapping[ChoicePlace, ChosenSides] = field(default_factory=dict)
     unmatched: tuple[str, ...] = ()
     drawn_by_dtensor: tuple[str, ...] = ()
     own_values: tuple[str, ...] = ()

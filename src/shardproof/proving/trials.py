@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from shardproof.errors import CannotRunError
 from shardproof.proving.judging.bounds import choose_cuts, count_missing_trials
 from shardproof.proving.judging.judge import align_trial, compare_trials, find_left_out, needs_another_trial
+from shardproof.proving.judging.one_sided import Choices
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -19,7 +20,8 @@ if TYPE_CHECKING:
     from shardproof.proving.running.both_sides import Runner
     from shardproof.proving.running.request import RunRequest
 
-# Further trials, where what is selected by values leaves something out; and how many of them may change nothing.
+# Further trials, where what is selected by values leaves something out; and how many of them may change nothing of the
+# experts that no token was routed to.
 _MOST_FOR_CHOICES, _MOST_IN_VAIN = 8, 3
 
 
@@ -30,20 +32,26 @@ def take_trials(
     layout: Layout,
     wanted: float | None,
     tell: Callable[[str], None],
-) -> tuple[RunRequest, list[dict[Key, Outcome]]]:
-    """The outcomes of all trials, the first of which has been run; and the request with all of their seeds."""
-    outcomes = compare_trials(first, layout)
+) -> tuple[RunRequest, list[dict[Key, Outcome]], Choices]:
+    """The outcomes of all trials, the first of which has been run, and their choices; the request with all seeds."""
+    outcomes, choices = compare_trials(first, layout), Choices()
+    choices.add(first)
+
+    def judge_again(seeds: tuple[int, ...]) -> None:
+        both, found = _judge_again(runner, replace(request, seeds=seeds), first, outcomes[0], layout)
+        outcomes.extend(found)
+        choices.add(both)
 
     def take_further(count: int) -> None:
         nonlocal request
         last = request.seeds[-1]
         further = tuple(range(last + 1, last + 1 + count))
-        outcomes.extend(_judge_again(runner, replace(request, seeds=further), first, outcomes[0], layout))
+        judge_again(further)
         request = replace(request, seeds=(*request.seeds, *further))
 
     if len(request.seeds) > 1:
         tell(_more(len(request.seeds) - 1))
-        outcomes += _judge_again(runner, replace(request, seeds=request.seeds[1:]), first, outcomes[0], layout)
+        judge_again(request.seeds[1:])
     more = 0 if wanted is None else count_missing_trials(outcomes, wanted)
     reason = f"for a bound of {wanted}"
     if not more and needs_another_trial(first, layout, outcomes):
@@ -53,13 +61,16 @@ def take_trials(
         take_further(more)
     left, in_vain = find_left_out(first, layout, outcomes), 0
     for _ in range(_MOST_FOR_CHOICES):
-        if not left or in_vain == _MOST_IN_VAIN:
+        experts, one_sided = bool(left) and in_vain < _MOST_IN_VAIN, choices.one_sided()
+        if not experts and not one_sided:
             break
-        tell("1 more trial, as no token was routed to some expert")
+        place = "" if experts else f" at {one_sided[0].line}"
+        reason = "no token was routed to some expert" if experts else "one of two operands alone was chosen"
+        tell(f"1 more trial, as {reason}{place}")
         take_further(1)
         before, left = left, find_left_out(first, layout, outcomes)
         in_vain = in_vain + 1 if left == before else 0
-    return request, outcomes
+    return request, outcomes, choices
 
 
 def _more(count: int) -> str:
@@ -68,8 +79,8 @@ def _more(count: int) -> str:
 
 def _judge_again(
     runner: Runner, request: RunRequest, first: BothSides, outcomes: Mapping[Key, Outcome], layout: Layout
-) -> list[dict[Key, Outcome]]:
-    """The outcomes of further trials: in segments, if the first one was equal everywhere.
+) -> tuple[BothSides, list[dict[Key, Outcome]]]:
+    """Further trials and their outcomes: in segments, if the first one was equal everywhere.
 
     Two ways of writing a function may differ at a cut although the whole does not, and what is no residue but a sign
     (a mask of zeros and ones) cannot be cut. Then the trials are taken without cuts.
@@ -77,7 +88,9 @@ def _judge_again(
     if request.fresh and all(outcome.equal for outcome in outcomes.values()):
         cuts = choose_cuts(align_trial(first, layout, 0), outcomes)
         with suppress(CannotRunError):
-            found = compare_trials(runner.run(replace(request, cuts=cuts)), layout)
+            both = runner.run(replace(request, cuts=cuts))
+            found = compare_trials(both, layout)
             if not cuts or all(outcome.equal for trial in found for outcome in trial.values()):
-                return found
-    return compare_trials(runner.run(request), layout)
+                return both, found
+    both = runner.run(request)
+    return both, compare_trials(both, layout)

@@ -172,6 +172,7 @@ _READERS: Mapping[str, Callable[[object], Any]] = {
     "elements": _integer,
     "dtype": _text,
     "entries": lambda value: _read_many(value, _text),
+    "operands": lambda value: _read_many(value, _text),
     "exact_collective": _read_collective,
     "native_collective": _read_collective,
     "forward_collective": _read_collective,

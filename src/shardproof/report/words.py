@@ -128,6 +128,10 @@ _SENTENCES: Mapping[CauseKind, str] = {
     CauseKind.NOTHING_SPLIT: "nothing is split{over}: every rank holds all of it, and computes all of it{unmatched}",
     CauseKind.NEVER_REACHED: "zero in every run on {parts}: nothing in the batch reaches it",
     CauseKind.CONSTANT: "the same numbers whatever the parameters and inputs are: a wrong way to them would not show",
+    CauseKind.ONE_SIDED: (
+        "in every row of every trial {chosen} was chosen: what is computed where the {other} one is was not compared, "
+        "an online softmax that does not rescale, say"
+    ),
     CauseKind.NO_NOISE: "the reference has no rounding noise to measure",
     CauseKind.NO_NUMBERS_IN_REFERENCE: (
         "in {dtype} one device computes NaN or infinity here, so that no numbers could be compared with it"
@@ -234,6 +238,10 @@ _MENDS_OF_KINDS: Mapping[CauseKind, str] = {
     CauseKind.NO_NUMBER_HERE: "Replace a divisor of zero on these ranks, or divide by what all ranks have together.",
     CauseKind.NO_GRADIENT: "Take a batch that reaches it; or allow the finding, if nothing is to.",
     CauseKind.NEVER_REACHED: "Take a batch that reaches it; or allow the finding, if nothing is to.",
+    CauseKind.ONE_SIDED: (
+        "Take a batch of more rows, more trials or another seed; or allow the finding, if the {other} one can never be "
+        "chosen."
+    ),
     CauseKind.NOTHING_SPLIT: "Name modules in the plan as the model does, and split the batch; or allow the finding.",
     CauseKind.LOWER_DTYPE_COLLECTIVE: "Communicate in {dtype}; or allow the finding, if that is meant.",
     CauseKind.ONLY_IN_NATIVE_DTYPE: "Look for a cast, or a branch on the dtype, in what the ranks run.",
@@ -319,6 +327,8 @@ def _parameters(cause: Cause, *, name_axes: bool) -> Mapping[str, str]:
         "largest": "" if cause.largest is None else f", at most {cause.largest:.2g} off",
         "factor": str(cause.factor),
         "parameter": cause.parameter,
+        "chosen": cause.operands[0] if cause.operands else "",
+        "other": cause.operands[1] if len(cause.operands) > 1 else "",
         "size": "" if cause.factor is None else _size(cause.factor),
         "constant": "" if cause.factor is None else f", the logarithm of {cause.factor}",
         "decimal": "" if cause.factor is None else f"{float(cause.factor):.3g}",

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Final, TypeAlias
 import torch
 from torch import Tensor
 
+from shardproof.exact.algebra.chosen_sides import ChoiceLog
 from shardproof.exact.algebra.degree import CONSTANT, Degree
 
 if TYPE_CHECKING:
@@ -44,6 +45,7 @@ class Arithmetic:
         operands_void: which elements of that op's first operand were void; None if none were.
         cuts: what reached each cut.
         limits: of the numbers (tensors without dims) that were limited, x to at least y: the residues of x - y.
+        choices: which of two operands was chosen, by each line of the user's code.
     """
 
     field: Field
@@ -54,6 +56,7 @@ class Arithmetic:
     operands_void: Tensor | None = None
     cuts: list[Cut] = dataclasses.field(default_factory=list)
     limits: set[int] = dataclasses.field(default_factory=set)
+    choices: ChoiceLog = dataclasses.field(default_factory=ChoiceLog)
     _constants: dict[float | Fraction, int] = dataclasses.field(default_factory=dict)
 
     def residue(self, tensor: Tensor, degree: Degree = CONSTANT) -> Residue:

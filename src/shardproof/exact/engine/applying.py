@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from shardproof.exact.engine.piece_tensors import PieceStore
     from shardproof.exact.engine.reals import Reals
     from shardproof.exact.engine.run import Run
+    from shardproof.exact.engine.two_way_choices import TwoWayChoices
     from shardproof.exact.engine.void_elements import VoidElements
 
 _aten: Final = torch.ops.aten
@@ -65,6 +66,7 @@ class Applying:
     void: VoidElements
     pieces: PieceStore
     logs: LogStore
+    choices: TwoWayChoices
 
     def apply(
         self, op: OpOverload, rule: Rule, args: tuple[Any, ...], kwargs: dict[str, Any], *, into: Tensor | None = None
@@ -110,6 +112,8 @@ class Applying:
         if op in COMPARISONS and not by_reals and not symbols:
             numbers = (self._as_value(x) if isinstance(x, Tensor) else x for x in args)
             self.pieces.keep(result, comparison(self.run.arithmetic, COMPARISONS[op], *numbers))
+        if not by_reals:
+            self.choices.note(op, *given, result)
         mark_choice(self.run.tags, op, (args, kwargs), result)
         mark_compared(self.run.tags, (args, kwargs), result)
         if known is not None:

@@ -24,6 +24,7 @@ from shardproof.exact.engine.reals import Reals, one_lowest
 from shardproof.exact.engine.short_way import ShortWay
 from shardproof.exact.engine.tags import REAL
 from shardproof.exact.engine.tensor_trees import PLAIN, floats_in, in_float64, map_tensors, tensors_in
+from shardproof.exact.engine.two_way_choices import TwoWayChoices
 from shardproof.exact.engine.variants import (
     functional_of,
     own_decomposition,
@@ -119,7 +120,13 @@ class Dispatcher:
         self.reals = Reals(run=self.run, void=void)
         self.writing = Writing(run=self.run, constants=constants, void=void, pieces=pieces, logs=logs)
         self.applying = Applying(
-            run=self.run, constants=constants, reals=self.reals, void=void, pieces=pieces, logs=logs
+            run=self.run,
+            constants=constants,
+            reals=self.reals,
+            void=void,
+            pieces=pieces,
+            logs=logs,
+            choices=TwoWayChoices(run=self.run, constants=constants),
         )
         self.short_way = ShortWay(applying=self.applying)
         self.gates = Gates(run=self.run, constants=constants, pieces=pieces, applying=self.applying, reals=self.reals)

@@ -33,11 +33,12 @@ from shardproof.exact.rules.cut import CutBothWays, number_elements, number_symb
 from shardproof.source_lines import user_line
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Iterator
+    from collections.abc import Collection, Iterable, Iterator, Mapping
     from types import TracebackType
 
     from torch._ops import OpOverload
 
+    from shardproof.exact.algebra.chosen_sides import ChoicePlace, ChosenSides
     from shardproof.exact.algebra.degree import Degree
     from shardproof.exact.algebra.number_branches import NumberBranch
     from shardproof.exact.algebra.reference_constants import ReferenceConstants, TakenConstant
@@ -304,6 +305,11 @@ class ExactArithmetic:
     def selections(self) -> tuple[Selection, ...]:
         """The ops that chose by order so far, with their operands; kept with `record_selections`."""
         return tuple(self.run.selections)
+
+    @property
+    def choices(self) -> Mapping[ChoicePlace, ChosenSides]:
+        """Which of two tensors was chosen so far, by each line of the program that takes the larger or the smaller."""
+        return dict(self.arithmetic.choices.found)
 
     @property
     def limits(self) -> frozenset[int]:

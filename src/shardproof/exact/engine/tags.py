@@ -80,6 +80,7 @@ class Tag:
             storage are NaN; which of integers and booleans are is in `void_where`.
         divisor: what every element was divided by, see `Residue`.
         compared: booleans that came from comparing residues; a Python branch on them is refused.
+        compares: of booleans that compare two tensors of residues, the storages of these.
         squared: what the square of the elements is, where they are roots times constants: a tensor over a storage laid
             out alike.
         lifted: the residues of real elements, where they have been asked for: a tensor over a storage laid out alike.
@@ -96,6 +97,7 @@ class Tag:
     divisor: float | None = None
     void: bool = False
     compared: bool = False
+    compares: tuple[StorageWeakRef, StorageWeakRef] | None = None
     squared: Tensor | None = None
     lifted: Tensor | None = None
     value: Tensor | None = None

@@ -119,7 +119,9 @@ def mark_source_lines(findings: Sequence[Finding], lines: Mapping[str, str]) -> 
         findings: of a proof.
         lines: by the name under which a module was recorded.
     """
-    return tuple(replace(one, source_line=lines.get(_module(one.key), "")) if one.root else one for one in findings)
+    return tuple(
+        replace(one, source_line=lines.get(_module(one.key), one.source_line)) if one.root else one for one in findings
+    )
 
 
 def _module(key: Key) -> str:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import torch
 import torch.distributed as dist
 
+from shardproof.exact.algebra.chosen_sides import add_choices
 from shardproof.proving.records import SAMPLES, Precision, SideRecord
 from shardproof.proving.running.batch import copy_batch, draw_batch
 from shardproof.proving.running.capture import clone_parameters
@@ -128,6 +129,7 @@ def record_side(context: RunContext, take: Callable[[OneRun], Mapping[str, Tenso
         taken_constants=tuple(taken),
         branches=tuple(branches),
         selects=any(exact.selects for exact in context.arithmetics),
+        choices=add_choices(exact.choices for exact in context.arithmetics),
     )
 
 
