@@ -2,14 +2,16 @@
 
 import pytest
 import torch
-from tests.parallel.ranks import alone, calls_of, mesh_of, run
+import torch.nn.functional as F
+from tests.parallel.ranks import alone, calls_of, make_step, mesh_of, random, run
 from torch import nn
 from torch.distributed.tensor import Partial, Replicate, Shard
 from torch.distributed.tensor.parallel import PrepareModuleInput, PrepareModuleOutput
 
 from shardproof.errors import CannotRunError
-from shardproof.parallel import DividedInput, Move, SharedInput, parallelize
+from shardproof.parallel import DividedInput, Experts, Move, SharedInput, boundaries, parallelize
 from shardproof.parallel.traffic import count_calls
+from shardproof.proving.prove import prove
 
 MOVES = [
     Move(source=source, target=target)
@@ -99,3 +101,46 @@ def test_a_shared_input_sums_the_gradient_and_a_divided_one_divides():
     for out, gradient in run(3, on_rank):
         torch.testing.assert_close(out, torch.full((2,), 1 / 3))
         torch.testing.assert_close(gradient, torch.full((2,), (1 + 2 + 3) / 3))
+
+
+class Router(nn.Module):
+    """A layer whose output goes to experts both as hidden states and as their weights."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.up, self.down = nn.Linear(4, 4), nn.Linear(4, 6), nn.Linear(6, 4, bias=False)
+        self.experts = Routed()
+
+    def forward(self, x):
+        hidden = self.first(x)
+        return self.experts(hidden, [self.up, self.down], hidden.sigmoid())
+
+
+class Routed(nn.Module):
+    def forward(self, x, layers, weights):
+        up, down = layers
+        return down(up(x).tanh()) * weights
+
+
+ROUTED = {"up.weight": "colwise", "up.bias": "colwise", "down.weight": "rowwise", "experts": Experts()}
+
+
+@pytest.mark.parametrize("left_out", [None, 0, 2])
+def test_the_gradients_of_an_experts_inputs_are_summed_in_one_message(left_out, monkeypatch):
+    step = make_step(Router, (random(5, 4), random(5, 4)), loss=F.mse_loss)
+    if left_out is not None:
+        real = boundaries.sum_gradients_together
+
+        def forget(tensors, axis):
+            summed = real(tensors, axis)
+            return tuple(x if 2 * i == left_out else y for i, (x, y) in enumerate(zip(tensors, summed, strict=True)))
+
+        monkeypatch.setattr(boundaries, "sum_gradients_together", forget)
+    proof = prove(step, parallelize=lambda model, mesh: parallelize(model, mesh, ROUTED), devices=2, trials=1)
+    assert proof.ok is (left_out is None), proof.roots
+
+
+def test_an_experts_inputs_make_the_calls_of_their_traffic():
+    with alone(2) as axis:
+        out = parallelize(Router(), mesh_of(axis), ROUTED)(torch.ones(5, 4))
+        assert calls_of(lambda: out.sum().backward()) == count_calls(["all_reduce"], axis)

@@ -15,6 +15,7 @@ from tests.parallel.ranks import alone, calls_of, count_calls, run
 from shardproof.errors import CannotRunError
 from shardproof.exact import ExactArithmetic
 from shardproof.parallel import collectives
+from shardproof.parallel.collectives import sum_gradients, sum_gradients_together
 from shardproof.worlds.communicator import shard_sizes
 from shardproof.worlds.spawned import SpawnedWorld
 from shardproof.worlds.threaded import ThreadedWorld
@@ -230,3 +231,31 @@ def test_a_dim_that_is_not_there_is_refused():
                 call(torch.ones(2, 2), axis, dim=2)
 
     run(2, on_rank)
+
+
+@pytest.mark.parametrize("size", [1, 2, 3])
+def test_gradients_summed_together_are_those_summed_apart_in_one_message(size):
+    def on_rank(axis):
+        found = []
+        for function in (sum_gradients_together, lambda tensors, axis: [sum_gradients(x, axis) for x in tensors]):
+            x = torch.arange(6.0).view(2, 3).requires_grad_()
+            w = torch.arange(4.0, dtype=torch.float64).requires_grad_()
+            first, second = function([x, w], axis)
+            loss = (first**2).sum() * (axis.rank + 1) + (second**3).sum() * (axis.rank - 2)
+            gradients = torch.autograd.grad(loss, [x, w], create_graph=True)
+            twice = torch.autograd.grad(sum(g.sum() for g in gradients), [x, w])
+            found.append([*gradients, *twice])
+        return found
+
+    for together, apart in run(size, on_rank):
+        for ours, theirs in zip(together, apart, strict=True):
+            assert ours.dtype == theirs.dtype
+            torch.testing.assert_close(ours, theirs)
+    with alone(size) as axis:
+        tensors = [torch.ones(2, requires_grad=True), torch.ones(3, requires_grad=True)]
+        together, apart = (
+            calls_of(lambda joined=joined: sum(x.sum() for x in joined).backward())
+            for joined in (sum_gradients_together(tensors, axis), [sum_gradients(x, axis) for x in tensors])
+        )
+        assert together == count_calls(["all_reduce"], axis)
+        assert apart == count_calls(["all_reduce", "all_reduce"], axis)

@@ -115,6 +115,50 @@ def test_a_norm_of_this_ranks_heads_is_proved_and_unsynced_it_is_named():
     assert {(f.key.phase, f.key.name) for f in proof.roots} == {(Phase.GRADIENT, "norm.weight")}
 
 
+class TwoNorms(Heads):
+    """A norm of the query heads and one of the key heads, of different sizes."""
+
+    def __init__(self):
+        super().__init__()
+        self.second = nn.LayerNorm(3)
+
+    def forward(self, x):
+        heads = self.split(x).unflatten(-1, (-1, 3))
+        return self.out((self.norm(heads) * self.second(heads)).flatten(-2))
+
+
+def together(model, axis):
+    sum_gradients_of_parameters(model, axis, names=["norm", "second"])
+
+
+def one_of_them(model, axis):
+    sum_gradients_of_parameters(model, axis, names=["second"])
+
+
+@pytest.mark.parametrize(("sync", "wrong"), [(together, set()), (one_of_them, {"norm.weight"})])
+def test_norms_of_a_parent_are_summed_together_and_one_left_out_is_named(sync, wrong):
+    step = make_step(TwoNorms, (random(5, H), random(5, H)), loss=F.mse_loss)
+
+    def change(model, axis):
+        by_heads(lambda _norm, _axis: None)(model, axis)
+        sync(model, axis)
+
+    proof = proof_of(step, change, 3)
+    assert {f.key.name for f in proof.roots} == wrong
+    assert proof.ok == (not wrong)
+
+
+def test_norms_of_a_parent_cost_one_all_reduce_and_a_copy_sums_its_own():
+    with alone(2) as axis:
+        model = TwoNorms()
+        together(model, axis)
+        model = copy.deepcopy(model)
+        out = model(random(4, H).float())
+        assert not {"weight", "bias"} & {*vars(model.norm), *vars(model.second)}
+        assert calls_of(lambda: out.sum().backward()) == count_calls(GRADIENT_SUM.backward, axis)
+        assert model.second.bias.grad is not None
+
+
 @pytest.mark.parametrize("size", [2, 3])
 def test_all_parameters_of_a_module_cost_one_all_reduce(size):
     with alone(size) as axis:

@@ -119,10 +119,11 @@ class Attention(nn.Module):
         local = Heads(queries=whole.queries // size, kv=max(whole.kv // size, 1), width=whole.width)
         q_norm, k_norm = copy.deepcopy((attention.q_norm, attention.k_norm))
         split = cls(local, qkv, out, q_norm=q_norm, k_norm=k_norm).train(attention.training)
-        sums = [norm for norm in (q_norm, k_norm) if norm is not None]
-        for norm in sums:
-            sum_gradients_of_parameters(norm, axis)
-        split.traffics = ((axis, add_traffic(qkv, out)), *((axis, GRADIENT_SUM) for _ in sums))
+        split.traffics = ((axis, add_traffic(qkv, out)),)
+        norms = [name for name in ("q_norm", "k_norm") if getattr(split, name) is not None]
+        if norms:
+            sum_gradients_of_parameters(split, axis, names=norms)
+            split.traffics = (*split.traffics, (axis, GRADIENT_SUM))
         kv_replicas = kv_replicas or kv_replica_axis(axis, whole.kv)
         if kv_replicas is not None:
             sum_gradients_of_parameters(qkv, kv_replicas, start=local.widths[0])

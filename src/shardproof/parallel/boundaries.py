@@ -17,6 +17,7 @@ from shardproof.parallel.collectives import (
     gather_shards,
     gather_shards_sum_gradients,
     sum_gradients,
+    sum_gradients_together,
     sum_partials,
     sum_partials_take_shard,
     take_shard,
@@ -138,7 +139,7 @@ class Boundary:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Experts:
-    """Experts, each split by its width: outputs are all-reduced forward, the inputs' gradients backward.
+    """Experts, each split by its width: outputs are all-reduced forward, the inputs' gradients backward, together.
 
     The module is called with hidden states, experts' indices and experts' weights, as in transformers. Hidden states
     and weights are replicated inputs that each rank uses differently.
@@ -146,12 +147,11 @@ class Experts:
 
     def prepare(self, site: Site) -> Change:
         """See `Style`."""
-        moves = {0: sum_gradients, 2: sum_gradients}
         leaving = Move(source=Partial(), target=Replicate())
-        traffic = Traffic(forward=("all_reduce",), backward=("all_reduce", "all_reduce"))
+        traffic = Traffic(forward=("all_reduce",), backward=("all_reduce",))
 
         def install(module: nn.Module) -> None:
-            _InputHook(axis=site.axis, moves=moves).install(module)
+            _InputHook(axis=site.axis, moves={}, together=(0, 2)).install(module)
             _OutputHook(axis=site.axis, moves={0: leaving}).install(module)
 
         return Change(module=site.module, install=install, traffic=((site.axis, traffic),))
@@ -194,10 +194,18 @@ class RotaryKeys:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _InputHook:
-    """A hook that moves inputs before a forward."""
+    """A hook that moves inputs before a forward.
+
+    Attributes:
+        axis: the ranks.
+        moves: by position or keyword.
+        together: positions and keywords of replicated inputs that each rank uses differently: their gradients are
+            summed in one message.
+    """
 
     axis: Axis
     moves: Mapping[Any, Callable[[Tensor, Axis], Tensor]]
+    together: tuple[Any, ...] = ()
 
     def install(self, module: nn.Module) -> None:
         """Register the hook on a module."""
@@ -205,14 +213,25 @@ class _InputHook:
 
     def __call__(self, module: nn.Module, args: Sequence[Any], kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
         positional, named = list(args), dict(kwargs)
-        for key, move in self.moves.items():
+
+        def values_with(key: int | str) -> Any:
             values: Any = positional if isinstance(key, int) else named
             missing = key >= len(positional) if isinstance(key, int) else key not in named
             if missing or not isinstance(values[key], Tensor):
                 raise CannotRunError(
                     f"{type(module).__name__} is called without a tensor as argument {key!r}; its style moves that one"
                 )
+            return values
+
+        for key, move in self.moves.items():
+            values = values_with(key)
             values[key] = move(values[key], self.axis)
+        # One that requires no gradient has none to send.
+        summed = [key for key in self.together if values_with(key)[key].requires_grad]
+        if summed:
+            entered = sum_gradients_together([values_with(key)[key] for key in summed], self.axis)
+            for key, x in zip(summed, entered, strict=True):
+                values_with(key)[key] = x
         return tuple(positional), named
 
 

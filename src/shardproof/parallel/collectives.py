@@ -270,6 +270,17 @@ def sum_gradients(x: Tensor, axis: Axis) -> Tensor:
     return _apply(x, lambda x: x.view_as(x), lambda gradient: sum_partials(gradient, axis))
 
 
+def sum_gradients_together(tensors: Sequence[Tensor], axis: Axis) -> tuple[Tensor, ...]:
+    """Identity forward, one all-reduce backward for all of them: see `sum_gradients`.
+
+    Gradients of different dtypes are summed in the one to which PyTorch promotes them.
+    """
+    if axis.size == 1:
+        return tuple(tensors)
+    summed: tuple[Tensor, ...] = _SumGradientsTogether.apply(axis, *tensors)  # type: ignore[no-untyped-call] # torch's
+    return summed
+
+
 def sum_partials(x: Tensor, axis: Axis) -> Tensor:
     """All-reduce forward, identity backward: partial values become their sum, on every rank.
 
@@ -349,3 +360,18 @@ class _WithAdjoint(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         return ctx.adjoint(gradient), None, None
+
+
+class _SumGradientsTogether(torch.autograd.Function):
+    """Identity forward, one all-reduce of all gradients backward, which autograd can differentiate again."""
+
+    @staticmethod
+    def forward(ctx: Any, axis: Axis, *tensors: Tensor) -> tuple[Tensor, ...]:
+        ctx.axis = axis
+        return tuple(x.view_as(x) for x in tensors)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        total = sum_partials(torch.cat([gradient.reshape(-1) for gradient in gradients]), ctx.axis)
+        parts = zip(gradients, total.split([gradient.numel() for gradient in gradients]), strict=True)
+        return None, *(part.view(gradient.shape).to(gradient.dtype) for gradient, part in parts)

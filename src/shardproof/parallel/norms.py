@@ -18,6 +18,8 @@ from shardproof.parallel.sharding import replicated, set_sharding, sharding_of
 from shardproof.parallel.traffic import Traffic
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from torch import Tensor, nn
 
     from shardproof.parallel.axis import Axis
@@ -27,7 +29,9 @@ if TYPE_CHECKING:
 GRADIENT_SUM = Traffic(backward=("all_reduce",))
 
 
-def sum_gradients_of_parameters(module: nn.Module, axis: Axis, *, start: int = 0) -> nn.Module:
+def sum_gradients_of_parameters(
+    module: nn.Module, axis: Axis, *, start: int = 0, names: Sequence[str] = ("",)
+) -> nn.Module:
     """Identity forward, all-reduce backward for a module's own parameters: one all-reduce for all of them.
 
     Works for any module that reads its parameters as attributes: LayerNorm, RMSNorm, a framework's own norm, a linear
@@ -37,16 +41,19 @@ def sum_gradients_of_parameters(module: nn.Module, axis: Axis, *, start: int = 0
         module: its own parameters are the same on all ranks; its children's are left alone.
         axis: the ranks, each of which uses the parameters on its own part of the data.
         start: the parameters are the same on all ranks from this index of dim 0 on.
+        names: instead of the module's own parameters those of these children, which its forward calls, in one
+            all-reduce: the norms of query and key heads of an attention.
 
     Returns:
         The module.
     """
-    for parameter in module.parameters(recurse=False):
-        if sharding_of(parameter) is None:
-            set_sharding(parameter, replicated(parameter.shape, rank=axis.rank, size=axis.size))
+    for name in names:
+        for parameter in module.get_submodule(name).parameters(recurse=False):
+            if sharding_of(parameter) is None:
+                set_sharding(parameter, replicated(parameter.shape, rank=axis.rank, size=axis.size))
     if axis.size > 1:
-        module.register_forward_pre_hook(_UseSummedParameters(axis=axis, start=start))
-        module.register_forward_hook(_use_own_parameters, always_call=True)
+        module.register_forward_pre_hook(_UseSummedParameters(axis=axis, start=start, names=tuple(names)))
+        module.register_forward_hook(_UseOwnParameters(names=tuple(names)), always_call=True)
     return module
 
 
@@ -59,13 +66,33 @@ class _UseSummedParameters:
 
     axis: Axis
     start: int
+    names: tuple[str, ...]
 
     def __call__(self, module: nn.Module, _inputs: Any) -> None:
-        own = {name: p for name, p in module.named_parameters(recurse=False) if p.requires_grad}
+        own = [
+            (child, name, parameter)
+            for child in map(module.get_submodule, self.names)
+            for name, parameter in child.named_parameters(recurse=False)
+            if parameter.requires_grad
+        ]
         if own and torch.is_grad_enabled():
-            entered = _SumParameterGradients.apply(self.axis, self.start, *own.values())  # type: ignore[no-untyped-call] # torch's
-            # Attribute lookup finds an entry of __dict__ before the parameter of that name, which stays registered.
-            module.__dict__.update(zip(own, entered, strict=True))
+            parameters = (parameter for _, _, parameter in own)
+            entered = _SumParameterGradients.apply(self.axis, self.start, *parameters)  # type: ignore[no-untyped-call] # torch's
+            for (child, name, _), summed in zip(own, entered, strict=True):
+                # Attribute lookup finds an entry of __dict__ before the parameter of that name, which stays registered.
+                child.__dict__[name] = summed
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _UseOwnParameters:
+    """After a forward, also one that raised: remove the shadowing attributes."""
+
+    names: tuple[str, ...]
+
+    def __call__(self, module: nn.Module, _inputs: Any, _output: Any) -> None:
+        for child in map(module.get_submodule, self.names):
+            for name, _ in child.named_parameters(recurse=False):
+                child.__dict__.pop(name, None)
 
 
 class _SumParameterGradients(torch.autograd.Function):
@@ -79,13 +106,14 @@ class _SumParameterGradients(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        if len(gradients) == 1 and ctx.start == 0:
+            return None, None, all_reduce(gradients[0], ctx.axis)
         partial = [gradient[ctx.start :] for gradient in gradients]
         total = all_reduce(torch.cat([part.reshape(-1) for part in partial]), ctx.axis)
         sums = zip(gradients, partial, total.split([part.numel() for part in partial]), strict=True)
-        return None, None, *(torch.cat([g[: ctx.start], summed.view(part.shape)]) for g, part, summed in sums)
-
-
-def _use_own_parameters(module: nn.Module, _inputs: Any, _output: Any) -> None:
-    """After a forward, also one that raised: remove the shadowing attributes."""
-    for name, _ in module.named_parameters(recurse=False):
-        module.__dict__.pop(name, None)
+        # In memory of its own each: a gradient that is a view would keep the memory of all.
+        return (
+            None,
+            None,
+            *(torch.cat([g[: ctx.start], summed.view(part.shape).to(g.dtype)]) for g, part, summed in sums),
+        )
