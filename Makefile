@@ -5,7 +5,7 @@ OTHERS := .venv-others
 BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: walkthrough test test-fast lint format bench gallery docs notebook mutants mutants-fast mutate others clean
+.PHONY: walkthrough test test-fast lint format bench bench-gpu gallery docs notebook mutants mutants-fast mutate others clean
 
 walkthrough: $(VENV)/.installed        ## the seed's training step, by hand, on one device and on two
 	$(BIN)/shardproof walkthrough
@@ -27,6 +27,9 @@ format: $(VENV)/.installed-test
 
 bench: $(VENV)/.installed-test         ## every benchmark, one table, benchmarks/results.json
 	$(BIN)/python -m benchmarks
+
+bench-gpu: $(VENV)/.installed-test     ## what only a CUDA device can tell; exit code 2 where there is none
+	$(BIN)/python -m benchmarks.gpu
 
 gallery: $(VENV)/.installed-test       ## docs/gallery: pages to look at, with pictures; needs chromium
 	$(BIN)/python -m benchmarks.gallery

@@ -44,7 +44,7 @@ class Messages:
         value = self.constants.constant_of(tensor)
         known = value is not None and not tag.real
         numbers = value.to(torch.float64).contiguous() if value is not None and known else torch.zeros_like(residues)
-        parts = [_encode(tag, known=known), residues, numbers]
+        parts = [_encode(tag, known=known).to(tensor.device), residues, numbers]
         group = ProcessGroup.unbox(given["process_group"])
         works = [group.send([part], given["dst"], given["tag"]) for part in parts]
         return Work.boxed(_MessageWork(works, keep=parts))
@@ -53,8 +53,8 @@ class Messages:
         """Post a receive; its wait stores the residues, and what is known of them."""
         (tensor,) = given["tensors"]
         group = ProcessGroup.unbox(given["process_group"])
-        header = torch.zeros(_HEADER, dtype=torch.float64)
-        residues, numbers = (torch.empty(tensor.shape, dtype=torch.float64) for _ in range(2))
+        header = torch.zeros(_HEADER, dtype=torch.float64, device=tensor.device)
+        residues, numbers = (torch.empty(tensor.shape, dtype=torch.float64, device=tensor.device) for _ in range(2))
         parts = [header, residues, numbers]
         works = [group.recv([part], given["src"], given["tag"]) for part in parts]
 
