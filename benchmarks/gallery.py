@@ -43,6 +43,7 @@ PICTURES = (
     ("heat-maps", "qwen3-without-q-norm", "light", ".tensor:has(.maps)"),
     ("pipeline-tied-ends", "pipeline-tied-ends", "light", "body"),
     ("walkthrough", "walkthrough", "light", "#s5"),
+    ("walkthrough-pipeline", "walkthrough", "light", "#s7"),
 )
 TENSORS = 10_000
 

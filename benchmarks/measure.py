@@ -55,17 +55,24 @@ class Timing:
 
 
 def interleave(
-    variants: Mapping[str, Callable[[], object]], *, rounds: int = 15, before: Callable[[], object] = lambda: None
+    variants: Mapping[str, Callable[[], object]],
+    *,
+    rounds: int = 15,
+    before: Callable[[], object] = lambda: None,
+    clock: Callable[[], float] = time.perf_counter,
 ) -> dict[str, Timing]:
-    """Time each variant once a round, after one round that does not count; `before` each, untimed, say a barrier."""
+    """Time each variant once a round, after one round that does not count; `before` each, untimed, say a barrier.
+
+    `clock` is in seconds: of the wall, or `time.process_time`, of the CPU, where other work shares the machine.
+    """
     times: dict[str, list[float]] = {name: [] for name in variants}
     for turn in range(rounds + 1):
         for name, run in variants.items():
             before()
-            start = time.perf_counter()
+            start = clock()
             run()
             if turn:
-                times[name].append((time.perf_counter() - start) * 1e3)
+                times[name].append((clock() - start) * 1e3)
     return {name: _summarize(values) for name, values in times.items()}
 
 

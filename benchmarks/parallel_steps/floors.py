@@ -1,4 +1,4 @@
-"""Lower bounds of a step's time: the step without its collectives, and the collectives alone."""
+"""Lower bounds of a step's time: the step without its collectives, the collectives alone, DTensor with silent ones."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 from unittest.mock import patch
 
 import torch.distributed as dist
+from torch.distributed.device_mesh import DeviceMesh
+from torch.testing._internal.distributed import fake_pg  # registers the backend
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -54,3 +56,9 @@ def record_collectives(step: Callable[[], object]) -> Callable[[], None]:
             send(received, sent, sizes, lengths, group=group, async_op=True).wait()
 
     return replay
+
+
+def mesh_without_communication() -> DeviceMesh:
+    """A mesh of the same ranks whose collectives return at once: what is left of a DTensor's step is its own work."""
+    assert fake_pg is not None
+    return DeviceMesh.from_group(dist.new_group(backend="fake"), "cpu", mesh_dim_names=("tp",))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -17,7 +18,7 @@ from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, 
 
 from benchmarks.measure import Timing, interleave
 from benchmarks.parallel_steps import megatron
-from benchmarks.parallel_steps.floors import record_collectives, without_collectives
+from benchmarks.parallel_steps.floors import mesh_without_communication, record_collectives, without_collectives
 from shardproof.parallel.axis import Axis
 from shardproof.parallel.linear import ColumnLinear, RowLinear
 
@@ -40,8 +41,8 @@ class Size:
     rounds: int
 
 
-def time_variants(comm: Communicator, size: Size, split: Split) -> dict[str, Timing]:
-    """The time of a step of each variant on this rank, with one thread."""
+def time_variants(comm: Communicator, size: Size, split: Split, *, of_cpu: bool = False) -> dict[str, Timing]:
+    """The time of a step of each variant on this rank, with one thread; `of_cpu`: the CPU's, of this rank's process."""
     torch.set_num_threads(1)
     mesh = init_device_mesh("cpu", (comm.size,), mesh_dim_names=("tp",))
     torch.manual_seed(0)
@@ -61,9 +62,15 @@ def time_variants(comm: Communicator, size: Size, split: Split) -> dict[str, Tim
         "ours": ours,
     }
     _check_alike(variants)
-    variants |= {"without collectives": step_without_collectives, "collectives alone": record_collectives(ours)}
+    silent = _split_as_dtensor(copy.deepcopy(whole), mesh_without_communication(), split)
+    variants |= {
+        "without collectives": step_without_collectives,
+        "collectives alone": record_collectives(ours),
+        "DTensor without collectives": _make_step(silent, batch),
+    }
     several = {name: _repeat(step, size.steps) for name, step in variants.items()}
-    timings = interleave(several, rounds=size.rounds, before=dist.barrier)
+    clock = time.process_time if of_cpu else time.perf_counter
+    timings = interleave(several, rounds=size.rounds, before=dist.barrier, clock=clock)
     return {name: Timing(median=t.median / size.steps, spread=t.spread) for name, t in timings.items()}
 
 
