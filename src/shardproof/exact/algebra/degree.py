@@ -19,7 +19,7 @@ CEILING = float(1 << 23)
 DEEPEST = 7
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True, unsafe_hash=True)  # values; frozen ones take four times as long to make
 class Degree:
     """Upper bounds for one element N/Q of a tensor. The degree of a monomial is the sum of its exponents' magnitudes.
 
@@ -350,6 +350,8 @@ class Degree:
     @property
     def _as_query(self) -> Degree:
         """As the argument of an oracle, or one of the elements compared: how it was chosen is counted outside."""
+        if not (self.orders or self.tops or self.chosen or self.maximum):
+            return self
         return replace(self, orders=0.0, tops=0.0, chosen=False, maximum=False)
 
     def _queried(self, argument: Degree) -> Degree:
@@ -375,6 +377,9 @@ def _joined(a: Degree | None, b: Degree | None) -> Degree | None:
 def _checked(degree: Degree) -> Degree:
     """The degree; UNKNOWN where it bounds nothing, for this reason or an earlier one."""
     queries = degree.queries
+    below = degree.over + degree.under < CEILING and degree.gates < CEILING and degree.orders < CEILING
+    if below and (queries is None or (not queries.unknown and degree._depth() <= DEEPEST)):
+        return degree  # as most are
     over_the_ceiling = {
         NoBound.DEGREE: degree.over + degree.under >= CEILING or (queries is not None and queries.unknown),
         NoBound.GATES: degree.gates >= CEILING,

@@ -96,12 +96,17 @@ class Field:
             x: any shape; no two elements share memory.
             plus: added first, in the same pass over memory; broadcast to x. The sums must be below the limit.
         """
+        if not is_large(x.numel(), x.device):
+            return self._reduce_block_(x, plus)
         for block, *more in blocks(x) if plus is None else blocks(x, plus):
-            if more:
-                block.add_(more[0])
-            quotient = torch.add(_ROUNDER, block, alpha=1 / self.prime).sub_(_ROUNDER)
-            block.sub_(quotient, alpha=self.prime)
+            self._reduce_block_(block, *more)
         return x
+
+    def _reduce_block_(self, x: Tensor, plus: Tensor | None = None) -> Tensor:
+        if plus is not None:
+            x.add_(plus)
+        quotient = torch.add(_ROUNDER, x, alpha=1 / self.prime).sub_(_ROUNDER)
+        return x.sub_(quotient, alpha=self.prime)
 
     def multiply(self, a: Tensor, b: Tensor | int) -> Tensor:
         """A * b, elementwise with broadcasting."""

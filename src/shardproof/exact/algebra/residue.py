@@ -195,7 +195,7 @@ class LogTerms:
         return (*self.shifts, *self.factors, *arguments, *(() if self.unit is None else (self.unit,)))
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(slots=True, eq=False)  # a value; frozen ones take four times as long to make
 class Residue:
     """A tensor of residues with the degree of its elements. Operators compute modulo the prime and keep the degree.
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 import torch
 from torch import Tensor
 
+from shardproof.exact.algebra.blocks import is_large
 from shardproof.exact.algebra.field import EXACT_LIMIT
 from shardproof.exact.algebra.lift import is_symbol
 from shardproof.exact.algebra.residue import Residue
@@ -26,7 +27,7 @@ from shardproof.exact.rules.registry import OF_EXP, OF_EXP_BACKWARD, OF_ROWS, PR
 from shardproof.op_arguments import name_arguments
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from torch._ops import OpOverload
 
@@ -156,6 +157,29 @@ class Applying:
             return self._sum(op, rule, result, args, kwargs, inherited)
         return self._moved(op, result, operands, args, kwargs, inherited, as_given)
 
+    def move_alone(
+        self, op: OpOverload, args: tuple[Any, ...], kwargs: dict[str, Any], operands: list[Tensor], inherited: Tag
+    ) -> Any:
+        """The op's result by a movement of plain residues of which nothing is known besides; no number stands for one.
+
+        Args:
+            op: which moves elements.
+            args: its positional arguments.
+            kwargs: its keyword arguments.
+            operands: the tensors among them.
+            inherited: the tag of a storage that holds elements of all of them.
+        """
+        result = op(*args, **kwargs)
+        if op.is_view and isinstance(result, Tensor):
+            return result
+        views = {x.untyped_storage()._cdata for x in operands}
+        for x in tensors_in(result):
+            if not is_float_tensor(x):
+                self._leave_by_cast(op, x)
+            elif x.untyped_storage()._cdata not in views:
+                self.run.set(x, inherited)
+        return result
+
     # Kinds of rules --------------------------------------------------------------------------------------------------
 
     def _formula(
@@ -172,39 +196,82 @@ class Applying:
         if into is not None:
             extra["into"] = into
         values = map_tensors(self._as_value, (args, kwargs))
-        before = self.run.arithmetic.divided_before = self.run.arithmetic.zero_divisions
-        result = self._call(op, rule, values[0], values[1] | extra)
-        divided = self.run.arithmetic.zero_divisions > before
-        if divided:
-            self.run.zero_divisions.append(self.run.location)
+        named = values[1] | extra
+        pieces = None
+        if rule.pointwise and into is None and goes_by_piece(op, values[0], named):
+            pieces = {"of_exp": op in OF_EXP or op in OF_EXP_BACKWARD, "product": op in PRODUCTS}
+        result, divided = self._call(op, rule.function, values[0], named, pieces)
         taken = {x.untyped_storage()._cdata for x in _memory_of(values) if into is None}
+        return self._settle_all(op, result, inherited, taken, divided=divided)
 
-        def settle(value: Any) -> Any:
-            if isinstance(value, Residue):
-                unwritten = op in LEAVES_UNWRITTEN and bool(value.tensor.isnan().any())
-                return self._settle(value, inherited, taken, divided=divided or unwritten)
-            if isinstance(value, list | tuple):
-                return type(value)([settle(item) for item in value])
-            assert not is_float_tensor(value), f"{op} gives floating numbers that are no residues"
-            return value
+    def formula_alone(
+        self, op: OpOverload, rule: Rule, args: tuple[Any, ...], kwargs: dict[str, Any], tags: Mapping[int, Tag]
+    ) -> Any:
+        """The op's result by a formula, of plain residues of which nothing is known besides.
 
-        return settle(result)
-
-    def _call(self, op: OpOverload, rule: Rule, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        assert rule.function is not None
+        Args:
+            op: what the rule is for.
+            rule: a formula.
+            args: the op's positional arguments, whose tensors are in no lists.
+            kwargs: its keyword arguments, without tensors.
+            tags: of the operands, by their ids.
+        """
         m = self.run.arithmetic
-        by_piece = rule.pointwise and "into" not in kwargs and goes_by_piece(op, args, kwargs)
+        values = tuple(
+            Residue(x, (tag := tags[id(x)]).degree, m, roots=tag.roots, divisor=tag.divisor)
+            if isinstance(x, Tensor)
+            else x
+            for x in args
+        )
+        elements, taken = 1, set()
+        for x in args:
+            if isinstance(x, Tensor):
+                elements *= x.numel()  # what they broadcast to has no more
+                taken.add(x.untyped_storage()._cdata)
+                device = x.device
+        function = rule.function if is_large(elements, device) else rule.of_residues
+        if rule.symbols:
+            kwargs = {**kwargs, "symbols": False}
+        result, divided = self._call(op, function, values, kwargs, None)
+        return self._settle_all(op, result, REAL, taken, divided=divided)
+
+    def _settle_all(self, op: OpOverload, result: Any, inherited: Tag, taken: set[int], *, divided: bool) -> Any:
+        if isinstance(result, Residue):
+            unwritten = op in LEAVES_UNWRITTEN and bool(result.tensor.isnan().any())
+            return self._settle(result, inherited, taken, divided=divided or unwritten)
+        if isinstance(result, list | tuple):
+            settled = [self._settle_all(op, item, inherited, taken, divided=divided) for item in result]
+            return type(result)(settled)
+        assert not is_float_tensor(result), f"{op} gives floating numbers that are no residues"
+        return result
+
+    def _call(
+        self,
+        op: OpOverload,
+        function: Callable[..., Any] | None,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        pieces: dict[str, bool] | None,
+    ) -> tuple[Any, bool]:
+        """What a formula's function gives, piece by piece if it is told how; and whether it has divided by zero."""
+        assert function is not None
+        m = self.run.arithmetic
+        before = m.divided_before = m.zero_divisions
         try:
-            if by_piece:
-                made = {"of_exp": op in OF_EXP or op in OF_EXP_BACKWARD, "product": op in PRODUCTS}
-                return over_pieces(m, rule.function, *args, **made, **kwargs)
-            return rule.function(m, *args, **kwargs)
+            if pieces is None:
+                result = function(m, *args, **kwargs)
+            else:
+                result = over_pieces(m, function, *args, **pieces, **kwargs)
         except ExactArithmeticError as error:
             raise type(error)(f"{op}: {error}, {self.run.location}") from error
         except NotImplementedError as error:
             self.run.refuse_op(op, f"cannot be carried out exactly: {error}")
         except FloatingPointError as error:
             self.run.refuse_nan(error)
+        divided = m.zero_divisions > before
+        if divided:
+            self.run.zero_divisions.append(self.run.location)
+        return result, divided
 
     def _sum(
         self, op: OpOverload, rule: Rule, result: Any, args: tuple[Any, ...], kwargs: dict[str, Any], inherited: Tag
@@ -238,8 +305,7 @@ class Applying:
             if x.is_meta:
                 continue
             if not x.is_floating_point():
-                if x.dtype != torch.bool:  # booleans say what is zero, which is exact
-                    self.run.leave(f"a cast to {str(x.dtype).removeprefix('torch.')} ({op})")
+                self._leave_by_cast(op, x)
             elif x.untyped_storage()._cdata not in views:
                 self.run.set(x, inherited)
         if not inherited.symbols and any(self.run.tag(x).squared is not None for x in operands):
@@ -251,6 +317,10 @@ class Applying:
         if masks or any(self.logs.of(x) is not None for x in operands):
             self._move_logs(op, result, operands, (args, kwargs), depths)
         return result
+
+    def _leave_by_cast(self, op: OpOverload, x: Tensor) -> None:
+        if x.dtype != torch.bool:  # booleans say what is zero, which is exact
+            self.run.leave(f"a cast to {str(x.dtype).removeprefix('torch.')} ({op})")
 
     def _move_squares(
         self, op: OpOverload, result: Any, operands: list[Tensor], args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -303,6 +373,9 @@ class Applying:
                 tensor.masked_fill_(companion.tensor.isnan(), nan)
         symbols = inherited.symbols and bool((tensor < -self.run.arithmetic.field.half).any())
         tag = Tag(degree=value.degree, void=divided, symbols=symbols, roots=value.roots, divisor=value.divisor)
+        if value.logs is None and value.pieces is None and value.squared is None:
+            self.run.set(tensor, tag)
+            return tensor
         if tensor.is_contiguous() and covers_storage(tensor):
             tag = replace(tag, squared=self._settle_companion(value.squared, divided=divided))
         self.run.set(tensor, tag)
@@ -447,6 +520,11 @@ def _map_numbers(
         tuple(mapped(value, argument) for value, argument in zip(args, arguments, strict=False)),
         {a.name: mapped(kwargs[a.name], a) for a in arguments if a.name in kwargs},
     )
+
+
+def takes_numbers(op: OpOverload) -> bool:
+    """Whether a Python number among the op's arguments may stand for elements."""
+    return any(str(argument.type) in _NUMBERS for argument in op._schema.arguments)
 
 
 def _is_number(value: Any) -> bool:

@@ -173,4 +173,7 @@ class Constants:
 
 def symbol_among(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
     """Whether a Python number among the arguments is a symbol of masks."""
-    return any(isinstance(v, float) and is_symbol(v) for v in (*args, *kwargs.values()))
+    for value in args:
+        if isinstance(value, float) and is_symbol(value):
+            return True
+    return bool(kwargs) and any(isinstance(value, float) and is_symbol(value) for value in kwargs.values())

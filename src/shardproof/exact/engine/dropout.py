@@ -140,6 +140,11 @@ _DROPOUTS: Final[dict[Any, Callable[..., Dropout | None]]] = {
 }
 
 
+def is_dropout(func: Callable[..., Any]) -> bool:
+    """Whether it is dropout."""
+    return func in _DROPOUTS
+
+
 def call_with_masks(
     func: Callable[..., Any],
     args: tuple[Any, ...],

@@ -204,6 +204,11 @@ class NumberReads:
         return sha256(f"{what} {self.key} {prime} {digit}".encode()).digest()
 
 
+def reads_or_builds(func: Any) -> bool:
+    """Whether `read`, `build` or `remember` of `NumberReads` may do something for a function."""
+    return func in _READS or func in _FROM_DATA or func in _COMPARISONS
+
+
 def _limit(x: Tensor, y: Any, sign: float) -> Tensor:
     """X where it is known to lie on one side of y, as the clamp that keeps it there."""
     with torch.no_grad():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import contextmanager
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -14,7 +15,8 @@ from torch.utils._python_dispatch import _disable_current_modes
 
 from shardproof.exact.engine.entry import inner_tensors
 from shardproof.exact.engine.escapes import DISPLAYS, READS_MEMORY
-from shardproof.exact.engine.rewrites import Rewrites
+from shardproof.exact.engine.followed_numbers import reads_or_builds
+from shardproof.exact.engine.rewrites import Rewrites, may_be_rewritten
 from shardproof.exact.engine.tensor_trees import PLAIN, tensors_in
 from shardproof.exact.errors import ExactArithmeticError
 from shardproof.source_lines import user_line
@@ -30,6 +32,12 @@ def ordinary_pytorch() -> Iterator[None]:
     """Both modes off: every op and function is PyTorch's own."""
     with _disable_current_modes(), torch._C.DisableTorchFunction():
         yield
+
+
+@lru_cache(maxsize=4096)
+def _is_left_alone(func: Callable[..., Any]) -> bool:
+    """Whether a function is called as it is once its tensors are admitted, as most are."""
+    return not (reads_or_builds(func) or func in READS_MEMORY or func is Tensor.__deepcopy__ or may_be_rewritten(func))
 
 
 class Functions(TorchFunctionMode):
@@ -50,9 +58,11 @@ class Functions(TorchFunctionMode):
         if func in DISPLAYS:
             with ordinary_pytorch():
                 return func(*args, **kwargs)
-        for tensor in tensors_in((args, kwargs)):
+        for tensor in tensors_in((args, kwargs) if kwargs else args):
             if tensor.dtype.is_floating_point or tensor.dtype.is_complex:
                 self._admit(tensor)
+        if _is_left_alone(func):
+            return func(*args, **kwargs)
         if reads is not None and (found := reads.read(func, args)) is not NotImplemented:
             return found
         if func in READS_MEMORY:
@@ -71,11 +81,13 @@ class Functions(TorchFunctionMode):
         return result
 
     def _admit(self, tensor: Tensor) -> None:
-        if isinstance(tensor, FakeTensor):
-            return
-        if type(tensor) in PLAIN and is_functorch_wrapped_tensor(tensor):
+        if type(tensor) not in PLAIN:
+            if isinstance(tensor, FakeTensor):
+                return
+        elif is_functorch_wrapped_tensor(tensor):
             self._require_known(tensor)
-        elif not self._dispatcher.is_known(tensor):
+            return
+        if not self._dispatcher.is_known(tensor):
             with ordinary_pytorch():
                 self._dispatcher.entry.admit(tensor)
 

@@ -13,7 +13,7 @@ kl_div(x, y): as y log(y / exp(x)), one logarithm, which is that of y (log(y) - 
 from __future__ import annotations
 
 from math import sqrt
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import torch
 import torch.nn.functional as F
@@ -21,7 +21,7 @@ from torch import Tensor
 from torch._decomp import decomposition_table
 from torch.overrides import TorchFunctionMode
 
-from shardproof.exact.engine.dropout import call_with_masks, oracle_of
+from shardproof.exact.engine.dropout import call_with_masks, is_dropout, oracle_of
 from shardproof.exact.engine.function_bodies import BACKWARDS, body_of
 
 if TYPE_CHECKING:
@@ -73,6 +73,14 @@ class Rewrites(TorchFunctionMode):
                 return dropped
         otherwise = _rewritten(func, args, kwargs)
         return func(*args, **kwargs) if otherwise is None else otherwise
+
+
+def may_be_rewritten(func: Callable[..., Any]) -> bool:
+    """Whether `Rewrites` may call a function in another form, or opens it."""
+    return body_of(func) is not None or is_dropout(func) or func in _REWRITTEN
+
+
+_REWRITTEN: Final = frozenset({F.scaled_dot_product_attention, torch.kl_div, torch.grid_sampler})
 
 
 def _rewritten(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor | None:

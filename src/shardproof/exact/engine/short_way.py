@@ -6,14 +6,22 @@ handlers of `Dispatcher` and `Applying.apply` do besides would find nothing to d
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final
 
 import torch
+from torch import Tensor
 
 from shardproof.exact.algebra.blocks import is_large
-from shardproof.exact.engine.applying import ADDED_TO, CERTAIN, EQUALITIES, is_float_tensor
+from shardproof.exact.engine.applying import (
+    ADDED_TO,
+    CERTAIN,
+    EQUALITIES,
+    LEAVES_UNWRITTEN,
+    is_float_tensor,
+    takes_numbers,
+)
 from shardproof.exact.engine.choices import mark_selection
 from shardproof.exact.engine.constants import symbol_among
 from shardproof.exact.engine.escapes import READS_NUMBER
@@ -32,6 +40,7 @@ if TYPE_CHECKING:
 
     from shardproof.exact.engine.applying import Applying
     from shardproof.exact.engine.tags import Tag
+    from shardproof.exact.rules.registry import Kind, Rule
 
 _aten: Final = torch.ops.aten
 # Ops that handlers of the dispatcher accept whatever their tensors are, and those that `puts_elements` looks at.
@@ -51,58 +60,114 @@ _PASSED_ON: Final = (int, float, bool, str, type(None))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class _Plan:
+    """How the short way carries out one op, decided once.
+
+    Attributes:
+        op: the op; kept, so that no other one gets its id.
+        rule: of the op; None where it takes no short way.
+        in_place: how the op which it is the in-place form of is carried out.
+        named: no keyword argument needs the long way.
+        alone: the kind of rule, where there is a shorter one for residues of which nothing is known besides.
+    """
+
+    op: OpOverload
+    rule: Rule | None
+    in_place: _Plan | None = None
+    named: bool = True
+    alone: Kind | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ShortWay:
     """Applies rules to plain residues."""
 
     applying: Applying
+    _plans: dict[int, _Plan] = field(default_factory=dict)
 
     def carry_out(self, op: OpOverload, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """The op's result by its rule, or that of the op which it is the in-place form of; NotImplemented elsewhere."""
-        if takes_short_way(op):
-            return self._apply(op, args, kwargs)
-        functional = written_in_place(op)
-        return NotImplemented if functional is None else self._write(functional, args, kwargs)
+        plan = self._plans.get(id(op))  # ops are hashed by a function in Python
+        if plan is None:
+            plan = self._plans[id(op)] = _plan(op)
+        if plan.rule is not None:
+            return self._apply(plan, args, kwargs)
+        return NotImplemented if plan.in_place is None else self._write(plan.in_place, args, kwargs)
 
-    def _apply(self, op: OpOverload, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        rule = RULES.get(op)
-        if rule is None:
+    def _apply(self, plan: _Plan, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        rule = plan.rule
+        assert rule is not None
+        if kwargs and (not plan.named or not all(type(value) in _PASSED_ON for value in kwargs.values())):
             return NotImplemented
-        if kwargs and (op in ADDED_TO or not all(type(value) in _PASSED_ON for value in kwargs.values())):
+        if symbol_among(args, kwargs):
             return NotImplemented
-        run, operands = self.applying.run, tensors_in(args)
-        tags: list[Tag] = []
-        for x in operands:
-            if x.dtype is not torch.float64 or x.layout is not torch.strided:
+        operands: list[Tensor] = []
+        flat = True
+        for value in args:
+            if isinstance(value, Tensor):
+                operands.append(value)
+            elif isinstance(value, list | tuple) and (inside := tensors_in(value)):
+                flat = False
+                operands += inside
+            elif type(value) is torch.dtype:
                 return NotImplemented
-            tag = run.tags.get(x)
-            if tag is None or not tag.plain:
-                return NotImplemented
-            tags.append(tag)
-        if not tags or any(type(value) is torch.dtype for value in args) or symbol_among(args, kwargs):
+        tags = self._tags_of_plain(operands)
+        if not tags:
             return NotImplemented
-        run.arithmetic.operands_void = None
-        inherited = union(tags)
-        result = self.applying.by_kind(op, rule, args, kwargs, operands, inherited, None)
+        applying = self.applying
+        applying.run.arithmetic.operands_void = None
+        alone = plan.alone if all(tag.alone for tag in tags.values()) else None
+        if alone == "formula" and flat:
+            return applying.formula_alone(plan.op, rule, args, kwargs, tags)
+        inherited = union(tags.values())
+        if alone == "move":
+            return applying.move_alone(plan.op, args, kwargs, operands, inherited)
+        result = applying.by_kind(plan.op, rule, args, kwargs, operands, inherited, None)
         if not is_float_tensor(result):
-            mark_selection(run.tags, op, args, result, inherited)
+            mark_selection(applying.run.tags, plan.op, args, result, inherited)
         return result
 
-    def _write(self, functional: OpOverload, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    def _tags_of_plain(self, operands: list[Tensor]) -> dict[int, Tag]:
+        """The tags of the operands by their ids; none if one of them is more than plain residues."""
+        found, tags = {}, self.applying.run.tags
+        for x in operands:
+            tag = tags.get(x)
+            if tag is None or not tag.plain or x.dtype is not torch.float64 or x.layout is not torch.strided:
+                return {}
+            found[id(x)] = tag
+        return found
+
+    def _write(self, plan: _Plan, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """The first argument, with the functional op's result written into it, as `Writing.store` writes residues."""
         run, target = self.applying.run, args[0]
         old = run.tags.get(target)
         if old is None or not old.plain or is_large(target.numel(), target.device):  # those go block by block
             return NotImplemented
-        run.ops, run.op = run.ops + 1, functional
-        result = self._apply(functional, args, kwargs)
+        run.ops, run.op = run.ops + 1, plan.op
+        result = self._apply(plan, args, kwargs)
         if result is NotImplemented:
             run.ops -= 1
             return result
         target.copy_(result)
-        new = run.tag(result).bare
+        found = run.tag(result)
+        new = found.bare
         run.set(target, new if covers_storage(target) else old | new)
-        self.applying.logs.write(target, result, old, self.applying.logs.of(result))
+        if found.logs is not None or old.logs is not None:
+            self.applying.logs.write(target, result, old, self.applying.logs.of(result))
         return target
+
+
+def _plan(op: OpOverload) -> _Plan:
+    if not takes_short_way(op):
+        functional = written_in_place(op)
+        return _Plan(op=op, rule=None, in_place=None if functional is None else _plan(functional))
+    rule = RULES.get(op)
+    alone = None
+    if rule is not None and rule.kind == "formula" and op not in LEAVES_UNWRITTEN:
+        alone = rule.kind
+    elif rule is not None and rule.kind == "move" and not takes_numbers(op):
+        alone = rule.kind
+    return _Plan(op=op, rule=rule, named=op not in ADDED_TO, alone=alone)
 
 
 @lru_cache(maxsize=4096)
@@ -118,6 +183,11 @@ def written_in_place(op: OpOverload) -> OpOverload | None:
     return functional if may else None
 
 
+def _is_index(argument: Any) -> bool:
+    """Whether an argument is a tensor that must not hold residues; the index of `select` is a number."""
+    return argument.name in _INDICES and "Tensor" in str(argument.type)
+
+
 @lru_cache(maxsize=4096)
 def takes_short_way(op: OpOverload) -> bool:
     """Whether nothing but the types of its tensors decides how an op is carried out, and it writes into none."""
@@ -127,6 +197,6 @@ def takes_short_way(op: OpOverload) -> bool:
         and not any(op in special for special in (FACTORIES, MADE_OF_REALS, SELECTIONS, COMPARISONS, WRITTEN_OUT))
         and not any(op in truth_values for truth_values in (CERTAIN, EQUALITIES))
         and not _CHANGES & set(op.tags)
-        and not any(argument.is_write or argument.name in _INDICES for argument in op._schema.arguments)
+        and not any(argument.is_write or _is_index(argument) for argument in op._schema.arguments)
         and op._schema.name.removeprefix("aten::") not in READS_NUMBER
     )

@@ -64,7 +64,7 @@ class LogTensors:
         return (*self.shifts, *self.factors, *arguments, *(() if self.unit is None else (self.unit,)))
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True, unsafe_hash=True)  # a value; frozen ones take four times as long to make
 class Tag:
     """Of every element of a storage.
 
@@ -111,10 +111,21 @@ class Tag:
         return not (self.real or self.symbols or self.void or self.compared or self.value is not None)
 
     @property
+    def alone(self) -> bool:
+        """Whether nothing is known in tensors laid out alike."""
+        return (
+            self.logs is None
+            and self.pieces is None
+            and self.squared is None
+            and self.value is None
+            and self.lifted is None
+            and self.void_where is None
+        )
+
+    @property
     def bare(self) -> Tag:
         """Less what is known in tensors laid out alike."""
-        companions = (self.squared, self.lifted, self.value, self.void_where, self.pieces, self.logs)
-        if all(companion is None for companion in companions):
+        if self.alone:
             return self
         return replace(self, squared=None, lifted=None, value=None, void_where=None, pieces=None, logs=None)
 

@@ -52,6 +52,8 @@ def sum_of_terms(x: Operand, y: Operand, found: Residue, *, minus: bool = False)
 
     Symbols of masks are zeros in all three.
     """
+    if _nothing_known(x) and _nothing_known(y):
+        return found
     a, b = terms_of(x), terms_of(y)
     shape = found.shape
     known = _of_binomial(x, y, found, minus=minus)
@@ -158,6 +160,8 @@ def _merged(rests: tuple[Residue, Residue], terms: LogTerms) -> Residue:
 
 def product_of_terms(x: Operand, y: Operand, found: Residue, *, divided: bool = False) -> Residue:
     """X * y or x / y, which is `found`, with the factors of both; with log terms where y is one number."""
+    if _nothing_known(x) and _nothing_known(y):
+        return found
     a, b = terms_of(x), terms_of(y)
     factors = _cancelled([*a.factors, *(-factor if divided else factor for factor in b.factors)], found.shape)
     log_factors = [*a.log_factors, *(factor.inverse() if divided else factor for factor in b.log_factors)]
@@ -295,6 +299,10 @@ def _deep_enough(depth: Tensor) -> Tensor | None:
 
 
 # Both -----------------------------------------------------------------------------------------------------------------
+
+
+def _nothing_known(x: Operand) -> bool:
+    return not isinstance(x, Residue) or x.logs is None
 
 
 def terms_of(x: Operand) -> LogTerms:

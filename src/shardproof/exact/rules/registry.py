@@ -40,6 +40,7 @@ class Rule:
         kind: see the module's docstring.
         function: of a formula, `(arithmetic, *args, **kwargs) -> result`, with `Residue` in place of floating tensors;
             of a sum, the count of summands from the op's arguments and its result; of a move, None.
+        of_residues: of a formula, the same for operands that are residues alone, no integers, and not large.
         elementwise: of a formula: it goes block by block, and takes a keyword `into`, where its result is to go.
         pointwise: of a formula: each element of the result depends on the operands' elements at its own position alone.
         symbols: whether operands may hold the symbols of masks; a formula then treats them itself.
@@ -47,6 +48,7 @@ class Rule:
 
     kind: Kind
     function: Callable[..., Any] | None = None
+    of_residues: Callable[..., Any] | None = None
     symbols: bool = False
     elementwise: bool = False
     pointwise: bool = False
@@ -124,7 +126,12 @@ def formula(
             carried = _in_blocks(carried) if elementwise else carried
             of_elements = elementwise or pointwise or torch.Tag.pointwise in op.tags
             rule = Rule(
-                kind="formula", function=carried, symbols=symbols, elementwise=elementwise, pointwise=of_elements
+                kind="formula",
+                function=carried,
+                of_residues=function,
+                symbols=symbols,
+                elementwise=elementwise,
+                pointwise=of_elements,
             )
             register(op, rule)
         return function
