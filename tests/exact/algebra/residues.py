@@ -35,10 +35,13 @@ def same(found, want):
 
 
 def check_value_class(value, **change):
-    """The class is frozen, has slots, and takes its fields by name alone; `change` is a field and a new value."""
-    ((name, new),) = change.items()
-    with pytest.raises(dataclasses.FrozenInstanceError):
-        setattr(value, name, new)
+    """The class has slots, and takes its fields by name alone; it refuses `change`, a field and a new value, if given.
+
+    Values that are made several times for each op are not frozen.
+    """
+    for name, new in change.items():
+        with pytest.raises(dataclasses.FrozenInstanceError):
+            setattr(value, name, new)
     assert not hasattr(value, "__dict__")
     with pytest.raises(TypeError, match="positional argument"):
         type(value)(*(getattr(value, field.name) for field in dataclasses.fields(value)))

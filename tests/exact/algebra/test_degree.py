@@ -414,10 +414,44 @@ def test_the_softmax_backward_number_by_number():
 
 
 def test_a_degree_is_a_value_of_a_constant_unless_said_otherwise():
-    check_value_class(VARIABLE, over=2.0)
+    check_value_class(VARIABLE)
     assert Degree() == replace(CONSTANT, monomial=False)
     assert (CONSTANT.over, CONSTANT.under, CONSTANT.gates, CONSTANT.orders, CONSTANT.queries) == (0, 0, 0, 0, None)
     assert replace(CONSTANT, over=1.0) == VARIABLE
+
+
+OPERATIONS = {
+    "sum": lambda a, b: a + b,
+    "product": lambda a, b: a * b,
+    "either": lambda a, b: a | b,
+    "inverse": lambda a, _: a.inverse(),
+    "sum of": lambda a, _: a.sum_of(3),
+    "power": lambda a, _: a.power(3),
+    "product of": lambda a, _: a.product_of(3),
+    "softmax backward": lambda a, b: a.softmax_backward(b, 3),
+    "oracle": lambda a, _: a.oracle(),
+    "exp": lambda a, _: a.exp(),
+    "log": lambda a, _: a.log(),
+    "squared root": lambda a, _: a.squared_root(),
+    "selected": lambda a, _: a.selected_from(3),
+    "maximum": lambda a, _: a.maximum_of(3),
+    "shifted": lambda a, _: a.shifted_by_one_of(3),
+    "as a shift": lambda a, _: a.as_shift(),
+    "chosen": lambda a, b: a.chosen_by(b.compared(3)),
+    "lost": lambda a, _: a.lost_to(NoBound.DEPTH),
+    "asked for its chance": lambda a, _: a.chance(P),
+}
+
+
+@pytest.mark.parametrize("operation", OPERATIONS)
+def test_an_operation_leaves_its_operands_as_they_are(operation):
+    operands = [VARIABLE.exp() * VARIABLE + CONSTANT, VARIABLE.maximum_of(4).oracle(), CONSTANT, VARIABLE]
+    before = [replace(operand) for operand in operands]
+    for one in operands:
+        for other in operands:
+            OPERATIONS[operation](one, other)
+    assert operands == before
+    assert [operand.lost for operand in operands] == [operand.lost for operand in before]
 
 
 @pytest.mark.parametrize("field", ["monomial", "signed", "inverses", "loose", "chosen"])

@@ -15,7 +15,7 @@ from shardproof.exact.engine.collectives import Collectives, composing_kernel
 from shardproof.exact.engine.complex_tensors import ComplexTensors
 from shardproof.exact.engine.constants import Constants
 from shardproof.exact.engine.draws import draw
-from shardproof.exact.engine.entry import refuse_unusable
+from shardproof.exact.engine.entry import inner_tensors, refuse_unusable
 from shardproof.exact.engine.escapes import READS_NUMBER, READS_ONE
 from shardproof.exact.engine.gates import Gates
 from shardproof.exact.engine.log_tensors import LogStore
@@ -349,7 +349,9 @@ class Dispatcher:
 
     def is_known(self, tensor: Tensor) -> bool:
         """Whether the tensor's storage has a tag; a wrapper subclass is asked by its inner tensors."""
-        return type(tensor) in PLAIN and tensor.layout == torch.strided and self.run.tags.get(tensor) is not None
+        if type(tensor) in PLAIN:
+            return tensor.layout == torch.strided and self.run.tags.get(tensor) is not None
+        return all(inner.is_meta or self.run.tags.get(inner) is not None for inner in inner_tensors(tensor))
 
     def residues_of(self, tensor: Tensor) -> Tensor:
         """The residues of a tensor, whether it has been seen before or not."""

@@ -140,9 +140,9 @@ _DROPOUTS: Final[dict[Any, Callable[..., Dropout | None]]] = {
 }
 
 
-def is_dropout(func: Callable[..., Any]) -> bool:
-    """Whether it is dropout."""
-    return func in _DROPOUTS
+def may_be_masked(func: Callable[..., Any]) -> bool:
+    """Whether `call_with_masks` may call a function otherwise."""
+    return func in _DROPOUTS or func is F.scaled_dot_product_attention
 
 
 def call_with_masks(

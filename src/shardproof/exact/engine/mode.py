@@ -207,7 +207,7 @@ class ExactArithmetic:
         Raises:
             ValueError: the tensor is a partial sum.
         """
-        self._admit(tensor)
+        self.admit(tensor)
         with ordinary_pytorch():
             numbers = number_elements(tensor) if numbers is None else numbers
         found: Tensor = CutBothWays.apply(tensor, numbers, name, enlarged)  # type: ignore[no-untyped-call]
@@ -230,11 +230,12 @@ class ExactArithmetic:
 
     def redraw(self, tensor: Tensor, name: str) -> Tensor:
         """Residues drawn for the numbers of an input: the same for the same number, 0 for 0; another draw a name."""
-        self._admit(tensor)
+        self.admit(tensor)
         found: Tensor = torch.ops.shardproof.redraw(tensor, name)
         return found
 
-    def _admit(self, tensor: Tensor) -> None:
+    def admit(self, tensor: Tensor) -> None:
+        """Take a floating tensor in, as the first function that is given it would."""
         if not self.dispatcher.is_known(tensor):
             with ordinary_pytorch():
                 self.entry.admit(tensor)
@@ -288,6 +289,9 @@ class ExactArithmetic:
         Returns:
             Booleans of its shape, which outlive the mode.
         """
+        with torch._C.DisableTorchFunction():
+            if not self.run.escaped_void and not self.run.tag(tensor).void:
+                return None
         with ordinary_pytorch():
             if self.run.escaped_void:
                 return torch.ones_like(tensor, dtype=torch.bool)

@@ -21,7 +21,7 @@ from torch import Tensor
 from torch._decomp import decomposition_table
 from torch.overrides import TorchFunctionMode
 
-from shardproof.exact.engine.dropout import call_with_masks, is_dropout, oracle_of
+from shardproof.exact.engine.dropout import call_with_masks, may_be_masked, oracle_of
 from shardproof.exact.engine.function_bodies import BACKWARDS, body_of
 
 if TYPE_CHECKING:
@@ -77,7 +77,7 @@ class Rewrites(TorchFunctionMode):
 
 def may_be_rewritten(func: Callable[..., Any]) -> bool:
     """Whether `Rewrites` may call a function in another form, or opens it."""
-    return body_of(func) is not None or is_dropout(func) or func in _REWRITTEN
+    return body_of(func) is not None or may_be_masked(func) or func in _REWRITTEN
 
 
 _REWRITTEN: Final = frozenset({F.scaled_dot_product_attention, torch.kl_div, torch.grid_sampler})

@@ -162,12 +162,10 @@ def _plan(op: OpOverload) -> _Plan:
         functional = written_in_place(op)
         return _Plan(op=op, rule=None, in_place=None if functional is None else _plan(functional))
     rule = RULES.get(op)
-    alone = None
-    if rule is not None and rule.kind == "formula" and op not in LEAVES_UNWRITTEN:
-        alone = rule.kind
-    elif rule is not None and rule.kind == "move" and not takes_numbers(op):
-        alone = rule.kind
-    return _Plan(op=op, rule=rule, named=op not in ADDED_TO, alone=alone)
+    if rule is None:
+        return _Plan(op=op, rule=None)
+    shorter = rule.kind == "formula" and op not in LEAVES_UNWRITTEN or rule.kind == "move" and not takes_numbers(op)
+    return _Plan(op=op, rule=rule, named=op not in ADDED_TO, alone=rule.kind if shorter else None)
 
 
 @lru_cache(maxsize=4096)

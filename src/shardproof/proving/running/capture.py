@@ -28,6 +28,9 @@ if TYPE_CHECKING:
 
 MOST_TABLES = 16  # of constants, in one module
 
+# Inside, no function mode sees what is called, not even that a tensor's dtype is read: the prover looks, not the program.
+unseen = torch._C.DisableTorchFunction  # noqa: SLF001
+
 
 @dataclass(slots=True, kw_only=True)
 class Recorder:
@@ -111,12 +114,19 @@ def capture(tensor: Tensor, exact: ExactArithmetic | None, *, as_shift: bool = F
         exact: the run's arithmetic; None for ordinary arithmetic.
         as_shift: a maximum that may be cut here, and is only subtracted afterwards.
     """
+    with unseen():
+        return _capture(tensor, exact, as_shift=as_shift)
+
+
+def _capture(tensor: Tensor, exact: ExactArithmetic | None, *, as_shift: bool) -> Recorded:
+    if exact is not None and (tensor.is_floating_point() or tensor.is_complex()):
+        exact.admit(tensor)
     local = local_value(tensor)
     calls_in_flight().check_tensor(local, "", writes=False)
     if local.is_complex():
         local = torch.view_as_real(local.detach().resolve_conj())
-    with nullcontext() if exact is None else exact.paused():
-        if not local.is_floating_point():
+    if not local.is_floating_point():
+        with nullcontext() if exact is None else exact.paused():
             return _capture_discrete(local, exact)
     if exact is None:
         return Recorded(values=local.detach().clone())

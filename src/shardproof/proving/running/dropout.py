@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from shardproof.exact.engine.dropout import Dropout, call_with_masks
+from shardproof.exact.engine.dropout import Dropout, call_with_masks, may_be_masked
 from shardproof.exact.engine.function_bodies import body_of
 from shardproof.proving.records import DrawnMask, Key, Phase
 from shardproof.proving.running.capture import local_value
@@ -47,6 +47,8 @@ class _Masking(TorchFunctionMode):
         if body is not None:
             with self:
                 return body(*args, **kwargs)
+        if not may_be_masked(func):
+            return func(*args, **kwargs)
         found = call_with_masks(func, args, kwargs, self._mask_of, inside=self)
         return func(*args, **kwargs) if found is None else found
 

@@ -15,6 +15,7 @@ computes them. A softmax is the same function whatever is subtracted: from a cut
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import torch
@@ -80,6 +81,8 @@ class FunctionsRecorded(TorchFunctionMode):
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
+        if _is_passed_on(func):
+            return func(*args, **kwargs)
         body = body_of(func)
         if body is not None:  # of `backward` too, in which a checkpoint calls functions again
             with self:
@@ -185,6 +188,14 @@ def _cross_entropy(
     if reduction == _MEAN:
         return losses.sum() / counts.sum()
     return losses.sum() if reduction == _SUM else losses
+
+
+@lru_cache(maxsize=4096)
+def _is_passed_on(func: Callable[..., Any]) -> bool:
+    """Whether nothing is recorded of a function, as of most, and of the reading of a tensor's attributes."""
+    looked_at = _SOFTMAX | _WITH_TABLES | _SUBTRACTIONS | _EXPONENTIALS
+    others = (_ATTENTION, _CROSS_ENTROPY, torch.empty_strided)
+    return func not in looked_at and not any(func is other for other in others) and body_of(func) is None
 
 
 def _may_take_apart(tensors: tuple[Any, ...]) -> bool:

@@ -12,7 +12,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 from torch.utils.weak import WeakIdKeyDictionary
 
 from shardproof.proving.records import GRADIENT_OF, Key, Phase
-from shardproof.proving.running.capture import capture
+from shardproof.proving.running.capture import capture, unseen
 from shardproof.proving.running.functions import FunctionsRecorded
 from shardproof.proving.running.recomputation import backward_runs, find_repeated
 from shardproof.proving.running.stage_shapes import is_rehearsed
@@ -92,12 +92,14 @@ class _Hooks:
         """Record inputs that no module computed; not those without a gradient (masks, positions, the batch)."""
         if name not in self.recorder.records.source_lines:
             self.recorder.records.source_lines[name] = calling_line()
-        new = [x for x in _floats((inputs, named)) if x.requires_grad and x not in self.seen]
-        return self._replaced((inputs, named), new, Phase.INPUT, name)
+        with unseen():
+            new = [x for x in _floats((inputs, named)) if x.requires_grad and x not in self.seen]
+            return self._replaced((inputs, named), new, Phase.INPUT, name)
 
     def leave(self, name: str, _module: Module, _inputs: Any, outputs: Any) -> Any:
         """Record every floating output."""
-        return self._replaced(outputs, _floats(outputs), Phase.OUTPUT, name)
+        with unseen():
+            return self._replaced(outputs, _floats(outputs), Phase.OUTPUT, name)
 
     def _replaced(self, tree: Any, tensors: list[Tensor], phase: Phase, name: str) -> Any:
         """The tree with which the program continues; None if it is unchanged."""
@@ -121,9 +123,12 @@ class _Hooks:
         """
         if is_rehearsed():
             return tensor
+        exact = self.recorder.exact
+        if exact is not None:
+            exact.admit(tensor)
         with calls_in_flight().shown(tensor) as replace_by:  # the program may still have to wait for it
             if backward_runs():
-                values = capture(tensor.detach(), self.recorder.exact).values
+                values = capture(tensor.detach(), exact).values
                 repeated = find_repeated(self.recorder, phase, name, values)
                 if repeated is None:
                     return tensor
@@ -145,7 +150,7 @@ class _Hooks:
     def _record_gradient(self, of: Key, gradient: Tensor | None) -> None:
         if gradient is None:  # the backward of an autograd.Function may give none
             return
-        with calls_in_flight().shown(gradient):
+        with unseen(), calls_in_flight().shown(gradient):
             found = gradient.detach() if self.enlarged == 1 else gradient.detach() * self.enlarged
             key = self.recorder.add(GRADIENT_OF[of.phase], of.name, found, call=of.call)
         self.recorder.latest_gradient = f"{key.phase} of {key.name}"

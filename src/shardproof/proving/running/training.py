@@ -9,7 +9,7 @@ from torch import Tensor
 
 from shardproof.exact.engine.followed_numbers import FollowedNumber
 from shardproof.proving.records import Phase
-from shardproof.proving.running.capture import local_value, match_placements
+from shardproof.proving.running.capture import local_value, match_placements, unseen
 from shardproof.proving.running.clipping import clip_model
 from shardproof.proving.running.data_parallel import BatchSplit
 from shardproof.proving.running.hooks import modules_recorded
@@ -86,7 +86,8 @@ def renew_state(model: Module, optimizer: Optimizer | None, segments: Segments, 
 def record_gradients(model: Module, phase: Phase, recorder: Recorder, segments: Segments | None = None) -> None:
     """Record every parameter's gradient, as it is now; a run in segments continues with fresh residues instead."""
     for name, parameter in model.named_parameters():
-        gradient = match_placements(parameter.grad, parameter)
+        with unseen():
+            gradient = match_placements(parameter.grad, parameter)
         recorder.add(phase, name, gradient, frozen=not parameter.requires_grad)
         if segments is not None:
             segments.renew_gradient(name, parameter, f"{phase} of step {recorder.step + 1}")
@@ -109,12 +110,13 @@ def states_of(optimizer: Optimizer | None, parameter: Tensor) -> dict[str, Tenso
 
     Beside a DTensor a state may be a plain tensor: of the shape of the rank's own part, or of the whole.
     """
-    whole, own = parameter.shape, local_value(parameter).shape
-    return {
-        key: value
-        for key, value in sorted(({} if optimizer is None else optimizer.state.get(parameter, {})).items())
-        if isinstance(value, Tensor) and (value.shape == whole or (type(value) is Tensor and value.shape == own))
-    }
+    with unseen():
+        whole, own = parameter.shape, local_value(parameter).shape
+        return {
+            key: value
+            for key, value in sorted(({} if optimizer is None else optimizer.state.get(parameter, {})).items())
+            if isinstance(value, Tensor) and (value.shape == whole or (type(value) is Tensor and value.shape == own))
+        }
 
 
 def record_update(model: Module, optimizer: Optimizer | None, recorder: Recorder) -> None:
