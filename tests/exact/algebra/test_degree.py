@@ -420,7 +420,7 @@ def test_a_degree_is_a_value_of_a_constant_unless_said_otherwise():
     assert replace(CONSTANT, over=1.0) == VARIABLE
 
 
-OPERATIONS = {
+ON_TWO = {
     "sum": lambda a, b: a + b,
     "product": lambda a, b: a * b,
     "either": lambda a, b: a | b,
@@ -443,13 +443,13 @@ OPERATIONS = {
 }
 
 
-@pytest.mark.parametrize("operation", OPERATIONS)
+@pytest.mark.parametrize("operation", ON_TWO)
 def test_an_operation_leaves_its_operands_as_they_are(operation):
     operands = [VARIABLE.exp() * VARIABLE + CONSTANT, VARIABLE.maximum_of(4).oracle(), CONSTANT, VARIABLE]
     before = [replace(operand) for operand in operands]
     for one in operands:
         for other in operands:
-            OPERATIONS[operation](one, other)
+            ON_TWO[operation](one, other)
     assert operands == before
     assert [operand.lost for operand in operands] == [operand.lost for operand in before]
 

@@ -160,7 +160,8 @@ class Oracles:
     def _random_gate(self, at_zero: int) -> Tensor:
         """(1 + s(x)) / 2, s a random odd permutation."""
         half, prime = self.field.half, self.field.prime
-        values = self._balanced((self._random_odd("gate").long() + 1) * (half + 1) % prime)
+        twice = self._random_odd("gate") + 1
+        values = self._balanced((twice + prime * (twice & 1)) >> 1)  # an odd number is even with p added
         values[half] = at_zero
         return values
 
@@ -188,9 +189,9 @@ class Oracles:
         return torch.where(x > self.field.half, x - self.field.prime, x)
 
     def _reciprocals(self) -> Tensor:
-        powers = self._powers().long()
-        table = torch.zeros(self.field.prime, dtype=torch.int64)
-        table[powers + self.field.half] = torch.cat((powers[:1], powers[1:].flip(0)))  # g**-k = g**(p-1-k)
+        powers = self._powers()
+        table = torch.zeros(self.field.prime, dtype=torch.int32)
+        table[powers.long() + self.field.half] = torch.cat((powers[:1], powers[1:].flip(0)))  # g**-k = g**(p-1-k)
         return table
 
     def _exp_and_leftover(self) -> tuple[Tensor, int]:
@@ -201,16 +202,17 @@ class Oracles:
     def _random_exp(self) -> tuple[Tensor, int]:
         """The table of `exp`, and the x0 > 0 whose values occur twice."""
         prime, half = self.field.prime, self.field.half
-        generator, powers = self._generator("exp"), self._powers().long()
+        generator, powers = self._generator("exp"), self._powers()
         # Exponents k and p-1-k give y and 1/y; k = 0 is 1, k = (p-1)/2 is -1. Each x > 0 takes one of the others.
-        exponent = torch.randperm(half - 1, generator=generator) + 1
+        exponent = torch.randperm(half - 1, generator=generator, dtype=torch.int32) + 1
         exponent = torch.cat((exponent, exponent[:1]))  # one pair more than there are values
-        flip = torch.randint(2, (half,), generator=generator).bool()
-        exponent = torch.where(flip, prime - 1 - exponent, exponent)
-        order = torch.randperm(half, generator=generator)  # where the repeated pair lies is random as well
-        exponent = exponent[order]
-        positive, negative = powers[exponent], powers[(prime - 1) - exponent]
-        table = torch.cat((negative.flip(0), torch.ones(1, dtype=torch.int64), positive))
+        flip = torch.randint(2, (half,), generator=generator, dtype=torch.int32)
+        exponent += flip * (prime - 1 - 2 * exponent)
+        order = torch.randperm(half, generator=generator, dtype=torch.int32)  # where the repeated pair lies is random
+        exponent = exponent.index_select(0, order)
+        positive = powers.index_select(0, exponent)
+        negative = powers.index_select(0, (prime - 1) - exponent)
+        table = torch.cat((negative.flip(0), torch.ones(1, dtype=torch.int32), positive))
         return table.to(torch.float32), int((order == half - 1).nonzero()) + 1
 
     def _inverse_of_exp(self) -> Tensor:

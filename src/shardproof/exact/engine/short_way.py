@@ -164,8 +164,9 @@ def _plan(op: OpOverload) -> _Plan:
     rule = RULES.get(op)
     if rule is None:
         return _Plan(op=op, rule=None)
-    shorter = rule.kind == "formula" and op not in LEAVES_UNWRITTEN or rule.kind == "move" and not takes_numbers(op)
-    return _Plan(op=op, rule=rule, named=op not in ADDED_TO, alone=rule.kind if shorter else None)
+    of_formula = rule.kind == "formula" and op not in LEAVES_UNWRITTEN
+    of_move = rule.kind == "move" and not takes_numbers(op)
+    return _Plan(op=op, rule=rule, named=op not in ADDED_TO, alone=rule.kind if of_formula or of_move else None)
 
 
 @lru_cache(maxsize=4096)

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 MOST_TABLES = 16  # of constants, in one module
 
-# Inside, no function mode sees what is called, not even that a tensor's dtype is read: the prover looks, not the program.
+# Inside, no function mode sees what is called, not even the reading of a dtype: the prover looks, not the program.
 unseen = torch._C.DisableTorchFunction  # noqa: SLF001
 
 
