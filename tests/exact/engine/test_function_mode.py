@@ -2,10 +2,13 @@
 
 import copy
 
+import pytest
 import torch
+import torch.nn.functional as F
+from torch import Tensor
 
 from shardproof.exact import ExactArithmetic
-from shardproof.exact.engine.function_mode import ordinary_pytorch
+from shardproof.exact.engine.function_mode import _is_left_alone, ordinary_pytorch
 
 
 def weight():
@@ -51,3 +54,28 @@ def test_outside_both_modes_a_sum_is_no_sum_of_residues():
         assert exact.digits(large.sum()).abs() <= exact.prime // 2
         with ordinary_pytorch():
             assert large.sum() == 3 * (exact.prime // 2)
+
+
+SEEN = {
+    "a number read": Tensor.item,
+    "a truth value": Tensor.__bool__,
+    "numbers written down": torch.tensor,
+    "a comparison": torch.lt,
+    "memory read": Tensor.numpy,
+    "a copy": Tensor.__deepcopy__,
+    "dropout": torch.dropout,
+    "a composite": F.softmax,
+    "a backward": Tensor.backward,
+    "attention": F.scaled_dot_product_attention,
+    "a divergence": torch.kl_div,
+}
+
+
+@pytest.mark.parametrize("name", SEEN)
+def test_a_function_that_is_followed_refused_or_written_otherwise_is_not_left_alone(name):
+    assert not _is_left_alone(SEEN[name])
+
+
+@pytest.mark.parametrize("func", [torch.add, Tensor.mul_, Tensor.shape.__get__, Tensor.view, torch.zeros])
+def test_other_functions_are_called_as_they_are(func):
+    assert _is_left_alone(func)

@@ -137,6 +137,10 @@ FUNCTIONS = {
     "overwritten": lambda x: (x * x).copy_(x * 2).add_(x),
     "several results": lambda x: torch.cat([*x.split(1), torch.var_mean(x, 0)[0].unsqueeze(0)]),
     "division": lambda x: x / (x * x),
+    "a row of it": lambda x: torch.addmm(x[0], x.t() @ x, x.t() @ x, beta=2),
+    "a number that fills": lambda x: F.pad(x * x, (1, 1), value=2.0).exp(),
+    "a root moved": lambda x: torch.stack([x.sqrt()[0], x.sqrt()[1]]).square(),
+    "an exponential and a residue": lambda x: (x * x).exp() * x + (x * x),
 }
 
 
@@ -177,6 +181,7 @@ def test_whatever_is_more_than_plain_residues_goes_the_long_way(name, both_ways)
 def test_ops_that_write_choose_or_make_take_no_short_way(name):
     assert not takes_short_way(find_op(name))
     assert takes_short_way(find_op("mul.Tensor"))
+    assert takes_short_way(find_op("select.int"))  # its index is a number
 
 
 CHANGED_VIEWS = {

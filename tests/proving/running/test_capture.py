@@ -3,6 +3,7 @@
 import pytest
 import torch
 from torch import nn
+from torch.overrides import TorchFunctionMode
 
 from shardproof.exact import VOID, ExactArithmetic
 from shardproof.proving.records import Key, Phase
@@ -115,3 +116,35 @@ def test_a_plain_gradient_needs_no_placements():
     gradient = torch.ones(3)
     assert match_placements(gradient, parameter) is gradient
     assert match_placements(None, parameter) is None
+
+
+class Counting(TorchFunctionMode):
+    """Counts the functions that it sees."""
+
+    def __init__(self):
+        super().__init__()
+        self.count = 0
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        self.count += 1
+        return func(*args, **(kwargs or {}))
+
+
+def test_no_function_mode_sees_that_a_tensor_is_recorded():
+    with Counting() as counting:
+        Recorder().add(Phase.OUTPUT, "up", torch.ones(3))
+        assert counting.count == 1  # the ones
+    x = torch.linspace(0.5, 1.5, 3).requires_grad_()
+    with ExactArithmetic(seed=1) as exact, Counting() as counting:
+        y = x * x
+        before = counting.count
+        Recorder(exact=exact).add(Phase.OUTPUT, "up", y)
+        assert counting.count == before > 0
+
+
+def test_a_tensor_that_exact_arithmetic_has_not_seen_is_taken_in_to_be_recorded():
+    buffer = torch.linspace(0.5, 1.5, 3)
+    with ExactArithmetic(seed=1) as exact:
+        recorder = Recorder(exact=exact)
+        key = recorder.add(Phase.BUFFER, "buffer", buffer)
+        assert torch.equal(recorder.records.tensors[key].values, exact.digits(buffer))
