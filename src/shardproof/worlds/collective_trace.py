@@ -6,7 +6,7 @@ c10d or a functional namespace), which a dispatch mode sees; each op is traced o
 
 from __future__ import annotations
 
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
@@ -64,6 +64,7 @@ def trace_collectives(
     report: Callable[[EarlyAccess], None] = lambda _access: None,
     *,
     poison: bool = True,
+    checked: bool = False,
 ) -> Iterator[None]:
     """Inside, call `add` for every collective and message of the calling rank, and `report` for every early access.
 
@@ -71,6 +72,7 @@ def trace_collectives(
         add: called when the rank calls the collective; not for barriers.
         report: called where the result of an asynchronous call is used, or its input changed, before the wait.
         poison: whether such results hold NaN until then, for code that reads memory without an op.
+        checked: another mode calls `check_op` before each op of a rank that is a thread.
     """
     if is_thread_of_world():
 
@@ -85,11 +87,20 @@ def trace_collectives(
                 )
             )
 
-        with thread_calls_traced(add_threaded), early_accesses_reported(report, poison=poison), _CheckMode():  # type: ignore[no-untyped-call]
+        mode = nullcontext() if checked else _CheckMode()  # type: ignore[no-untyped-call]
+        with thread_calls_traced(add_threaded), early_accesses_reported(report, poison=poison), mode:
             yield
     else:
         with early_accesses_reported(report, poison=poison), _TraceMode(add):
             yield
+
+
+def check_op(op: OpOverload, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    """Report an op on plain tensors of a rank that is a thread, if it is an early access."""
+    if is_thread_of_world():
+        calls = calls_in_flight()
+        if calls.started:
+            calls.check_op(op, args, kwargs)
 
 
 class _CheckMode(TorchDispatchMode):
@@ -98,11 +109,10 @@ class _CheckMode(TorchDispatchMode):
     def __torch_dispatch__(
         self, func: OpOverload, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        calls = calls_in_flight()
-        if calls.started:
+        if calls_in_flight().started:
             if not all(kind in _PLAIN for kind in types) and not any(issubclass(kind, FakeTensor) for kind in types):
                 return NotImplemented
-            calls.check_op(func, args, kwargs or {})
+            check_op(func, args, kwargs or {})
         return func(*args, **(kwargs or {}))
 
 

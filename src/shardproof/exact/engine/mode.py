@@ -33,7 +33,7 @@ from shardproof.exact.rules.cut import CutBothWays, number_elements, number_symb
 from shardproof.source_lines import user_line
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Iterator, Mapping
+    from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
     from types import TracebackType
 
     from torch._ops import OpOverload
@@ -135,10 +135,13 @@ class ExactArithmetic:
         self._modes.close()
 
     @contextmanager
-    def joined(self) -> Iterator[None]:
+    def joined(self, before: Callable[[OpOverload, Any, Any], None] | None = None) -> Iterator[None]:
         """Take part from this thread in one exact arithmetic that several share: ranks that are threads and take turns.
 
         The first to join begins it, and the last to leave ends it: tensors from outside are put back then.
+
+        Args:
+            before: is called with each op of this thread on plain tensors and its arguments, before it is carried out.
         """
         thread = threading.get_ident()
         if thread in self._members:
@@ -147,7 +150,7 @@ class ExactArithmetic:
             self._begin()
         self._members.add(thread)
         try:
-            with Functions(self.reads), _Ops(self.dispatcher):
+            with Functions(self.reads), _Ops(self.dispatcher, before):
                 yield
         finally:
             self._members.remove(thread)
@@ -389,16 +392,19 @@ def _refuse_nesting() -> NoReturn:
 class _Ops(TorchDispatchMode):
     """Below autograd: each op goes to the dispatcher."""
 
-    def __init__(self, dispatcher: Dispatcher) -> None:
+    def __init__(self, dispatcher: Dispatcher, before: Callable[[OpOverload, Any, Any], None] | None) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self._dispatcher = dispatcher
+        self._dispatcher, self._before = dispatcher, before
 
     def __torch_dispatch__(
         self, func: OpOverload, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        if not all(kind in PLAIN for kind in types):
-            if any(issubclass(kind, FakeTensor) for kind in types):
-                return func(*args, **(kwargs or {}))  # shapes alone
-            return NotImplemented  # DTensor and LocalTensor first; their inner ops come back here
+        for kind in types:
+            if kind not in PLAIN:
+                if any(issubclass(kind, FakeTensor) for kind in types):
+                    return func(*args, **(kwargs or {}))  # shapes alone
+                return NotImplemented  # DTensor and LocalTensor first; their inner ops come back here
+        if self._before is not None:
+            self._before(func, args, kwargs or {})
         with torch._C.DisableTorchFunction():
             return self._dispatcher.carry_out(func, args, kwargs or {}, reenter=self)

@@ -29,14 +29,15 @@ def collectives_recorded(recorder: Recorder) -> Iterator[None]:
     """Inside, every collective of the calling rank is recorded, and every early access to one in flight."""
     log = _Log(recorder=recorder)
     poison = recorder.exact is None  # exact arithmetic has no NaN
-    with trace_collectives(log.add, log.add_early_access, poison=poison), _redistributions_seen(log):
+    traced = trace_collectives(log.add, log.add_early_access, poison=poison, checked=recorder.exact is not None)
+    with traced, _redistributions_seen(log):
         yield
 
 
 @contextmanager
 def early_uses_waited_for(recorder: Recorder) -> Iterator[None]:
     """Inside, a collective is waited for where its result is used too early, as where this is recorded."""
-    with trace_collectives(_ignore, _ignore, poison=recorder.exact is None):
+    with trace_collectives(_ignore, _ignore, poison=recorder.exact is None, checked=recorder.exact is not None):
         yield
 
 

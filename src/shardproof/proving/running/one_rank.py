@@ -32,6 +32,7 @@ from shardproof.proving.running.segments import Segments, number_parameters
 from shardproof.proving.running.training import train
 from shardproof.proving.running.widening import own_dtypes_widened
 from shardproof.raised import describe_error
+from shardproof.worlds.collective_trace import check_op
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -71,7 +72,7 @@ class OneRun:
                 stack.enter_context(grouped_products_followed())
                 stack.enter_context(own_dtypes_widened(dtype_of(self.precision), self.dtypes))
             else:
-                stack.enter_context(self.recorder.exact.joined())
+                stack.enter_context(self.recorder.exact.joined(check_op))
             if self.masks is not None:
                 stack.enter_context(masks_drawn(self.recorder, self.masks))
             if self.traced:
