@@ -28,7 +28,7 @@ class BothWays:
         if self._off:
             return NotImplemented
         run, given = way.applying.run, args
-        in_place = written_in_place(op) is not None
+        in_place = written_in_place(op) is not None or op is torch.ops.aten.copy_.default
         if in_place and run.tags.get(args[0]) is not None:
             # Into a view of a copy of all of the target's memory, which has its tag.
             copy, target = whole_storage(args[0]).clone(), args[0]
@@ -126,6 +126,13 @@ def test_programs_of_ops_in_place_give_the_same_both_ways(program, both_ways):
     assert both_ways.taken.total() + both_ways.left.total()
 
 
+def overwrite_rows(x, y):
+    """Of which one row is written, and then another one by the first."""
+    x[1].copy_(y[0])
+    x[2].copy_(x[1], non_blocking=True)
+    return x.exp()
+
+
 FUNCTIONS = {
     "root and its square": lambda x: x.sqrt().square().sum(),
     "a stack of norms": lambda x: torch.stack([x.norm(), x.norm()]).norm(),
@@ -135,6 +142,8 @@ FUNCTIONS = {
     "parts of log-softmaxes": lambda x: x.log_softmax(-1).clone()[1:].mul_(2).exp(),
     "pieces": lambda x: (F.relu(x) * 2 + 1).clamp(max=3).t().reshape(-1),
     "overwritten": lambda x: (x * x).copy_(x * 2).add_(x),
+    "overwritten in part": lambda x: overwrite_rows(x * x, x * x * x),
+    "overwritten by logarithms": lambda x: overwrite_rows(x.log_softmax(-1).clone(), x.log_softmax(-1)),
     "several results": lambda x: torch.cat([*x.split(1), torch.var_mean(x, 0)[0].unsqueeze(0)]),
     "division": lambda x: x / (x * x),
     "a row of it": lambda x: torch.addmm(x[0], x.t() @ x, x.t() @ x, beta=2),
@@ -150,6 +159,17 @@ def test_what_is_known_of_a_result_is_the_same_both_ways(name, both_ways):
     with ExactArithmetic(seed=5):
         FUNCTIONS[name](x).sum().backward()
     assert both_ways.taken.total()
+
+
+@pytest.mark.parametrize("short", [True, False])
+def test_a_row_copied_within_its_storage_keeps_its_logarithms(short):
+    scores = drawn(3, 4)
+    off = mock.patch.object(ShortWay, "carry_out", return_value=NotImplemented)
+    with torch.no_grad(), ExactArithmetic(seed=5) as exact, nullcontext() if short else off:
+        x = scores.log_softmax(-1).clone()
+        x[2].copy_(x[1])
+        assert torch.equal(exact.digits(x[2].exp()), exact.digits(x[1].exp()))
+        assert torch.equal(exact.digits(x.exp().sum(-1)), torch.ones(3, dtype=torch.int64))
 
 
 LEFT = {

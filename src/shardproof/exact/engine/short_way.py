@@ -52,6 +52,7 @@ _BY_OTHERS: Final = frozenset(
         *(_aten.index_put.default, _aten._unsafe_index_put.default, _aten.put.default),
     }
 )
+_COPY: Final = _aten.copy_.default
 # Arguments that must not be residues.
 _INDICES: Final = frozenset({"index", "indices", "scalars"})
 _CHANGES: Final = frozenset({torch.Tag.inplace_view, torch.Tag.dynamic_output_shape, torch.Tag.nondeterministic_seeded})
@@ -92,6 +93,8 @@ class ShortWay:
             plan = self._plans[id(op)] = _plan(op)
         if plan.rule is not None:
             return self._apply(plan, args, kwargs)
+        if op is _COPY:
+            return self._copy(args, kwargs)
         return NotImplemented if plan.in_place is None else self._write(plan.in_place, args, kwargs)
 
     def _apply(self, plan: _Plan, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -148,12 +151,25 @@ class ShortWay:
         if result is NotImplemented:
             run.ops -= 1
             return result
-        target.copy_(result)
-        found = run.tag(result)
+        return self._store(target, result, old)
+
+    def _copy(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """The first argument, with the second one written into it."""
+        target, value = args[:2]
+        tags = {} if kwargs or not isinstance(value, Tensor) else self._tags_of_plain([target, value])
+        return self._store(target, value, tags[id(target)]) if tags else NotImplemented
+
+    def _store(self, target: Tensor, value: Tensor, old: Tag) -> Tensor:
+        """The target, plain residues of which `old` was known, with others written into it."""
+        run, logs = self.applying.run, self.applying.logs
+        found = run.tag(value)
+        has_logs = found.logs is not None or old.logs is not None
+        known = logs.of(value) if has_logs else None  # of the same storage, perhaps
+        target.copy_(value)
         new = found.bare
         run.set(target, new if covers_storage(target) else old | new)
-        if found.logs is not None or old.logs is not None:
-            self.applying.logs.write(target, result, old, self.applying.logs.of(result))
+        if has_logs:
+            logs.write(target, value, old, known)
         return target
 
 
