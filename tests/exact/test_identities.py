@@ -731,6 +731,11 @@ NOT_PROMISED = [
         shapes=lambda n: [(3, n), (3, n)],
     ),
     Identity(
+        name="exp(cumsum(log(g))) = cumprod(g), g = sigmoid(x)",
+        left=lambda x: F.logsigmoid(x).cumsum(-1).exp(),
+        right=lambda x: x.sigmoid().cumprod(-1),
+    ),
+    Identity(
         name="sqrt(a b) = sqrt(a) sqrt(b)",
         left=lambda a, b: (a * b).sqrt(),
         right=lambda a, b: a.sqrt() * b.sqrt(),

@@ -78,7 +78,8 @@ def prove(
     Args:
         step: what a training step is.
         parallelize: `parallelize(model, mesh) -> model`, the user's own sharding. Along data axes each rank gets
-            its rows of the batch, split along dim 0, and the sharding is to average the gradients.
+            its rows of the batch, split along dim 0, and the sharding is to average the gradients. Of a pipeline it may
+            return a schedule of `torch.distributed.pipelining`, which runs the stages that it was made of.
         candidate: instead, `candidate(run)`: the user's own training step, with its own split of the batch, averaging
             of the loss, clipping and update; see `shardproof.proving.running.candidate`.
         devices: how many ranks, on one axis `tp`.

@@ -215,6 +215,7 @@ class SideRecord:
         drawn_by_dtensor: those in `initial` that hold random numbers which DTensor has drawn for a shard.
         own_values: the parameters that the sharding fills with values of its own, whatever it is given; the full state
             was loaded into them after it, where they are DTensors or whole.
+        scheduled: a schedule of a pipeline took the forward and the backward.
         depending: those of `own_values` that do depend on what the sharding is given, or are others each time.
     """
 
@@ -234,6 +235,7 @@ class SideRecord:
     drawn_by_dtensor: tuple[str, ...] = ()
     own_values: tuple[str, ...] = ()
     depending: tuple[str, ...] = ()
+    scheduled: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -294,7 +296,8 @@ class BothSides:
         primes: of each trial.
         cuts: the activations at which the trials were cut.
         fresh: in the trials, parameters and optimizer state started each step from fresh residues.
-        own_training: the candidate is the user's own training step, not a sharding that the prover trained.
+        own_training: forward and backward are the user's own: the candidate is their training step, or their sharding
+            a schedule of a pipeline. Otherwise the prover calls the model on the whole of a rank's batch.
         dtype: the user's own dtypes in words: 'bfloat16 and float32'.
         replays: the updates computed again from the candidate's own gradients and states; empty if they cannot be.
     """

@@ -108,7 +108,7 @@ class Runner:
             primes=tuple(exact.prime for exact in arithmetics),
             cuts=tuple(request.cuts),
             fresh=request.fresh,
-            own_training=self.target.candidate is not None,
+            own_training=self.target.candidate is not None or any(side.scheduled for side in ranks),
             dtype=name_dtypes(dtypes),
         )
 

@@ -11,6 +11,8 @@ from shardproof.errors import CannotRunError
 from shardproof.exact.algebra.reference_constants import FLOAT32_BITS, FLOAT64_BITS
 from shardproof.proving.records import SAMPLES, Precision
 from shardproof.proving.running.capture import clone_parameters, local_value
+from shardproof.proving.running.scheduled import ScheduledStages, is_schedule
+from shardproof.proving.running.stages import name_modules
 from shardproof.raised import describe_error
 
 if TYPE_CHECKING:
@@ -20,7 +22,7 @@ if TYPE_CHECKING:
 
     from shardproof.proving.step import Step
 
-    Parallelize = Callable[[nn.Module, DeviceMesh], nn.Module]
+    Parallelize = Callable[[nn.Module, DeviceMesh], Any]  # the sharded model, or a schedule of a pipeline
 
 # Far from any seed of a user's own: a sharding that draws its own values must not draw the prover's. PyTorch's
 # generator takes 32 bits of a seed.
@@ -218,20 +220,26 @@ def make_mesh(sizes: Mapping[str, int]) -> DeviceMesh:
 
 
 def shard_model(model: nn.Module, parallelize: Parallelize, mesh: DeviceMesh) -> nn.Module:
-    """The model sharded by the user.
+    """The model sharded by the user, or the stages that their schedule runs on this rank.
 
     Raises:
-        CannotRunError: `parallelize` returns no module, or one with other parameters' names.
+        CannotRunError: `parallelize` returns neither, or something with other parameters' names; or as for
+            `ScheduledStages`.
     """
+    names = name_modules(model)
     before = {name for name, _ in model.named_parameters()}
     tied = {name for name, _ in model.named_parameters(remove_duplicate=False)} - before
-    sharded = parallelize(model, mesh)
+    returned: object = parallelize(model, mesh)
+    scheduled = is_schedule(returned)
+    sharded = ScheduledStages(returned, names) if scheduled else returned
     if not isinstance(sharded, nn.Module):
         raise CannotRunError(
-            f"parallelize(model, mesh) returned {type(sharded).__name__}; it must return the sharded model"
+            f"parallelize(model, mesh) returned {type(sharded).__name__}; it must return the sharded model, or a "
+            "schedule of torch.distributed.pipelining"
         )
     after = {name for name, _ in sharded.named_parameters()} - tied
-    if before != after:
-        changed = ", ".join(sorted(before ^ after)[:4])
-        raise CannotRunError(f"parallelize changed the parameters' names ({changed}); they must keep their names")
+    changed = after - before if scheduled else before ^ after  # a rank holds its own stages
+    if changed:
+        listed = ", ".join(sorted(changed)[:4])
+        raise CannotRunError(f"parallelize changed the parameters' names ({listed}); they must keep their names")
     return sharded

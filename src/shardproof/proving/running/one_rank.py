@@ -28,6 +28,7 @@ from shardproof.proving.running.own_values import OwnValues
 from shardproof.proving.running.plan_entries import noted_entries
 from shardproof.proving.running.reach import reached_if_trained
 from shardproof.proving.running.recomputation import recomputation_followed
+from shardproof.proving.running.scheduled import ScheduledStages
 from shardproof.proving.running.segments import Segments, number_parameters
 from shardproof.proving.running.training import train
 from shardproof.proving.running.widening import own_dtypes_widened
@@ -188,16 +189,20 @@ def run_parallelized(context: RunContext, parallelize: Parallelize) -> SideRecor
     mesh = make_mesh(request.mesh)
 
     own = OwnValues()
+    scheduled = False
 
     def build(run: OneRun) -> nn.Module:
+        nonlocal scheduled
         state = context.state_for(run.recorder)
         model = shard_model(load_model(step, request.build_seed, state, run.precision), parallelize, mesh)
         own.load_over(model, state, context.drawn, run.precision, exact=run.recorder.exact is not None)
+        scheduled = isinstance(model, ScheduledStages)
         return model
 
     split = make_split(request.axes, mesh, dist.get_rank())
     counted = CountedElements(known=context.known) if step.clip_norm is not None else None
     side = record_side(context, partial(_train_one_run, context, build, split, counted=counted))
+    side = replace(side, scheduled=scheduled)
     if not request.draws:
         return side
     as_built, draws = build_model(step, request.build_seed), DTensorDraws()

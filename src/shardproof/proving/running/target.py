@@ -24,7 +24,8 @@ class ProofTarget:
 
     Attributes:
         step: what a training step is, on one device.
-        parallelize: `parallelize(model, mesh) -> model`, the user's own sharding; the prover takes the steps.
+        parallelize: `parallelize(model, mesh) -> model`, the user's own sharding, or a schedule of a pipeline; the
+            prover takes the steps.
         candidate: instead, `candidate(run)`, the user's own training step; see `shardproof.proving.running.candidate`.
         reduction: how the step was made smaller than what it stands for; None where it is the user's own.
     """

@@ -13,6 +13,7 @@ from shardproof.proving.running.capture import local_value, match_placements, un
 from shardproof.proving.running.clipping import clip_model
 from shardproof.proving.running.data_parallel import BatchSplit
 from shardproof.proving.running.hooks import modules_recorded
+from shardproof.proving.running.scheduled import ScheduledStages
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -56,9 +57,13 @@ def train(
         recorder.step = number
         model.zero_grad(set_to_none=True)
         with modules_recorded(model, recorder, segments, enlarged=split.enlarged):
-            loss = step.compute_loss(model, batch)
-            recorder.add(Phase.LOSS, "loss", split.mean_loss(loss.detach()))
-            loss.backward()
+            if isinstance(model, ScheduledStages):
+                loss = model.take(step, batch)
+                recorder.add(Phase.LOSS, "loss", split.mean_loss(loss))
+            else:
+                loss = step.compute_loss(model, batch)
+                recorder.add(Phase.LOSS, "loss", split.mean_loss(loss.detach()))
+                loss.backward()
         record_gradients(model, Phase.GRADIENT, recorder, segments)
         if step.clips:
             record_norm(recorder, clip_model(model, step, counted))
