@@ -5,6 +5,7 @@ import torch
 from tests.exact import ranks
 
 from shardproof.exact import ExactArithmetic
+from shardproof.exact.engine.collectives import composing_kernel
 from shardproof.worlds.spawned import SpawnedWorld
 
 pytestmark = pytest.mark.processes
@@ -127,3 +128,21 @@ def test_products_and_sums_of_masks_are_refused_on_every_rank(calls):
         assert "PRODUCT" in product
         assert "SUM, AVG, MAX and MIN have" in product
         assert masks.startswith("SymbolError")
+
+
+@pytest.mark.parametrize("keys", [["CPU"], ["CompositeExplicitAutograd"], ["CPU", "CompositeExplicitAutograd"]])
+def test_an_op_of_fsdp_is_called_by_a_kernel_that_it_has(keys):
+    """FSDP2's copy into the buffer of a reduce-scatter: for the CPU in torch 2.13, composite from 2.15 on."""
+    name = f"copy_for_{'_and_'.join(keys)}"
+    library = torch.library.Library("fsdp", "FRAGMENT")
+    library.define(f"{name}(Tensor x, *, Tensor(a!) out) -> ()")
+
+    def copy(x, *, out):
+        out.copy_(x * 2)
+
+    for key in keys:
+        library.impl(name, copy, key)
+    out = torch.zeros(3, dtype=torch.int64)
+    kernel = composing_kernel(getattr(torch.ops.fsdp, name).default)
+    kernel(torch.tensor([1, 2, 3]), out=out)
+    assert out.tolist() == [2, 4, 6]

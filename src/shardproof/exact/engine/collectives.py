@@ -396,8 +396,12 @@ def composing_kernel(op: OpOverload) -> Callable[..., Any] | None:
     A functional collective calls the ops of the c10d namespace; FSDP2's copies in and out of its buffers are written in
     Python, the same for every device.
     """
+    keys = torch._C.DispatchKey
     if op.namespace == "fsdp":
-        return lambda *args, **kwargs: op._op_dk(torch._C.DispatchKey.CPU, *args, **kwargs)
-    if op.namespace in {"_c10d_functional", "_dtensor"} and op._schema.name != "_c10d_functional::wait_tensor":
-        return lambda *args, **kwargs: op._op_dk(torch._C.DispatchKey.CompositeExplicitAutograd, *args, **kwargs)
-    return None
+        # Called by a key for which there is no kernel, PyTorch ends the process.
+        key = keys.CPU if op.has_kernel_for_dispatch_key(keys.CPU) else keys.CompositeExplicitAutograd
+    elif op.namespace in {"_c10d_functional", "_dtensor"} and op._schema.name != "_c10d_functional::wait_tensor":
+        key = keys.CompositeExplicitAutograd
+    else:
+        return None
+    return lambda *args, **kwargs: op._op_dk(key, *args, **kwargs)
