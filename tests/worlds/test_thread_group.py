@@ -127,3 +127,12 @@ def test_an_input_may_be_changed_as_soon_as_its_rank_goes_on():
         return gathered.tolist()
 
     assert ThreadedWorld(size=3).run(fn) == [[0, 0, 1, 1, 2, 2]] * 3
+
+
+def coalesces(comm):
+    return getattr(dist.group.WORLD._get_backend(torch.device("cpu")), "supports_coalescing", False)
+
+
+def test_a_batch_of_messages_is_not_coalesced():
+    """From torch 2.15 on `batch_isend_irecv` asks the backend of any group, of one in Python too."""
+    assert ThreadedWorld(size=2).run(coalesces) == [False, False]
