@@ -128,7 +128,7 @@ class ThreadGroup(dist.ProcessGroup):
         # The backward of a thread must run in it, not in the autograd engine's threads.
         self._in_one_thread = torch.autograd.set_multithreading_enabled(False)
 
-    def _get_backend(self, device: torch.device) -> ThreadGroup:  # type: ignore[override]
+    def _get_backend(self, _device: torch.device) -> ThreadGroup:  # type: ignore[override]
         """It has no backend beside it: from torch 2.15 on, a batch of messages asks whether that one can coalesce."""
         return self
 
