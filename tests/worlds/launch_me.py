@@ -1,8 +1,9 @@
-"""What torchrun starts in the tests: a function of `rank_code`, in a launched world, as a command would run it."""
+"""What torchrun starts in the tests: per-rank code in a launched world, as a command would run it."""
 
 import sys
 import warnings
 
+import message_code
 import rank_code
 
 from shardproof.errors import CannotRunError
@@ -12,7 +13,8 @@ from shardproof.worlds.simulated import SimulatedWorld
 
 def main(name, *args):
     warnings.simplefilter("error")
-    fn, values = getattr(rank_code, name), [int(value) for value in args]
+    module = rank_code if hasattr(rank_code, name) else message_code
+    fn, values = getattr(module, name), [int(value) for value in args]
     world = make_world("launched", timeout=5)
     try:
         results = world.run(fn, *values)

@@ -72,6 +72,24 @@ def test_ranks_that_part_are_named():
     assert codes == {0: 2, 1: 2}
 
 
+@pytest.mark.processes
+def test_messages_that_wait_for_each_other_are_a_deadlock_with_both_calls():
+    _, errors, codes = launch("both_receive")
+    assert len(errors) == 1
+    assert errors[0].startswith(
+        "deadlock; rank 0 waits in receive 'h' (float32 [2] from rank 1); "
+        "rank 1 waits in receive 'h' (float32 [2] from rank 0)"
+    )
+    assert codes == {0: 2, 1: 2}
+
+
+@pytest.mark.processes
+def test_a_rank_that_raises_before_it_sends_is_named():
+    _, errors, codes = launch("raise_before_sending")
+    assert errors[0].startswith("rank 0: OverflowError: too much")
+    assert codes[0] == 2
+
+
 def test_what_was_not_launched_says_how_to(monkeypatch):
     for name in ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"):
         monkeypatch.delenv(name, raising=False)
