@@ -40,6 +40,28 @@ def test_only_what_a_gradient_needs_is_saved(needs):
     assert saved == [X.shape] * needs[1] + [W.shape] * needs[0]
 
 
+@pytest.mark.parametrize(
+    ("needs", "changes", "own"),
+    [
+        (False, {}, False),
+        (True, {}, True),
+        (False, {"features": 5}, True),
+        (False, {"dim": 0}, True),
+    ],
+)
+def test_where_nothing_is_communicated_the_backward_is_pytorchs(needs, changes, own):
+    with alone(2) as axis:
+        x, w = X.clone().requires_grad_(needs), W[:3].clone().requires_grad_()
+        split = Split(axis=axis, **{"dim": None, "features": None} | changes)
+        z = multiply_columns(x, w, B[:3], split)
+        assert (type(z.grad_fn).__name__ == "_ColumnsBackward") is own
+        with torch.no_grad():
+            assert torch.equal(multiply_columns(x, w, B[:3], split), z)
+        if not changes and not needs:
+            z.square().sum().backward()
+            torch.testing.assert_close(w.grad, 2 * z.detach().T @ x)
+
+
 def test_another_number_of_features_is_refused():
     with alone(2) as axis:
         for multiply in (multiply_columns, multiply_rows):
