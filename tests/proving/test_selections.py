@@ -181,3 +181,40 @@ def test_ranks_that_are_processes_tell_the_same():
     assert simulated.trials > 1
     assert simulated.findings == spawned.findings
     assert simulated.seeds == spawned.seeds
+
+
+class OneWay(nn.Module):
+    """Clamps, relu, a ratio that is clipped, and a maximum beside one of its parts."""
+
+    def __init__(self):
+        super().__init__()
+        self.up, self.down, self.scale = nn.Linear(4, 4), nn.Linear(4, 1), nn.Parameter(torch.ones(1))
+
+    def forward(self, x):
+        hidden = self.up(x).relu()
+        ratio, gain = (self.down(hidden) * self.scale).clamp(-1, 1).exp(), x[:, :1]
+        clipped = torch.minimum(ratio * gain, ratio.clamp(0.8, 1.2) * gain)
+        largest = torch.maximum(hidden.amax(-1, keepdim=True), hidden[:, :1])
+        return (clipped + largest + torch.maximum(hidden, torch.zeros(4)).mean(-1, keepdim=True)).mean()
+
+
+def train_by_amsgrad(run):
+    model = run.model()
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.1, amsgrad=True)
+    for x in run.batches():
+        optimizer.zero_grad()
+        loss = model(x.chunk(run.size)[run.rank]) / run.size
+        loss.backward()
+        finish_step(run, model, optimizer, loss)
+
+
+def test_what_can_go_one_way_alone_is_no_finding():
+    step = sp.Step(
+        model=OneWay,
+        batch=torch.randn(8, 4, generator=torch.Generator().manual_seed(1)),
+        forward=lambda model, batch: model(batch),
+        optimizer=lambda parameters: torch.optim.Adam(parameters, lr=0.1, amsgrad=True),
+        steps=2,
+    )
+    proof = sp.prove(step, candidate=train_by_amsgrad, devices=2, trials=2)
+    assert proof.ok, str(proof)
