@@ -229,7 +229,7 @@ class Applying:
                 elements *= x.numel()  # what they broadcast to has no more
                 taken.add(x.untyped_storage()._cdata)
                 device = x.device
-        function = rule.function if is_large(elements, device) else rule.of_residues
+        function = rule.function if is_large(elements, device) else rule.of_residues or rule.function
         if rule.symbols:
             kwargs = {**kwargs, "symbols": False}
         result, divided = self._call(op, function, values, kwargs, None)

@@ -40,7 +40,8 @@ class Rule:
         kind: see the module's docstring.
         function: of a formula, `(arithmetic, *args, **kwargs) -> result`, with `Residue` in place of floating tensors;
             of a sum, the count of summands from the op's arguments and its result; of a move, None.
-        of_residues: of a formula, the same for operands that are residues alone, no integers, and not large.
+        of_residues: of a formula, a shorter one for operands that are residues alone, no integers, and not large, if
+            there is one.
         elementwise: of a formula: it goes block by block, and takes a keyword `into`, where its result is to go.
         pointwise: of a formula: each element of the result depends on the operands' elements at its own position alone.
         symbols: whether operands may hold the symbols of masks; a formula then treats them itself.
