@@ -158,7 +158,7 @@ def test_rank_that_hangs_ends_the_run_within_the_timeout():
         "rank 1 made no progress for 2 s; rank 1 is in hang_on at rank_code.py:75; "
         "ranks 0, 2 wait in all_reduce 'second' (float32 [2])"
     )
-    assert time.monotonic() - started < 2 + 3 * 5 + 10
+    assert time.monotonic() - started < 2 + 3 * 10 + 10
 
 
 def test_what_cannot_travel_starts_nothing():

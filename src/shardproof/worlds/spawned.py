@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from shardproof.worlds.diagnosis import Failure
     from shardproof.worlds.world import R, Ts
 
-STARTUP_SECONDS_A_RANK = 5.0
+STARTUP_SECONDS_A_RANK = 10.0
 _POLL_SECONDS = 0.1
 _GRACE_SECONDS = 1.0
 
