@@ -13,7 +13,7 @@ from shardproof.proving.records import Phase
 
 WIDTH = 2
 # The first trial of seed 13 shows nothing of the last block of four.
-SEEDS = [13, *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(20) if seed != 13)]
+SEEDS = [13, *(pytest.param(seed, marks=pytest.mark.slow) for seed in (0, 1, 2))]
 
 
 def online_softmax(scores, values, bug):

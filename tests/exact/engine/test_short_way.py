@@ -28,7 +28,7 @@ class BothWays:
         if self._off:
             return NotImplemented
         run, given = way.applying.run, args
-        in_place = written_in_place(op) is not None or op is torch.ops.aten.copy_.default
+        in_place = written_in_place(op) is not None
         if in_place and run.tags.get(args[0]) is not None:
             # Into a view of a copy of all of the target's memory, which has its tag.
             copy, target = whole_storage(args[0]).clone(), args[0]
@@ -170,6 +170,21 @@ def test_a_row_copied_within_its_storage_keeps_its_logarithms(short):
         x[2].copy_(x[1])
         assert torch.equal(exact.digits(x[2].exp()), exact.digits(x[1].exp()))
         assert torch.equal(exact.digits(x.exp().sum(-1)), torch.ones(3, dtype=torch.int64))
+
+
+@pytest.mark.parametrize(
+    "move",
+    [torch.Tensor.contiguous, lambda x: x.reshape(-1), lambda x: torch.renorm(x, 2, 0, 1.0)],
+    ids=["contiguous", "reshape", "renorm"],
+)
+def test_a_movement_that_may_be_a_copy_is_known(move):
+    """`contiguous` returns its input or a copy of it, and its schema says that it is a view."""
+    x = drawn(3, 4, 2).detach().permute(2, 1, 0).requires_grad_()
+    with ExactArithmetic(seed=5) as exact:
+        found = move(x * x)
+        (found * found).sum().backward()
+        assert exact.digits(found).shape == found.shape
+        assert exact.digits(x.grad).shape == x.shape
 
 
 LEFT = {

@@ -56,6 +56,7 @@ TOLD_BY_OTHER_TENSORS = {
     CauseKind.OTHER_LABELS: Mend.SAME_POSITIONS,
     CauseKind.OWN_TOKENS: Mend.REDUCE_FIRST,
     CauseKind.OFF_BY_CONSTANT: Mend.SUM_ONCE,
+    CauseKind.ONE_SIDED: None,  # of a line of the program, by judging/one_sided.py
 }
 
 

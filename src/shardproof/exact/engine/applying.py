@@ -170,8 +170,6 @@ class Applying:
             inherited: the tag of a storage that holds elements of all of them.
         """
         result = op(*args, **kwargs)
-        if op.is_view and isinstance(result, Tensor):
-            return result
         views = {x.untyped_storage()._cdata for x in operands}
         for x in tensors_in(result):
             if not is_float_tensor(x):

@@ -52,7 +52,6 @@ _BY_OTHERS: Final = frozenset(
         *(_aten.index_put.default, _aten._unsafe_index_put.default, _aten.put.default),
     }
 )
-_COPY: Final = _aten.copy_.default
 # Arguments that must not be residues.
 _INDICES: Final = frozenset({"index", "indices", "scalars"})
 _CHANGES: Final = frozenset({torch.Tag.inplace_view, torch.Tag.dynamic_output_shape, torch.Tag.nondeterministic_seeded})
@@ -93,8 +92,6 @@ class ShortWay:
             plan = self._plans[id(op)] = _plan(op)
         if plan.rule is not None:
             return self._apply(plan, args, kwargs)
-        if op is _COPY:
-            return self._copy(args, kwargs)
         return NotImplemented if plan.in_place is None else self._write(plan.in_place, args, kwargs)
 
     def _apply(self, plan: _Plan, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -152,12 +149,6 @@ class ShortWay:
             run.ops -= 1
             return result
         return self._store(target, result, old)
-
-    def _copy(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """The first argument, with the second one written into it."""
-        target, value = args[:2]
-        tags = {} if kwargs or not isinstance(value, Tensor) else self._tags_of_plain([target, value])
-        return self._store(target, value, tags[id(target)]) if tags else NotImplemented
 
     def _store(self, target: Tensor, value: Tensor, old: Tag) -> Tensor:
         """The target, plain residues of which `old` was known, with others written into it."""
