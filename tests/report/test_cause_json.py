@@ -30,6 +30,7 @@ FULL = Cause(
     elements=0,
     dtype="float32",
     entries=("up.*", "down"),
+    operands=("the first operand of maximum", "second"),
     exact_collective=replace(COLLECTIVE, asynchronous=True),
     native_collective=COLLECTIVE,
     forward_collective=COLLECTIVE,
