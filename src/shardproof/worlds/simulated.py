@@ -197,29 +197,19 @@ class _Scheduler:
         assert collective.result is not None
         return collective.result
 
-    def send(self, message: Send, call: Call) -> None:
-        """Put a message into the mailbox, and suspend the calling rank until it is received."""
+    def exchange(self, rank: int, end: Send | Receive, call: Call) -> None:
+        """Put one end of a message into the mailbox, and suspend the calling rank until the other end is there."""
         if self.closed:
             raise GreenletExit
         try:
-            self.mailbox.send(message)
+            if isinstance(end, Send):
+                self.mailbox.send(end)
+            else:
+                self.mailbox.receive(end)
         except CannotRunError as misfit:
             self.end(str(misfit))
-        if not message.done:
-            self.suspend(message.source, _Wait(call=call, done=lambda: message.done))
-
-    def receive(self, receive: Receive, call: Call) -> Tensor:
-        """Take a message from the mailbox, or suspend the calling rank until there is one."""
-        if self.closed:
-            raise GreenletExit
-        try:
-            self.mailbox.receive(receive)
-        except CannotRunError as misfit:
-            self.end(str(misfit))
-        if not receive.done:
-            self.suspend(receive.destination, _Wait(call=call, done=lambda: receive.done))
-        assert receive.value is not None
-        return receive.value
+        if not end.done:
+            self.suspend(rank, _Wait(call=call, done=lambda: end.done))
 
     def suspend(self, rank: int, wait: _Wait) -> None:
         """Let the other ranks run until the calling one can go on."""
@@ -319,14 +309,16 @@ class _SimulatedCommunicator:
 
     def send(self, tensor: Tensor, *, to: int, name: str) -> None:
         call = call_send(tensor, to=to, name=name, rank=self.rank, size=self.size)
-        self.scheduler.send(Send(source=self.rank, destination=to, tag=0, tensor=tensor, call=call), call)
+        message = Send(source=self.rank, destination=to, tag=0, tensor=tensor, call=call)
+        self.scheduler.exchange(self.rank, message, call)
 
     def receive(self, into: Tensor, *, source: int, name: str) -> Tensor:
         call = call_receive(into, source=source, name=name, rank=self.rank, size=self.size)
         receive = Receive(source=source, destination=self.rank, tag=0, tensor=into, call=call)
-        value = self.scheduler.receive(receive, call)
+        self.scheduler.exchange(self.rank, receive, call)
+        assert receive.value is not None
         with torch.no_grad():
-            return into.copy_(value)
+            return into.copy_(receive.value)
 
 
 def _kill(ranks: Iterable[greenlet]) -> None:

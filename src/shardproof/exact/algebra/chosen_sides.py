@@ -78,7 +78,7 @@ class ChoiceLog:
             second=bool((differs & ~takes_first).any()),
             equal=bool((counts & equal).any()),
         )
-        self.found[place] = self.found[place] | sides if place in self.found else sides
+        _join(self.found, place, sides)
 
 
 def add_choices(runs: Iterable[Mapping[ChoicePlace, ChosenSides]]) -> dict[ChoicePlace, ChosenSides]:
@@ -86,5 +86,9 @@ def add_choices(runs: Iterable[Mapping[ChoicePlace, ChosenSides]]) -> dict[Choic
     found: dict[ChoicePlace, ChosenSides] = {}
     for one in runs:
         for place, sides in one.items():
-            found[place] = found[place] | sides if place in found else sides
+            _join(found, place, sides)
     return found
+
+
+def _join(found: dict[ChoicePlace, ChosenSides], place: ChoicePlace, sides: ChosenSides) -> None:
+    found[place] = found[place] | sides if place in found else sides

@@ -71,25 +71,30 @@ class Rewrites(TorchFunctionMode):
             dropped = call_with_masks(func, args, kwargs, oracle_of, inside=inside)
             if dropped is not None:
                 return dropped
-        otherwise = _rewritten(func, args, kwargs)
+        rewrite = _REWRITES.get(func)
+        otherwise = None if rewrite is None else rewrite(*args, **kwargs)
         return func(*args, **kwargs) if otherwise is None else otherwise
 
 
 def may_be_rewritten(func: Callable[..., Any]) -> bool:
     """Whether `Rewrites` may call a function in another form, or opens it."""
-    return body_of(func) is not None or may_be_masked(func) or func in _REWRITTEN
+    return body_of(func) is not None or may_be_masked(func) or func in _REWRITES
 
 
-_REWRITTEN: Final = frozenset({F.scaled_dot_product_attention, torch.kl_div, torch.grid_sampler})
+def _rewrite_attention(*args: Any, **kwargs: Any) -> Tensor | None:
+    return None if kwargs.get("scale") == 1.0 else _attention(*args, **kwargs)
 
 
-def _rewritten(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor | None:
-    """The function's result where it is replaced; None where it is to run as it is."""
-    if func is F.scaled_dot_product_attention:
-        return None if kwargs.get("scale") == 1.0 else _attention(*args, **kwargs)
-    if func is torch.kl_div:
-        return _divergence(*args, **kwargs)
-    if func is torch.grid_sampler and args[0].ndim == _IMAGES:
-        sampled: Tensor = decomposition_table[torch.ops.aten.grid_sampler_2d.default](*args, **kwargs)
-        return sampled
-    return None
+def _rewrite_sampler(*args: Any, **kwargs: Any) -> Tensor | None:
+    if args[0].ndim != _IMAGES:
+        return None
+    sampled: Tensor = decomposition_table[torch.ops.aten.grid_sampler_2d.default](*args, **kwargs)
+    return sampled
+
+
+# The function's result where it is replaced; None where it is to run as it is.
+_REWRITES: Final[dict[Any, Callable[..., Tensor | None]]] = {
+    F.scaled_dot_product_attention: _rewrite_attention,
+    torch.kl_div: _divergence,
+    torch.grid_sampler: _rewrite_sampler,
+}

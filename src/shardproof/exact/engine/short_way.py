@@ -148,19 +148,11 @@ class ShortWay:
         if result is NotImplemented:
             run.ops -= 1
             return result
-        return self._store(target, result, old)
-
-    def _store(self, target: Tensor, value: Tensor, old: Tag) -> Tensor:
-        """The target, plain residues of which `old` was known, with others written into it."""
-        run, logs = self.applying.run, self.applying.logs
-        found = run.tag(value)
-        has_logs = found.logs is not None or old.logs is not None
-        known = logs.of(value) if has_logs else None  # of the same storage, perhaps
-        target.copy_(value)
-        new = found.bare
-        run.set(target, new if covers_storage(target) else old | new)
-        if has_logs:
-            logs.write(target, value, old, known)
+        target.copy_(result)
+        found, logs = run.tag(result), self.applying.logs
+        run.set(target, found.bare if covers_storage(target) else old | found.bare)
+        if found.logs is not None or old.logs is not None:
+            logs.write(target, result, old, logs.of(result))
         return target
 
 

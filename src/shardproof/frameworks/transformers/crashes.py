@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from traceback import walk_tb
+from typing import TYPE_CHECKING
 
 from shardproof.errors import CannotRunError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from types import FrameType, TracebackType
+    from types import FrameType
 
     from torch import nn
 
@@ -21,7 +22,7 @@ class ShardedCrashError(CannotRunError):
 
 def describe_crash(error: Exception, model: nn.Module, plan: Mapping[str, str]) -> str:
     """Say what fails, in which module, at which line, and which entries of the plan shard that module."""
-    frames = list(_frames(error.__traceback__))
+    frames = list(walk_tb(error.__traceback__))
     names = {id(module): name for name, module in model.named_modules()}
     running = [names[id(frame.f_locals["self"])] for frame, _ in frames if id(frame.f_locals.get("self")) in names]
     module = running[-1] if running else ""
@@ -40,12 +41,6 @@ def describe_crash(error: Exception, model: nn.Module, plan: Mapping[str, str]) 
 
 def _is_ours_or_torchs(frame: FrameType) -> bool:
     return str(frame.f_globals.get("__name__", "")).partition(".")[0] in ("torch", "shardproof")
-
-
-def _frames(trace: TracebackType | None) -> Any:
-    while trace is not None:
-        yield trace.tb_frame, trace.tb_lineno
-        trace = trace.tb_next
 
 
 def _list_entries(module: str, plan: Mapping[str, str]) -> list[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
+from traceback import walk_tb
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
@@ -158,12 +159,8 @@ class _Hooks:
 
 def _raised_in_backward(error: Exception) -> bool:
     """Whether PyTorch's autograd engine was running: its frames have no module and no line of the user's."""
-    trace = error.__traceback__
-    while trace is not None:
-        if trace.tb_frame.f_globals.get("__name__", "").startswith("torch.autograd"):
-            return True
-        trace = trace.tb_next
-    return False
+    frames = (frame for frame, _ in walk_tb(error.__traceback__))
+    return any(frame.f_globals.get("__name__", "").startswith("torch.autograd") for frame in frames)
 
 
 def _floats(tree: Any) -> list[Tensor]:
