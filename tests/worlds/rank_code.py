@@ -2,7 +2,9 @@
 
 import os
 import signal
+import sys
 import time
+from pathlib import Path
 
 import torch
 
@@ -109,3 +111,8 @@ def print_and_warn(comm):
 
 def echo(comm, *values):
     return comm.rank, comm.size, values
+
+
+def describe_surroundings(comm):
+    main = getattr(sys.modules["__main__"], "__file__", None)
+    return dict(os.environ), str(Path.cwd()), torch.get_num_threads(), main

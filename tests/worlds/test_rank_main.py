@@ -1,55 +1,78 @@
-"""A rank's process from the parent's side: its report, and its end when the parent closes its stdin."""
+"""A rank's process from the parent's side: its report, what it has from its parent, and its end with it."""
 
-import json
-import subprocess
-import sys
+import os
 from multiprocessing import Pipe
 
 import pytest
 from tests.worlds import rank_code
 
+from shardproof.worlds.fork_server import ForkedProcess, Inherited
 from shardproof.worlds.heartbeats import create_heartbeat_files
 from shardproof.worlds.processgroup import CollectiveFailedError, is_effect
-from shardproof.worlds.spawned import _BOOT
+from shardproof.worlds.rank_main import Surroundings, run_rank
 from shardproof.worlds.transport import pack, unpack
 
 pytestmark = pytest.mark.processes
 
 
-def start(directory, fn, *args):
-    (directory / "work").write_bytes(pack((fn, args)))
-    create_heartbeat_files(directory, 1)
-    receiver, sender = Pipe(duplex=False)
-    options = {"rank": 0, "size": 1, "directory": str(directory), "channel": sender.fileno(), "timeout": 60}
-    process = subprocess.Popen(
-        [sys.executable, "-c", _BOOT, json.dumps([sys.path, options | {"threads": 1}])],
-        stdin=subprocess.PIPE,
-        pass_fds=[sender.fileno()],
-    )
-    sender.close()
-    return process, receiver
+@pytest.fixture
+def start(tmp_path):
+    """Starts one rank: its process, and our end of its channel."""
+    started = []
+
+    def start(directory, fn, *args):
+        directory.mkdir()
+        (directory / "work").write_bytes(pack((fn, args)))
+        create_heartbeat_files(directory, 1)
+        ours, theirs = Pipe()
+        log = directory / "stderr"
+        environment = {**os.environ, "RANK": "0"}
+        surroundings = Surroundings(
+            environment=environment, folder=str(tmp_path), output=Inherited(2), log=str(log), threads=1
+        )
+        options = {"rank": 0, "size": 1, "directory": str(directory), "channel": theirs, "timeout": 60}
+        process = ForkedProcess(run_rank, options | {"surroundings": surroundings})
+        theirs.close()
+        started.append(process)
+        return process, ours
+
+    yield start
+    for process in started:
+        process.kill()
+        process.wait()
+        process.close()
 
 
-def test_the_result_is_reported_and_the_process_waits_to_be_ended(tmp_path):
-    process, receiver = start(tmp_path, rank_code.echo, 7)
-    with process, receiver:
-        assert unpack(receiver.recv_bytes()) == ((0, 1, (7,)), None)
+def test_the_result_is_reported_and_the_process_waits_to_be_ended(start, tmp_path):
+    directory = tmp_path / "run"
+    process, channel = start(directory, rank_code.echo, 7)
+    with channel:
+        assert unpack(channel.recv_bytes()) == ((0, 1, (7,)), None)
         assert process.poll() is None
-        process.stdin.write(b".")
-        process.stdin.close()
+        channel.send_bytes(b"end")
         assert process.wait(timeout=30) == 0
-    assert (tmp_path / "work").exists()  # the parent, which lives, removes the directory
+    assert (directory / "work").exists()  # the parent, which lives, removes the directory
 
 
-def test_an_error_is_reported_with_its_trace(tmp_path):
-    process, receiver = start(tmp_path, rank_code.raise_on, 0)
-    with process, receiver:
-        result, failure = unpack(receiver.recv_bytes())
-        process.stdin.write(b".")
+def test_an_error_is_reported_with_its_trace(start, tmp_path):
+    _, channel = start(tmp_path / "run", rank_code.raise_on, 0)
+    with channel:
+        result, failure = unpack(channel.recv_bytes())
     assert result is None
     assert failure.message.startswith("OverflowError: more than it can hold (")
     assert not failure.secondary
     assert "in raise_on" in failure.trace
+
+
+def test_a_rank_has_its_surroundings_from_its_parent_and_not_from_the_server(start, tmp_path):
+    _, channel = start(tmp_path / "run", rank_code.describe_surroundings)
+    with channel:
+        (environment, folder, threads, main), _ = unpack(channel.recv_bytes())
+    assert environment.pop("GLOO_SOCKET_IFNAME") == "lo"  # the rank's own
+    assert environment == {**os.environ, "RANK": "0"}
+    assert folder == str(tmp_path)
+    assert threads == 1
+    assert main is None  # the parent's script was not run again
 
 
 CLOSED = RuntimeError("[/gloo/transport/tcp/pair.cc:5] Read error [127.0.0.1]:1: Connection reset by peer.\nmore")
@@ -76,12 +99,10 @@ def test_a_connection_that_another_rank_has_closed_is_no_cause(error, effect):
     assert is_effect(error) is effect
 
 
-def test_a_rank_whose_parent_died_removes_the_directory(tmp_path):
+def test_a_rank_whose_parent_died_removes_the_directory(start, tmp_path):
     directory = tmp_path / "run"
-    directory.mkdir()
-    process, receiver = start(directory, rank_code.echo, 7)
-    with process, receiver:
-        receiver.recv_bytes()
-        process.stdin.close()  # as the kernel does when the parent is killed
-        process.wait(timeout=30)
+    process, channel = start(directory, rank_code.echo, 7)
+    channel.recv_bytes()
+    channel.close()  # as the kernel does when the parent is killed
+    process.wait(timeout=30)
     assert not directory.exists()

@@ -15,6 +15,7 @@ import torch
 from tests.worlds import rank_code
 
 from shardproof.errors import CannotRunError
+from shardproof.worlds.fork_server import ForkedProcess
 from shardproof.worlds.processgroup import bound_reordering
 from shardproof.worlds.simulated import SimulatedWorld
 from shardproof.worlds.spawned import SpawnedWorld
@@ -35,6 +36,11 @@ def list_children(parent):
     return found
 
 
+def list_ranks(parent):
+    """The processes forked by the fork server of `parent`."""
+    return {rank for child in list_children(parent) for rank in list_children(child)}
+
+
 def list_shared():
     """The shared-memory files that PyTorch makes for tensors in transit."""
     return set(Path("/dev/shm").glob("torch_*"))
@@ -42,11 +48,13 @@ def list_shared():
 
 @pytest.fixture(autouse=True)
 def nothing_left_behind(tmp_path, monkeypatch):
-    """After each test: no child process, no file in the temporary directory, none in shared memory."""
+    """After each test: no process but the fork server, no file in the temporary directory, none in shared memory."""
+    ForkedProcess(print, {}).wait()  # the server, and the folder of its socket, live as long as this process
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     children, shared = list_children(os.getpid()), list_shared()
     yield
     assert list_children(os.getpid()) <= children
+    assert list_ranks(os.getpid()) == set()
     assert list(tmp_path.iterdir()) == []
     assert list_shared() <= shared
 
@@ -155,7 +163,7 @@ def test_rank_that_hangs_ends_the_run_within_the_timeout():
     with pytest.raises(CannotRunError) as caught:
         SpawnedWorld(size=3, timeout=2).run(rank_code.hang_on, 1)
     assert str(caught.value) == (
-        "rank 1 made no progress for 2 s; rank 1 is in hang_on at rank_code.py:75; "
+        "rank 1 made no progress for 2 s; rank 1 is in hang_on at rank_code.py:77; "
         "ranks 0, 2 wait in all_reduce 'second' (float32 [2])"
     )
     assert time.monotonic() - started < 2 + 3 * 10 + 10
@@ -248,10 +256,10 @@ def start_hanging(script):
         env={**os.environ, "TMPDIR": str(script.parent / "scratch")},
     )
     until = time.monotonic() + 60
-    while len(children := list_children(parent.pid)) < 2 and time.monotonic() < until:
+    while len(ranks := list_ranks(parent.pid)) < 2 and time.monotonic() < until:
         time.sleep(0.05)
-    assert len(children) == 2
-    return parent, children
+    assert len(ranks) == 2
+    return parent, ranks | list_children(parent.pid)
 
 
 def wait_for_end(children):

@@ -2,17 +2,14 @@
 
 The parent decides when a run has failed: it gets each rank's report over a private pipe, reads from its heartbeats
 which collective or message it is in, and ends every process when one rank fails or none makes progress. When the parent
-dies, each rank's stdin closes, and the rank removes the run's files and ends.
+dies, that pipe closes, and the rank removes the run's files and ends.
 """
 
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import signal
-import subprocess
-import sys
 import tempfile
 import time
 from dataclasses import dataclass, field
@@ -23,8 +20,10 @@ from typing import TYPE_CHECKING, Any
 
 from shardproof.errors import CannotRunError
 from shardproof.worlds.diagnosis import describe_waits, diagnose_stall, name_ranks
+from shardproof.worlds.fork_server import ForkedProcess, Inherited
 from shardproof.worlds.heartbeats import RankStatus, create_heartbeat_files, read_heartbeats
 from shardproof.worlds.rank_environment import find_free_port, make_environment
+from shardproof.worlds.rank_main import Surroundings, inside_rank, run_rank
 from shardproof.worlds.stack_dump import ask_for_stack
 from shardproof.worlds.transport import pack, unpack
 from shardproof.worlds.world import DEFAULT_TIMEOUT
@@ -40,23 +39,6 @@ if TYPE_CHECKING:
 STARTUP_SECONDS_A_RANK = 10.0
 _POLL_SECONDS = 0.1
 _GRACE_SECONDS = 1.0
-
-# The parent's sys.path, so that a rank imports the same modules as the parent.
-_BOOT = """\
-import json, sys
-path, options = json.loads(sys.argv[1])
-sys.path[:] = path
-from shardproof.worlds.rank_main import run_rank
-run_rank(**options)
-"""
-
-_inside_rank = False
-
-
-def forbid_spawning() -> None:
-    """Forbid `SpawnedWorld.run` in this process: a script that spawns at its top level would do so in every rank."""
-    global _inside_rank  # noqa: PLW0603 - set once in a process
-    _inside_rank = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,7 +64,7 @@ class SpawnedWorld:
         return True
 
     def run(self, fn: Callable[[Communicator, *Ts], R], *args: *Ts) -> list[R]:
-        if _inside_rank:
+        if inside_rank():
             raise CannotRunError(
                 "a rank tried to spawn a world of its own: where a script runs one, "
                 'put that below `if __name__ == "__main__":`'
@@ -108,7 +90,7 @@ class SpawnedWorld:
 @dataclass(slots=True, kw_only=True)
 class _RankProcess:
     rank: int
-    process: subprocess.Popen[bytes]
+    process: ForkedProcess
     channel: Connection
     log: Path
     result: Any = None
@@ -123,8 +105,7 @@ class _RankProcess:
             self.reported = True
         except (EOFError, OSError):
             # It has died, or closed its channel.
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                self.process.wait(timeout=_GRACE_SECONDS)
+            self.process.wait(timeout=_GRACE_SECONDS)
             self.dead = True
 
     @property
@@ -147,52 +128,48 @@ class _RankProcess:
         """End the process if it still runs, reap it, and close its pipes."""
         self.process.kill()
         self.process.wait()
+        self.process.close()
         self.channel.close()
-        if self.process.stdin is not None:
-            self.process.stdin.close()
 
 
 def _start(rank: int, size: int, directory: Path, timeout: float, port: int) -> _RankProcess:
     threads = max(1, _count_cores() // size)
-    receiver, sender = Pipe(duplex=False)
+    ours, theirs = Pipe()
+    log = directory / f"stderr-{rank}"
+    log.touch()  # the process may die before it has one
+    surroundings = Surroundings(
+        environment={
+            **os.environ,
+            **make_environment(rank, size, port),
+            "OMP_NUM_THREADS": str(threads),
+            "MKL_NUM_THREADS": str(threads),
+        },
+        folder=str(Path.cwd()),
+        output=Inherited(2),
+        log=str(log),
+        threads=threads,
+    )
     options = {
         "rank": rank,
         "size": size,
         "directory": str(directory),
-        "channel": sender.fileno(),
+        "channel": theirs,
         # Longer than the parent waits: the parent, which sees all ranks, reports the failure.
         "timeout": timeout + STARTUP_SECONDS_A_RANK * (size + 1),
-        "threads": threads,
+        "surroundings": surroundings,
     }
-    log = directory / f"stderr-{rank}"
-    with log.open("wb") as stderr:
-        process = subprocess.Popen(  # noqa: S603 - our own interpreter and code
-            [sys.executable, "-c", _BOOT, json.dumps([sys.path, options])],
-            stdin=subprocess.PIPE,
-            stdout=2,
-            stderr=stderr,
-            pass_fds=[sender.fileno()],
-            env={
-                **os.environ,
-                **make_environment(rank, size, port),
-                "OMP_NUM_THREADS": str(threads),
-                "MKL_NUM_THREADS": str(threads),
-            },
-        )
-    sender.close()
-    return _RankProcess(rank=rank, process=process, channel=receiver, log=log)
+    process = ForkedProcess(run_rank, options)
+    theirs.close()
+    return _RankProcess(rank=rank, process=process, channel=ours, log=log)
 
 
 def _end(processes: list[_RankProcess]) -> None:
     """Tell the ranks to end, and wait a moment for each."""
     for one in processes:
-        assert one.process.stdin is not None
-        with contextlib.suppress(BrokenPipeError):  # it is gone already
-            one.process.stdin.write(b".")
-            one.process.stdin.close()
+        with contextlib.suppress(OSError):  # it is gone already
+            one.channel.send_bytes(b"end")
     for one in processes:
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            one.process.wait(timeout=_GRACE_SECONDS)
+        one.process.wait(timeout=_GRACE_SECONDS)
 
 
 def _count_cores() -> int:
