@@ -46,8 +46,8 @@ class SpawnedWorld:
     """One process a rank, on this machine; see `World`.
 
     Each rank gets its own copy of `fn`'s arguments, and its result is returned as a copy. A run is given up `timeout`
-    seconds after the last heartbeat of any rank: a collective begun or finished, or a beat. Start-up may take 5 seconds
-    more for each rank. What ranks print goes to stderr; what they write to stderr is shown only when one dies.
+    seconds after the last heartbeat of any rank: a collective begun or finished, or a beat. Start-up may take 10
+    seconds more for each rank. What ranks print goes to stderr; what they write to stderr is shown only when one dies.
     """
 
     size: int

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
     from shardproof.exact.algebra.residue import Arithmetic, Residue
 
+ATTENTION: Final = F.scaled_dot_product_attention  # PyTorch's context parallelism puts another into its module
+
 torch.library.define("shardproof::dropout_mask", "(Tensor x, float p) -> Tensor")
 torch.library.impl("shardproof::dropout_mask", "CompositeExplicitAutograd", lambda x, _p: torch.ones_like(x))
 
@@ -142,7 +144,7 @@ _DROPOUTS: Final[dict[Any, Callable[..., Dropout | None]]] = {
 
 def may_be_masked(func: Callable[..., Any]) -> bool:
     """Whether `call_with_masks` may call a function otherwise."""
-    return func in _DROPOUTS or func is F.scaled_dot_product_attention
+    return func in _DROPOUTS or func is ATTENTION
 
 
 def call_with_masks(
@@ -166,7 +168,7 @@ def call_with_masks(
 
 def _drops_weights(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
     """Whether this is a call of attention that drops some of its weights."""
-    if func is not F.scaled_dot_product_attention:
+    if func is not ATTENTION:
         return False
     return bool(args[4] if len(args) > 4 else kwargs.get("dropout_p", 0.0))
 

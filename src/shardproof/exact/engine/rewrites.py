@@ -16,12 +16,11 @@ from math import sqrt
 from typing import TYPE_CHECKING, Any, Final
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from torch._decomp import decomposition_table
 from torch.overrides import TorchFunctionMode
 
-from shardproof.exact.engine.dropout import call_with_masks, may_be_masked, oracle_of
+from shardproof.exact.engine.dropout import ATTENTION, call_with_masks, may_be_masked, oracle_of
 from shardproof.exact.engine.function_bodies import BACKWARDS, body_of
 
 if TYPE_CHECKING:
@@ -33,7 +32,7 @@ _IMAGES = 4  # dims: [N, C, H, W]
 def _attention(query: Tensor, *args: Any, **kwargs: Any) -> Tensor:
     scale = kwargs.get("scale")
     factor = 1 / sqrt(query.shape[-1]) if scale is None else scale
-    return F.scaled_dot_product_attention(query * factor, *args, **{**kwargs, "scale": 1.0})
+    return ATTENTION(query * factor, *args, **{**kwargs, "scale": 1.0})
 
 
 def _divergence(x: Tensor, target: Tensor, reduction: int = 1, *, log_target: bool = False) -> Tensor | None:
@@ -94,7 +93,7 @@ def _rewrite_sampler(*args: Any, **kwargs: Any) -> Tensor | None:
 
 # The function's result where it is replaced; None where it is to run as it is.
 _REWRITES: Final[dict[Any, Callable[..., Tensor | None]]] = {
-    F.scaled_dot_product_attention: _rewrite_attention,
+    ATTENTION: _rewrite_attention,
     torch.kl_div: _divergence,
     torch.grid_sampler: _rewrite_sampler,
 }

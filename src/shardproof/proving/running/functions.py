@@ -24,7 +24,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils.weak import WeakIdKeyDictionary
 
-from shardproof.exact.engine.dropout import written_out_attention
+from shardproof.exact.engine.dropout import ATTENTION, written_out_attention
 from shardproof.exact.engine.function_bodies import body_of
 from shardproof.proving.records import Phase
 from shardproof.proving.running.context_parallel import let_ring_run
@@ -40,7 +40,6 @@ if TYPE_CHECKING:
 # A softmax of more elements is taken apart: up to here one segment has a chance of at most 12 * 256 / 2**21.
 NARROW: Final = 256
 
-_ATTENTION: Final = F.scaled_dot_product_attention  # context parallelism replaces it in its module
 _SOFTMAX: Final = frozenset({F.softmax, torch.softmax, Tensor.softmax})
 _CROSS_ENTROPY: Final = torch._C._nn.cross_entropy_loss  # noqa: SLF001 - F.cross_entropy calls it
 _SUBTRACTIONS: Final = frozenset(
@@ -88,7 +87,7 @@ class FunctionsRecorded(TorchFunctionMode):
             with self:
                 return body(*args, **kwargs)
         exact = self._recorder.exact
-        if func is _ATTENTION and args:
+        if func is ATTENTION and args:
             let_ring_run(args[0])
         if func is torch.empty_strided and is_rehearsed():
             return write_unwritten(func(*args, **kwargs))
@@ -98,7 +97,7 @@ class FunctionsRecorded(TorchFunctionMode):
             return func(*args, **kwargs)
         if func in _WITH_TABLES and self._recorder.step == 0 and not backward_runs():
             self._note_tables(args[:2], exact)
-        if func is _ATTENTION and _may_take_apart(args[:3]):
+        if func is ATTENTION and _may_take_apart(args[:3]):
             with self:
                 return written_out_attention(*args, **kwargs)
         if func is _CROSS_ENTROPY and _is_over_classes(*args):
@@ -194,7 +193,7 @@ def _cross_entropy(
 def _is_passed_on(func: Callable[..., Any]) -> bool:
     """Whether nothing is recorded of a function, as of most, and of the reading of a tensor's attributes."""
     looked_at = _SOFTMAX | _WITH_TABLES | _SUBTRACTIONS | _EXPONENTIALS
-    others = (_ATTENTION, _CROSS_ENTROPY, torch.empty_strided)
+    others = (ATTENTION, _CROSS_ENTROPY, torch.empty_strided)
     return func not in looked_at and not any(func is other for other in others) and body_of(func) is None
 
 
