@@ -140,8 +140,8 @@ class Lift:
         meaning = _Meaning(values, bits)
         unknown = ~(meaning.simple | meaning.rooted)
         if values.size <= _FEW:
-            for i in np.flatnonzero(unknown):
-                unknown[i] = self._fourth_root(float(values[i]), bits) is None
+            rest = np.flatnonzero(unknown)
+            unknown[rest[list(self._fourth_roots(values[rest], bits))]] = False
         return unknown
 
     def _elements(self, values: Floats, bits: int) -> Floats:
@@ -176,10 +176,9 @@ class Lift:
                 rooted[i] = False
         if values.size <= _FEW:
             generic = ~(meaning.simple | rooted)
-            for i in np.flatnonzero(generic):
-                fourth = self._fourth_root(float(values[i]), bits)
-                if fourth is not None:
-                    quotients[i], generic[i] = fourth, False
+            rest = np.flatnonzero(generic)
+            for at, fourth in self._fourth_roots(values[rest], bits).items():
+                quotients[rest[at]], generic[rest[at]] = fourth, False
             for position, value in enumerate(values.tolist()):
                 sign = -1 if value < 0 else 1  # the negative of a constant is taken for that of the same one
                 found = sign * int(quotients[position])
@@ -203,18 +202,26 @@ class Lift:
             return None
         return self.field.representative(Fraction(root * whole, number.denominator))
 
-    def _fourth_root(self, value: float, bits: int) -> int | None:
-        """The residue of a number whose fourth power is a very simple quotient: attention may scale by d**-0.25."""
-        if bits <= _COARSE_BITS or not 2.0**-200 < abs(value) < 2.0**200:
-            return None  # several numbers of 16 bits are near one; or no scale, its fourth power may be beyond float64
-        numerator, denominator, near = _nearest_quotients(np.array([value**4]), bits - _SNAP_BITS)
-        if not near[0] or numerator[0] * denominator[0] >= 2.0 ** (bits // 3):
-            return None
-        root = self.root(Fraction(int(numerator[0]), int(denominator[0])))
-        fourth = None if root is None else self.field.square_root(root)
-        if fourth is None or self.field.representative(fourth * fourth - (root or 0)) != 0:
-            return None
-        return self.field.representative(fourth if value > 0 else -fourth)
+    def _fourth_roots(self, values: Floats, bits: int) -> dict[int, int]:
+        """The residues of numbers whose fourth power is a very simple quotient: attention may scale by d**-0.25.
+
+        By position; the other numbers are left out.
+        """
+        if bits <= _COARSE_BITS:  # several numbers of 16 bits are near one
+            return {}
+        sizes = np.abs(values)
+        usable = np.flatnonzero((sizes > 2.0**-200) & (sizes < 2.0**200))  # its fourth power is within float64
+        numerator, denominator, near = _nearest_quotients(np.square(np.square(values[usable])), bits - _SNAP_BITS)
+        near &= numerator * denominator < 2.0 ** (bits // 3)
+        found = {}
+        for i in np.flatnonzero(near):
+            root = self.root(Fraction(int(numerator[i]), int(denominator[i])))
+            fourth = None if root is None else self.field.square_root(root)
+            if fourth is None or self.field.representative(fourth * fourth - (root or 0)) != 0:
+                continue
+            at = int(usable[i])
+            found[at] = self.field.representative(fourth if values[at] > 0 else -fourth)
+        return found
 
     def _snapped(self, value: float, residue: int, bits: int, *, generic: bool) -> int:
         seen = self._seen.setdefault(bits, [])  # the same float means another number at another precision
