@@ -30,6 +30,7 @@ from shardproof.proving.records import Precision
 from shardproof.proving.running.batch import describe_probes, digest_batch
 from shardproof.proving.running.both_sides import Runner
 from shardproof.proving.running.determinism import require_deterministic
+from shardproof.proving.running.freed_memory import give_back_freed_memory
 from shardproof.proving.running.replay import replay_updates
 from shardproof.proving.running.request import RunRequest
 from shardproof.proving.running.target import ProofTarget
@@ -126,7 +127,9 @@ def prove(
     runner = Runner(target=target, spawn=spawn, timeout=timeout, reload=reload)
     settings = _Settings(allow=allow, max_false_accept=max_false_accept, evidence=evidence, tell=tell)
     if launched is False:
-        return _prove(runner, request, settings)
+        proof = _prove(runner, request, settings)
+        give_back_freed_memory()
+        return proof
     if launched is not True:
         return _prove(replace(runner, launched=launched), request, settings)
     with launched_runs(timeout) as runs:

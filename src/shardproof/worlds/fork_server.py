@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 _SHARED: Final = (
     "shardproof.proving.prove",
     "shardproof.parallel",
+    "torch._dynamo",
     "torch.distributed.fsdp",
     "torch.distributed.pipelining",
     "torch.distributed.tensor.parallel",

@@ -14,7 +14,7 @@ from pathlib import Path
 
 _SECONDS = 2.0
 _FRAME = re.compile(r'^  File "(?P<file>.*)", line (?P<line>\d+) in (?P<name>.*)$')
-_OURS = (f"{os.sep}torch{os.sep}", f"{os.sep}shardproof{os.sep}", "<")
+_OURS = (*(f"{os.sep}{package}{os.sep}" for package in ("torch", "shardproof", "multiprocessing")), "<")
 
 
 def dump_stack_when_signalled() -> None:
