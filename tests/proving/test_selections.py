@@ -101,7 +101,7 @@ def training(bug):
     return train
 
 
-def run(model, bug, *, ranks=2, seed=0, **settings):
+def run(model, bug, *, ranks=2, seed=0, count=1, **settings):
     """As few rows as may be, one for each rank, and one trial: a half of the bugs' draws would not show them."""
     generator = torch.Generator().manual_seed(1)
     x = torch.randn(ranks, WIDTH, generator=generator)
@@ -113,7 +113,7 @@ def run(model, bug, *, ranks=2, seed=0, **settings):
         optimizer=lambda parameters: torch.optim.SGD(parameters, lr=0.1),
         steps=1,
     )
-    return sp.prove(step, candidate=training(bug), devices=ranks, trials=1, seed=seed, **settings)
+    return sp.prove(step, candidate=training(bug), devices=ranks, trials=count, seed=seed, **settings)
 
 
 WRONG = [

@@ -6,10 +6,10 @@ from multiprocessing import Pipe
 import pytest
 from tests.worlds import rank_code
 
-from shardproof.worlds.fork_server import ForkedProcess, Inherited
+from shardproof.worlds.fork_server import ForkedProcess, Inherited, Surroundings
 from shardproof.worlds.heartbeats import create_heartbeat_files
 from shardproof.worlds.processgroup import CollectiveFailedError, is_effect
-from shardproof.worlds.rank_main import Surroundings, run_rank
+from shardproof.worlds.rank_main import run_rank
 from shardproof.worlds.transport import pack, unpack
 
 pytestmark = pytest.mark.processes
@@ -25,10 +25,9 @@ def start(tmp_path):
         (directory / "work").write_bytes(pack((fn, args)))
         create_heartbeat_files(directory, 1)
         ours, theirs = Pipe()
-        log = directory / "stderr"
         environment = {**os.environ, "RANK": "0"}
         surroundings = Surroundings(
-            environment=environment, folder=str(tmp_path), output=Inherited(2), log=str(log), threads=1
+            environment=environment, folder=str(tmp_path), output=Inherited(2), error=Inherited(2), threads=1
         )
         options = {"rank": 0, "size": 1, "directory": str(directory), "channel": theirs, "timeout": 60}
         process = ForkedProcess(run_rank, options | {"surroundings": surroundings})

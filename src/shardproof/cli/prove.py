@@ -70,6 +70,9 @@ def prove_command(
         typer.Option(help="NAME,...: axes that split the batch; by default ep, and those with dp or data in the name."),
     ] = None,
     spawn: Annotated[bool, typer.Option("--spawn", help="A process for each rank, on this machine.")] = False,
+    jobs: Annotated[
+        int, typer.Option(help="Processes in which trials after the first are taken; each needs the memory of one.")
+    ] = 1,
     timeout: Annotated[float, typer.Option(help="Seconds without progress after which ranks are given up.")] = 60.0,
     trials: Annotated[int, typer.Option(help="Number of random points.")] = 3,
     steps: Annotated[int | None, typer.Option(help="Number of training steps; by default that of the Step.")] = None,
@@ -213,6 +216,7 @@ def prove_command(
             seed=seed,
             spawn=spawn,
             launched=runs or False,
+            jobs=jobs,
             timeout=timeout,
             reload=changed.load,
             numeric=numeric,

@@ -35,6 +35,7 @@ from shardproof.proving.running.replay import replay_updates
 from shardproof.proving.running.request import RunRequest
 from shardproof.proving.running.target import ProofTarget
 from shardproof.proving.trials import take_trials
+from shardproof.worlds.fork_server import start_server
 from shardproof.worlds.launched_runs import launched_runs
 from shardproof.worlds.make import make_world
 from shardproof.worlds.randomness import randomness_kept
@@ -68,6 +69,7 @@ def prove(
     seed: int = 0,
     spawn: bool = False,
     launched: bool | LaunchedRuns = False,
+    jobs: int = 1,
     timeout: float = DEFAULT_TIMEOUT,
     reload: Reload | None = None,
     numeric: bool = False,
@@ -94,6 +96,8 @@ def prove(
         launched: the ranks are the processes that torchrun started, all of which call `prove` with the same
             arguments. Rank 0 runs the step on one device, compares, and reports what cannot be run; each gets the
             proof. Instead of True, the runs that these processes are in already.
+        jobs: in how many processes of their own trials after the first are taken side by side; each needs the memory of
+            one. Of simulated ranks alone; the proof is the same.
         timeout: seconds after which ranks that get nowhere are given up.
         reload: what a spawned rank calls for its `ProofTarget`, where it cannot be pickled: a function at the top of a
             module, or an object of such a class.
@@ -114,6 +118,11 @@ def prove(
         raise CannotRunError(f"trials is {trials}; give at least 1")
     if max_false_accept is not None and not 0 < max_false_accept < 1:
         raise CannotRunError(f"max_false_accept is {max_false_accept}; give a probability like 1e-12")
+    if jobs < 1 or (jobs > 1 and (spawn or launched)):
+        needed = "simulated ranks, as others are processes already" if jobs > 1 else "at least 1"
+        raise CannotRunError(f"jobs is {jobs}; it needs {needed}")
+    if jobs > 1 and trials > 2:
+        start_server()  # it is ready when the first trial has been taken
     target = ProofTarget(step=step, parallelize=parallelize, candidate=candidate)
     request = RunRequest(
         mesh=axes.sizes,
@@ -124,7 +133,7 @@ def prove(
         batch=digest_batch(step),
     )
     tell = tell or _say_nothing
-    runner = Runner(target=target, spawn=spawn, timeout=timeout, reload=reload)
+    runner = Runner(target=target, spawn=spawn, timeout=timeout, reload=reload, jobs=jobs)
     settings = _Settings(allow=allow, max_false_accept=max_false_accept, evidence=evidence, tell=tell)
     if launched is False:
         proof = _prove(runner, request, settings)

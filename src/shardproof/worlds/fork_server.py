@@ -10,7 +10,9 @@ from __future__ import annotations
 import contextlib
 import io
 import os
+import signal
 import sys
+import threading
 from dataclasses import dataclass
 from multiprocessing import forkserver, get_context, parent_process, reduction, spawn, util
 from multiprocessing.connection import wait
@@ -19,8 +21,11 @@ from multiprocessing.popen_forkserver import Popen
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+import torch
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
+    from multiprocessing.connection import Connection
 
 # What ranks will import, if this process has: the server imports it once for all of them.
 _SHARED: Final = (
@@ -39,7 +44,7 @@ _servers: dict[int, forkserver.ForkServer] = {}  # by process: a fork of this pr
 class ForkedProcess(Popen):
     """A process that calls a function, and ends; it has a pid, a returncode, `wait` and `kill`.
 
-    Its standard input is empty, its environment and its working directory are those of the server's start.
+    Its standard input is empty; what else it has from its parent, it is given as `Surroundings`.
     """
 
     def __init__(self, target: Callable[..., object], arguments: Mapping[str, Any]) -> None:
@@ -89,7 +94,80 @@ def _take_over(duplicate: Any) -> Inherited:
     return Inherited(duplicate.detach())
 
 
-def remove_socket() -> None:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Surroundings:
+    """What a forked process has from its parent, which is not the process that it is forked from.
+
+    Attributes:
+        environment: the environment variables.
+        folder: the working directory.
+        output, error: where its standard output and its standard error go.
+        threads: how many it computes with.
+    """
+
+    environment: Mapping[str, str]
+    folder: str
+    output: Inherited
+    error: Inherited
+    threads: int
+
+    def enter(self) -> None:
+        """Have them from here on; an interrupt is left to the parent, which ends this process."""
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        os.environ.clear()
+        os.environ.update(self.environment)
+        os.chdir(self.folder)
+        for given, number in ((self.output.number, 1), (self.error.number, 2)):
+            os.dup2(given, number)
+            os.close(given)
+        torch.set_num_threads(self.threads)
+
+
+def end_with_parent(channel: Connection, clear: Callable[[], object]) -> None:
+    """From here on: end this process when the parent sends something over the channel, or has died.
+
+    Args:
+        channel: to the parent.
+        clear: is called where the parent has died, which would have cleared away what it made for this process.
+    """
+
+    def wait_for_end() -> None:
+        try:
+            channel.recv_bytes()
+        except (EOFError, OSError):
+            clear()
+            _remove_socket()
+        os._exit(0)
+
+    threading.Thread(target=wait_for_end, daemon=True).start()
+
+
+def describe_end(process: ForkedProcess, before: str) -> str:
+    """How a process ended that should not have, in words.
+
+    Args:
+        process: has ended, or has closed its channel.
+        before: what should have come before its end: 'it had a result'.
+    """
+    code = process.returncode
+    if code is None:
+        return "closed its channel without a report"
+    if code < 0:
+        return f"was ended by {signal.Signals(-code).name}"
+    return f"ended with exit code {code} before {before}"
+
+
+def count_cores() -> int:
+    """Of those that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def start_server() -> None:
+    """Start the server if it does not run yet; what it imports takes a while, in which this process goes on."""
+    _find_server().ensure_running()
+
+
+def _remove_socket() -> None:
     """In a forked process whose parent was killed: remove the server's socket, and its folder if nothing else is there.
 
     Nothing is removed while the parent lives.

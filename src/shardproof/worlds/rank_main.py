@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import signal
 import sys
 import threading
 import traceback
-from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
 import torch.distributed as dist
 
 from shardproof.raised import describe_error
 from shardproof.worlds.diagnosis import Failure
-from shardproof.worlds.fork_server import remove_socket
+from shardproof.worlds.fork_server import end_with_parent
 from shardproof.worlds.gloo import use_loopback
 from shardproof.worlds.heartbeats import HeartbeatWriter
 from shardproof.worlds.processgroup import ProcessGroupCommunicator, is_effect
@@ -26,10 +23,9 @@ from shardproof.worlds.stack_dump import dump_stack_when_signalled
 from shardproof.worlds.transport import pack, unpack
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
     from multiprocessing.connection import Connection
 
-    from shardproof.worlds.fork_server import Inherited
+    from shardproof.worlds.fork_server import Surroundings
 
 
 _inside_rank = False
@@ -38,35 +34,6 @@ _inside_rank = False
 def inside_rank() -> bool:
     """Whether this process is a rank: a script that spawns a world at its top level would do so in every rank."""
     return _inside_rank
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Surroundings:
-    """What a process of a rank has from its parent, which is not the process that it is forked from.
-
-    Attributes:
-        environment: the environment variables, with those of `rank_environment`.
-        folder: the working directory.
-        output: where what is printed goes.
-        log: the file that is its stderr.
-        threads: how many it computes with.
-    """
-
-    environment: Mapping[str, str]
-    folder: str
-    output: Inherited
-    log: str
-    threads: int
-
-    def enter(self) -> None:
-        os.environ.clear()
-        os.environ.update(self.environment)
-        os.chdir(self.folder)
-        os.dup2(self.output.number, 1)
-        os.close(self.output.number)
-        with Path(self.log).open("wb") as log:
-            os.dup2(log.fileno(), 2)
-        torch.set_num_threads(self.threads)
 
 
 def run_rank(
@@ -78,7 +45,7 @@ def run_rank(
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles interrupts, and ends this process
     surroundings.enter()
     dump_stack_when_signalled()
-    threading.Thread(target=_end_with_parent, args=(channel, directory), daemon=True).start()
+    end_with_parent(channel, lambda: shutil.rmtree(directory, ignore_errors=True))
     report: bytes
     try:
         result = _join_and_run(Path(directory), rank, size, timeout)
@@ -108,13 +75,3 @@ def _explain(error: BaseException) -> Failure:
     message = describe_error(error)
     trace = "".join(traceback.format_exception(error, limit=-5))
     return Failure(message=message, trace=trace, secondary=is_effect(error))
-
-
-def _end_with_parent(channel: Connection, directory: str) -> None:
-    """End when the parent says so, or has died: then this process removes the run's directory."""
-    try:
-        channel.recv_bytes()
-    except (EOFError, OSError):
-        shutil.rmtree(directory, ignore_errors=True)
-        remove_socket()
-    os._exit(0)

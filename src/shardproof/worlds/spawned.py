@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import signal
 import tempfile
 import time
 from dataclasses import dataclass, field
@@ -20,10 +19,10 @@ from typing import TYPE_CHECKING, Any
 
 from shardproof.errors import CannotRunError
 from shardproof.worlds.diagnosis import describe_waits, diagnose_stall, name_ranks
-from shardproof.worlds.fork_server import ForkedProcess, Inherited
+from shardproof.worlds.fork_server import ForkedProcess, Inherited, Surroundings, count_cores, describe_end
 from shardproof.worlds.heartbeats import RankStatus, create_heartbeat_files, read_heartbeats
 from shardproof.worlds.rank_environment import find_free_port, make_environment
-from shardproof.worlds.rank_main import Surroundings, inside_rank, run_rank
+from shardproof.worlds.rank_main import inside_rank, run_rank
 from shardproof.worlds.stack_dump import ask_for_stack
 from shardproof.worlds.transport import pack, unpack
 from shardproof.worlds.world import DEFAULT_TIMEOUT
@@ -114,13 +113,7 @@ class _RankProcess:
 
     def describe_death(self) -> str:
         """How the process ended, in words, with the last line of its stderr."""
-        code = self.process.returncode
-        if code is None:
-            how = "closed its channel without a report"
-        elif code < 0:
-            how = f"was ended by {signal.Signals(-code).name}"
-        else:
-            how = f"ended with exit code {code} before it had a result"
+        how = describe_end(self.process, "it had a result")
         lines = [line for line in self.log.read_text(errors="replace").splitlines() if line.strip()]
         return f"rank {self.rank} {how}" + (f" ({lines[-1].strip()[:300]})" if lines else "")
 
@@ -133,22 +126,15 @@ class _RankProcess:
 
 
 def _start(rank: int, size: int, directory: Path, timeout: float, port: int) -> _RankProcess:
-    threads = max(1, _count_cores() // size)
+    threads = max(1, count_cores() // size)
     ours, theirs = Pipe()
     log = directory / f"stderr-{rank}"
-    log.touch()  # the process may die before it has one
-    surroundings = Surroundings(
-        environment={
-            **os.environ,
-            **make_environment(rank, size, port),
-            "OMP_NUM_THREADS": str(threads),
-            "MKL_NUM_THREADS": str(threads),
-        },
-        folder=str(Path.cwd()),
-        output=Inherited(2),
-        log=str(log),
-        threads=threads,
-    )
+    environment = {
+        **os.environ,
+        **make_environment(rank, size, port),
+        "OMP_NUM_THREADS": str(threads),
+        "MKL_NUM_THREADS": str(threads),
+    }
     options = {
         "rank": rank,
         "size": size,
@@ -156,9 +142,16 @@ def _start(rank: int, size: int, directory: Path, timeout: float, port: int) -> 
         "channel": theirs,
         # Longer than the parent waits: the parent, which sees all ranks, reports the failure.
         "timeout": timeout + STARTUP_SECONDS_A_RANK * (size + 1),
-        "surroundings": surroundings,
     }
-    process = ForkedProcess(run_rank, options)
+    with log.open("wb") as error:
+        surroundings = Surroundings(
+            environment=environment,
+            folder=str(Path.cwd()),
+            output=Inherited(2),
+            error=Inherited(error.fileno()),
+            threads=threads,
+        )
+        process = ForkedProcess(run_rank, {**options, "surroundings": surroundings})
     theirs.close()
     return _RankProcess(rank=rank, process=process, channel=ours, log=log)
 
@@ -170,10 +163,6 @@ def _end(processes: list[_RankProcess]) -> None:
             one.channel.send_bytes(b"end")
     for one in processes:
         one.process.wait(timeout=_GRACE_SECONDS)
-
-
-def _count_cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @dataclass(slots=True, kw_only=True)

@@ -36,6 +36,11 @@ class Choices:
         self.trials += len(both.primes)
         self.found = add_choices([self.found, *(side.choices for side in (both.reference, *both.ranks))])
 
+    def add_others(self, others: Choices) -> None:
+        """Add those of trials that were taken elsewhere."""
+        self.trials += others.trials
+        self.found = add_choices([self.found, others.found])
+
     def one_sided(self) -> tuple[ChoicePlace, ...]:
         """The choices that always went one way although operands differed."""
         return tuple(

@@ -65,6 +65,7 @@ class Runner:
         timeout: seconds after which ranks that make no progress are given up.
         reload: makes the target again in a rank's process; None to send the target itself.
         launched: the processes of a launcher, which are the ranks; this one is rank 0.
+        jobs: in how many processes trials after the first may be taken side by side.
     """
 
     target: ProofTarget
@@ -72,6 +73,7 @@ class Runner:
     timeout: float
     reload: Reload | None
     launched: LaunchedRuns | None = None
+    jobs: int = 1
 
     def run(self, request: RunRequest, *, natively: bool = False) -> BothSides:
         """Take the runs that are requested, and if asked those in ordinary arithmetic, in the precisions of the model.

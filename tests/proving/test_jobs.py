@@ -1,0 +1,93 @@
+"""Trials in processes of their own give the same proof."""
+
+import multiprocessing
+import os
+import signal
+
+import pytest
+from tests.proving import steps
+from tests.proving.test_selections import Attention, run
+
+from shardproof.errors import CannotRunError
+from shardproof.proving import trials
+from shardproof.proving.prove import prove
+from shardproof.proving.running.both_sides import Runner
+from shardproof.worlds import forked_calls
+
+pytestmark = pytest.mark.processes
+
+
+@pytest.mark.parametrize(
+    ("parallelize", "right"),
+    [(steps.parallelize, True), (steps.scaled_gradient, False), (steps.megatron("bias inside"), False)],
+    ids=["right", "scaled gradient", "bias inside"],
+)
+@pytest.mark.parametrize("jobs", [2, 8])
+def test_the_proof_is_that_of_one_process(parallelize, right, jobs):
+    alone = prove(steps.make_step(), parallelize=parallelize, devices=2, trials=4)
+    shared = prove(steps.make_step(), parallelize=parallelize, devices=2, trials=4, jobs=jobs)
+    assert shared == alone
+    assert shared.ok is right
+
+
+def test_the_trials_are_not_taken_here(monkeypatch):
+    """Without this, the test above would pass if jobs were ignored."""
+    seeds, calls = [], []
+    run, call = Runner.run, forked_calls.call_side_by_side
+
+    def noted(runner, request, **options):
+        seeds.extend(request.seeds)
+        return run(runner, request, **options)
+
+    def noted_calls(fn, arguments, **options):
+        calls.append([request.seeds for _, _, request, _ in arguments])
+        return call(fn, arguments, **options)
+
+    monkeypatch.setattr(Runner, "run", noted)
+    monkeypatch.setattr("shardproof.proving.trials.call_side_by_side", noted_calls)
+    assert prove(steps.make_step(), parallelize=steps.parallelize, devices=2, trials=4, jobs=2).ok
+    assert seeds == [0]
+    assert calls == [[(1, 3), (2,)]]
+
+
+@pytest.mark.parametrize(("seed", "right"), [(0, False), (2, True)])
+def test_choices_of_all_trials_are_put_together(seed, right, monkeypatch):
+    """Which operand was chosen is noted over all trials: of seed 2 the first trial alone has one of them."""
+    monkeypatch.setattr(trials, "_MOST_FOR_CHOICES", 0)
+    assert not run(Attention, "", seed=seed).ok
+    alone, shared = (run(Attention, "", seed=seed, count=3, **more) for more in ({}, {"jobs": 2}))
+    assert shared == alone
+    assert shared.ok is right
+
+
+def dies_elsewhere(model, mesh):
+    if multiprocessing.parent_process() is not None:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return steps.parallelize(model, mesh)
+
+
+def raises_elsewhere(model, mesh):
+    if multiprocessing.parent_process() is not None:
+        raise OverflowError("too large elsewhere")
+    return steps.parallelize(model, mesh)
+
+
+@pytest.mark.parametrize(
+    ("parallelize", "said"),
+    [(dies_elsewhere, "a process for trials was ended by SIGKILL"), (raises_elsewhere, "too large elsewhere")],
+)
+def test_a_process_that_ends_is_told(parallelize, said):
+    with pytest.raises(CannotRunError, match=said):
+        prove(steps.make_step(), parallelize=parallelize, devices=2, trials=3, jobs=2)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"jobs": 0}, "jobs is 0; it needs at least 1"),
+        ({"jobs": 2, "spawn": True}, "jobs is 2; it needs simulated ranks, as others are processes already"),
+    ],
+)
+def test_impossible_jobs_are_refused(options, said):
+    with pytest.raises(CannotRunError, match=said):
+        prove(steps.make_step(), parallelize=steps.parallelize, devices=2, **options)
