@@ -6,12 +6,15 @@ import signal
 import subprocess
 import sys
 import textwrap
+from concurrent.futures import ThreadPoolExecutor
 from multiprocessing import Pipe
 from pathlib import Path
 
 import pytest
+import torch
 
 from shardproof.worlds.fork_server import ForkedProcess, Inherited
+from shardproof.worlds.spawned import SpawnedWorld
 
 pytestmark = pytest.mark.processes
 
@@ -80,8 +83,6 @@ def test_the_fork_server_of_a_program_stays_its_own_and_its_script_is_run_once(t
 
 
 def in_a_daemon(channel):
-    from shardproof.worlds.spawned import SpawnedWorld
-
     channel.send(SpawnedWorld(size=2).run(pow_of_rank))
 
 
@@ -101,3 +102,51 @@ def test_a_daemon_of_multiprocessing_may_spawn_ranks(method):
         assert ours.recv() == [1, 2]
     process.join(30)
     assert process.exitcode == 0
+
+
+PROGRAM = """
+import os, signal, sys
+from multiprocessing import Pipe
+from shardproof.worlds import fork_server
+from shardproof.worlds.spawned import SpawnedWorld
+
+assert SpawnedWorld(size=2).run(lambda comm: comm.rank) == [0, 1]
+{then}
+assert SpawnedWorld(size=2).run(lambda comm: comm.rank) == [0, 1]
+print("both")
+"""
+
+
+@pytest.mark.parametrize(
+    "then",
+    ["", "server = fork_server.start_server(); os.kill(server._forkserver_pid, signal.SIGKILL)", "os.environ.clear()"],
+    ids=["as it is", "killed", "without variables"],
+)
+def test_a_server_that_died_is_started_again_and_its_socket_may_be_in_a_deep_folder(tmp_path, then):
+    deep = tmp_path / ("x" * 60) / ("y" * 60)
+    deep.mkdir(parents=True)
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM.format(then=then)],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "TMPDIR": str(deep)},
+    )
+    assert (done.stdout, done.stderr) == ("both\n", "")
+    assert list(deep.iterdir()) == []
+
+
+def load_data(comm):
+    """A rank with workers of its own."""
+    data = torch.utils.data.DataLoader(torch.arange(4), batch_size=2, num_workers=1)
+    return [batch.tolist() for batch in data]
+
+
+def test_a_rank_may_have_workers_that_load_data():
+    assert SpawnedWorld(size=2).run(load_data) == [[[0, 1], [2, 3]]] * 2
+
+
+def test_ranks_are_spawned_from_any_thread():
+    with ThreadPoolExecutor(max_workers=2) as threads:
+        runs = [threads.submit(SpawnedWorld(size=2).run, pow_of_rank) for _ in range(2)]
+        assert [run.result(timeout=60) for run in runs] == [[1, 2], [1, 2]]

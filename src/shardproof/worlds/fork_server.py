@@ -12,19 +12,27 @@ import io
 import os
 import signal
 import sys
+import tempfile
 import threading
+import time
 from dataclasses import dataclass
 from multiprocessing import forkserver, get_context, parent_process, reduction, spawn, util
 from multiprocessing.connection import wait
 from multiprocessing.context import set_spawning_popen
-from multiprocessing.popen_forkserver import Popen
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import torch
 
+from shardproof.errors import CannotRunError
+
+try:
+    from multiprocessing.popen_forkserver import Popen
+except ImportError:  # Windows cannot fork
+    Popen = object  # type: ignore[assignment, misc]
+
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterator, Mapping
     from multiprocessing.connection import Connection
 
 # What ranks will import, if this process has: the server imports it once for all of them.
@@ -37,7 +45,8 @@ _SHARED: Final = (
     "torch.distributed.tensor.parallel",
     "transformers.modeling_utils",
 )
-_SECONDS = 1.0  # that a killed parent may take to be gone
+_LONGEST = 60  # characters of the folder for temporary files, so that the name of a socket in it is not too long
+_SECONDS = 1.0  # that a killed process may take to be gone
 _servers: dict[int, forkserver.ForkServer] = {}  # by process: a fork of this process needs a server of its own
 
 
@@ -55,8 +64,11 @@ class ForkedProcess(Popen):
             arguments: its keyword arguments; connections and `Inherited` descriptors among them are handed over.
 
         Raises:
-            OSError, EOFError: the server could not be started, or has died.
+            CannotRunError: this system cannot fork.
+            OSError, EOFError: the server cannot be started, or dies again and again.
         """
+        if not hasattr(os, "fork"):
+            raise CannotRunError("processes cannot be forked on this system: leave out spawn and jobs")
         process = get_context("forkserver").Process(target=target, kwargs=arguments)
         process.daemon = False  # a rank may have children: workers that load data
         super().__init__(process)
@@ -72,11 +84,18 @@ class ForkedProcess(Popen):
             reduction.dump(process_obj, buffer)
         finally:
             set_spawning_popen(None)
-        self.sentinel, written = _find_server().connect_to_new_process(self._fds)  # type: ignore[attr-defined]
+        try:
+            self._fork(buffer)
+        except (EOFError, OSError):  # the server was killed since the last time
+            time.sleep(_SECONDS)
+            self._fork(buffer)
+
+    def _fork(self, given: io.BytesIO) -> None:
+        self.sentinel, written = start_server().connect_to_new_process(self._fds)  # type: ignore[attr-defined]
         kept = os.dup(written)  # open as long as this process lives
         self.finalizer = util.Finalize(self, util.close_fds, (kept, self.sentinel))  # type: ignore[attr-defined]
         with open(written, "wb") as file:  # noqa: PTH123 - a descriptor
-            file.write(buffer.getbuffer())
+            file.write(given.getbuffer())
         self.pid = forkserver.read_signed(self.sentinel)
 
 
@@ -162,9 +181,29 @@ def count_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def start_server() -> None:
-    """Start the server if it does not run yet; what it imports takes a while, in which this process goes on."""
-    _find_server().ensure_running()
+def start_server() -> forkserver.ForkServer:
+    """The server, started if it does not run yet; what it imports takes a while, in which this process goes on."""
+    server = _servers.get(os.getpid())
+    if server is None:
+        server = _servers[os.getpid()] = forkserver.ForkServer()
+        # On macOS a fork of a process that has loaded Apple's frameworks may crash: there each process imports them.
+        imported = ["shardproof.worlds.rank_main", *(name for name in _SHARED if name in sys.modules)]
+        server.set_forkserver_preload(imported if sys.platform == "linux" else [])
+    with _short_folder():
+        server.ensure_running()
+    return server
+
+
+@contextlib.contextmanager
+def _short_folder() -> Iterator[None]:
+    """Inside, the folder for temporary files is one in which a socket's name is not too long for the system."""
+    before = tempfile.tempdir
+    if len(tempfile.gettempdir()) > _LONGEST:
+        tempfile.tempdir = "/tmp"  # noqa: S108 - `multiprocessing` makes a folder of its own in it
+    try:
+        yield
+    finally:
+        tempfile.tempdir = before
 
 
 def _remove_socket() -> None:
@@ -179,12 +218,3 @@ def _remove_socket() -> None:
     socket.unlink(missing_ok=True)
     with contextlib.suppress(OSError):
         socket.parent.rmdir()
-
-
-def _find_server() -> forkserver.ForkServer:
-    server = _servers.get(os.getpid())
-    if server is None:
-        server = _servers[os.getpid()] = forkserver.ForkServer()
-        imported = [name for name in _SHARED if name in sys.modules]
-        server.set_forkserver_preload(["shardproof.worlds.rank_main", *imported])
-    return server
