@@ -35,16 +35,17 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
     from multiprocessing.connection import Connection
 
-# What ranks will import, if this process has: the server imports it once for all of them.
-_SHARED: Final = (
-    "shardproof.proving.prove",
-    "shardproof.parallel",
-    "torch._dynamo",
-    "torch.distributed.fsdp",
-    "torch.distributed.pipelining",
-    "torch.distributed.tensor.parallel",
-    "transformers.modeling_utils",
+# What ranks will import, if this process has: the server imports it once for all of them. Nothing of the user's.
+_SHARED: Final = frozenset(
+    {
+        "torch._dynamo",
+        "torch.distributed.fsdp",
+        "torch.distributed.pipelining",
+        "torch.distributed.tensor.parallel",
+        "transformers.modeling_utils",
+    }
 )
+_SHARED_PACKAGES: Final = tuple(f"{name}." for name in ("shardproof", "transformers.models"))
 _LONGEST = 60  # characters of the folder for temporary files, so that the name of a socket in it is not too long
 _SECONDS = 1.0  # that a killed process may take to be gone
 _servers: dict[int, forkserver.ForkServer] = {}  # by process: a fork of this process needs a server of its own
@@ -187,8 +188,8 @@ def start_server() -> forkserver.ForkServer:
     if server is None:
         server = _servers[os.getpid()] = forkserver.ForkServer()
         # On macOS a fork of a process that has loaded Apple's frameworks may crash: there each process imports them.
-        imported = ["shardproof.worlds.rank_main", *(name for name in _SHARED if name in sys.modules)]
-        server.set_forkserver_preload(imported if sys.platform == "linux" else [])
+        imported = [name for name in sys.modules if name in _SHARED or name.startswith(_SHARED_PACKAGES)]
+        server.set_forkserver_preload(["shardproof.worlds.rank_main", *imported] if sys.platform == "linux" else [])
     with _short_folder():
         server.ensure_running()
     return server
