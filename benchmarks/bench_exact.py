@@ -7,6 +7,7 @@ steps.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
@@ -98,7 +99,24 @@ class Block(nn.Module):
         return x + self.down(F.gelu(self.up(self.norms[1](x))))
 
 
-def mlp_step() -> Callable[[], None]:
+@dataclass(frozen=True, slots=True)
+class Training:
+    """A model's training step."""
+
+    net: nn.Module
+    step: Callable[[], None]
+
+    def step_and_fill(self, exact: ExactArithmetic) -> None:
+        """One step, and fresh residues where an update divided by zero, as the prover draws them between steps.
+
+        Of millions of elements one usually does, and the next step's every activation would come of it.
+        """
+        self.step()
+        for name, parameter in self.net.named_parameters():
+            exact.fill_void(parameter.detach(), name, torch.arange(parameter.numel()).view_as(parameter))
+
+
+def mlp_step() -> Training:
     """Batch 256."""
     torch.manual_seed(0)
     net = nn.Sequential(nn.Linear(1024, 4096), nn.GELU(), nn.Linear(4096, 1024))
@@ -106,17 +124,17 @@ def mlp_step() -> Callable[[], None]:
     return _step(net, x, y, torch.optim.SGD(net.parameters(), lr=0.01))
 
 
-def block_step() -> Callable[[], None]:
+def block_step() -> Training:
     """Hidden 512, 8 heads, sequence 256, batch 4."""
     return _block_step(512, 8, 256, 4)
 
 
-def tiny_step() -> Callable[[], None]:
+def tiny_step() -> Training:
     """Hidden 32, 4 heads, sequence 8, batch 2: all overhead."""
     return _block_step(32, 4, 8, 2)
 
 
-def _block_step(hidden: int, heads: int, length: int, batch: int) -> Callable[[], None]:
+def _block_step(hidden: int, heads: int, length: int, batch: int) -> Training:
     torch.manual_seed(0)
     net = Block(hidden, heads)
     x, y = torch.randn(2, batch, length, hidden)
@@ -125,7 +143,7 @@ def _block_step(hidden: int, heads: int, length: int, batch: int) -> Callable[[]
 
 def _step(
     net: nn.Module, x: torch.Tensor, y: torch.Tensor, optimizer: torch.optim.Optimizer, *, clip: bool = False
-) -> Callable[[], None]:
+) -> Training:
     def run() -> None:
         optimizer.zero_grad()
         F.mse_loss(net(x), y).backward()
@@ -133,23 +151,23 @@ def _step(
             nn.utils.clip_grad_norm_(net.parameters(), 1.0)
         optimizer.step()
 
-    return run
+    return Training(net, run)
 
 
-def _steps(what: str, make: Callable[[], Callable[[], None]], *, target: float) -> Iterator[Row]:
+def _steps(what: str, make: Callable[[], Training], *, target: float) -> Iterator[Row]:
     """The steady step, then the first one."""
-    plain, ours = make(), make()
+    plain, ours = make().step, make()
     plain()
     with ExactArithmetic(seed=1) as exact:
-        ours()  # tables and conversion
+        ours.step_and_fill(exact)  # tables and conversion
 
         def paused() -> None:
             with exact.paused():
                 plain()
 
-        steady = interleave({"float32": paused, "exact": ours})
+        steady = interleave({"float32": paused, "exact": lambda: ours.step_and_fill(exact)})
 
-    fresh = [(make(), ExactArithmetic(seed=1)) for _ in range(4)]
+    fresh = [(make().step, ExactArithmetic(seed=1)) for _ in range(4)]
 
     def first() -> None:
         step, exact = fresh.pop()

@@ -41,6 +41,7 @@ _ANDS: Final = frozenset({_aten.logical_and.default, _aten.bitwise_and.Tensor, _
 _ORS: Final = frozenset({_aten.logical_or.default, _aten.bitwise_or.Tensor, _aten.__or__.Tensor})
 _COPIES: Final = frozenset({_aten._to_copy.default, _aten.clone.default})
 _GROUPED: Final = _aten._grouped_mm.default
+_MOST: Final = 2.0**22  # more than any residue; numbers from 0.5 to 1.5 stand for what an op is asked about
 # They pass over NaN.
 _IGNORE_NAN: Final = frozenset({"nansum", "nanmedian", "nan_to_num", "fmax", "fmin"})
 
@@ -140,9 +141,8 @@ class VoidElements:
         return any(x.dtype == torch.bool for x in tensors_in(args) if id(x) in void)
 
     def _found(self, op: OpOverload, args: Any, void: dict[int, Tensor], results: list[Tensor]) -> list[Tensor]:
-        everything = [torch.ones_like(x, dtype=torch.bool) for x in results]
         if op._schema.name.removeprefix("aten::") in _IGNORE_NAN and torch.Tag.pointwise not in op.tags:
-            return everything
+            return [_everything(x) for x in results]
         if op is FILL_VOID:
             return [torch.zeros_like(x, dtype=torch.bool) for x in results]
         given = args[0]
@@ -177,10 +177,10 @@ class VoidElements:
         selects = op in SELECTIONS and op not in OF_ROWS
         probed = None if selects else self._probed(op, args, void)
         if probed is None or len(probed) != len(results):
-            return everything
+            return [_everything(x) for x in results]
         found = [
-            probe.isnan() if probe.is_floating_point() and probe.shape == x.shape else every
-            for probe, x, every in zip(probed, results, everything, strict=True)
+            probe.isnan() if probe.is_floating_point() and probe.shape == x.shape else _everything(x)
+            for probe, x in zip(probed, results, strict=True)
         ]
         rule = RULES.get(op)
         if rule is not None and rule.kind == "formula":
@@ -212,8 +212,10 @@ class VoidElements:
         def probe(x: Tensor) -> Tensor:
             if id(x) in indices or (not x.is_floating_point() and id(x) not in void):
                 return x
-            numbers = 0.5 + x.nan_to_num(nan=0.0, neginf=0.0).double().abs().remainder(997) / 997
-            return numbers.masked_fill_(void[id(x)], nan) if id(x) in void else numbers
+            numbers = x.double().abs().clamp_(max=_MOST).mul_(1 / _MOST).add_(0.5)  # what is NaN stays NaN
+            if id(x) not in void:
+                return numbers.nan_to_num_(nan=1.0)
+            return numbers if x.is_floating_point() else numbers.masked_fill_(void[id(x)], nan)
 
         positional, named = map_tensors(probe, args)
         try:
@@ -221,6 +223,10 @@ class VoidElements:
         except (RuntimeError, ValueError, IndexError, TypeError):
             return None
         return [x for x in tensors_in(found) if not x.is_meta]
+
+
+def _everything(x: Tensor) -> Tensor:
+    return torch.ones_like(x, dtype=torch.bool)
 
 
 def _multiply_groups(a: Tensor, b: Tensor, offs: Tensor | None = None, *_rest: object, **_named: object) -> Tensor:
