@@ -25,8 +25,11 @@ format: $(VENV)/.installed-test
 	$(BIN)/ruff check --fix-only .
 	$(BIN)/ruff format .
 
-bench: $(VENV)/.installed-test         ## every benchmark, one table, benchmarks/results.json
+bench: $(VENV)/.installed-test         ## every benchmark: a table, benchmarks/results.json, docs/performance-figures.md, docs/performance.svg
 	$(BIN)/python -m benchmarks
+	$(BIN)/python -m benchmarks.page
+	$(PIP) --editable '.[plot]'
+	$(BIN)/python -m benchmarks.plot
 
 bench-gpu: $(VENV)/.installed-test     ## what only a CUDA device can tell; exit code 2 where there is none
 	$(BIN)/python -m benchmarks.gpu
