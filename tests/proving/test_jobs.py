@@ -3,6 +3,8 @@
 import multiprocessing
 import os
 import signal
+import subprocess
+import sys
 
 import pytest
 from tests.proving import steps
@@ -91,3 +93,34 @@ def test_a_process_that_ends_is_told(parallelize, said):
 def test_impossible_jobs_are_refused(options, said):
     with pytest.raises(CannotRunError, match=said):
         prove(steps.make_step(), parallelize=steps.parallelize, devices=2, **options)
+
+
+SCRIPT = """
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+import shardproof as sp
+
+batch = torch.ones(2, 4), torch.zeros(2, 3)
+step = sp.Step(model=lambda: nn.Linear(4, 3), batch=batch, loss=F.mse_loss)
+
+
+def parallelize(model, mesh):
+    return model
+
+
+print(sp.prove(step, parallelize=parallelize, devices=2, {how}).trials)
+"""
+
+
+@pytest.mark.parametrize("how", ["jobs=2", "spawn=True"])
+def test_a_file_that_proves_at_its_top_does_not_start_processes_without_end(how, tmp_path):
+    (tmp_path / "script.py").write_text(SCRIPT.format(how=how))
+    alone = subprocess.run([sys.executable, "script.py"], capture_output=True, text=True, check=False, cwd=tmp_path)
+    assert (alone.returncode, alone.stdout) == (0, "3\n"), alone.stderr
+    command = [sys.executable, "-m", "shardproof", "prove", "script.py:step", "--parallelize", "script.py:parallelize"]
+    loaded = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path, timeout=120)
+    assert loaded.returncode == 2
+    assert "tried to start processes of its own" in loaded.stderr
+    assert loaded.stderr.count("\n") == 1

@@ -48,6 +48,7 @@ _SHARED: Final = frozenset(
 _SHARED_PACKAGES: Final = tuple(f"{name}." for name in ("shardproof", "transformers.models"))
 _LONGEST = 60  # characters of the folder for temporary files, so that the name of a socket in it is not too long
 _SECONDS = 1.0  # that a killed process may take to be gone
+_forked = False  # whether this process is a `ForkedProcess`
 _servers: dict[int, forkserver.ForkServer] = {}  # by process: a fork of this process needs a server of its own
 
 
@@ -65,9 +66,15 @@ class ForkedProcess(Popen):
             arguments: its keyword arguments; connections and `Inherited` descriptors among them are handed over.
 
         Raises:
-            CannotRunError: this system cannot fork.
+            CannotRunError: this system cannot fork, or this process is forked itself: a script that starts processes
+                at its top level would do so in each of them.
             OSError, EOFError: the server cannot be started, or dies again and again.
         """
+        if _forked:
+            raise CannotRunError(
+                "a rank, or a process for trials, tried to start processes of its own: where a script starts them, "
+                'put that below `if __name__ == "__main__":`'
+            )
         if not hasattr(os, "fork"):
             raise CannotRunError("processes cannot be forked on this system: leave out spawn and jobs")
         process = get_context("forkserver").Process(target=target, kwargs=arguments)
@@ -133,6 +140,8 @@ class Surroundings:
 
     def enter(self) -> None:
         """Have them from here on; an interrupt is left to the parent, which ends this process."""
+        global _forked  # noqa: PLW0603 - set once in a process
+        _forked = True
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         os.environ.clear()
         os.environ.update(self.environment)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import signal
 import sys
 import threading
 import traceback
@@ -28,21 +27,10 @@ if TYPE_CHECKING:
     from shardproof.worlds.fork_server import Surroundings
 
 
-_inside_rank = False
-
-
-def inside_rank() -> bool:
-    """Whether this process is a rank: a script that spawns a world at its top level would do so in every rank."""
-    return _inside_rank
-
-
 def run_rank(
     *, rank: int, size: int, directory: str, channel: Connection, timeout: float, surroundings: Surroundings
 ) -> None:
     """Run one rank and report over `channel`. It never returns: the process ends with its parent, or when told to."""
-    global _inside_rank  # noqa: PLW0603 - set once in a process
-    _inside_rank = True
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles interrupts, and ends this process
     surroundings.enter()
     dump_stack_when_signalled()
     end_with_parent(channel, lambda: shutil.rmtree(directory, ignore_errors=True))

@@ -22,7 +22,7 @@ from shardproof.worlds.diagnosis import describe_waits, diagnose_stall, name_ran
 from shardproof.worlds.fork_server import ForkedProcess, Inherited, Surroundings, count_cores, describe_end
 from shardproof.worlds.heartbeats import RankStatus, create_heartbeat_files, read_heartbeats
 from shardproof.worlds.rank_environment import find_free_port, make_environment
-from shardproof.worlds.rank_main import inside_rank, run_rank
+from shardproof.worlds.rank_main import run_rank
 from shardproof.worlds.stack_dump import ask_for_stack
 from shardproof.worlds.transport import pack, unpack
 from shardproof.worlds.world import DEFAULT_TIMEOUT
@@ -63,11 +63,6 @@ class SpawnedWorld:
         return True
 
     def run(self, fn: Callable[[Communicator, *Ts], R], *args: *Ts) -> list[R]:
-        if inside_rank():
-            raise CannotRunError(
-                "a rank tried to spawn a world of its own: where a script runs one, "
-                'put that below `if __name__ == "__main__":`'
-            )
         work = pack((fn, args))
         with tempfile.TemporaryDirectory(prefix="shardproof-") as name:
             directory = Path(name)
