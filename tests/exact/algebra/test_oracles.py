@@ -109,7 +109,7 @@ def test_what_is_no_residue_is_refused(value):
         o.look_up(o.exp(), torch.tensor([1.0, value], dtype=torch.float64))
 
 
-def test_two_exact_arithmetics_of_a_seed_share_their_tables_while_one_is_alive():
+def test_two_exact_arithmetics_of_a_seed_share_their_tables():
     field = Field(10007)
     first, again, other = oracles_of(field, 1), oracles_of(field, 1), oracles_of(field, 2)
     assert first is again
@@ -117,6 +117,7 @@ def test_two_exact_arithmetics_of_a_seed_share_their_tables_while_one_is_alive()
     assert not torch.equal(first.permutation("gelu"), other.permutation("gelu"))
     table = first.exp().clone()
     del first, again
+    oracles_of.cache_clear()
     assert torch.equal(oracles_of(field, 1).exp(), table)  # made anew, and the same
 
 
@@ -269,15 +270,19 @@ def test_a_look_up_in_blocks_finds_the_same(shape, monkeypatch):
     assert whole.stride() == cut.stride()
 
 
-def test_oracles_of_one_seed_are_forgotten_with_their_last_user():
+def test_oracles_of_three_seeds_stay_and_others_go_with_their_last_user():
     field = Field(103)
-    first = oracles_of(field, 5)
+    first, second = oracles_of(field, 5), oracles_of(field, 6)
     assert oracles_of(Field(103), 5) is first
     assert oracles_of(Field(107), 5) is not first
     assert (first.field, first.key) == (field, 5)
-    del first
-    again = oracles_of(field, 5)
-    assert again._tables == {}
+    first.exp(), second.exp()
+    del second
+    for key in (7, 8, 9):
+        oracles_of(field, key)
+    assert oracles_of(field, 5) is first  # it has a user
+    assert oracles_of(field, 6)._tables == {}
+    assert oracles_of(field, 9) is oracles_of(field, 9)
 
 
 PINNED = {

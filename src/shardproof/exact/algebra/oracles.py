@@ -12,6 +12,7 @@ import dataclasses
 import hashlib
 import platform
 import weakref
+from functools import lru_cache
 from typing import TYPE_CHECKING, Final
 
 import torch
@@ -229,8 +230,12 @@ class Oracles:
 _alive: weakref.WeakValueDictionary[tuple[int, int], Oracles] = weakref.WeakValueDictionary()
 
 
+@lru_cache(maxsize=3)  # of a proof's three trials: the next proof in this process, with the same seed, has the same
 def oracles_of(field: Field, key: int) -> Oracles:
-    """The oracles of a prime and a key. Their tables are shared by all exact arithmetics of this process."""
+    """The oracles of a prime and a key. Their tables are shared by all exact arithmetics of this process.
+
+    Those last asked for stay: a table has 9 MB, and a training step asks for five or more.
+    """
     found = _alive.get((field.prime, key))
     if found is None:
         found = _alive[field.prime, key] = Oracles(field=field, key=key)
