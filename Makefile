@@ -5,12 +5,15 @@ OTHERS := .venv-others
 BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: walkthrough test test-fast lint format bench bench-gpu gallery docs notebook mutants mutants-fast mutate others clean
+.PHONY: walkthrough test test-all test-fast lint format bench bench-gpu gallery docs notebook mutants mutants-fast mutate others clean
 
 walkthrough: $(VENV)/.installed        ## the seed's training step, by hand, on one device and on two
 	$(BIN)/shardproof walkthrough
 
-test: $(VENV)/.installed-test lint     ## linters, type checker and every test
+test: $(VENV)/.installed-test lint     ## linters, type checker, every test; of many alike cases a sample
+	$(BIN)/python -m pytest -n auto --sample
+
+test-all: $(VENV)/.installed-test lint ## the same, and every case
 	$(BIN)/python -m pytest -n auto
 
 test-fast: $(VENV)/.installed-test     ## what an edit should not break
