@@ -97,10 +97,17 @@ class LaunchedRuns:
         self._await_ranks(self._store_of_run())
 
     def fail(self) -> None:
-        """End the other ranks, as this one cannot run."""
+        """End the other ranks, as this one cannot run: once they know, or a moment later, as some may have died.
+
+        When this process ends, the launcher ends those that do not know yet, with another exit code.
+        """
         ignore_termination()
         with suppress(RuntimeError):  # whoever holds the store has ended
             self._announce(_FAILED)
+            store, until = self._store_of_run(), time.monotonic() + _GRACE_SECONDS
+            keys = [f"{_HERE}/{rank}" for rank in range(1, self.size)]
+            while not all(store.check([key]) for key in keys) and time.monotonic() < until:
+                time.sleep(_POLL_SECONDS)
 
     def follow(self) -> Any:
         """Take part in every run of rank 0, and return what it publishes.
@@ -111,9 +118,12 @@ class LaunchedRuns:
         assert not self.speaks
         while True:
             word = self._next_word()
-            if word == _FAILED:
-                raise SystemExit(2)
             store = self._store_of_run()
+            if word == _FAILED:
+                ignore_termination()
+                with suppress(RuntimeError):  # rank 0, which holds the store, has not waited
+                    store.set(f"{_HERE}/{self.world.rank}", "")
+                raise SystemExit(2)
             store.set(f"{_HERE}/{self.world.rank}", "")
             if word.startswith(_RESULT):
                 return unpack(word.removeprefix(_RESULT))
