@@ -171,19 +171,14 @@ def end_with_parent(channel: Connection, clear: Callable[[], object]) -> None:
     threading.Thread(target=wait_for_end, daemon=True).start()
 
 
-def describe_end(process: ForkedProcess, before: str) -> str:
-    """How a process ended that should not have, in words.
-
-    Args:
-        process: has ended, or has closed its channel.
-        before: what should have come before its end: 'it had a result'.
-    """
+def describe_end(process: ForkedProcess) -> str:
+    """How a process ended, or closed its channel, before it had a result; in words."""
     code = process.returncode
     if code is None:
         return "closed its channel without a report"
     if code < 0:
         return f"was ended by {signal.Signals(-code).name}"
-    return f"ended with exit code {code} before {before}"
+    return f"ended with exit code {code} before it had a result"
 
 
 def count_cores() -> int:

@@ -78,10 +78,9 @@ def _receive(channel: Connection, process: ForkedProcess, purpose: str) -> Any:
         result, message, trace = unpack(channel.recv_bytes())
     except (EOFError, OSError):
         process.wait()
-        how = describe_end(process, "it had a result")
         raise CannotRunError(
-            f"a process for {purpose} {how}: it may have had too little memory, as each process needs what one proof "
-            "needs; give fewer jobs"
+            f"a process for {purpose} {describe_end(process)}: it may have had too little memory, as each process needs "
+            "what one proof needs; give fewer jobs"
         ) from None
     if message is None:
         return result

@@ -108,7 +108,7 @@ class _RankProcess:
 
     def describe_death(self) -> str:
         """How the process ended, in words, with the last line of its stderr."""
-        how = describe_end(self.process, "it had a result")
+        how = describe_end(self.process)
         lines = [line for line in self.log.read_text(errors="replace").splitlines() if line.strip()]
         return f"rank {self.rank} {how}" + (f" ({lines[-1].strip()[:300]})" if lines else "")
 
