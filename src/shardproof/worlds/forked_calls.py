@@ -79,8 +79,8 @@ def _receive(channel: Connection, process: ForkedProcess, purpose: str) -> Any:
     except (EOFError, OSError):
         process.wait()
         raise CannotRunError(
-            f"a process for {purpose} {describe_end(process)}: it may have had too little memory, as each process needs "
-            "what one proof needs; give fewer jobs"
+            f"a process for {purpose} {describe_end(process)}: it may have had too little memory, as each process "
+            "needs what one proof needs; give fewer jobs"
         ) from None
     if message is None:
         return result
