@@ -22,7 +22,7 @@ from shardproof.proving.prove import prove
 from shardproof.proving.running.both_sides import run_in_threads
 from shardproof.proving.running.models import build_model, own_dtypes
 from shardproof.proving.running.one_rank import run_reference
-from shardproof.proving.running.request import RunContext, RunRequest
+from shardproof.proving.running.request import RunContext, RunRequest, Start
 from shardproof.proving.running.target import ProofTarget
 from shardproof.proving.step import Step
 from shardproof.worlds.threaded import ThreadedWorld
@@ -99,10 +99,11 @@ def run_trial(devices: int) -> None:
     model = build_model(step, 0).double()
     state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     request = RunRequest(mesh={"tp": max(devices, 1)}, seeds=(0,), dtypes=own_dtypes(model))
-    run_reference(RunContext(step=step, request=request, state=state, arithmetics=request.make_arithmetics()))
+    start = Start(state=state)
+    run_reference(RunContext(step=step, request=request, exact=start, arithmetics=request.make_arithmetics()))
     if devices:
         target = ProofTarget(step=step, parallelize=split_mlps)
-        run_in_threads(ThreadedWorld(size=devices), target, request, state)
+        run_in_threads(ThreadedWorld(size=devices), target, request, start, Start())
 
 
 def _large_trial() -> Row:

@@ -13,6 +13,7 @@ import json
 import resource
 import sys
 import time
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -21,7 +22,7 @@ from torch import nn
 
 from shardproof.parallel import Column, Row, VocabularyLoss, VocabularyRows, parallelize
 from shardproof.proving.prove import prove
-from shardproof.proving.running.both_sides import Runner
+from shardproof.proving.running.both_sides import Numbers, Runner
 from shardproof.proving.running.determinism import require_deterministic
 from shardproof.proving.running.request import RunRequest
 from shardproof.proving.running.target import ProofTarget
@@ -138,7 +139,11 @@ def main(layers: int, hidden: int, vocabulary: int, tokens: int, ranks: int) -> 
 def _take_runs(step: Step, shard: Callable[..., nn.Module], ranks: int) -> None:
     require_deterministic(step, 0)
     runner = Runner(target=ProofTarget(step=step, parallelize=shard), spawn=False, timeout=600, reload=None)
-    runner.run(RunRequest(mesh={"tp": ranks}, seeds=(0,), draws=True), natively=True)
+    request = RunRequest(mesh={"tp": ranks}, traced=True)
+    told = runner.run(replace(request, seeds=(0,))).ranks
+    further = replace(request, told=tuple(side.told for side in told))
+    for numbers in (Numbers.FLOAT64, Numbers.OWN):
+        runner.run(replace(further, draws=numbers is Numbers.OWN), numbers)
 
 
 def _seconds(run: Callable[[], object]) -> dict[str, float]:

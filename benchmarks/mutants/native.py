@@ -15,7 +15,7 @@ from shardproof.proving.running.batch import copy_batch
 from shardproof.proving.running.candidate import run_candidate
 from shardproof.proving.running.capture import Recorder, clone_parameters
 from shardproof.proving.running.models import build_model, draw_parameters
-from shardproof.proving.running.request import RunContext, RunRequest
+from shardproof.proving.running.request import RunContext, RunRequest, Start
 from shardproof.proving.running.training import train
 from shardproof.worlds.threaded import ThreadedWorld
 
@@ -60,7 +60,7 @@ def trained_natively(
 
     def run(_comm: Communicator) -> Natively:
         request = RunRequest(mesh=mesh, native=(Precision.FLOAT32,))
-        side = run_candidate(RunContext(step=step, request=request, state=state), candidate)
+        side = run_candidate(RunContext(step=step, request=request, ordinary=Start(state=state)), candidate)
         return Natively(parameters=side.parameters, records=side.native[Precision.FLOAT32])
 
     return run_counted(prod(mesh.values()), run)

@@ -12,6 +12,7 @@ from shardproof.proving.axes import make_axes
 from shardproof.proving.findings import Native, Proof
 from shardproof.proving.judging.evidence import collect_evidence
 from shardproof.proving.judging.judge import (
+    InFloat64,
     find_candidate_layout,
     judge_drawn,
     judge_exactly,
@@ -22,19 +23,21 @@ from shardproof.proving.judging.judge import (
     list_own_buffers,
     list_taken_constants,
     list_unwatched_states,
+    measure_in_float64,
+    needs_float64,
 )
 from shardproof.proving.judging.marks import mark_allowed, mark_source_lines, unmark_consequences
 from shardproof.proving.judging.one_sided import conclude_one_sided
 from shardproof.proving.judging.update_inputs import collect_update_inputs
 from shardproof.proving.records import Precision
 from shardproof.proving.running.batch import describe_probes, digest_batch
-from shardproof.proving.running.both_sides import Runner
+from shardproof.proving.running.both_sides import Numbers, Runner
 from shardproof.proving.running.determinism import require_deterministic
-from shardproof.proving.running.freed_memory import give_back_freed_memory
+from shardproof.proving.running.freed_memory import freed_memory_reused
 from shardproof.proving.running.replay import replay_updates
 from shardproof.proving.running.request import RunRequest
 from shardproof.proving.running.target import ProofTarget
-from shardproof.proving.trials import take_trials
+from shardproof.proving.trials import Trials
 from shardproof.worlds.fork_server import start_server
 from shardproof.worlds.launched_runs import launched_runs
 from shardproof.worlds.make import make_world
@@ -45,6 +48,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from shardproof.proving.findings import Finding
+    from shardproof.proving.judging.layout import Layout
     from shardproof.proving.judging.outcomes import Outcome
     from shardproof.proving.records import BothSides, Key
     from shardproof.proving.running.candidate import Candidate
@@ -135,13 +139,11 @@ def prove(
     tell = tell or _say_nothing
     runner = Runner(target=target, spawn=spawn, timeout=timeout, reload=reload, jobs=jobs)
     settings = _Settings(allow=allow, max_false_accept=max_false_accept, evidence=evidence, tell=tell)
-    if launched is False:
-        proof = _prove(runner, request, settings)
-        give_back_freed_memory()
-        return proof
     if launched is not True:
-        return _prove(replace(runner, launched=launched), request, settings)
-    with launched_runs(timeout) as runs:
+        runner = runner if launched is False else replace(runner, launched=launched)
+        with freed_memory_reused():
+            return _prove(runner, request, settings)
+    with freed_memory_reused(), launched_runs(timeout) as runs:
         if not runs.speaks:
             followed: Proof = runs.follow()
             return followed
@@ -172,41 +174,59 @@ def _prove(runner: Runner, request: RunRequest, settings: _Settings) -> Proof:
     step, numeric, tell, evidence = runner.target.step, not request.seeds, settings.tell, settings.evidence
     tell("the step twice on one device: is it the same?")
     require_deterministic(step, request.build_seed)
-    tell("the numbers" if numeric else f"trial 1 of {len(request.seeds)}, and the numbers")
-    first = runner.run(replace(request, seeds=request.seeds[:1], draws=True), natively=True)
+    wanted = len(request.seeds)
+    request = replace(request, seeds=request.seeds[:1], traced=True)
+    tell("the numbers" if numeric else f"trial 1 of {wanted}")
+    first = runner.run(replace(request, draws=True), Numbers.BOTH) if numeric else runner.run(request)
+    numbers = _OrdinaryRuns(runner, replace(request, seeds=(), told=tuple(side.told for side in first.ranks)), tell)
     sharding = seen = compared = None
     loaded: tuple[str, ...] = ()
     own_buffers, unwatched_states = list_own_buffers(first), list_unwatched_states(first)
     try:
         layout = find_candidate_layout(first)
     except CannotRunError:
+        first = first if numeric else numbers.own(first)
         findings = judge_without_layout(first)
         if not findings:
             raise
     else:
         sharding, idle = judge_sharding(first, layout)
-        loaded = tuple(sorted({name for side in first.ranks for name in side.own_values}))
-        initial, masks = judge_drawn(first, layout)
+        loaded = tuple(sorted({name for side in first.ranks for name in side.told.filled}))
         selections: tuple[Finding, ...] = ()
         outcomes: list[dict[Key, Outcome]] = []
+        in_float64 = InFloat64()
         if not numeric:
-            request, outcomes, choices = take_trials(runner, request, first, layout, settings.max_false_accept, tell)
-            selections = conclude_one_sided(choices)
+            trials = Trials.after_first(runner, request, first, layout, tell)
             compared = first if evidence is not None else None
             first = first.without_compared()  # the memory is needed for what follows
-        in_float64 = first.own_precision is Precision.FLOAT64
-        replays = replay_updates(step, collect_update_inputs(first, layout), in_float64=in_float64)
+            trials.take(wanted - 1)
+            if settings.max_false_accept is not None:
+                trials.take_for_bound(settings.max_false_accept)
+            outcomes = trials.outcomes
+            in_float64 = numbers.measure_in_float64(first, layout, outcomes)
+            trials.take_for_unjudged(first, in_float64)
+            if not in_float64.covers(outcomes):
+                in_float64 = numbers.measure_in_float64(first, layout, outcomes)
+            request, selections = trials.request, conclude_one_sided(trials.choices)
+            first = numbers.own(first)
+        if evidence is not None:
+            first = numbers.in_float64(first)
+        initial, masks = judge_drawn(first, layout)
+        first = first.without_drawn()
+        own_is_float64 = first.own_precision is Precision.FLOAT64
+        replays = replay_updates(step, collect_update_inputs(first, layout), in_float64=own_is_float64)
         first = replace(first, replays=replays)
         if numeric:
             findings = judge_numerically(first, layout)
             # Right initial values are PROVED, but a report of numbers must not say that anything is proved.
             initial = tuple(finding for finding in initial if not finding.verdict.ok)
         else:
-            findings = judge_exactly(first, layout, outcomes)
+            findings = judge_exactly(first, layout, outcomes, in_float64)
         findings = unmark_consequences((*idle, *initial, *findings, *masks, *selections))
         if evidence is not None:
             tell("what a page shows")
-            seen = collect_evidence(compared or first, layout, outcomes[0] if outcomes else {}, findings, evidence)
+            shown = first if compared is None else compared.joined(first)
+            seen = collect_evidence(shown, layout, outcomes[0] if outcomes else {}, findings, evidence)
     return Proof(
         findings=mark_source_lines(mark_allowed(findings, settings.allow), first.source_lines),
         probes=describe_probes(step.batch),
@@ -225,6 +245,35 @@ def _prove(runner: Runner, request: RunRequest, settings: _Settings) -> Proof:
         branches=list_branches(first),
         evidence=seen,
     )
+
+
+@dataclass(slots=True)
+class _OrdinaryRuns:
+    """The runs in ordinary arithmetic, taken once the exact ones are compared; those in float64 only where needed."""
+
+    runner: Runner
+    request: RunRequest
+    tell: Callable[[str], None]
+
+    def own(self, both: BothSides) -> BothSides:
+        """With those in the user's own dtypes, and what is drawn."""
+        self.tell(f"the numbers in {both.dtype}")
+        return both.joined(self.runner.run(replace(self.request, draws=True), Numbers.OWN))
+
+    def in_float64(self, both: BothSides) -> BothSides:
+        """With those in float64."""
+        if both.in_float64:
+            return both
+        self.tell("the numbers in float64")
+        return both.joined(self.runner.run(self.request, Numbers.FLOAT64))
+
+    def measure_in_float64(
+        self, both: BothSides, layout: Layout, outcomes: Sequence[Mapping[Key, Outcome]]
+    ) -> InFloat64:
+        """What those in float64 tell, where they are needed; their tensors are not kept."""
+        if not needs_float64(outcomes):
+            return InFloat64()
+        return measure_in_float64(self.in_float64(both), layout, outcomes)
 
 
 def _say_nothing(_told: str) -> None:

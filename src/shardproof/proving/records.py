@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
+import torch
 from torch import Tensor
 
 if TYPE_CHECKING:
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from shardproof.exact.algebra.number_branches import NumberBranch
     from shardproof.exact.algebra.reference_constants import TakenConstant
     from shardproof.proving.axes import Axes
+    from shardproof.proving.deviation import Deviation
     from shardproof.worlds.early_access import EarlyAccess
 
 
@@ -47,6 +49,8 @@ class Phase(StrEnum):
 
 # Laid out as their parameter is; the others' layout has to be inferred.
 OF_PARAMETERS = frozenset({Phase.GRADIENT, Phase.CLIPPED, Phase.STATE, Phase.UPDATE})
+# Of what a step computes: infinity is no result. Activations and buffers may hold masks of minus infinity.
+RESULTS = OF_PARAMETERS | {Phase.LOSS, Phase.NORM}
 # What the gradient of an activation is recorded as.
 GRADIENT_OF = {Phase.INPUT: Phase.INPUT_GRADIENT, Phase.OUTPUT: Phase.OUTPUT_GRADIENT}
 # What is drawn anew between two steps in exact arithmetic.
@@ -79,15 +83,27 @@ class Recorded:
     """One tensor of a run on one device or rank.
 
     Attributes:
-        values: the rank's own plain tensor, cloned: residues in int64, `VOID` where an element comes of a division by
-            zero modulo the prime, so that the trial says nothing of it.
+        stored: the rank's own plain tensor, cloned; residues in int32 where they fit.
         chance: in exact arithmetic, bounds the probability that a different formula agrees; 1 where none is derived.
         no_bound: why none is derived; None where one is, and in ordinary arithmetic.
     """
 
-    values: Tensor
+    stored: Tensor
     chance: float = 1.0
     no_bound: NoBound | None = None
+
+    @property
+    def values(self) -> Tensor:
+        """The tensor: residues in int64, `VOID` where an element comes of a division by zero modulo the prime.
+
+        The trial says nothing of such an element.
+        """
+        return self.stored.long() if self.stored.dtype is torch.int32 else self.stored
+
+    @property
+    def shape(self) -> torch.Size:
+        """Of the tensor."""
+        return self.stored.shape
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -136,6 +152,8 @@ class Records:
         collectives: in the order of the calls.
         early_accesses: to what asynchronous calls had not finished with, each with its step.
         modules: the names of the modules that the device or rank holds; filled by an update.
+        deviations: of one device's run that rounds, how far each tensor is from that of the run without that rounding;
+            None where it is of another shape.
         unwatched_states: optimizer state of parameters that no watched model holds, by name and shape: 'exp_avg [24]'.
     """
 
@@ -145,10 +163,11 @@ class Records:
     source_lines: dict[str, str] = field(default_factory=dict)
     squares: dict[Key, Tensor] = field(default_factory=dict)
     tables: dict[str, list[Tensor]] = field(default_factory=dict)
-    starts: dict[Key, Tensor] = field(default_factory=dict)
+    starts: dict[Key, Recorded] = field(default_factory=dict)
     collectives: list[CollectiveCall] = field(default_factory=list)
     early_accesses: list[tuple[int, EarlyAccess]] = field(default_factory=list)
     modules: set[str] = field(default_factory=set)
+    deviations: dict[Key, Deviation | None] = field(default_factory=dict)
     unwatched_states: set[str] = field(default_factory=set)
 
 
@@ -166,6 +185,10 @@ class Precision(StrEnum):
 # Each is a sample of what rounding does to the reference. In one alone a value can come out right by luck, and with it
 # all that is computed from it.
 SAMPLES = (Precision.OWN, Precision.SHAKEN, Precision.SHAKEN_AGAIN)
+# Of the reference's runs that round, the one without that rounding.
+UNROUNDED = {Precision.FLOAT32: Precision.FLOAT64, **dict.fromkeys(SAMPLES, Precision.ROUNDED)}
+# Those of which only the deviations are asked: no tensors are kept of them.
+MEASURED = (Precision.FLOAT32, Precision.SHAKEN, Precision.SHAKEN_AGAIN)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -193,13 +216,27 @@ Cuts = Mapping[Cut, Mapping[int, Tensor]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Told:
+    """What the first runs of a rank tell its further ones, whose values need not be all different.
+
+    Attributes:
+        filled: the parameters that the sharding fills with values of its own; see `running/own_values.py`.
+        counted: by name, which elements of its parameters it counts in the norm of all gradients; empty where the
+            prover does not clip.
+    """
+
+    filled: tuple[str, ...] = ()
+    counted: Mapping[str, Tensor] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class SideRecord:
     """What one device, or one rank, computed in all of its runs.
 
     Attributes:
-        parameters: its own before the first step, by which its layout is found.
+        parameters: its own before the first step, by which its layout is found; empty where runs before have told it.
         trials: the records of the runs in exact arithmetic.
-        native: the records of the runs in ordinary arithmetic.
+        native: the records of the runs in ordinary arithmetic; of `MEASURED` ones their deviations alone.
         failed: why the reference has no run in the user's own dtypes, if one was asked for; else empty.
         initial: its parameters as the user's model initialises them, in float64; empty if not asked for. Of the user's
             own training step, which is given its parameters, those alone that it fills itself.
@@ -213,10 +250,10 @@ class SideRecord:
         choices: in exact arithmetic, which of two operands was chosen, by each line of the user's code.
         unmatched: the entries of the sharding's plan that match no module.
         drawn_by_dtensor: those in `initial` that hold random numbers which DTensor has drawn for a shard.
-        own_values: the parameters that the sharding fills with values of its own, whatever it is given; the full state
-            was loaded into them after it, where they are DTensors or whole.
+        told: to its further runs; the full state was loaded into what the sharding fills, after it, where that is in
+            DTensors or whole parameters.
         scheduled: a schedule of a pipeline took the forward and the backward.
-        depending: those of `own_values` that do depend on what the sharding is given, or are others each time.
+        depending: those that the sharding fills that do depend on what the sharding is given, or are others each time.
     """
 
     parameters: Mapping[str, Tensor]
@@ -233,7 +270,7 @@ class SideRecord:
     choices: Mapping[ChoicePlace, ChosenSides] = field(default_factory=dict)
     unmatched: tuple[str, ...] = ()
     drawn_by_dtensor: tuple[str, ...] = ()
-    own_values: tuple[str, ...] = ()
+    told: Told = field(default_factory=Told)
     depending: tuple[str, ...] = ()
     scheduled: bool = False
 
@@ -312,11 +349,48 @@ class BothSides:
     dtype: str = ""
     replays: Sequence[Replay] = ()
 
+    def joined(self, further: BothSides) -> BothSides:
+        """With what further runs in ordinary arithmetic have recorded, and what was drawn in them."""
+
+        def join(side: SideRecord, more: SideRecord) -> SideRecord:
+            return replace(
+                side,
+                native={**side.native, **more.native},
+                failed=more.failed or side.failed,
+                initial=more.initial or side.initial,
+                reached=more.reached or side.reached,
+                start=side.start or more.start,
+                masks=more.masks or side.masks,
+                unmatched=more.unmatched or side.unmatched,
+                drawn_by_dtensor=more.drawn_by_dtensor or side.drawn_by_dtensor,
+                scheduled=more.scheduled or side.scheduled,
+            )
+
+        ranks = [join(side, more) for side, more in zip(self.ranks, further.ranks, strict=True)]
+        return replace(self, reference=join(self.reference, further.reference), ranks=ranks)
+
+    @property
+    def in_float64(self) -> bool:
+        """Whether the ranks were run in float64, and the noise of one device in float32 is known."""
+        return Precision.FLOAT64 in self.ranks[0].native and Precision.FLOAT32 in self.reference.native
+
     def without_compared(self) -> BothSides:
-        """Less the tensors of the runs in exact arithmetic, once they are compared: what else these recorded stays."""
+        """Less the tensors of the runs in exact arithmetic, once they are compared: what else these recorded stays.
+
+        Less those by which the layout was found, too.
+        """
 
         def less(side: SideRecord) -> SideRecord:
-            return replace(side, trials=[replace(records, tensors={}, tables={}, starts={}) for records in side.trials])
+            trials = [replace(records, tensors={}, tables={}, starts={}) for records in side.trials]
+            return replace(side, trials=trials, parameters={})
+
+        return replace(self, reference=less(self.reference), ranks=[less(side) for side in self.ranks])
+
+    def without_drawn(self) -> BothSides:
+        """Less the initial values and masks, once they are judged."""
+
+        def less(side: SideRecord) -> SideRecord:
+            return replace(side, initial={}, reached={}, masks={})
 
         return replace(self, reference=less(self.reference), ranks=[less(side) for side in self.ranks])
 

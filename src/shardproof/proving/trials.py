@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from shardproof.errors import CannotRunError
@@ -15,11 +15,12 @@ from shardproof.proving.running.both_sides import Runner
 from shardproof.worlds.forked_calls import call_side_by_side
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable
 
+    from shardproof.proving.judging.judge import InFloat64
     from shardproof.proving.judging.layout import Layout
     from shardproof.proving.judging.outcomes import Outcome
-    from shardproof.proving.records import BothSides, Key
+    from shardproof.proving.records import BothSides, Cuts, Key
     from shardproof.proving.running.request import RunRequest
     from shardproof.proving.running.target import Reload
 
@@ -28,70 +29,106 @@ if TYPE_CHECKING:
 _MOST_FOR_CHOICES, _MOST_IN_VAIN = 8, 3
 
 
-def take_trials(
-    runner: Runner,
-    request: RunRequest,
-    first: BothSides,
-    layout: Layout,
-    wanted: float | None,
-    tell: Callable[[str], None],
-) -> tuple[RunRequest, list[dict[Key, Outcome]], Choices]:
-    """The outcomes of all trials, the first of which has been run, and their choices; the request with all seeds."""
-    outcomes, choices = compare_trials(first, layout), Choices()
-    choices.add(first)
+@dataclass(slots=True, kw_only=True)
+class Trials:
+    """The trials of one proof. The first is run; others are taken where they are asked for.
 
-    def judge_again(seeds: tuple[int, ...]) -> None:
-        further, found = _judge_again(runner, replace(request, seeds=seeds), first, outcomes[0], layout)
-        outcomes.extend(found)
-        choices.add_others(further)
+    Attributes:
+        runner: runs both sides.
+        request: of a trial; its seeds are those of all trials that were taken.
+        layout: of the candidate.
+        tell: says what is run next.
+        cuts: the activations at which further trials are cut; None: they are not.
+        outcomes: of each trial.
+        choices: of all trials, which of two operands was chosen.
+    """
 
-    def take_further(count: int) -> None:
-        nonlocal request
-        last = request.seeds[-1]
-        further = tuple(range(last + 1, last + 1 + count))
-        judge_again(further)
-        request = replace(request, seeds=(*request.seeds, *further))
+    runner: Runner
+    request: RunRequest
+    layout: Layout
+    tell: Callable[[str], None]
+    cuts: Cuts | None
+    outcomes: list[dict[Key, Outcome]]
+    choices: Choices
 
-    if len(request.seeds) > 1:
-        more = len(request.seeds) - 1
-        jobs = min(runner.jobs, more)
-        tell(f"{_more(more)} in {jobs} processes" if jobs > 1 else _more(more))
-        judge_again(request.seeds[1:])
-    more = 0 if wanted is None else count_missing_trials(outcomes, wanted)
-    reason = f"for a bound of {wanted}"
-    if not more and needs_another_trial(first, layout, outcomes):
-        more, reason = 1, "as elements divide by zero, perhaps by chance"
-    if more:
-        tell(f"{_more(more)} {reason}")
-        take_further(more)
-    left, in_vain = find_left_out(first, layout, outcomes), 0
-    for _ in range(_MOST_FOR_CHOICES):
-        experts, one_sided = bool(left) and in_vain < _MOST_IN_VAIN, choices.one_sided()
-        if not experts and not one_sided:
-            break
-        place = "" if experts else f" at {one_sided[0].line}"
-        reason = "no token was routed to some expert" if experts else "one of two operands alone was chosen"
-        tell(f"1 more trial, as {reason}{place}")
-        take_further(1)
-        before, left = left, find_left_out(first, layout, outcomes)
-        in_vain = in_vain + 1 if left == before else 0
-    return request, outcomes, choices
+    @classmethod
+    def after_first(
+        cls, runner: Runner, request: RunRequest, first: BothSides, layout: Layout, tell: Callable[[str], None]
+    ) -> Trials:
+        """The first trial alone, compared: nothing of its tensors is needed any more.
+
+        Further ones are taken in segments, if this one is equal everywhere.
+
+        Args:
+            runner: runs both sides.
+            request: of the first trial.
+            first: its runs.
+            layout: of the candidate.
+            tell: says what is run next.
+        """
+        outcomes, choices = compare_trials(first, layout), Choices()
+        choices.add(first)
+        cut = request.fresh and all(outcome.equal for outcome in outcomes[0].values())
+        cuts = choose_cuts(align_trial(first, layout, 0), outcomes[0]) if cut else None
+        return cls(
+            runner=runner,
+            request=replace(request, traced=False),
+            layout=layout,
+            tell=tell,
+            cuts=cuts,
+            outcomes=outcomes,
+            choices=choices,
+        )
+
+    def take(self, count: int, reason: str = "") -> None:
+        """Take further trials, each with the next seed."""
+        if not count:
+            return
+        jobs = min(self.runner.jobs, count)
+        more = f"{count} more trial{'s' * (count != 1)}" + f" in {jobs} processes" * (jobs > 1)
+        self.tell(f"{more} {reason}" if reason else more)
+        last = self.request.seeds[-1]
+        seeds = tuple(range(last + 1, last + 1 + count))
+        choices, found = _judge(self.runner, replace(self.request, seeds=seeds), self.cuts, self.layout)
+        self.outcomes.extend(found)
+        self.choices.add_others(choices)
+        self.request = replace(self.request, seeds=(*self.request.seeds, *seeds))
+
+    def take_for_bound(self, wanted: float) -> None:
+        """Take trials until every derived bound is at most this."""
+        self.take(count_missing_trials(self.outcomes, wanted), f"for a bound of {wanted}")
+
+    def take_for_unjudged(self, both: BothSides, in_float64: InFloat64) -> None:
+        """Take trials for what those before do not judge: void elements, experts, operands that nothing has chosen.
+
+        Args:
+            both: of the first trial.
+            in_float64: where it is needed for the trials so far.
+        """
+        outcomes = self.outcomes
+        if needs_another_trial(in_float64, outcomes):
+            self.take(1, "as elements divide by zero, perhaps by chance")
+        left, in_vain = find_left_out(both, in_float64, outcomes), 0
+        for _ in range(_MOST_FOR_CHOICES):
+            experts, one_sided = bool(left) and in_vain < _MOST_IN_VAIN, self.choices.one_sided()
+            if not experts and not one_sided:
+                break
+            place = "" if experts else f" at {one_sided[0].line}"
+            reason = "no token was routed to some expert" if experts else "one of two operands alone was chosen"
+            self.take(1, f"as {reason}{place}")
+            before, left = left, find_left_out(both, in_float64, outcomes)
+            in_vain = in_vain + 1 if left == before else 0
 
 
-def _more(count: int) -> str:
-    return f"{count} more trial{'s' * (count != 1)}"
-
-
-def _judge_again(
-    runner: Runner, request: RunRequest, first: BothSides, outcomes: Mapping[Key, Outcome], layout: Layout
+def _judge(
+    runner: Runner, request: RunRequest, cuts: Cuts | None, layout: Layout
 ) -> tuple[Choices, list[dict[Key, Outcome]]]:
-    """Further trials, their choices and outcomes: in segments, if the first one was equal everywhere.
+    """Further trials, their choices and outcomes.
 
     Two ways of writing a function may differ at a cut although the whole does not, and what is no residue but a sign
     (a mask of zeros and ones) cannot be cut. Then the trials are taken without cuts.
     """
-    if request.fresh and all(outcome.equal for outcome in outcomes.values()):
-        cuts = choose_cuts(align_trial(first, layout, 0), outcomes)
+    if cuts is not None:
         with suppress(CannotRunError):
             choices, found = _take(runner, replace(request, cuts=cuts), layout)
             if not cuts or all(outcome.equal for trial in found for outcome in trial.values()):

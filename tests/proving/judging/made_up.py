@@ -20,9 +20,12 @@ from shardproof.proving.judging.judge import (
     judge_exactly,
     judge_numerically,
     judge_sharding,
+    measure_in_float64,
 )
 from shardproof.proving.judging.marks import unmark_consequences
 from shardproof.proving.records import (
+    MEASURED,
+    UNROUNDED,
     BothSides,
     DrawnMask,
     Key,
@@ -32,6 +35,7 @@ from shardproof.proving.records import (
     Records,
     SideRecord,
 )
+from shardproof.proving.running.measuring import measure_noise
 
 PRIMES = (2_097_143, 2_097_133)
 TP = Axes(sizes={"tp": 2})
@@ -248,12 +252,16 @@ def make_sides(change: Callable[[Draft], None] | None = None, *, axes=TP) -> Bot
         change(draft)
 
     def records(held, run, rank=None):
-        tensors = {key: Recorded(values=values, chance=draft.chance) for key, values in held[run].items()}
+        tensors = {key: Recorded(stored=values, chance=draft.chance) for key, values in held[run].items()}
         missing, frozen = list(draft.missing.get(rank, ())), list(draft.frozen.get(rank, ()))
         for key in (*missing, *frozen):
             tensors.pop(key, None)
         squares = {NORM: draft.squares[rank](run, held[run])} if rank in draft.squares else {}
-        starts = {} if rank is not None else {one: start_of(run, one) for one in (NEW_WEIGHT, NEW_BIAS, NEW_EXPERTS)}
+        starts = (
+            {}
+            if rank is not None
+            else {one: Recorded(stored=start_of(run, one)) for one in (NEW_WEIGHT, NEW_BIAS, NEW_EXPERTS)}
+        )
         calls = draft.collectives.get(run, [])
         return Records(
             tensors=tensors,
@@ -272,11 +280,14 @@ def make_sides(change: Callable[[Draft], None] | None = None, *, axes=TP) -> Bot
         masks = {MASK: draft.masks[0 if rank is None else rank + 1]} if draft.masks else {}
         if draft.masks_again and rank is not None:
             masks[MASK_AGAIN] = draft.masks_again[rank]
+        native = {run.precision: records(held, run, rank) for run in native_runs(draft) if run in held}
+        if rank is None:
+            measure(native)
         return SideRecord(
             parameters=parameters(rank)
             | ({} if rank is None else {name: values[rank] for name, values in draft.start.items()}),
             trials=[records(held, run, rank) for run in exact_runs(draft)],
-            native={run.precision: records(held, run, rank) for run in native_runs(draft) if run in held},
+            native=native,
             failed=draft.failed if rank is None else "",
             initial=initial,
             drawn_by_dtensor=draft.drawn_by_dtensor,
@@ -293,12 +304,26 @@ def make_sides(change: Callable[[Draft], None] | None = None, *, axes=TP) -> Bot
     )
 
 
+def measure(native):
+    """What a proof keeps of the one device's runs that round: how far they are from those that do not."""
+    for precision in UNROUNDED.keys() & native.keys():
+        records, unrounded = native[precision], native.get(UNROUNDED[precision], Records())
+        records.deviations.update(
+            (key, measure_noise(key, one.values, unrounded.tensors[key].values))
+            for key, one in records.tensors.items()
+            if key in unrounded.tensors
+        )
+        if precision in MEASURED:
+            records.tensors.clear()
+
+
 def judged(change=None, *, axes=TP):
     """The findings of a proof, by key."""
     both = make_sides(change, axes=axes)
     layout = find_candidate_layout(both)
     initial, masks = judge_drawn(both, layout)
-    findings = judge_exactly(both, layout, compare_trials(both, layout))
+    outcomes = compare_trials(both, layout)
+    findings = judge_exactly(both, layout, outcomes, measure_in_float64(both, layout, outcomes))
     _, idle = judge_sharding(both, layout)
     return {finding.key: finding for finding in unmark_consequences((*idle, *initial, *findings, *masks))}
 

@@ -20,7 +20,7 @@ GRADIENT, OUTPUT, LOSS = Key(0, Phase.GRADIENT, "w"), Key(0, Phase.OUTPUT, "m"),
 
 
 def recorded(values):
-    return Recorded(values=torch.as_tensor(values))
+    return Recorded(stored=torch.as_tensor(values))
 
 
 def make_alignment(reference, *ranks, axes=None, missing=(), frozen=(), own_training=False, full=FULL, parameters=HELD):

@@ -106,8 +106,8 @@ def uncut(*keys, shape=(2, 2), ranks=2, parts=None, axes=None):
     full = torch.arange(torch.Size(shape).numel()).view(shape)
     here = [(parts or {}).get(rank, lambda whole: whole) for rank in range(ranks)]
     return Alignment(
-        reference=Records(tensors={key: Recorded(values=full) for key in keys}),
-        ranks=[Records(tensors={key: Recorded(values=part(full)) for key in keys}) for part in here],
+        reference=Records(tensors={key: Recorded(stored=full) for key in keys}),
+        ranks=[Records(tensors={key: Recorded(stored=part(full)) for key in keys}) for part in here],
         layout=find_layout({"w": torch.ones(1, dtype=torch.float64)}, {}),
         axes=axes or Axes(sizes={"tp": ranks}),
     )
@@ -141,8 +141,8 @@ def test_an_activation_that_lies_otherwise_in_another_step_is_not_cut():
     both = uncut(UP, NEXT)
     for rank, records in enumerate(both.ranks):
         full = records.tensors[UP].values
-        records.tensors[UP] = Recorded(values=full[:, rank : rank + 1])
-        records.tensors[NEXT] = Recorded(values=full[rank : rank + 1])
+        records.tensors[UP] = Recorded(stored=full[:, rank : rank + 1])
+        records.tensors[NEXT] = Recorded(stored=full[rank : rank + 1])
     assert choose_cuts(both, {UP: outcome(), NEXT: outcome()}) == {}
 
 

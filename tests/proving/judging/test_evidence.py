@@ -15,6 +15,7 @@ from shardproof.proving.judging.judge import (
     find_candidate_layout,
     judge_exactly,
     judge_numerically,
+    measure_in_float64,
 )
 from shardproof.proving.records import CollectiveCall, Records
 
@@ -23,7 +24,7 @@ def collected(change=None, *, show=(), axes=made_up.TP):
     both = make_sides(change, axes=axes)
     layout = find_candidate_layout(both)
     outcomes = compare_trials(both, layout)
-    findings = judge_exactly(both, layout, outcomes)
+    findings = judge_exactly(both, layout, outcomes, measure_in_float64(both, layout, outcomes))
     return collect_evidence(both, layout, outcomes[0], findings, show)
 
 

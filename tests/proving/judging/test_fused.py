@@ -36,7 +36,7 @@ def explain(reference, ranks, rows, *, field=FIELD):
     layout = find_layout({"fused.weight": weight}, {"fused.weight": {r: weight[own] for r, own in enumerate(rows)}})
 
     def records(tensors):
-        return Records(tensors={one: Recorded(values=values) for one, values in tensors.items()})
+        return Records(tensors={one: Recorded(stored=values) for one, values in tensors.items()})
 
     alignment = Alignment(
         reference=records(reference),

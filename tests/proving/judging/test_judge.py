@@ -14,6 +14,8 @@ from tests.proving.judging.cases.case import (
 from tests.proving.judging.cases.draws import drawn, start
 from tests.proving.judging.made_up import (
     BIAS,
+    DOWN,
+    EXPERTS,
     NORM,
     UP,
     WEIGHT,
@@ -33,7 +35,9 @@ from shardproof.proving.judging.judge import (
     judge_drawn,
     judge_numerically,
     judge_without_layout,
+    measure_in_float64,
     needs_another_trial,
+    needs_float64,
 )
 from shardproof.proving.records import Key, Phase, Precision
 
@@ -156,7 +160,8 @@ def needs_second(change, trials=1):
     """Whether another trial is asked for after the first ones of records that are changed."""
     both = make_sides(change)
     layout = find_candidate_layout(both)
-    return needs_another_trial(both, layout, compare_trials(both, layout)[:trials])
+    outcomes = compare_trials(both, layout)[:trials]
+    return needs_another_trial(measure_in_float64(both, layout, outcomes), outcomes)
 
 
 def void_at(key, *elements):
@@ -179,6 +184,32 @@ def one_void_of_many(draft):
 def one_void_of_many_and_one_of_few(draft):
     one_void_of_many(draft)
     draft.divide_by_zero(BIAS, 0)
+
+
+def zero_in_part(draft):
+    """Rank 1 and the reference hold zeros for an expert, which nothing has reached."""
+
+    def without_first(values, _run):
+        return torch.cat([torch.zeros_like(values[:1]), values[1:]])
+
+    draft.change_both(EXPERTS, without_first)
+
+
+FLOAT64_NEEDED = {
+    "nothing": (lambda _draft: None, False),
+    "a difference": (lambda draft: draft.spoil(BIAS), True),
+    "a difference of an activation alone": (lambda draft: draft.spoil(UP), True),
+    "a void element": (void_at(BIAS, 0), True),
+    "a part that is zero everywhere": (zero_in_part, True),
+    "parts of a sum, which are right together": (lambda draft: draft.part(DOWN), False),
+}
+
+
+@pytest.mark.parametrize("name", FLOAT64_NEEDED)
+def test_runs_in_float64_are_needed_where_exact_ones_do_not_tell_all(name):
+    change, needed = FLOAT64_NEEDED[name]
+    both = make_sides(change)
+    assert needs_float64(compare_trials(both, find_candidate_layout(both))) is needed
 
 
 SECOND_TRIALS = {

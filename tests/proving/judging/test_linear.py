@@ -64,8 +64,10 @@ def explain(wrong, changes, *, reference=None, swapped=False, starts=True, cut=R
 
     def records(tensors, first=False):
         before = {key(Phase.UPDATE, "w", step): one.T.contiguous() if conv else one for step, one in enumerate(WEIGHTS)}
-        recorded = {one: Recorded(values=values) for one, values in tensors.items()}
-        return Records(tensors=recorded, starts=before if first and starts else {})
+        recorded = {one: Recorded(stored=values) for one, values in tensors.items()}
+        return Records(
+            tensors=recorded, starts={one: Recorded(stored=x) for one, x in before.items()} if first and starts else {}
+        )
 
     alignment = Alignment(
         reference=records(whole, first=True),

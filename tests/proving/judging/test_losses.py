@@ -68,7 +68,7 @@ def explain(gradients, parts, losses, *, more=({}, {}), axes=None, field=FIELD, 
             rank[key] = values
 
     def records(tensors):
-        return Records(tensors={one: Recorded(values=values) for one, values in tensors.items()})
+        return Records(tensors={one: Recorded(stored=values) for one, values in tensors.items()})
 
     state = {"w": torch.arange(1.0, 3).double()}
     alignment = Alignment(

@@ -12,8 +12,9 @@ from shardproof.proving.findings import FAR_RATIO, ROUNDING_RATIO, Numbers, Verd
 from shardproof.proving.judging.alignment import Alignment
 from shardproof.proving.judging.judge import find_candidate_layout
 from shardproof.proving.judging.layout import find_layout
-from shardproof.proving.judging.noise import OwnRuns, align_own_runs, largest, measure_rounding
+from shardproof.proving.judging.noise import OwnRuns, align_own_runs, measure_rounding
 from shardproof.proving.records import Key, Phase, Precision, Recorded, Records, Replay
+from shardproof.proving.running.measuring import measure_noise
 
 KEY = Key(0, Phase.LOSS, "loss")
 SCORES = Key(0, Phase.INPUT, "attention/softmax")
@@ -157,12 +158,11 @@ def test_a_masked_score_does_not_hide_the_noise_of_those_beside_it(masked):
 def rounding(actual, expected, float32, key=KEY):
     layout = find_layout({"w": torch.ones(1)}, {"w": {0: torch.ones(1)}})
 
-    def alignment(rank):
-        reference = Records(tensors={key: Recorded(values=torch.tensor(expected, dtype=torch.float64))})
-        ranks = [Records(tensors={key: Recorded(values=rank)})]
-        return Alignment(reference=reference, ranks=ranks, layout=layout, axes=Axes())
-
-    return measure_rounding(key, alignment(torch.tensor(actual, dtype=torch.float64)), alignment(torch.tensor(float32)))
+    actual, expected = (torch.tensor(values, dtype=torch.float64) for values in (actual, expected))
+    reference = Records(tensors={key: Recorded(stored=expected)})
+    ranks = [Records(tensors={key: Recorded(stored=actual)})]
+    candidate = Alignment(reference=reference, ranks=ranks, layout=layout, axes=Axes())
+    return measure_rounding(key, candidate, {key: measure_noise(key, torch.tensor(float32), expected)})
 
 
 @pytest.mark.parametrize(("times", "agrees"), [(1.0, True), (64.0, True), (64.5, False)])
@@ -199,12 +199,6 @@ def test_nan_agrees_with_nothing():
 @pytest.mark.parametrize("actual", [[1.0, 1.0], 1.0])
 def test_another_shape_is_not_measured(actual):
     assert rounding(actual, [1.0], [1.0]) is None
-
-
-def test_the_largest_magnitude_of_nothing_is_zero():
-    assert largest(torch.zeros(0)) == 0.0
-    assert largest(torch.tensor([1.0, -3.0])) == 3.0
-    assert math.isnan(largest(torch.tensor([1.0, math.nan])))
 
 
 # Ratios ---------------------------------------------------------------------------------------------------------------
@@ -277,7 +271,7 @@ def measured_beside(rounding, exact, ranks=((0, 1),)):
 
     def records(values):
         found = both.reference.native[Precision.OWN].tensors
-        return Records(tensors={**found, NEW_BIAS: Recorded(values=values)})
+        return Records(tensors={**found, NEW_BIAS: Recorded(stored=values)})
 
     held = both.ranks[0].native[Precision.OWN].tensors[NEW_BIAS].values
     replays = [
@@ -310,7 +304,7 @@ def test_an_update_of_another_shape_has_no_numbers():
     def beside(change):
         both = make_sides(change)
         records = both.reference.native[Precision.OWN]
-        doubled = {key: replace(one, values=one.values.double()) for key, one in records.tensors.items()}
+        doubled = {key: replace(one, stored=one.values.double()) for key, one in records.tensors.items()}
         replay = Replay(ranks=(0, 1), exact=Records(tensors=doubled), rounding=records)
         both = replace(both, replays=[replay])
         return align_own_runs(both, find_candidate_layout(both)).of(NEW_BIAS)
@@ -331,20 +325,19 @@ def aligned_flat(actual, *, noise=(1e-7, 1e-3)):
     """The gradients of two parameters in one flat buffer, in two parts; and the reference's own rounding of each."""
 
     def records(**values):
-        named = {Key(0, Phase.GRADIENT, name): Recorded(values=one) for name, one in values.items()}
+        named = {Key(0, Phase.GRADIENT, name): Recorded(stored=one) for name, one in values.items()}
         return Records(tensors=named)
-
-    def align(reference, ranks, parameters):
-        return Alignment(
-            reference=reference, ranks=ranks, layout=find_layout(STATE, parameters), axes=Axes(sizes={"dp": len(ranks)})
-        )
 
     whole = records(small=SMALL, large=LARGE)
     flat = torch.cat([*STATE.values()])
     ranks = [records(part=part) for part in torch.as_tensor(actual, dtype=torch.float64).split([3, 1])]
-    candidate = align(whole, ranks, {"part": {0: flat[:3], 1: flat[3:]}})
-    rounded = records(small=SMALL + noise[0], large=LARGE + noise[1])
-    return candidate, align(whole, [rounded], {name: {0: one} for name, one in STATE.items()})
+    layout = find_layout(STATE, {"part": {0: flat[:3], 1: flat[3:]}})
+    candidate = Alignment(reference=whole, ranks=ranks, layout=layout, axes=Axes(sizes={"dp": 2}))
+    deviations = {
+        OF_SMALL: measure_noise(OF_SMALL, SMALL + noise[0], SMALL),
+        OF_LARGE: measure_noise(OF_LARGE, LARGE + noise[1], LARGE),
+    }
+    return candidate, deviations
 
 
 @pytest.mark.parametrize(
@@ -359,15 +352,13 @@ def aligned_flat(actual, *, noise=(1e-7, 1e-3)):
 )
 def test_each_parameter_in_a_flat_buffer_is_measured_in_its_own_noise(actual, far):
     candidate, noisy = aligned_flat(actual)
-    runs = OwnRuns(measured=candidate, beside=candidate, reference=noisy)
+    runs = OwnRuns(measured=candidate, beside=candidate, samples=[noisy])
     assert runs.of(OF_PART).far is far
     exact, noisy = aligned_flat(actual, noise=(1e-7 * 2**26, 1e-3 * 2**26))
     assert measure_rounding(OF_PART, exact, noisy).agrees is not far
 
 
 def test_a_flat_buffer_of_which_one_device_has_no_gradient_has_no_numbers():
-    candidate, noisy = aligned_flat([1.0, 2.0, 3000.0, 4000.0])
-    for key in (OF_SMALL, OF_LARGE):
-        noisy.ranks[0].tensors.pop(key)
-    assert OwnRuns(measured=candidate, beside=candidate, reference=noisy).of(OF_PART) is None
-    assert measure_rounding(OF_PART, candidate, noisy) is None
+    candidate, _ = aligned_flat([1.0, 2.0, 3000.0, 4000.0])
+    assert OwnRuns(measured=candidate, beside=candidate, samples=[{}]).of(OF_PART) is None
+    assert measure_rounding(OF_PART, candidate, {}) is None

@@ -31,7 +31,7 @@ def explain(squares, *, gradient=GRADIENT, parts=HALVES, axes=AXES, untold=()):
     layout = find_layout(state, {"w": {rank: state["w"][part] for rank, part in enumerate(parts)}})
 
     def records(values, square, rank=None):
-        tensors = {WEIGHT: Recorded(values=values), NORM: Recorded(values=torch.tensor(square % PRIME + 5))}
+        tensors = {WEIGHT: Recorded(stored=values), NORM: Recorded(stored=torch.tensor(square % PRIME + 5))}
         return Records(tensors=tensors, squares={} if rank in untold else {NORM: torch.tensor(square % PRIME)})
 
     alignment = Alignment(

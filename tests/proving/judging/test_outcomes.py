@@ -126,7 +126,7 @@ def test_the_buffers_that_the_reference_has_not_are_named_and_those_that_a_rank_
     found = outcomes(change_records=change)
     assert found.keys() & {own, also, held} == {held}
     assert (found[held].cause.kind, found[held].cause.ranks) == (CauseKind.BUFFER_GONE, (1,))
-    value = Recorded(values=torch.ones(1))
+    value = Recorded(stored=torch.ones(1))
     records = [Records(tensors=dict.fromkeys(keys, value)) for keys in ([held, LOSS], [held, own, UP], [also])]
     assert own_buffers(records[0], records[1:]) == ("also", "own")
 
@@ -153,7 +153,7 @@ def test_a_trial_says_nothing_of_steps_after_an_update_that_is_void_on_one_side_
     def differ_later(first_device, *ranks):
         first_device[later] = first_device[same]
         for rank in ranks:
-            rank[later] = replace(rank[same], values=rank[same].values + 1)
+            rank[later] = replace(rank[same], stored=rank[same].values + 1)
 
     found = outcomes(void, change_records=differ_later)
     assert found[same].equal
@@ -353,7 +353,7 @@ def test_a_tensor_without_elements_is_equal_and_not_void():
 
     def add(reference, *ranks):
         for tensors in (reference, *ranks):
-            tensors[empty] = Recorded(values=torch.zeros(0, dtype=torch.int64))
+            tensors[empty] = Recorded(stored=torch.zeros(0, dtype=torch.int64))
 
     found = outcomes(change_records=add)[empty]
     assert (found.equal, found.elements, found.void) == (True, 0, {})

@@ -28,7 +28,7 @@ def make_layout(w, b):
 def records(*values, collectives=()):
     return [
         Records(
-            tensors={} if one is None else {OUTPUT: Recorded(values=torch.tensor(one))}, collectives=list(collectives)
+            tensors={} if one is None else {OUTPUT: Recorded(stored=torch.tensor(one))}, collectives=list(collectives)
         )
         for one in values
     ]

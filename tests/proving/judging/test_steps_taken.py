@@ -34,10 +34,10 @@ def explain(steps, *, key=UPDATE, starts=True, gradients=None, void_at=None):
         ranks[0][key][void_at] = VOID
 
     def records(tensors, **more):
-        return Records(tensors={one: Recorded(values=values) for one, values in tensors.items()}, **more)
+        return Records(tensors={one: Recorded(stored=values) for one, values in tensors.items()}, **more)
 
     alignment = Alignment(
-        reference=records(reference, starts={UPDATE: START} if starts else {}),
+        reference=records(reference, starts={UPDATE: Recorded(stored=START)} if starts else {}),
         ranks=[records(tensors) for tensors in ranks],
         layout=layout,
         axes=Axes(sizes={"tp": len(CUT)}),

@@ -14,7 +14,7 @@ from shardproof.proving.records import CollectiveCall, Phase, Precision, Records
 from shardproof.proving.running.batch import digest_batch
 from shardproof.proving.running.both_sides import run_in_processes, run_in_threads
 from shardproof.proving.running.models import build_model
-from shardproof.proving.running.request import RunRequest
+from shardproof.proving.running.request import RunRequest, Start
 from shardproof.proving.running.target import ProofTarget
 from shardproof.report.text import render_text
 from shardproof.report.words import describe_collective
@@ -26,11 +26,12 @@ def run_ranks(target, *, spawn=False):
     """Each rank's sequences, in exact arithmetic and in the model's own dtype."""
     state = {name: tensor.clone() for name, tensor in build_model(target.step, 0).double().state_dict().items()}
     batch = digest_batch(target.step)
-    request = RunRequest(mesh={"tp": 2}, seeds=(0,), native=(Precision.OWN,), batch=batch)
+    request = RunRequest(mesh={"tp": 2}, seeds=(0,), native=(Precision.OWN,), batch=batch, traced=True)
+    start = Start(state=state)
     if spawn:
-        sides = run_in_processes(SpawnedWorld(size=2), target, request, state)
+        sides = run_in_processes(SpawnedWorld(size=2), target, request, start, start)
     else:
-        sides = run_in_threads(ThreadedWorld(size=2), target, request, state)
+        sides = run_in_threads(ThreadedWorld(size=2), target, request, start, start)
     return [(side.trials[0].collectives, side.native[Precision.OWN].collectives) for side in sides]
 
 

@@ -8,14 +8,15 @@ from tests.proving import steps
 from shardproof.proving.records import SAMPLES, Phase, Precision
 from shardproof.proving.running.models import build_model, initial_values
 from shardproof.proving.running.one_rank import record_side, run_reference
-from shardproof.proving.running.request import RunContext, RunRequest
+from shardproof.proving.running.request import RunContext, RunRequest, Start
 from shardproof.worlds.threaded import ThreadedWorld
 
 
 def make_context(step, **request):
     state = {name: tensor.clone() for name, tensor in build_model(step, 0).double().state_dict().items()}
     asked = RunRequest(mesh={"tp": 1}, **request)
-    return RunContext(step=step, request=asked, state=state, arithmetics=asked.make_arithmetics())
+    start = Start(state=state)
+    return RunContext(step=step, request=asked, exact=start, ordinary=start, arithmetics=asked.make_arithmetics())
 
 
 @pytest.mark.parametrize("drops", [True, False])
@@ -71,7 +72,7 @@ def test_all_ranks_draw_masks_if_one_of_them_drops(dropping, drawn):
 def test_every_run_starts_from_the_full_state():
     context = make_context(steps.make_step(steps=2), seeds=(0, 1), native=(Precision.FLOAT64,))
     side = run_reference(context)
-    assert all(torch.equal(side.parameters[name], values) for name, values in context.state.items())
+    assert all(torch.equal(side.parameters[name], values) for name, values in context.exact.state.items())
     again = run_reference(make_context(steps.make_step(steps=2), seeds=(1,)))
     for key, one in again.trials[0].tensors.items():
         assert torch.equal(one.values, side.trials[1].tensors[key].values)
@@ -96,10 +97,10 @@ def only_in_float64(model, batch):
 
 def test_a_step_that_does_not_run_in_its_own_dtypes_says_why_and_has_its_other_runs():
     step = steps.make_step(loss=None, forward=only_in_float64)
-    context = make_context(step, seeds=(0,), native=(Precision.FLOAT64, *SAMPLES), draws=True)
+    context = make_context(step, seeds=(0,), native=(Precision.ROUNDED, *SAMPLES), draws=True)
     side = run_reference(context)
     assert side.failed.startswith("OverflowError: no kernel (")
-    assert (len(side.trials), list(side.native), bool(side.initial)) == (1, [Precision.FLOAT64], True)
+    assert (len(side.trials), list(side.native), bool(side.initial)) == (1, [Precision.ROUNDED], True)
     with pytest.raises(OverflowError):
         run_reference(make_context(step, native=(Precision.FLOAT32,)))
 

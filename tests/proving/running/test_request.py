@@ -35,7 +35,7 @@ def test_a_request_travels_to_another_process():
 def test_a_recorder_beats_as_its_context_does():
     beats = []
     context = RunContext(
-        step=steps.make_step(), request=REQUEST, state={}, heartbeat=lambda: beats.append("beat"), arithmetics=[]
+        step=steps.make_step(), request=REQUEST, heartbeat=lambda: beats.append("beat"), arithmetics=[]
     )
     recorder = context.make_recorder()
     assert recorder.exact is None

@@ -156,7 +156,7 @@ def test_a_shard_of_a_parameter_is_renewed_as_the_full_one_is():
         renewed = []
         for part in (FULL, FULL[3:]):
             weight = torch.nn.Parameter(part.clone())
-            segments = Segments(exact=exact, parameters=number_parameters_outside(exact, weight))
+            segments = Segments(exact=exact, parameters=values_of(exact, weight))
             segments.renew("w", weight.detach(), "after step 1")
             renewed.append(exact.digits(weight.detach()))
             segments.renew("w", weight.detach(), "after step 2")
@@ -164,9 +164,9 @@ def test_a_shard_of_a_parameter_is_renewed_as_the_full_one_is():
     assert torch.equal(renewed[0][3:], renewed[1])
 
 
-def number_parameters_outside(exact, weight):
+def values_of(exact, weight):
     with exact.paused():
-        return number_parameters({"w": weight.detach().clone()})
+        return {"w": weight.detach().clone()}
 
 
 def test_only_chosen_activations_are_cut_by_the_ranks_own_numbers():
@@ -187,7 +187,7 @@ def test_only_chosen_activations_are_cut_by_the_ranks_own_numbers():
 def test_gradients_are_renewed_where_activations_are_cut_too(cuts):
     with ExactArithmetic(seed=1, random="oracle") as exact:
         weight = nn.Parameter(FULL.clone())
-        segments = Segments(exact=exact, cuts=cuts, parameters=number_parameters_outside(exact, weight))
+        segments = Segments(exact=exact, cuts=cuts, parameters=values_of(exact, weight))
         (weight * 3).sum().backward()
         before = exact.digits(weight.grad)
         segments.renew_gradient("w", weight, "gradient")

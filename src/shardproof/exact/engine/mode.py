@@ -348,12 +348,13 @@ class ExactArithmetic:
         with ordinary_pytorch():
             yield
 
-    def digits(self, tensor: Tensor, *, symbols: bool = False) -> Tensor:
+    def digits(self, tensor: Tensor, *, symbols: bool = False, compact: bool = False) -> Tensor:
         """A copy of the residues as int64, which outlives the mode; of a void element `VOID`.
 
         Args:
             tensor: a plain one; of a complex one the last dim holds the real and the imaginary parts.
             symbols: elements of masks are taken too: -inf and finfo.min are one and two beyond the representatives.
+            compact: as int32 where no element is void.
 
         Raises:
             ValueError: it is a wrapper subclass; pass its local tensor.
@@ -378,7 +379,8 @@ class ExactArithmetic:
                     "never written)"
                 )
                 raise ExactArithmeticError(msg)
-            found = (number_symbols(residues, self.arithmetic.field) if symbols else residues).to(torch.int64)
+            dtype = torch.int32 if compact and mask is None else torch.int64
+            found = (number_symbols(residues, self.arithmetic.field) if symbols else residues).to(dtype)
             return found if mask is None else found.masked_fill_(mask, VOID)
 
 

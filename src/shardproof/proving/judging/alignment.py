@@ -94,7 +94,7 @@ class Alignment:
             return Aligned(held={}, involved=[], fault=Cause(kind=CauseKind.NOT_IN_REFERENCE))
         involved = [*here.values(), expected]
         if key.phase in ACTIVATIONS:
-            if (self.own_training or self.axes.shares > 1) and not expected.values.ndim:
+            if (self.own_training or self.axes.shares > 1) and not expected.stored.ndim:
                 return None
             parts = {rank: one.values for rank, one in here.items()}
             if not self._is_called_alike(key):
@@ -111,7 +111,7 @@ class Alignment:
             return Aligned(held=held, involved=involved)
         parts = {rank: one.values for rank, one in here.items()}
         placed = None
-        if key.phase is Phase.BUFFER and any(part.shape != expected.values.shape for part in parts.values()):
+        if key.phase is Phase.BUFFER and any(part.shape != expected.shape for part in parts.values()):
             placed = place_activation(parts, expected.values, self.axes)  # the ranks hold shards of it
         wanted = placed or dict.fromkeys(parts, expected.values)
         return Aligned(
@@ -142,9 +142,9 @@ class Alignment:
             ]
             for rank in here
         }
-        shapes = {one.values.shape[1:] for parts in calls.values() for one in parts if one.values.ndim}
+        shapes = {one.shape[1:] for parts in calls.values() for one in parts if one.stored.ndim}
         same = len({len(parts) for parts in calls.values()}) == 1 and len(shapes) == 1
-        return calls if same and all(one.values.ndim for parts in calls.values() for one in parts) else None
+        return calls if same and all(one.stored.ndim for parts in calls.values() for one in parts) else None
 
     def _count_calls(self, records: Records, key: Key) -> int:
         if id(records) not in self._calls:
@@ -161,7 +161,7 @@ class Alignment:
             keys = {name: self._reference_key(key.step, Phase.UPDATE, name, "") for name in self.layout.state.names}
             if not starts or any(one not in starts for one in keys.values()):
                 return {}
-            self._starts[key.step] = self.layout.state.flatten({name: starts[one] for name, one in keys.items()})
+            self._starts[key.step] = self.layout.state.flatten({name: starts[one].values for name, one in keys.items()})
         ranks = self.layout.element_index.get(key.name, {})
         return {rank: self.layout.take(self._starts[key.step], key.name, rank) for rank in ranks}
 
@@ -264,8 +264,8 @@ class Alignment:
         name, _, suffix = key.name.partition("/")
         held = {}
         for rank, recorded in here.items():
-            index = self._index_of(name, rank, recorded.values.shape)
-            part, full = self._part_of(name, rank, recorded.values.shape), self.reference.tensors.get(key)
+            index = self._index_of(name, rank, recorded.shape)
+            part, full = self._part_of(name, rank, recorded.shape), self.reference.tensors.get(key)
             if part is not None and full is not None:
                 expected = part.of(full.values)
                 held[rank] = ActualExpected(actual=recorded.values, expected=expected, element_index=index)

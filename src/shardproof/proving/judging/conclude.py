@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from shardproof.proving.records import Key
 
 # A right activation is no finding; a buffer may well be a table of constants.
-_NEVER_VACUOUS = ACTIVATIONS | {Phase.BUFFER}
+NEVER_VACUOUS = ACTIVATIONS | {Phase.BUFFER}
 # Of what a rank holds of a tensor, so much may be void in the only trial while the rest is judged.
 _SMALL_PART = 1 / 32
 # Of a constant by which a loss is off: of which numbers it may be the logarithm, and how near to it in float64.
@@ -79,7 +79,7 @@ def _conclude_one(
     uncompared = count_uncompared(outcomes, rounding(key)) if verdict is Verdict.UNSUPPORTED else 0
     if uncompared:
         verdict, unjudged = Verdict.PROVED, None
-    may_be_weak = verdict.ok and key.phase not in _NEVER_VACUOUS
+    may_be_weak = verdict.ok and key.phase not in NEVER_VACUOUS
     weakness = find_weakness(outcomes, partial(unreached, key)) if may_be_weak else None
     if weakness:
         verdict = Verdict.VACUOUS

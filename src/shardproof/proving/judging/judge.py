@@ -2,29 +2,32 @@
 
 layout = find_candidate_layout(both)      where each rank's elements are in the full state
 outcomes = compare_trials(both, layout)   what each run in exact arithmetic shows of each tensor
-judge_exactly(both, layout, outcomes)     findings of a proof; `outcomes` may be of further runs too
+needs_float64(outcomes)                   whether runs in float64 have to tell more of some tensor
+measure_in_float64(both, layout, outcomes)   what these tell; they are not needed any more
+judge_exactly(both, layout, outcomes, in_float64)   findings of a proof; `outcomes` may be of further runs too
 judge_numerically(both, layout)           findings of `--numeric`, from numbers alone
 judge_drawn(both, layout)                 findings of initial values and dropout masks
 """
 
 from __future__ import annotations
 
-from functools import cache, partial
+from dataclasses import dataclass, field
+from functools import cache
 from typing import TYPE_CHECKING
 
 from shardproof.errors import CannotRunError
-from shardproof.proving.axes import Axes
+from shardproof.proving.deviation import largest
 from shardproof.proving.findings import Verdict
 from shardproof.proving.judging.alignment import Alignment, align
 from shardproof.proving.judging.bounds import over_segments
 from shardproof.proving.judging.collectives import conclude_divergences, find_divergences, find_lower_dtype
-from shardproof.proving.judging.conclude import conclude, count_uncompared, find_zero_parts, judge_trials
+from shardproof.proving.judging.conclude import NEVER_VACUOUS, conclude, count_uncompared, find_zero_parts, judge_trials
 from shardproof.proving.judging.coverage import judge_coverage
 from shardproof.proving.judging.early_access import conclude_early_accesses
 from shardproof.proving.judging.initial import find_faults, judge_initial
-from shardproof.proving.judging.layout import find_layout, lay_out_whole, not_of_the_state
+from shardproof.proving.judging.layout import find_layout, not_of_the_state
 from shardproof.proving.judging.masks import judge_masks
-from shardproof.proving.judging.noise import FLOAT64_ROUNDING_RATIO, align_own_runs, largest, measure_rounding
+from shardproof.proving.judging.noise import FLOAT64_ROUNDING_RATIO, align_own_runs, measure_rounding
 from shardproof.proving.judging.numeric import add_numbers, conclude_numerically
 from shardproof.proving.judging.order import judge_order
 from shardproof.proving.judging.outcomes import compare_exactly, drop_cancelled, own_buffers
@@ -34,7 +37,7 @@ from shardproof.proving.judging.ties import explain_untied
 from shardproof.proving.records import ACTIVATIONS, Phase, Precision
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
     from torch import Tensor
 
@@ -79,20 +82,43 @@ def align_trial(both: BothSides, layout: Layout, trial: int) -> Alignment:
     return align(both, layout, lambda side: side.trials[trial])
 
 
-def judge_exactly(both: BothSides, layout: Layout, outcomes: Sequence[Mapping[Key, Outcome]]) -> tuple[Finding, ...]:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InFloat64:
+    """What runs in float64 tell of each tensor, or nothing where they are not needed.
+
+    Attributes:
+        roundings: the difference on the ranks against the reference's noise; None where it cannot be measured.
+        unreached: parts that are zero at every random point, and that nothing reached.
+    """
+
+    roundings: Mapping[Key, Rounding | None] = field(default_factory=dict)
+    unreached: Mapping[Key, frozenset[Part]] = field(default_factory=dict)
+
+    def covers(self, outcomes: Sequence[Mapping[Key, Outcome]]) -> bool:
+        """Whether every tensor of the trials is measured."""
+        return all(key in self.roundings for trial in outcomes for key in trial)
+
+    def unreached_of(self, key: Key, parts: frozenset[Part]) -> frozenset[Part]:
+        """Of some parts of a tensor, those that nothing reached."""
+        return self.unreached[key] & parts
+
+
+def judge_exactly(
+    both: BothSides, layout: Layout, outcomes: Sequence[Mapping[Key, Outcome]], in_float64: InFloat64
+) -> tuple[Finding, ...]:
     """The findings of all trials, in execution order, with the numbers of the user's own dtypes where these ran.
 
     Args:
         both: the first runs, those in ordinary arithmetic among them.
         layout: of the candidate.
         outcomes: of all trials, the first one first.
+        in_float64: where `needs_float64`.
 
     Raises:
         CannotRunError: nothing was compared.
     """
-    in_float64 = _align_float64(both, layout)
-    rounding = _rounding(both, in_float64)
-    findings = conclude(outcomes, rounding, _unreached(in_float64, rounding), own_training=both.own_training)
+    rounding, unreached = in_float64.roundings.__getitem__, in_float64.unreached_of
+    findings = conclude(outcomes, rounding, unreached, own_training=both.own_training)
     recomputed = judge_recomputed_collectives([side.trials[0] for side in both.ranks])
     early = _conclude_early_accesses(both)
     findings = explain_untied(findings, layout)
@@ -111,14 +137,56 @@ def judge_exactly(both: BothSides, layout: Layout, outcomes: Sequence[Mapping[Ke
     return (*early, *numbered, *recomputed)
 
 
-def needs_another_trial(both: BothSides, layout: Layout, outcomes: Sequence[Mapping[Key, Outcome]]) -> bool:
+def needs_float64(outcomes: Sequence[Mapping[Key, Outcome]]) -> bool:
+    """Whether runs in float64 have to tell more of some tensor: it differs, or is void, or zero in part, everywhere.
+
+    Args:
+        outcomes: of all trials.
+    """
+    for key in outcomes[0]:
+        trials = [trial[key] for trial in outcomes if key in trial]
+        zero = key.phase not in NEVER_VACUOUS and find_zero_parts(trials)
+        if zero or judge_trials(trials)[0] is not Verdict.PROVED:
+            return True
+    return any(not outcome.equal for trial in outcomes for outcome in trial.values())
+
+
+def measure_in_float64(both: BothSides, layout: Layout, outcomes: Sequence[Mapping[Key, Outcome]]) -> InFloat64:
+    """What the runs in float64 tell of each tensor.
+
+    Args:
+        both: those runs.
+        layout: of the candidate.
+        outcomes: of the trials so far; what is zero in each of them is looked at.
+    """
+    in_float64 = align(both, layout, lambda side: side.native[Precision.FLOAT64])
+    float32 = both.reference.native[Precision.FLOAT32].deviations
+
+    @cache
+    def scale(step: int, phase: Phase) -> float:
+        tensors = in_float64.reference.tensors.items()
+        return max((largest(one.values) for key, one in tensors if (key.step, key.phase) == (step, phase)), default=0.0)
+
+    def find_unreached(key: Key, rounding: Rounding | None) -> frozenset[Part]:
+        zero = find_zero_parts([trial[key] for trial in outcomes if key in trial])
+        aligned = in_float64.of(key) if zero else None
+        if aligned is None:
+            return frozenset()
+        noise = 0.0 if rounding is None else FLOAT64_ROUNDING_RATIO * rounding.noise
+        return drop_cancelled(aligned.held, zero, max(noise, _NOISE_OF_SCALE * scale(key.step, key.phase)))
+
+    keys = dict.fromkeys(key for trial in outcomes for key in trial)
+    roundings = {key: measure_rounding(key, in_float64, float32) for key in keys}
+    return InFloat64(roundings=roundings, unreached={key: find_unreached(key, roundings[key]) for key in keys})
+
+
+def needs_another_trial(in_float64: InFloat64, outcomes: Sequence[Mapping[Key, Outcome]]) -> bool:
     """Whether a second trial may judge what the only one does not: elements that divide by zero, perhaps by chance."""
     if len(outcomes) > 1:
         return False
     results = {key: one for key, one in outcomes[0].items() if key.phase not in ACTIVATIONS}
     unjudged = [(key, one) for key, one in results.items() if judge_trials([one])[0] is Verdict.UNSUPPORTED]
-    rounding = _rounding(both, _align_float64(both, layout)) if unjudged else None
-    return rounding is not None and any(not count_uncompared([one], rounding(key)) for key, one in unjudged)
+    return any(not count_uncompared([one], in_float64.roundings[key]) for key, one in unjudged)
 
 
 def judge_numerically(both: BothSides, layout: Layout) -> tuple[Finding, ...]:
@@ -173,9 +241,10 @@ def _by_dtensor(both: BothSides) -> set[str]:
 
 
 def _reached_elements(both: BothSides) -> dict[str, Tensor]:
-    """By name, the elements of a parameter that have a gradient in some step of the reference in float64."""
+    """By name, the elements of a parameter that have a gradient in some step of the reference without rounding."""
     found = dict(both.reference.reached)
-    for key, recorded in both.reference.native[Precision.FLOAT64].tensors.items():
+    native = both.reference.native
+    for key, recorded in (native.get(Precision.ROUNDED) or native[Precision.FLOAT64]).tensors.items():
         if key.phase is Phase.GRADIENT:
             seen = recorded.values != 0
             found[key.name] = found[key.name] | seen if key.name in found else seen
@@ -198,7 +267,7 @@ def judge_without_layout(both: BothSides) -> tuple[Finding, ...]:
     if not all(side.initial for side in both.ranks):
         return ()
     names = [name for name in both.ranks[0].initial if all(name in side.initial for side in both.ranks)]
-    own = {name for side in both.ranks for name in side.own_values if name not in side.depending}
+    own = {name for side in both.ranks for name in side.told.filled if name not in side.depending}
     return find_faults(both.reference.initial, [side.initial for side in both.ranks], names, own, _by_dtensor(both))
 
 
@@ -245,40 +314,8 @@ def _conclude_early_accesses(both: BothSides) -> tuple[Finding, ...]:
     return conclude_early_accesses([*exact, *native])
 
 
-def _align_float64(both: BothSides, layout: Layout) -> Alignment:
-    """The runs in ordinary float64."""
-    return Alignment(
-        reference=both.reference.native[Precision.FLOAT64],
-        ranks=[side.native[Precision.FLOAT64] for side in both.ranks],
-        layout=layout,
-        axes=both.axes,
-        own_training=both.own_training,
-    )
-
-
-def _unreached(
-    in_float64: Alignment, rounding: Callable[[Key], Rounding | None]
-) -> Callable[[Key, frozenset[Part]], frozenset[Part]]:
-    """Tells which parts, zero in every trial, nothing reached: those that are not rounding noise in float64."""
-
-    @cache
-    def scale(step: int, phase: Phase) -> float:
-        tensors = in_float64.reference.tensors.items()
-        return max((largest(one.values) for key, one in tensors if (key.step, key.phase) == (step, phase)), default=0.0)
-
-    def unreached(key: Key, parts: frozenset[Part]) -> frozenset[Part]:
-        aligned = in_float64.of(key)
-        if aligned is None:
-            return frozenset()
-        found = rounding(key)
-        noise = 0.0 if found is None else FLOAT64_ROUNDING_RATIO * found.noise
-        return drop_cancelled(aligned.held, parts, max(noise, _NOISE_OF_SCALE * scale(key.step, key.phase)))
-
-    return unreached
-
-
 def find_left_out(
-    both: BothSides, layout: Layout, outcomes: Sequence[Mapping[Key, Outcome]]
+    both: BothSides, in_float64: InFloat64, outcomes: Sequence[Mapping[Key, Outcome]]
 ) -> frozenset[tuple[Key, Part]]:
     """The parts of gradients that no trial has reached, where the step selects by values: others may choose otherwise.
 
@@ -286,22 +323,9 @@ def find_left_out(
     """
     if not both.reference.selects:
         return frozenset()
-    in_float64 = _align_float64(both, layout)
-    unreached = _unreached(in_float64, _rounding(both, in_float64))
     found: set[tuple[Key, Part]] = set()
     for key in outcomes[0]:
         trials = [trial[key] for trial in outcomes if key in trial]
         zero = find_zero_parts(trials) if key.phase is Phase.GRADIENT else frozenset()
-        found |= {(key, part) for part in (unreached(key, zero) if zero else zero)}
+        found |= {(key, part) for part in (in_float64.unreached_of(key, zero) if zero else zero)}
     return frozenset(found)
-
-
-def _rounding(both: BothSides, in_float64: Alignment) -> Callable[[Key], Rounding | None]:
-    """Measures a tensor's difference in float64 against the reference's noise."""
-    float32 = Alignment(
-        reference=in_float64.reference,
-        ranks=[both.reference.native[Precision.FLOAT32]],
-        axes=Axes(),
-        layout=lay_out_whole(both.reference.parameters, 1),
-    )
-    return partial(measure_rounding, candidate=in_float64, float32=float32)

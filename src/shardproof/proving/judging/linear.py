@@ -98,7 +98,7 @@ class _Scene:
     def weights(self, step: int) -> Mapping[str, Tensor]:
         """The matrices of one device at the start of a step, by name."""
         starts = self.alignment.reference.starts
-        return {one.name: values for one, values in starts.items() if one.step == step and values.ndim == 2}
+        return {one.name: found.values for one, found in starts.items() if one.step == step and len(found.shape) == 2}
 
     def keys_with(self, key: Key) -> list[Key]:
         """Those of a rank that has the key, in execution order: a stage of a pipeline has tensors of its own."""

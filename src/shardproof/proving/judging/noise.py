@@ -1,7 +1,7 @@
 """Rounding noise: how far the candidate is from the reference in floating point, in units of the reference's own noise.
 
 In the user's own dtypes both sides start from the same values, rounded to these dtypes. The reference also runs in
-float64 from them. Its distance from float64 is its rounding noise, tensor by tensor and step by step: the largest of
+float64 from them. Its deviation from float64 is its rounding noise, tensor by tensor and step by step: the largest of
 three runs, one from the same values and two from values one unit in the last place away. A candidate that computes the
 same function in another order is about as far away (`OwnRuns`).
 
@@ -17,29 +17,20 @@ from typing import TYPE_CHECKING
 import torch
 
 from shardproof.comparison import compare
-from shardproof.proving.axes import Axes
+from shardproof.proving.deviation import largest, largest_difference, measure_deviation, without_masks, worst
 from shardproof.proving.findings import Numbers, Rounding
 from shardproof.proving.judging.alignment import ActualExpected, Alignment
-from shardproof.proving.judging.layout import lay_out_whole
-from shardproof.proving.records import OF_PARAMETERS, SAMPLES, Phase, Precision
+from shardproof.proving.records import OF_PARAMETERS, RESULTS, SAMPLES, UNROUNDED, Phase, Precision
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Iterator, Mapping, Sequence
 
-    from torch import Tensor
-
-    from shardproof.proving.judging.alignment import Aligned
+    from shardproof.proving.deviation import Deviation
     from shardproof.proving.judging.layout import Layout
     from shardproof.proving.records import BothSides, Key, Records
 
 # A tensor of few elements can be right by luck: its noise is at least this many epsilons of its largest element.
 _FLOOR_EPSILONS = 2.0
-# Of what a step computes: infinity is no result. Activations and buffers may hold masks of minus infinity.
-_RESULTS = OF_PARAMETERS | {Phase.LOSS, Phase.NORM}
-# A score masked with -1e9 or finfo.min: it is rounded by more than any score beside it.
-_MASKED = -1e8
-_MASKED_ALIKE = 1e-6  # relative
-_LEAST = -1e30  # below it is finfo.min, of the dtype of each run
 
 # float32 has 2**29 times the epsilon of float64: this scales the reference's noise in float32 down to float64.
 _FLOAT32_TO_FLOAT64 = 2.0**-29
@@ -71,7 +62,7 @@ class OwnRuns:
     Attributes:
         measured: the candidate's ranks beside the reference in float64.
         beside: the same ranks beside the reference in its own dtypes.
-        reference: the reference in its own dtypes, several runs, beside itself in float64.
+        samples: the deviations of the reference in its own dtypes, in several runs.
         replays: beside which the updates and states of each rank are measured; see `update_inputs.py`.
         dtype: the user's own dtypes in words, as `Native.dtype`.
         scale: what the measured noise is to be multiplied by.
@@ -79,7 +70,7 @@ class OwnRuns:
 
     measured: Alignment
     beside: Alignment
-    reference: Alignment
+    samples: Sequence[Mapping[Key, Deviation | None]]
     replays: Mapping[int, ReplayedRuns] = field(default_factory=dict)
     dtype: str = ""
     scale: float = 1.0
@@ -95,18 +86,17 @@ class OwnRuns:
         if len(aligned) < 2 or aligned[0].misshapen:
             return None
         numbers = []
-        for part in _parts_of(key, self.measured, self.reference):
+        for part in _parts_of(key, self.measured.layout, self.samples):
             measured, beside = (part.of(one.held) for one in aligned)
-            own = part.noisy.held
-            if key.phase not in _RESULTS:
-                measured, beside, own = (_without_masks(one) for one in (measured, beside, own))
-            if measured and own:
-                numbers.append(_measure(measured, beside, own, self.scale))
+            if key.phase not in RESULTS:
+                measured, beside = _without_masks(measured), _without_masks(beside)
+            if measured:
+                numbers.append(_measure(measured, beside, part.deviations, self.scale))
         return max(numbers, key=lambda one: math.inf if one.no_reference else one.ratio, default=None)
 
     def _of_update(self, key: Key) -> Numbers | None:
         """Numbers beside the updates that one device makes of the candidate's own gradients and states."""
-        measured, beside, own = {}, {}, {}
+        measured, beside, own = {}, {}, []
         for rank, runs in self.replays.items():
             found = [alignment.of(key) for alignment in (runs.exact, runs.own, runs.rounding)]
             aligned = [one for one in found if one is not None and not one.fault]
@@ -116,7 +106,8 @@ class OwnRuns:
                 continue
             exact, in_own, rounding = (one.held[rank] for one in aligned)
             measured[rank], beside[rank] = exact, in_own
-            own[rank] = replace(exact, actual=rounding.expected)
+            found_here = measure_deviation(rounding.expected, exact.expected, masks=False)
+            own += [] if found_here is None else [found_here]
         return _measure(measured, beside, own, self.scale) if measured else None
 
     def lacks(self, key: Key) -> bool:
@@ -134,11 +125,11 @@ class _Part:
     """What is measured together: elements of one of the reference's parameters, or a whole tensor.
 
     Attributes:
-        noisy: the reference's runs beside itself.
+        deviations: of the reference's runs that round.
         span: the elements in the full state; None: all that the ranks hold.
     """
 
-    noisy: Aligned
+    deviations: Sequence[Deviation]
     span: slice | None = None
 
     def of(self, held: Mapping[int, ActualExpected]) -> Mapping[int, ActualExpected]:
@@ -155,19 +146,21 @@ class _Part:
         return found
 
 
-def _parts_of(key: Key, candidate: Alignment, noisy: Alignment) -> Iterator[_Part]:
+def _parts_of(key: Key, layout: Layout, samples: Sequence[Mapping[Key, Deviation | None]]) -> Iterator[_Part]:
     """A tensor, or the parts of a parameter that the reference does not have: of each of its own a noise of its own.
 
     A flat buffer holds elements of several parameters, whose gradients may be of very different magnitudes.
     """
     name, _, suffix = key.name.partition("/")
     spans: Mapping[str, slice | None] = {name: None}
-    if key.phase in OF_PARAMETERS and name not in noisy.layout.element_index:
-        spans = {one: candidate.layout.state.span(one) for one in candidate.layout.spans(name)}
+    if key.phase in OF_PARAMETERS and name not in layout.state.names:
+        spans = {one: layout.state.span(one) for one in layout.spans(name)}
     for one, span in spans.items():
-        found = noisy.of(replace(key, name=f"{one}/{suffix}" if suffix else one))
-        if found is not None and not found.fault and found.held:
-            yield _Part(noisy=found, span=span)
+        whole = replace(key, name=f"{one}/{suffix}" if suffix else one)
+        found = [sample[whole] for sample in samples if whole in sample]
+        known = [deviation for deviation in found if deviation is not None]
+        if known and len(known) == len(found):
+            yield _Part(deviations=known, span=span)
 
 
 def align_own_runs(both: BothSides, layout: Layout) -> OwnRuns:
@@ -177,9 +170,8 @@ def align_own_runs(both: BothSides, layout: Layout) -> OwnRuns:
     """
     reference, own = both.reference, both.own_precision
     in_float64 = own is Precision.FLOAT64
-    rounded = reference.native[Precision.FLOAT64 if in_float64 else Precision.ROUNDED]
     candidate = [side.native[own] for side in both.ranks]
-    noisy = [reference.native[one] for one in ((Precision.FLOAT32,) if in_float64 else SAMPLES)]
+    samples = (Precision.FLOAT32,) if in_float64 else SAMPLES
 
     def beside(records: Records) -> Alignment:
         return Alignment(
@@ -193,14 +185,9 @@ def align_own_runs(both: BothSides, layout: Layout) -> OwnRuns:
         replays |= dict.fromkeys(replay.ranks, runs)
 
     return OwnRuns(
-        measured=beside(rounded),
+        measured=beside(reference.native[UNROUNDED[samples[0]]]),
         beside=beside(reference.native[own]),
-        reference=Alignment(
-            reference=rounded,
-            ranks=noisy,
-            layout=lay_out_whole(reference.parameters, len(noisy)),
-            axes=Axes(sizes={"sample": len(noisy)}),
-        ),
+        samples=[reference.native[one].deviations for one in samples],
         replays=replays,
         dtype=both.dtype,
         scale=_FLOAT32_TO_FLOAT64 if in_float64 else 1.0,
@@ -211,19 +198,8 @@ def _without_masks(held: Mapping[int, ActualExpected]) -> dict[int, ActualExpect
     """Infinities that are the same on both sides, and scores that both sides mask, as zeros."""
 
     def without(one: ActualExpected) -> ActualExpected:
-        actual, expected = one.actual, one.expected
-        if not expected.numel() or not expected.is_floating_point():
-            return one
-        least, most = expected.aminmax()  # no mask in memory where there is no such element
-        if float(least) > _MASKED and math.isfinite(float(most)):  # false where there is NaN
-            return one
-        alike = (actual.double() - expected.double()).abs() <= -_MASKED_ALIKE * expected.double()
-        alike &= expected.isfinite()
-        least = (torch.maximum(actual, expected) < _LEAST) & (actual.isfinite() == expected.isfinite())
-        same = (actual == expected) & expected.isinf() | alike & (expected < _MASKED) | least
-        if not bool(same.any()):
-            return one
-        return replace(one, actual=actual.masked_fill(same, 0), expected=expected.masked_fill(same, 0))
+        actual, expected = without_masks(one.actual, one.expected)
+        return one if actual is one.actual else replace(one, actual=actual, expected=expected)
 
     return {rank: without(one) for rank, one in held.items()}
 
@@ -231,70 +207,47 @@ def _without_masks(held: Mapping[int, ActualExpected]) -> dict[int, ActualExpect
 def _measure(
     measured: Mapping[int, ActualExpected],
     beside: Mapping[int, ActualExpected],
-    own: Mapping[int, ActualExpected],
+    own: Sequence[Deviation],
     noise_scale: float,
 ) -> Numbers:
     pairs = [compare(one.actual, one.expected.to(one.actual.dtype)) for one in beside.values()]
-    scale = _worst(largest(one.expected) for one in own.values())  # a rank may hold none of it
-    epsilon = torch.finfo(next(iter(own.values())).actual.dtype).eps
-    noise = _worst(largest(one.actual.double() - one.expected) for one in own.values())
+    scale = worst(one.scale for one in own)  # a rank may hold none of it
+    noise = worst(one.difference for one in own)
     if noise_scale < 1 and not math.isfinite(noise):
         noise = 0.0  # float32 overflows where float64 does not
     return Numbers(
         exact=all(pair.exact for pair in pairs),
         approximate=all(pair.approximate for pair in pairs),
-        maxdiff=_worst(pair.maxdiff for pair in pairs),
-        error=_worst(largest(one.actual.double() - one.expected) for one in measured.values()),
-        noise=noise_scale * max(noise, _FLOOR_EPSILONS * epsilon * scale),
+        maxdiff=worst(pair.maxdiff for pair in pairs),
+        error=worst(largest_difference(one.actual, one.expected) for one in measured.values()),
+        noise=noise_scale * max(noise, _FLOOR_EPSILONS * own[0].epsilon * scale),
         scale=scale,
     )
 
 
-def measure_rounding(key: Key, candidate: Alignment, float32: Alignment) -> Rounding | None:
+def measure_rounding(key: Key, candidate: Alignment, float32: Mapping[Key, Deviation | None]) -> Rounding | None:
     """Compare a tensor in the runs in ordinary float64; None where its values cannot be compared.
 
     Args:
         key: which tensor.
         candidate: the candidate's ranks in float64 beside the reference in float64.
-        float32: the reference in float32 beside the reference in float64.
+        float32: how far the reference in float32 is from it.
     """
     aligned = candidate.of(key)
     if aligned is None or aligned.fault or aligned.misshapen:
         return None
-    found = [_rounding_of(key, part.of(aligned.held), part.noisy.held) for part in _parts_of(key, candidate, float32)]
+    parts = _parts_of(key, candidate.layout, [float32])
+    found = [_rounding_of(key, part.of(aligned.held), part.deviations[0]) for part in parts]
     return max(found, key=lambda one: (not one.agrees, one.maxdiff), default=None)
 
 
-def _rounding_of(key: Key, values: Mapping[int, ActualExpected], noisy: Mapping[int, ActualExpected]) -> Rounding:
-    if key.phase not in _RESULTS:
-        values, noisy = _without_masks(values), _without_masks(noisy)
-    maxdiff, magnitude = _largest_difference(values)
-    noise = _largest_difference(noisy)[0] * _FLOAT32_TO_FLOAT64
+def _rounding_of(key: Key, values: Mapping[int, ActualExpected], in_float32: Deviation) -> Rounding:
+    if key.phase not in RESULTS:
+        values = _without_masks(values)
+    pairs = [(one.actual, one.expected) for one in values.values() if one.expected.numel()]
+    maxdiff = worst([largest_difference(*pair) for pair in pairs] or [0.0])
+    magnitude = worst([largest(expected) for _, expected in pairs] or [0.0])
+    noise = in_float32.difference * _FLOAT32_TO_FLOAT64
     noise = max(noise, _FLOAT64_FLOOR_EPSILONS * torch.finfo(torch.float64).eps * magnitude / FLOAT64_ROUNDING_RATIO)
     agrees = math.isfinite(maxdiff) and maxdiff <= FLOAT64_ROUNDING_RATIO * noise
     return Rounding(maxdiff=maxdiff, noise=noise, agrees=agrees)
-
-
-def _largest_difference(held: Mapping[int, ActualExpected]) -> tuple[float, float]:
-    """The largest difference and the largest expected magnitude over all ranks; NaN agrees with nothing."""
-    pairs = [(one.actual.double(), one.expected.double()) for one in held.values() if one.expected.numel()]
-    if not pairs:
-        return 0.0, 0.0
-    return (
-        float(torch.stack([(actual - expected).abs().max() for actual, expected in pairs]).max()),
-        float(torch.stack([expected.abs().max() for _, expected in pairs]).max()),
-    )
-
-
-def largest(tensor: Tensor) -> float:
-    """The largest magnitude; 0 where there are no elements, NaN where one is NaN."""
-    if not tensor.numel():
-        return 0.0
-    least, most = tensor.aminmax()  # one pass, and no tensor of magnitudes
-    return max(abs(float(least)), abs(float(most)))  # both are NaN where one element is
-
-
-def _worst(differences: Iterable[float]) -> float:
-    """The largest; NaN if there is one, which `max` can overlook."""
-    found = list(differences)
-    return math.nan if any(math.isnan(one) for one in found) else max(found)

@@ -35,7 +35,7 @@ def collect_update_inputs(both: BothSides, layout: Layout) -> tuple[UpdateInputs
         return ()
     ranks = [side.native[both.own_precision] for side in both.ranks]
     parts = _Parts(
-        layout=layout, ranks=ranks, starts=[side.start for side in both.ranks], dtypes=_dtypes(both, reference)
+        layout=layout, ranks=ranks, starts=[side.start for side in both.ranks], dtypes=_dtypes(layout, reference)
     )
     keys = {(key.step, key.phase, key.name.partition("/")[2]) for records in ranks for key in records.tensors}
     groups = sorted(group for group in keys if group[1] in OF_PARAMETERS)
@@ -153,7 +153,7 @@ class _Parts:
         return None if recorded is None else recorded.values
 
 
-def _dtypes(both: BothSides, reference: Records) -> dict[str, torch.dtype]:
+def _dtypes(layout: Layout, reference: Records) -> dict[str, torch.dtype]:
     """Of each of the reference's parameters in the user's own dtypes."""
     updated = {key.name: one.values.dtype for key, one in reference.tensors.items() if key.phase is Phase.UPDATE}
-    return {name: updated.get(name, torch.float64) for name in both.reference.parameters}
+    return {name: updated.get(name, torch.float64) for name in layout.state.names}

@@ -6,7 +6,7 @@ The ranks are threads that take turns, or processes, spawned or launched: the sa
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from types import MappingProxyType
+from enum import Enum, auto
 from typing import TYPE_CHECKING
 
 from shardproof.errors import CannotRunError
@@ -17,21 +17,19 @@ from shardproof.proving.running.batch import require_same_batch
 from shardproof.proving.running.candidate import run_candidate
 from shardproof.proving.running.fsdp_division import divided_as_in
 from shardproof.proving.running.models import (
+    IN_FLOAT64,
     bits_of,
     build_model,
-    draw_buffers,
-    draw_parameters,
     extra_state,
     name_dtypes,
-    nudge_parameters,
     own_dtypes,
     precisions_of,
-    tensors_of_state,
 )
 from shardproof.proving.running.one_rank import run_parallelized, run_reference
 from shardproof.proving.running.plan_entries import unmatched_entries_noted
 from shardproof.proving.running.quiet import quiet_pytorch
-from shardproof.proving.running.request import RunContext
+from shardproof.proving.running.request import RunContext, Start
+from shardproof.proving.running.start import start_exact, start_ordinary
 from shardproof.proving.running.thread_count import one_thread_if_small
 from shardproof.raised import describe_error
 from shardproof.worlds.processgroup import ProcessGroupCommunicator
@@ -39,9 +37,7 @@ from shardproof.worlds.spawned import SpawnedWorld
 from shardproof.worlds.threaded import ThreadedWorld
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
-    from torch import Tensor
+    from collections.abc import Sequence
 
     from shardproof.exact import ExactArithmetic
     from shardproof.proving.records import SideRecord
@@ -52,7 +48,17 @@ if TYPE_CHECKING:
     from shardproof.worlds.world import World
 
 
-_NO_VALUES: Mapping[str, Tensor] = MappingProxyType({})
+class Numbers(Enum):
+    """Which runs in ordinary arithmetic are taken.
+
+    OWN: in the user's own dtypes, of both sides, and of one device those that tell its rounding noise.
+    FLOAT64: of both sides, and of one device in float32: they tell whether a difference is one of the functions.
+    BOTH: where there are no runs in exact arithmetic, whose values tell the layout.
+    """
+
+    OWN = auto()
+    FLOAT64 = auto()
+    BOTH = auto()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,34 +81,30 @@ class Runner:
     launched: LaunchedRuns | None = None
     jobs: int = 1
 
-    def run(self, request: RunRequest, *, natively: bool = False) -> BothSides:
-        """Take the runs that are requested, and if asked those in ordinary arithmetic, in the precisions of the model.
+    def run(self, request: RunRequest, numbers: Numbers | None = None) -> BothSides:
+        """Take the runs that are requested, and if asked those in ordinary arithmetic, in precisions of the model.
 
         Raises:
             CannotRunError: a side cannot be built or run.
         """
-        model = build_model(self.target.step, request.build_seed)
+        step, seed = self.target.step, request.build_seed
+        model = build_model(step, seed)
         dtypes = own_dtypes(model)
-        model.double()
-        nudge_parameters(model, request.build_seed)
-        initial = {name: tensor.clone() for name, tensor in tensors_of_state(model).items()}
-        draw_parameters(model, request.build_seed)
-        drawn = draw_buffers(model, request.build_seed)
-        initial |= {name: values for name, values in drawn.items() if name in initial}
-        state = {name: tensor.clone() for name, tensor in tensors_of_state(model).items()}
-        # Of the same memory: neither is written into.
-        drawn |= {name: state[name] if name in state else x.detach().clone() for name, x in model.named_parameters()}
         request = replace(request, dtypes=dtypes, extra=extra_state(model))
         del model  # every run builds one of its own
+        exact = start_exact(step, seed) if request.seeds else Start()
+        ordinary = start_ordinary(step, seed) if numbers is not None else Start()
         # The ranks get arithmetics of their own: of what the reference lifts or tags, they are given its constants.
-        arithmetics = request.make_arithmetics(drawn.values())
-        native = precisions_of(dtypes) if natively else ()
-        with quiet_pytorch(), one_thread_if_small(state):
-            reference = self._run_reference(replace(request, native=native), state, initial, arithmetics)
+        arithmetics = request.make_arithmetics(exact.drawn.values())
+        own = () if numbers in (None, Numbers.FLOAT64) else precisions_of(dtypes)
+        in_float64 = IN_FLOAT64 if numbers in (Numbers.FLOAT64, Numbers.BOTH) else ()
+        request = replace(request, native=tuple(dict.fromkeys((*in_float64, *own))))
+        with quiet_pytorch(), one_thread_if_small(exact.state or ordinary.state):
+            reference = self._run_reference(request, exact, ordinary, arithmetics)
             native = tuple(one for one in (Precision.FLOAT64, Precision.OWN) if one in reference.native)
             constants = ReferenceConstants.merged((exact.constants for exact in arithmetics), bits_of(dtypes.values()))
             request = replace(request, native=native, limits=tuple(exact.limits for exact in arithmetics))
-            ranks = self._run_ranks(request, state, drawn, initial, constants)
+            ranks = self._run_ranks(request, exact, ordinary, constants)
         return BothSides(
             reference=reference,
             ranks=ranks,
@@ -117,12 +119,12 @@ class Runner:
     def _run_reference(
         self,
         request: RunRequest,
-        state: Mapping[str, Tensor],
-        initial: Mapping[str, Tensor],
+        exact: Start,
+        ordinary: Start,
         arithmetics: Sequence[ExactArithmetic],
     ) -> SideRecord:
         context = RunContext(
-            step=self.target.step, request=request, state=state, initial=initial, arithmetics=arithmetics
+            step=self.target.step, request=request, exact=exact, ordinary=ordinary, arithmetics=arithmetics
         )
         try:
             return run_reference(context)
@@ -139,25 +141,23 @@ class Runner:
     def _run_ranks(
         self,
         request: RunRequest,
-        state: Mapping[str, Tensor],
-        drawn: Mapping[str, Tensor],
-        initial: Mapping[str, Tensor],
+        exact: Start,
+        ordinary: Start,
         constants: ReferenceConstants,
     ) -> list[SideRecord]:
         if self.spawn or self.launched is not None:
             processes = self.launched or SpawnedWorld(size=request.size, timeout=self.timeout)
-            return run_in_processes(processes, self.reload or self.target, request, state, drawn, initial, constants)
+            return run_in_processes(processes, self.reload or self.target, request, exact, ordinary, constants)
         world = ThreadedWorld(size=request.size, timeout=self.timeout)
-        return run_in_threads(world, self.target, request, state, drawn, initial, constants)
+        return run_in_threads(world, self.target, request, exact, ordinary, constants)
 
 
 def run_in_threads(
     world: ThreadedWorld,
     target: ProofTarget,
     request: RunRequest,
-    state: Mapping[str, Tensor],
-    drawn: Mapping[str, Tensor] = _NO_VALUES,
-    initial: Mapping[str, Tensor] = _NO_VALUES,
+    exact: Start,
+    ordinary: Start,
     constants: ReferenceConstants | None = None,
 ) -> list[SideRecord]:
     """What each rank computed, in rank order.
@@ -166,9 +166,8 @@ def run_in_threads(
         world: of the ranks.
         target: what they run.
         request: which runs.
-        state: the full state dict that exact runs start from.
-        drawn: what the prover has drawn, by name: every parameter, and some buffers; variables in exact arithmetic.
-        initial: the full state dict that ordinary runs start from.
+        exact: what exact runs start from; what is drawn of it is a variable in exact arithmetic.
+        ordinary: what ordinary runs start from.
         constants: those of the one device.
 
     Raises:
@@ -177,10 +176,9 @@ def run_in_threads(
     context = RunContext(
         step=target.step,
         request=request,
-        state=state,
-        drawn=drawn,
-        initial=initial,
-        arithmetics=request.make_arithmetics(drawn.values(), constants),
+        exact=exact,
+        ordinary=ordinary,
+        arithmetics=request.make_arithmetics(exact.drawn.values(), constants),
     )
     with divided_as_in(request.dtypes.values()), unmatched_entries_noted() as entries:
         sides = world.run(_run_rank, target, context)
@@ -191,9 +189,8 @@ def run_in_processes(
     world: World,
     reload: Reload,
     request: RunRequest,
-    state: Mapping[str, Tensor],
-    drawn: Mapping[str, Tensor] = _NO_VALUES,
-    initial: Mapping[str, Tensor] = _NO_VALUES,
+    exact: Start,
+    ordinary: Start,
     constants: ReferenceConstants | None = None,
 ) -> list[SideRecord]:
     """What each rank computed, in rank order; `reload` is called in each process.
@@ -201,16 +198,15 @@ def run_in_processes(
     Raises:
         CannotRunError: `reload` cannot be sent to another process; a rank failed, died or came to no end.
     """
-    return world.run(_run_process, reload, request, dict(state), dict(drawn), dict(initial), constants)
+    return world.run(_run_process, reload, request, exact, ordinary, constants)
 
 
 def _run_process(
     comm: Communicator,
     reload: Reload,
     request: RunRequest,
-    state: Mapping[str, Tensor],
-    drawn: Mapping[str, Tensor],
-    initial: Mapping[str, Tensor],
+    exact: Start,
+    ordinary: Start,
     constants: ReferenceConstants | None,
 ) -> SideRecord:
     """One rank in a process of its own, which makes its step and its arithmetics itself."""
@@ -221,14 +217,14 @@ def _run_process(
     context = RunContext(
         step=target.step,
         request=request,
-        state=state,
-        drawn=drawn,
-        initial=initial,
-        arithmetics=request.make_arithmetics(drawn.values(), constants),
+        exact=exact,
+        ordinary=ordinary,
+        arithmetics=request.make_arithmetics(exact.drawn.values(), constants),
         heartbeat=comm.beat,
     )
     fitted = divided_as_in(request.dtypes.values())
-    with quiet_pytorch(), one_thread_if_small(state), fitted, unmatched_entries_noted() as entries:
+    one_thread = one_thread_if_small(exact.state or ordinary.state)
+    with quiet_pytorch(), one_thread, fitted, unmatched_entries_noted() as entries:
         side = _run_rank(comm, target, context)
     return _with_unmatched(side, entries)
 

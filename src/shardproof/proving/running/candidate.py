@@ -31,14 +31,14 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from shardproof.errors import CannotRunError
-from shardproof.proving.records import Phase
+from shardproof.proving.records import Phase, Precision, Told
 from shardproof.proving.running.batch import copy_batch, draw_batch
 from shardproof.proving.running.batch_rows import BatchRows, count_rows
 from shardproof.proving.running.capture import clone_parameters
 from shardproof.proving.running.dtensor_draws import DTensorDraws
 from shardproof.proving.running.hooks import modules_recorded
 from shardproof.proving.running.models import dtype_of, fill_drawn_buffers, load_model, make_mesh
-from shardproof.proving.running.one_rank import make_segments, record_side
+from shardproof.proving.running.one_rank import OneRun, make_segments, record_side, start_again_if_filled
 from shardproof.proving.running.own_values import OwnValues
 from shardproof.proving.running.stages import Stages, name_modules
 from shardproof.proving.running.training import record_gradients, record_norm, record_update, renew_state
@@ -50,7 +50,6 @@ if TYPE_CHECKING:
     from torch.optim import Optimizer
 
     from shardproof.proving.records import SideRecord
-    from shardproof.proving.running.one_rank import OneRun
     from shardproof.proving.running.request import RunContext
     from shardproof.proving.running.segments import Segments
 
@@ -216,9 +215,9 @@ class _Training:
         self.model = model
         self.before.close()
         context, run = self.context, self.run
-        fill_drawn_buffers(model, context.drawn, dtype_of(run.precision))
-        exact, state = run.recorder.exact, context.state_for(run.recorder)
-        self.own.load_over(model, state, context.drawn, run.precision, exact=exact is not None)
+        exact, start = run.recorder.exact, context.start_of(run.recorder)
+        fill_drawn_buffers(model, start.drawn, dtype_of(run.precision))
+        self.own.load_over(model, start.state, start.drawn, run.precision, exact=exact is not None)
         if self.draws is not None:
             self.own.drawn_by_dtensor = self.draws.names(model)
         self.parameters = clone_parameters(model)
@@ -227,7 +226,8 @@ class _Training:
 
     def build(self) -> nn.Module:
         context, run = self.context, self.run
-        return load_model(context.step, context.request.build_seed, context.state_for(run.recorder), run.precision)
+        state = context.start_of(run.recorder).state
+        return load_model(context.step, context.request.build_seed, state, run.precision)
 
     def take_batches(self) -> Iterator[Any]:
         recorder, steps = self.run.recorder, self.context.step.steps
@@ -303,17 +303,15 @@ def run_candidate(context: RunContext, candidate: Candidate) -> SideRecord:
         CannotRunError: it watched no model, or took fewer steps than it should.
     """
     mesh = make_mesh(context.request.mesh)
-    own = OwnValues()
+    own = OwnValues.after(context.request.told_to(dist.get_rank()))
     side = record_side(context, partial(_take_one_run, context, candidate, mesh, own))
+    again = start_again_if_filled(context, own)
+    if again is not None:
+        _take_one_run(again, candidate, mesh, own, OneRun(precision=Precision.FLOAT64, recorder=again.make_recorder()))
+    side = replace(side, told=Told(filled=own.sorted_names()), depending=own.depending())
     if not context.request.draws:
         return side
-    return replace(
-        side,
-        initial=own.initial(),
-        drawn_by_dtensor=own.drawn_by_dtensor,
-        own_values=tuple(sorted(own.names or ())),
-        depending=own.depending(),
-    )
+    return replace(side, initial=own.initial(), drawn_by_dtensor=own.drawn_by_dtensor)
 
 
 def _converted(own: torch.dtype, dtype: torch.dtype | None) -> torch.dtype:
@@ -330,7 +328,7 @@ def _take_one_run(
     torch.manual_seed(request.build_seed)
     state = {
         name: tensor.detach().to(_converted(request.dtypes[name], dtype), copy=True)
-        for name, tensor in context.state_for(run.recorder).items()
+        for name, tensor in context.start_of(run.recorder).state.items()
     }
     state |= request.extra
     training = _Training(context=context, run=run, own=own, draws=None if run.masks is None else DTensorDraws())

@@ -77,14 +77,22 @@ class Recorder:
             as_shift: see `capture`.
         """
         key = Key(self.step, phase, name, call)
-        while key in self.records.tensors:
+        while self.has(key):
             key = Key(key.step, phase, name, key.call + 1)
         if tensor is None:
             (self.records.frozen if frozen else self.records.missing).append(key)
         else:
             self.heartbeat()
-            self.records.tensors[key] = capture(tensor, self.exact, as_shift=as_shift)
+            self.keep(key, tensor, as_shift=as_shift)
         return key
+
+    def has(self, key: Key) -> bool:
+        """Whether a tensor is recorded under a key."""
+        return key in self.records.tensors
+
+    def keep(self, key: Key, tensor: Tensor, *, as_shift: bool) -> None:
+        """Put a tensor into the records."""
+        self.records.tensors[key] = capture(tensor, self.exact, as_shift=as_shift)
 
     def add_square(self, key: Key, norm: Tensor) -> None:
         """Record the square of a norm: in exact arithmetic a root is no sum, so a wrong sum shows in its square."""
@@ -103,7 +111,7 @@ class Recorder:
         """Record a parameter as it is before the step's update."""
         with nullcontext() if self.exact is None else self.exact.paused():
             start = parameter.detach()
-        self.records.starts[Key(self.step, Phase.UPDATE, name)] = capture(start, self.exact).values
+        self.records.starts[Key(self.step, Phase.UPDATE, name)] = capture(start, self.exact)
 
 
 def capture(tensor: Tensor, exact: ExactArithmetic | None, *, as_shift: bool = False) -> Recorded:
@@ -118,37 +126,47 @@ def capture(tensor: Tensor, exact: ExactArithmetic | None, *, as_shift: bool = F
         return _capture(tensor, exact, as_shift=as_shift)
 
 
+def see_numbers(tensor: Tensor) -> Tensor:
+    """A tensor's numbers in ordinary arithmetic, as `capture` gives them, but not cloned."""
+    with unseen():
+        local = _own_numbers(tensor)
+        return local.detach() if local.is_floating_point() else local.detach().to(torch.float64)
+
+
 def _capture(tensor: Tensor, exact: ExactArithmetic | None, *, as_shift: bool) -> Recorded:
     if exact is not None and (tensor.is_floating_point() or tensor.is_complex()):
         exact.admit(tensor)
-    local = local_value(tensor)
-    calls_in_flight().check_tensor(local, "", writes=False)
-    if local.is_complex():
-        local = torch.view_as_real(local.detach().resolve_conj())
+    local = _own_numbers(tensor)
     if not local.is_floating_point():
         with nullcontext() if exact is None else exact.paused():
             return _capture_discrete(local, exact)
     if exact is None:
-        return Recorded(values=local.detach().clone())
+        return Recorded(stored=local.detach().clone())
     bound = exact.bound(local, as_shift=as_shift)
     return Recorded(
-        values=exact.digits(local, symbols=True),
+        stored=exact.digits(local, symbols=True, compact=True),
         chance=1.0 if bound.per_trial is None else bound.per_trial,
         no_bound=bound.reason,
     )
+
+
+def _own_numbers(tensor: Tensor) -> Tensor:
+    local = local_value(tensor)
+    calls_in_flight().check_tensor(local, "", writes=False)
+    return torch.view_as_real(local.detach().resolve_conj()) if local.is_complex() else local
 
 
 def _capture_discrete(local: Tensor, exact: ExactArithmetic | None) -> Recorded:
     """Integers and booleans, which mean themselves in every arithmetic."""
     numbers = local.detach()
     if exact is None:
-        return Recorded(values=numbers.to(torch.float64, copy=True))
+        return Recorded(stored=numbers.to(torch.float64, copy=True))
     tag, void = exact.tags.get(local), exact.void_mask(local)
     values = numbers.to(torch.int64, copy=True)
     chosen = tag is not None and tag.degree != CONSTANT  # by residues: of such a choice no bound is derived
     if void is not None:
         values = values.masked_fill(void, VOID)
-    return Recorded(values=values, chance=1.0 if chosen else 0.0, no_bound=NoBound.SELECTION if chosen else None)
+    return Recorded(stored=values, chance=1.0 if chosen else 0.0, no_bound=NoBound.SELECTION if chosen else None)
 
 
 def local_value(tensor: Tensor) -> Tensor:

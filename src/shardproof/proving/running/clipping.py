@@ -53,7 +53,7 @@ class CountedElements:
 
     Attributes:
         known: keeps what all ranks look up.
-        masks: by name, booleans of the local parameter's shape; empty before `find`.
+        masks: by name, booleans of the local parameter's shape; empty before `find`, or as first runs have told.
     """
 
     known: ElementNumbers

@@ -12,6 +12,7 @@ from shardproof.proving.running.batch import copy_batch
 from shardproof.proving.running.capture import Recorder
 from shardproof.proving.running.dropout import dropout_standing_in
 from shardproof.proving.running.grouped_products import grouped_products_followed
+from shardproof.proving.running.measuring import MeasuringRecorder
 from shardproof.proving.running.models import build_model, draw_buffers, nudge_parameters, own_dtypes, tensors_of_state
 from shardproof.proving.running.quiet import quiet_pytorch
 from shardproof.proving.running.thread_count import one_thread_if_small
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 
     from torch import nn
 
-    from shardproof.proving.records import Key, Records
+    from shardproof.proving.records import Key
     from shardproof.proving.step import Step
 
 _MEND = (
@@ -47,11 +48,13 @@ def require_deterministic(step: Step, seed: int) -> None:
             f"model() builds another model the second time, although PyTorch is seeded: {name} differs. Seed inside "
             "model() whatever else it draws from (Python's random, NumPy), and keep no count of its calls"
         )
-    first, second = (_take(step, model, seed) for model in models)
-    moved = second[1]
+    first = Recorder()
+    _take(step, models.pop(0), seed, first)
+    second = MeasuringRecorder(beside=first.records, measure=lambda _key, one, other: _same(one, other))
+    moved = _take(step, models.pop(), seed, second)
     if moved:
         raise CannotRunError(f"the step draws from {' and '.join(moved)} in every call, on one device already; {_MEND}")
-    key = _find_first_divergence(first[0], second[0])
+    key = _find_first_divergence(first, second)
     if key is not None:
         raise CannotRunError(
             f"two runs of the step on one device, from the same values, part at {key}: it draws random numbers without "
@@ -59,13 +62,12 @@ def require_deterministic(step: Step, seed: int) -> None:
         )
 
 
-def _take(step: Step, model: nn.Module, seed: int) -> tuple[Records, list[str]]:
-    """What one run records, and the random generators that it draws from, by name."""
+def _take(step: Step, model: nn.Module, seed: int, recorder: Recorder) -> list[str]:
+    """Record one run; returns the random generators that it draws from, by name."""
     own = own_dtypes(model).values()
     model.double()
     nudge_parameters(model, seed)
     draw_buffers(model, seed)
-    recorder = Recorder()
     batch = copy_batch(step.batch)
     before = Randomness.now()
     try:
@@ -77,17 +79,15 @@ def _take(step: Step, model: nn.Module, seed: int) -> tuple[Records, list[str]]:
         raise
     except Exception as error:
         raise CannotRunError(f"the step cannot be run on one device: {describe_error(error)}") from error
-    return recorder.records, before.moved()
+    return before.moved()
 
 
-def _find_first_divergence(first: Records, second: Records) -> Key | None:
+def _find_first_divergence(first: Recorder, second: MeasuringRecorder[bool]) -> Key | None:
     """The first tensor that is not bit for bit the other run's, or that only one of them has."""
-    keys = dict.fromkeys([*first.tensors, *second.tensors])
-    for key in keys:
-        one, other = first.tensors.get(key), second.tensors.get(key)
-        if one is None or other is None or not _same(one.values, other.values):
-            return key
-    return None
+    further = [key for key in second.records.tensors if not first.has(key)]
+    same = second.finish()
+    parted = (key for key in first.records.tensors if not same.get(key))
+    return next(parted, next(iter(further), None))
 
 
 def _find_first_difference(first: Mapping[str, Tensor], second: Mapping[str, Tensor]) -> str | None:

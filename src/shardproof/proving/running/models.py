@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
     Parallelize = Callable[[nn.Module, DeviceMesh], Any]  # the sharded model, or a schedule of a pipeline
 
+# The reference's runs that tell whether a difference is there in float64 too.
+IN_FLOAT64 = (Precision.FLOAT64, Precision.FLOAT32)
 # Far from any seed of a user's own: a sharding that draws its own values must not draw the prover's. PyTorch's
 # generator takes 32 bits of a seed.
 _VALUE_SEEDS = 0x5A4D_0000
@@ -161,7 +163,7 @@ def convert(model: nn.Module, dtype: torch.dtype) -> None:
 def _shake(model: nn.Module, seed: int) -> None:
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
-        for parameter in model.parameters():
+        for parameter in (one for one in model.parameters() if one.is_floating_point()):
             signs = torch.randint(2, parameter.shape, generator=generator) * 2 - 1
             moved = parameter.double() * (1 + signs * torch.finfo(parameter.dtype).eps)
             parameter.copy_(moved)
@@ -175,11 +177,10 @@ def dtype_of(precision: Precision) -> torch.dtype | None:
 
 
 def precisions_of(dtypes: Mapping[str, torch.dtype]) -> tuple[Precision, ...]:
-    """The precisions of the reference's ordinary runs, for a model of these dtypes."""
-    needed = (Precision.FLOAT64, Precision.FLOAT32)
+    """The precisions of the reference's runs that tell its rounding noise, for a model of these dtypes."""
     if all(dtype == torch.float64 or not dtype.is_floating_point for dtype in dtypes.values()):
-        return needed
-    return (*needed, Precision.ROUNDED, *SAMPLES)
+        return IN_FLOAT64
+    return (Precision.ROUNDED, *SAMPLES)
 
 
 def bits_of(dtypes: Iterable[torch.dtype]) -> int:

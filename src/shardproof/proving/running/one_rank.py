@@ -14,7 +14,7 @@ import torch
 import torch.distributed as dist
 
 from shardproof.exact.algebra.chosen_sides import add_choices
-from shardproof.proving.records import SAMPLES, Precision, SideRecord
+from shardproof.proving.records import MEASURED, SAMPLES, UNROUNDED, Precision, SideRecord, Told
 from shardproof.proving.running.batch import copy_batch, draw_batch
 from shardproof.proving.running.capture import clone_parameters
 from shardproof.proving.running.clipping import CountedElements
@@ -23,13 +23,15 @@ from shardproof.proving.running.data_parallel import BatchSplit, make_split
 from shardproof.proving.running.dropout import dropout_standing_in, masks_drawn
 from shardproof.proving.running.dtensor_draws import DTensorDraws
 from shardproof.proving.running.grouped_products import grouped_products_followed
+from shardproof.proving.running.measuring import MeasuringRecorder, measure_noise
 from shardproof.proving.running.models import build_model, dtype_of, initial_values, load_model, make_mesh, shard_model
 from shardproof.proving.running.own_values import OwnValues
 from shardproof.proving.running.plan_entries import noted_entries
 from shardproof.proving.running.reach import reached_if_trained
 from shardproof.proving.running.recomputation import recomputation_followed
 from shardproof.proving.running.scheduled import ScheduledStages
-from shardproof.proving.running.segments import Segments, number_parameters
+from shardproof.proving.running.segments import Segments
+from shardproof.proving.running.start import start_ordinary
 from shardproof.proving.running.training import train
 from shardproof.proving.running.widening import own_dtypes_widened
 from shardproof.raised import describe_error
@@ -41,6 +43,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from shardproof.exact import ExactArithmetic
+    from shardproof.proving.deviation import Deviation
     from shardproof.proving.records import Masks, Records
     from shardproof.proving.running.capture import Recorder
     from shardproof.proving.running.models import Parallelize
@@ -87,12 +90,14 @@ class OneRun:
 def record_side(context: RunContext, take: Callable[[OneRun], Mapping[str, Tensor]]) -> SideRecord:
     """Take every run that is requested: first the exact ones, then the ordinary ones, then the one that draws masks.
 
+    One device's runs that round are measured beside its run without that rounding, which comes first.
+
     Args:
         context: what is requested.
         take: takes one run and fills its records; returns this rank's parameters before the first step.
     """
     request = context.request
-    traced = bool(request.native) and dist.is_initialized()
+    traced = request.traced and dist.is_initialized()
     parameters: dict[str, Tensor] = {}
     start: dict[str, Tensor] = {}
     own = Precision.OWN if Precision.OWN in request.native else Precision.FLOAT64
@@ -100,7 +105,7 @@ def record_side(context: RunContext, take: Callable[[OneRun], Mapping[str, Tenso
 
     def record(run: OneRun) -> Records:
         before = take(run)
-        if not parameters:
+        if not parameters and request.is_first:
             parameters.update(before)
         if run.recorder.exact is None and run.precision is own:
             start.update(before)
@@ -110,13 +115,14 @@ def record_side(context: RunContext, take: Callable[[OneRun], Mapping[str, Tenso
         record(OneRun(precision=Precision.FLOAT64, recorder=context.make_recorder(exact), traced=traced))
         for exact in context.arithmetics
     ]
+    native: dict[Precision, Records] = {}
     with dropout_standing_in() as dropped:
-        native = {
-            precision: record(
-                OneRun(precision=precision, recorder=context.make_recorder(), traced=traced, dtypes=dtypes)
-            )
-            for precision in request.native
-        }
+        for precision in request.native:
+            beside = native.get(UNROUNDED[precision], context.beside) if precision in UNROUNDED else None
+            recorder = context.make_recorder() if beside is None else _measuring(context, precision, beside)
+            native[precision] = record(OneRun(precision=precision, recorder=recorder, traced=traced, dtypes=dtypes))
+            if isinstance(recorder, MeasuringRecorder):
+                native[precision].deviations.update(recorder.finish())
     masks: Masks = {}
     if request.draws and (not native or _on_any_rank(bool(dropped))):  # else no mask would be drawn
         take(OneRun(precision=Precision.FLOAT64, recorder=context.make_recorder(), masks=masks, dtypes=dtypes))
@@ -132,6 +138,12 @@ def record_side(context: RunContext, take: Callable[[OneRun], Mapping[str, Tenso
         branches=tuple(branches),
         selects=any(exact.selects for exact in context.arithmetics),
         choices=add_choices(exact.choices for exact in context.arithmetics),
+    )
+
+
+def _measuring(context: RunContext, precision: Precision, beside: Records) -> MeasuringRecorder[Deviation | None]:
+    return MeasuringRecorder(
+        heartbeat=context.heartbeat, beside=beside, measure=measure_noise, keeps=precision not in MEASURED
     )
 
 
@@ -153,7 +165,8 @@ def run_reference(context: RunContext) -> SideRecord:
     step, request = context.step, context.request
 
     def build(run: OneRun) -> nn.Module:
-        return load_model(step, request.build_seed, context.state_for(run.recorder), run.precision)
+        state = context.start_of(run.recorder).state
+        return load_model(step, request.build_seed, state, run.precision)
 
     split = BatchSplit(count=request.axes.shares)
 
@@ -164,14 +177,22 @@ def run_reference(context: RunContext) -> SideRecord:
     samples = tuple(precision for precision in request.native if precision in SAMPLES)
     side = take(replace(context, request=replace(request, native=needed)))
     if request.draws:
-        reached = reached_if_trained(
-            step, request.build_seed, context.initial or context.state, request.dtypes.values()
-        )
-        side = replace(side, initial=initial_values(build_model(step, request.build_seed)), reached=reached)
+        built = build_model(step, request.build_seed)
+        side = replace(side, initial=initial_values(built))
+        if any(not one.requires_grad for one in built.parameters()):
+            state, dtypes = context.ordinary.state, request.dtypes.values()
+            side = replace(side, reached=reached_if_trained(step, request.build_seed, state, dtypes))
     if not samples:
         return side
     try:
-        own = take(replace(context, request=replace(request, native=samples, draws=False), arithmetics=()))
+        own = take(
+            replace(
+                context,
+                request=replace(request, native=samples, draws=False),
+                arithmetics=(),
+                beside=side.native[Precision.ROUNDED],
+            )
+        )
     except Exception as error:  # noqa: BLE001 - whatever the user's code raises
         return replace(side, failed=describe_error(error))
     return replace(side, native={**side.native, **own.native})
@@ -188,21 +209,28 @@ def run_parallelized(context: RunContext, parallelize: Parallelize) -> SideRecor
     step, request = context.step, context.request
     mesh = make_mesh(request.mesh)
 
-    own = OwnValues()
+    told = request.told_to(dist.get_rank())
+    own = OwnValues.after(told)
     scheduled = False
 
-    def build(run: OneRun) -> nn.Module:
+    def build(run: OneRun, context: RunContext = context) -> nn.Module:
         nonlocal scheduled
-        state = context.state_for(run.recorder)
-        model = shard_model(load_model(step, request.build_seed, state, run.precision), parallelize, mesh)
-        own.load_over(model, state, context.drawn, run.precision, exact=run.recorder.exact is not None)
+        start = context.start_of(run.recorder)
+        model = shard_model(load_model(step, request.build_seed, start.state, run.precision), parallelize, mesh)
+        own.load_over(model, start.state, start.drawn, run.precision, exact=run.recorder.exact is not None)
         scheduled = isinstance(model, ScheduledStages)
         return model
 
     split = make_split(request.axes, mesh, dist.get_rank())
-    counted = CountedElements(known=context.known) if step.clip_norm is not None else None
+    counted = None
+    if step.clip_norm is not None:
+        counted = CountedElements(known=context.known, masks={} if told is None else dict(told.counted))
     side = record_side(context, partial(_train_one_run, context, build, split, counted=counted))
-    side = replace(side, scheduled=scheduled)
+    again = start_again_if_filled(context, own)
+    if again is not None:
+        build(OneRun(precision=Precision.FLOAT64, recorder=again.make_recorder()), again)
+    told = Told(filled=own.sorted_names(), counted={} if counted is None else counted.masks)
+    side = replace(side, scheduled=scheduled, told=told, depending=own.depending())
     if not request.draws:
         return side
     as_built, draws = build_model(step, request.build_seed), DTensorDraws()
@@ -213,10 +241,20 @@ def run_parallelized(context: RunContext, parallelize: Parallelize) -> SideRecor
         side,
         initial=initial,
         drawn_by_dtensor=draws.names(built),
-        own_values=tuple(sorted(own.names or ())),
         depending=own.depending(initial),
         unmatched=noted_entries(built),
     )
+
+
+def start_again_if_filled(context: RunContext, own: OwnValues) -> RunContext | None:
+    """For one more start, from other values, of all ranks if one of them is filled by its sharding; None for none.
+
+    What it fills it with has to be the same, or the layout cannot be told: see `own_values.py`.
+    """
+    request = context.request
+    if not (request.seeds and request.traced) or not _on_any_rank(bool(own.names)):
+        return None
+    return replace(context, ordinary=start_ordinary(context.step, request.build_seed))
 
 
 def make_segments(context: RunContext, exact: ExactArithmetic, parameters: Mapping[str, Tensor]) -> Segments:
@@ -232,8 +270,8 @@ def make_segments(context: RunContext, exact: ExactArithmetic, parameters: Mappi
         exact=exact,
         cuts=request.cuts if request.fresh else {},
         rank=dist.get_rank() if dist.is_initialized() else None,
-        parameters=number_parameters(parameters),
-        state=context.state,
+        parameters=parameters,
+        state=context.exact.state,
         fresh=request.fresh,
     )
 
@@ -251,12 +289,13 @@ def _train_one_run(
     step, exact = context.step, run.recorder.exact
     model = build(run)
     parameters = clone_parameters(model)
-    masks = None if counted is None else counted.find(parameters, context.state_for(run.recorder))
+    masks = None if counted is None else counted.find(parameters, context.start_of(run.recorder).state)
     batch = split.rows_of(copy_batch(step.batch, dtype_of(run.precision)))
     segments = None if exact is None else make_segments(context, exact, parameters)
     with run.entered():
         drawn = batch if exact is None else draw_batch(exact, batch)
-        starts = starts and (exact is not None or not context.request.seeds)  # if only ordinary runs are judged
+        # Of ordinary runs only if these alone are judged.
+        starts = starts and (exact is not None or (context.request.is_first and not context.request.seeds))
         train(model, step, drawn, run.recorder, segments=segments, split=split, counted=masks, starts=starts)
     if exact is not None and dist.is_initialized():
         dist.barrier()  # the next run begins when the last rank has left this one

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
     from torch.nn import Module, Parameter
 
+    from shardproof.proving.records import Told
+
     Values = Mapping[str, Tensor]
 
 _Kind = tuple[bool, Precision]  # of a run: whether its arithmetic is exact, and its precision
@@ -79,6 +81,15 @@ class OwnValues:
                         local.copy_(own)
         fill_drawn_buffers(model, drawn, dtype)
         self.held.setdefault((exact, precision), held)
+
+    @classmethod
+    def after(cls, told: Told | None) -> OwnValues:
+        """Those of a rank whose first runs have told which they are; they are to be found before that."""
+        return cls(names=None if told is None else frozenset(told.filled))
+
+    def sorted_names(self) -> tuple[str, ...]:
+        """The names, or none before the first run."""
+        return tuple(sorted(self.names or ()))
 
     def initial(self) -> Values:
         """What the parameters held in the run that is nearest to the user's own dtypes."""

@@ -33,7 +33,7 @@ class Segments:
         exact: the run's arithmetic.
         cuts: the inputs and outputs of modules that are cut, with the numbers of each rank's elements.
         rank: whose numbers of elements are taken; None for the one device, whose activations are the full ones.
-        parameters: by name, the numbers of the elements of the device's own part; see `number_parameters`.
+        parameters: the device's own part before the first step, by name, whose values number its elements.
         state: the full state dict that the parameters' values come from, in float64.
         fresh: parameters and optimizer state start each step from fresh residues; else void elements alone do.
     """
@@ -65,7 +65,7 @@ class Segments:
         placements = getattr(gradient, "placements", ())
         if not self.cuts or gradient is None or any(placement.is_partial() for placement in placements):
             return
-        numbers = self.parameters[name]
+        numbers = self._numbers_of(self.parameters, name)
         if placements and placements != getattr(parameter, "placements", ()):
             numbers = self._placed_as(name, gradient)
         local = local_value(gradient)
@@ -77,26 +77,27 @@ class Segments:
 
         In the places of void elements at least: an update of many elements divides by zero somewhere by chance.
         """
-        numbers = self.parameters[name]
-        if local_value(tensor).shape != numbers.shape:  # the whole, on a rank that holds a shard of the parameter
-            numbers = self._numbers_of_whole(name)
+        with self.exact.paused():
+            own = local_value(tensor).shape == self.parameters[name].shape
+        # Else the whole, on a rank that holds a shard of the parameter.
+        numbers = self._numbers_of(self.parameters if own else self.state, name)
         local = local_value(tensor)
         if self.fresh:
             with torch.no_grad():
                 local.copy_(self.exact.cut(local, cut, numbers))
         self.exact.fill_void(local, cut, numbers)
 
-    def _numbers_of_whole(self, name: str) -> Tensor:
-        """The numbers of all elements of a parameter."""
+    def _numbers_of(self, parameters: Mapping[str, Tensor], name: str) -> Tensor:
+        """The numbers of a parameter's elements; exact arithmetic must not see the values, it would take them in."""
         with self.exact.paused():
-            return number_parameters({name: self.state[name]})[name]
+            return number_parameters({name: parameters[name]})[name]
 
     def _placed_as(self, name: str, gradient: Any) -> Tensor:
         """The numbers of the elements of a gradient that is not placed as its parameter is."""
         from torch.distributed.tensor import distribute_tensor
 
         with self.exact.paused():
-            numbers = self._numbers_of_whole(name)
+            numbers = self._numbers_of(self.state, name)
             placed = distribute_tensor(numbers, gradient.device_mesh, gradient.placements, src_data_rank=None)
             return placed.to_local()
 
