@@ -196,7 +196,8 @@ def _prove(runner: Runner, request: RunRequest, settings: _Settings) -> Proof:
         outcomes: list[dict[Key, Outcome]] = []
         in_float64 = InFloat64()
         if not numeric:
-            trials = Trials.after_first(runner, request, first, layout, tell)
+            alone = wanted == 1 and settings.max_false_accept is None
+            trials = Trials.after_first(runner, request, first, layout, tell, alone=alone)
             compared = first if evidence is not None else None
             first = first.without_compared()  # the memory is needed for what follows
             trials.take(wanted - 1)

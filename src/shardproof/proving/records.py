@@ -242,7 +242,7 @@ class SideRecord:
             own training step, which is given its parameters, those alone that it fills itself.
         reached: of the reference, the elements of frozen parameters that would have a gradient in the first step, by
             name; empty if not asked for.
-        start: its own before the first step in the user's own dtypes; empty if that run was not asked for.
+        start: of a rank, its own before the first step in the user's own dtypes; empty if that run was not asked for.
         masks: the dropout masks that its generators draw; empty if not asked for.
         taken_constants: real constants that exact arithmetic took for the reference's, of the ranks.
         branches: how comparisons of numbers that were read in exact arithmetic were decided.
@@ -309,17 +309,20 @@ class UpdateInputs:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Replay:
-    """The updates of one device from the inputs of some ranks: their records hold states and updated parameters.
+    """The updates of one device from the inputs of some ranks: states and updated parameters.
 
     Attributes:
         ranks: whose.
-        exact: in float64.
-        rounding: in the user's own dtypes; in float32 where these are float64.
+        own: its records in the user's own dtypes.
+        errors: by key, the largest difference of what the ranks have from the update in float64.
+        deviations: by key, how far the update in a precision that rounds is from that in float64: in the user's own
+            dtypes, in float32 where these are float64.
     """
 
     ranks: tuple[int, ...]
-    exact: Records
-    rounding: Records
+    own: Records
+    errors: Mapping[Key, float]
+    deviations: Mapping[Key, Deviation | None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -53,7 +53,14 @@ class Trials:
 
     @classmethod
     def after_first(
-        cls, runner: Runner, request: RunRequest, first: BothSides, layout: Layout, tell: Callable[[str], None]
+        cls,
+        runner: Runner,
+        request: RunRequest,
+        first: BothSides,
+        layout: Layout,
+        tell: Callable[[str], None],
+        *,
+        alone: bool,
     ) -> Trials:
         """The first trial alone, compared: nothing of its tensors is needed any more.
 
@@ -65,10 +72,11 @@ class Trials:
             first: its runs.
             layout: of the candidate.
             tell: says what is run next.
+            alone: no further ones are wanted; such that are needed in spite of that are taken without segments.
         """
         outcomes, choices = compare_trials(first, layout), Choices()
         choices.add(first)
-        cut = request.fresh and all(outcome.equal for outcome in outcomes[0].values())
+        cut = not alone and request.fresh and all(outcome.equal for outcome in outcomes[0].values())
         cuts = choose_cuts(align_trial(first, layout, 0), outcomes[0]) if cut else None
         return cls(
             runner=runner,

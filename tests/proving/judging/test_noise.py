@@ -8,6 +8,7 @@ import torch
 from tests.proving.judging.made_up import BIAS, DOWN, LOSS, NEW_BIAS, make_sides, native_runs, own_run
 
 from shardproof.proving.axes import Axes
+from shardproof.proving.deviation import Deviation
 from shardproof.proving.findings import FAR_RATIO, ROUNDING_RATIO, Numbers, Verdict
 from shardproof.proving.judging.alignment import Alignment
 from shardproof.proving.judging.judge import find_candidate_layout
@@ -269,16 +270,19 @@ def measured_beside(rounding, exact, ranks=((0, 1),)):
     """The numbers of an update beside one device's own from the candidate's inputs, given for each group of ranks."""
     both = make_sides()
 
-    def records(values):
-        found = both.reference.native[Precision.OWN].tensors
-        return Records(tensors={**found, NEW_BIAS: Recorded(stored=values)})
-
+    found = both.reference.native[Precision.OWN].tensors
     held = both.ranks[0].native[Precision.OWN].tensors[NEW_BIAS].values
-    replays = [
-        Replay(ranks=group, exact=records(held.double() + one), rounding=records(held + two))
-        for group, one, two in zip(ranks, exact, rounding, strict=True)
-    ]
-    both = replace(both, replays=replays)
+
+    def replay(group, in_float64, in_own):
+        return Replay(
+            ranks=group,
+            own=Records(tensors={**found, NEW_BIAS: Recorded(stored=in_own)}),
+            errors={NEW_BIAS: float((held.double() - in_float64).abs().max())},
+            deviations={NEW_BIAS: measure_noise(NEW_BIAS, in_own, in_float64)},
+        )
+
+    groups = zip(ranks, exact, rounding, strict=True)
+    both = replace(both, replays=[replay(group, held.double() + one, held + two) for group, one, two in groups])
     return align_own_runs(both, find_candidate_layout(both)).of(NEW_BIAS)
 
 
@@ -304,8 +308,8 @@ def test_an_update_of_another_shape_has_no_numbers():
     def beside(change):
         both = make_sides(change)
         records = both.reference.native[Precision.OWN]
-        doubled = {key: replace(one, stored=one.values.double()) for key, one in records.tensors.items()}
-        replay = Replay(ranks=(0, 1), exact=Records(tensors=doubled), rounding=records)
+        none = Deviation(difference=0.0, scale=1.0, epsilon=2.0**-23)
+        replay = Replay(ranks=(0, 1), own=records, errors={NEW_BIAS: 0.0}, deviations={NEW_BIAS: none})
         both = replace(both, replays=[replay])
         return align_own_runs(both, find_candidate_layout(both)).of(NEW_BIAS)
 

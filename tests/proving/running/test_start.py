@@ -4,6 +4,7 @@ import torch
 from tests.proving import steps
 from torch import nn
 
+from shardproof.proving.running.models import build_model
 from shardproof.proving.running.start import start_exact, start_ordinary
 
 
@@ -16,27 +17,28 @@ class Scaled(steps.MLP):
         self.register_buffer("scale", torch.ones(4), persistent=False)
 
 
-STEP = steps.make_step(model=Scaled)
+def start(draw, seed):
+    return draw(build_model(steps.make_step(model=Scaled), seed), seed)
 
 
 def test_exact_runs_start_from_values_that_are_all_different():
-    start = start_exact(STEP, 3)
-    assert list(start.state) == list(Scaled().state_dict())
-    values = torch.cat([one.reshape(-1) for one in start.drawn.values()])
+    found = start(start_exact, 3)
+    assert list(found.state) == list(Scaled().state_dict())
+    values = torch.cat([one.reshape(-1) for one in found.drawn.values()])
     assert len(values.unique()) == len(values)
-    assert {*start.drawn} == {*start.state, "scale"}
-    assert all(torch.equal(start.drawn[name], start.state[name]) for name in start.state)
-    assert torch.equal(start_exact(STEP, 3).state["up.weight"], start.state["up.weight"])
-    assert not torch.equal(start_exact(STEP, 4).state["up.weight"], start.state["up.weight"])
+    assert {*found.drawn} == {*found.state, "scale"}
+    assert all(torch.equal(found.drawn[name], found.state[name]) for name in found.state)
+    assert torch.equal(start(start_exact, 3).state["up.weight"], found.state["up.weight"])
+    assert not torch.equal(start(start_exact, 4).state["up.weight"], found.state["up.weight"])
 
 
 def test_ordinary_runs_start_near_the_models_own_values():
-    start = start_ordinary(STEP, 3)
+    found = start(start_ordinary, 3)
     torch.manual_seed(3)
     own = Scaled()
-    assert {*start.drawn} == {"shift", "scale"}
-    assert torch.equal(start.drawn["shift"], start.state["shift"])
+    assert {*found.drawn} == {"shift", "scale"}
+    assert torch.equal(found.drawn["shift"], found.state["shift"])
     for name, parameter in own.named_parameters():
-        near = nn.functional.l1_loss(start.state[name], parameter.double()) / parameter.abs().mean()
+        near = nn.functional.l1_loss(found.state[name], parameter.double()) / parameter.abs().mean()
         assert 0.01 < near < 0.2
-        assert start.state[name].dtype is torch.float64
+        assert found.state[name].dtype is torch.float64

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from shardproof.comparison import compare
-from shardproof.proving.deviation import largest, largest_difference, measure_deviation, without_masks, worst
+from shardproof.proving.deviation import largest, largest_difference, without_masks, worst
 from shardproof.proving.findings import Numbers, Rounding
 from shardproof.proving.judging.alignment import ActualExpected, Alignment
 from shardproof.proving.records import OF_PARAMETERS, RESULTS, SAMPLES, UNROUNDED, Phase, Precision
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from shardproof.proving.deviation import Deviation
     from shardproof.proving.judging.layout import Layout
-    from shardproof.proving.records import BothSides, Key, Records
+    from shardproof.proving.records import BothSides, Key, Records, Replay
 
 # A tensor of few elements can be right by luck: its noise is at least this many epsilons of its largest element.
 _FLOOR_EPSILONS = 2.0
@@ -41,18 +41,11 @@ _FLOAT64_FLOOR_EPSILONS = 64.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ReplayedRuns:
-    """The candidate's ranks beside one device's updates from a rank's own inputs.
+class ReplayedUpdates:
+    """One device's updates from a rank's own inputs, and the candidate's ranks beside them in the user's own dtypes."""
 
-    Attributes:
-        exact: in float64.
-        own: in the user's own dtypes.
-        rounding: in the precision whose rounding is the noise.
-    """
-
-    exact: Alignment
-    own: Alignment
-    rounding: Alignment
+    replay: Replay
+    beside: Alignment
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,7 +64,7 @@ class OwnRuns:
     measured: Alignment
     beside: Alignment
     samples: Sequence[Mapping[Key, Deviation | None]]
-    replays: Mapping[int, ReplayedRuns] = field(default_factory=dict)
+    replays: Mapping[int, ReplayedUpdates] = field(default_factory=dict)
     dtype: str = ""
     scale: float = 1.0
 
@@ -91,24 +84,28 @@ class OwnRuns:
             if key.phase not in RESULTS:
                 measured, beside = _without_masks(measured), _without_masks(beside)
             if measured:
-                numbers.append(_measure(measured, beside, part.deviations, self.scale))
+                error = worst(largest_difference(one.actual, one.expected) for one in measured.values())
+                numbers.append(_measure(error, beside, part.deviations, self.scale))
         return max(numbers, key=lambda one: math.inf if one.no_reference else one.ratio, default=None)
 
     def _of_update(self, key: Key) -> Numbers | None:
         """Numbers beside the updates that one device makes of the candidate's own gradients and states."""
-        measured, beside, own = {}, {}, []
+        errors, beside, own = [], {}, []
+        whole = _of_reference(key, self.measured.layout)
         for rank, runs in self.replays.items():
-            found = [alignment.of(key) for alignment in (runs.exact, runs.own, runs.rounding)]
-            aligned = [one for one in found if one is not None and not one.fault]
-            if len(aligned) < 3 or aligned[0].misshapen:
+            aligned = runs.beside.of(key)
+            if aligned is None or aligned.fault or aligned.misshapen:
                 return None
-            if rank not in aligned[0].held:
+            if rank not in aligned.held:
                 continue
-            exact, in_own, rounding = (one.held[rank] for one in aligned)
-            measured[rank], beside[rank] = exact, in_own
-            found_here = measure_deviation(rounding.expected, exact.expected, masks=False)
-            own += [] if found_here is None else [found_here]
-        return _measure(measured, beside, own, self.scale) if measured else None
+            deviations = [runs.replay.deviations.get(one) for one in whole]
+            known = [deviation for deviation in deviations if deviation is not None]
+            if not known or len(known) < len(deviations):
+                return None
+            beside[rank] = aligned.held[rank]
+            errors += [runs.replay.errors[one] for one in whole]
+            own += known
+        return _measure(worst(errors), beside, own, self.scale) if beside else None
 
     def lacks(self, key: Key) -> bool:
         """Whether one side alone has a tensor in these dtypes, or a rank has it in another shape."""
@@ -151,16 +148,21 @@ def _parts_of(key: Key, layout: Layout, samples: Sequence[Mapping[Key, Deviation
 
     A flat buffer holds elements of several parameters, whose gradients may be of very different magnitudes.
     """
-    name, _, suffix = key.name.partition("/")
-    spans: Mapping[str, slice | None] = {name: None}
-    if key.phase in OF_PARAMETERS and name not in layout.state.names:
-        spans = {one: layout.state.span(one) for one in layout.spans(name)}
-    for one, span in spans.items():
-        whole = replace(key, name=f"{one}/{suffix}" if suffix else one)
+    for whole, span in _of_reference(key, layout).items():
         found = [sample[whole] for sample in samples if whole in sample]
         known = [deviation for deviation in found if deviation is not None]
         if known and len(known) == len(found):
             yield _Part(deviations=known, span=span)
+
+
+def _of_reference(key: Key, layout: Layout) -> dict[Key, slice | None]:
+    """The key itself; of a parameter that the reference does not have those of its own, and their elements."""
+    name, _, suffix = key.name.partition("/")
+    if key.phase not in OF_PARAMETERS or name in layout.state.names:
+        return {key: None}
+    return {
+        replace(key, name=f"{one}/{suffix}" if suffix else one): layout.state.span(one) for one in layout.spans(name)
+    }
 
 
 def align_own_runs(both: BothSides, layout: Layout) -> OwnRuns:
@@ -178,11 +180,10 @@ def align_own_runs(both: BothSides, layout: Layout) -> OwnRuns:
             reference=records, ranks=candidate, layout=layout, axes=both.axes, own_training=both.own_training
         )
 
-    replays: dict[int, ReplayedRuns] = {}
+    replays: dict[int, ReplayedUpdates] = {}
     for replay in both.replays:
-        exact, rounding = beside(replay.exact), beside(replay.rounding)
-        runs = ReplayedRuns(exact=exact, own=exact if in_float64 else rounding, rounding=rounding)
-        replays |= dict.fromkeys(replay.ranks, runs)
+        updates = ReplayedUpdates(replay=replay, beside=beside(replay.own))
+        replays |= dict.fromkeys(replay.ranks, updates)
 
     return OwnRuns(
         measured=beside(reference.native[UNROUNDED[samples[0]]]),
@@ -205,10 +206,7 @@ def _without_masks(held: Mapping[int, ActualExpected]) -> dict[int, ActualExpect
 
 
 def _measure(
-    measured: Mapping[int, ActualExpected],
-    beside: Mapping[int, ActualExpected],
-    own: Sequence[Deviation],
-    noise_scale: float,
+    error: float, beside: Mapping[int, ActualExpected], own: Sequence[Deviation], noise_scale: float
 ) -> Numbers:
     pairs = [compare(one.actual, one.expected.to(one.actual.dtype)) for one in beside.values()]
     scale = worst(one.scale for one in own)  # a rank may hold none of it
@@ -219,7 +217,7 @@ def _measure(
         exact=all(pair.exact for pair in pairs),
         approximate=all(pair.approximate for pair in pairs),
         maxdiff=worst(pair.maxdiff for pair in pairs),
-        error=worst(largest_difference(one.actual, one.expected) for one in measured.values()),
+        error=error,
         noise=noise_scale * max(noise, _FLOOR_EPSILONS * own[0].epsilon * scale),
         scale=scale,
     )

@@ -87,13 +87,15 @@ class Runner:
         Raises:
             CannotRunError: a side cannot be built or run.
         """
-        step, seed = self.target.step, request.build_seed
-        model = build_model(step, seed)
+        seed = request.build_seed
+        model = build_model(self.target.step, seed)
         dtypes = own_dtypes(model)
         request = replace(request, dtypes=dtypes, extra=extra_state(model))
+        exact = start_exact(model, seed) if request.seeds else Start()
+        if request.seeds and numbers is not None:
+            model = build_model(self.target.step, seed)
+        ordinary = start_ordinary(model, seed) if numbers is not None else Start()
         del model  # every run builds one of its own
-        exact = start_exact(step, seed) if request.seeds else Start()
-        ordinary = start_ordinary(step, seed) if numbers is not None else Start()
         # The ranks get arithmetics of their own: of what the reference lifts or tags, they are given its constants.
         arithmetics = request.make_arithmetics(exact.drawn.values())
         own = () if numbers in (None, Numbers.FLOAT64) else precisions_of(dtypes)

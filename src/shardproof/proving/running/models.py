@@ -119,8 +119,8 @@ def nudge_parameters(model: nn.Module, seed: int) -> None:
             if not parameter.is_floating_point():
                 continue
             shape = parameter.shape
-            share = 0.05 + 0.05 * torch.rand(shape, generator=generator, dtype=torch.float64)
-            share *= torch.randint(2, shape, generator=generator) * 2 - 1
+            share = torch.rand(shape, generator=generator, dtype=torch.float64).mul_(2).sub_(1)
+            share.add_(share.sign()).mul_(0.05)  # 0.05 to 0.1, with either sign
             fan_in = parameter.numel() // shape[0] if len(shape) > 1 and shape[0] else 1
             size = parameter.double().abs()
             moved = parameter.double() * (1 + share)

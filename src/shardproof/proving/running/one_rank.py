@@ -107,7 +107,7 @@ def record_side(context: RunContext, take: Callable[[OneRun], Mapping[str, Tenso
         before = take(run)
         if not parameters and request.is_first:
             parameters.update(before)
-        if run.recorder.exact is None and run.precision is own:
+        if run.recorder.exact is None and run.precision is own and dist.is_initialized():
             start.update(before)
         return run.recorder.records
 
@@ -254,7 +254,8 @@ def start_again_if_filled(context: RunContext, own: OwnValues) -> RunContext | N
     request = context.request
     if not (request.seeds and request.traced) or not _on_any_rank(bool(own.names)):
         return None
-    return replace(context, ordinary=start_ordinary(context.step, request.build_seed))
+    seed = request.build_seed
+    return replace(context, ordinary=start_ordinary(build_model(context.step, seed), seed))
 
 
 def make_segments(context: RunContext, exact: ExactArithmetic, parameters: Mapping[str, Tensor]) -> Segments:

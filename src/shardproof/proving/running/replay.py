@@ -5,13 +5,17 @@ Only the updates are computed again. Each step starts from what the candidate ha
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import math
+from functools import partial
+from typing import TYPE_CHECKING, TypeVar
 
 import torch
 from torch import nn
 
-from shardproof.proving.records import Phase, Precision, Records, Replay
+from shardproof.proving.deviation import largest_difference, measure_deviation
+from shardproof.proving.records import Phase, Precision, Replay
 from shardproof.proving.running.capture import Recorder
+from shardproof.proving.running.measuring import MeasuringRecorder
 from shardproof.proving.running.models import dtype_of
 from shardproof.proving.running.training import states_of
 
@@ -20,12 +24,15 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from shardproof.proving.records import UpdateInputs, UpdateStep
+    from shardproof.proving.deviation import Deviation
+    from shardproof.proving.records import Key, UpdateInputs, UpdateStep
     from shardproof.proving.step import Step
+
+R = TypeVar("R", bound=Recorder)
 
 
 def replay_updates(step: Step, inputs: Sequence[UpdateInputs], *, in_float64: bool) -> tuple[Replay, ...]:
-    """The updates that one device makes of the candidate's inputs, in float64 and in a precision that rounds.
+    """The updates that one device makes of the candidate's inputs, measured in float64 and in a precision that rounds.
 
     Args:
         step: has the optimizer.
@@ -39,26 +46,43 @@ def replay_updates(step: Step, inputs: Sequence[UpdateInputs], *, in_float64: bo
     unclipped = any(not update.clipped for one in inputs for update in one.steps)
     if step.optimizer is None or (unclipped and step.clip is not None and step.clip_norm is None):
         return ()  # how the gradients were clipped on one device cannot be told from a norm
-    rounding = Precision.FLOAT32 if in_float64 else Precision.OWN
+    own, other = (Precision.FLOAT64, Precision.FLOAT32) if in_float64 else (Precision.OWN, Precision.FLOAT64)
     found = []
     for one in inputs:
         try:
-            found.append(
-                Replay(
-                    ranks=one.ranks,
-                    exact=_replay(step, one, Precision.FLOAT64),
-                    rounding=_replay(step, one, rounding),
-                )
-            )
+            kept = _replay(step, one, own, Recorder()).records
+            measuring = MeasuringRecorder(beside=kept, measure=partial(_measure, one, in_float64))
+            _replay(step, one, other, measuring)
         except Exception:  # noqa: BLE001 - whatever the user's optimizer raises
             return ()
+        measured = measuring.finish()
+        found.append(
+            Replay(
+                ranks=one.ranks,
+                own=kept,
+                errors={key: error for key, (error, _) in measured.items()},
+                deviations={key: deviation for key, (_, deviation) in measured.items()},
+            )
+        )
     return tuple(found)
 
 
-def _replay(step: Step, inputs: UpdateInputs, precision: Precision) -> Records:
-    """Records of the updated parameters and the states after each step."""
+def _measure(
+    inputs: UpdateInputs, in_float64: bool, key: Key, measured: Tensor, own: Tensor
+) -> tuple[float, Deviation | None]:
+    """How far the candidate's update or state is from that in float64, and so the one that rounds."""
+    name, _, state = key.name.partition("/")
+    step = inputs.steps[key.step]
+    candidate = (step.states.get(state, {}) if state else step.updates).get(name)
+    rounding, exact = (measured, own) if in_float64 else (own, measured)
+    error = math.inf if candidate is None else largest_difference(candidate, exact)
+    return error, None if candidate is None else measure_deviation(rounding, exact, masks=False)
+
+
+def _replay(step: Step, inputs: UpdateInputs, precision: Precision, recorder: R) -> R:
+    """Record the updated parameters and the states after each step."""
     assert step.optimizer is not None
-    dtype, recorder = dtype_of(precision), Recorder()
+    dtype = dtype_of(precision)
     parameters = {name: nn.Parameter(values.to(dtype, copy=True)) for name, values in inputs.parameters.items()}
     optimizer = step.optimizer(list(parameters.values()))
     for number, one in enumerate(inputs.steps):
@@ -74,7 +98,7 @@ def _replay(step: Step, inputs: UpdateInputs, precision: Precision) -> Records:
             for key, value in states_of(optimizer, parameter).items():
                 recorder.add(Phase.STATE, f"{name}/{key}", value)
         _take_over(optimizer, parameters, one)
-    return recorder.records
+    return recorder
 
 
 def _take_over(optimizer: torch.optim.Optimizer, parameters: Mapping[str, Tensor], one: UpdateStep) -> None:

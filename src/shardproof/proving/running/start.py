@@ -4,26 +4,21 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from shardproof.proving.running.models import (
-    build_model,
-    draw_buffers,
-    draw_parameters,
-    nudge_parameters,
-    tensors_of_state,
-)
+from shardproof.proving.running.models import draw_buffers, draw_parameters, nudge_parameters, tensors_of_state
 from shardproof.proving.running.request import Start
 
 if TYPE_CHECKING:
-    from shardproof.proving.step import Step
+    from torch import nn
 
 
-def start_exact(step: Step, seed: int) -> Start:
+def start_exact(model: nn.Module, seed: int) -> Start:
     """What runs in exact arithmetic start from: every element of every parameter has a value of its own.
 
-    Raises:
-        CannotRunError: the model cannot be built.
+    Args:
+        model: the user's, as it is built; it is not to be used any more.
+        seed: that it was built from.
     """
-    model = build_model(step, seed).double()
+    model.double()
     draw_parameters(model, seed)
     drawn = draw_buffers(model, seed)
     state = {name: tensor.clone() for name, tensor in tensors_of_state(model).items()}
@@ -32,13 +27,14 @@ def start_exact(step: Step, seed: int) -> Start:
     return Start(state=state, drawn=drawn)
 
 
-def start_ordinary(step: Step, seed: int) -> Start:
+def start_ordinary(model: nn.Module, seed: int) -> Start:
     """What runs in ordinary arithmetic start from: near the user's own initial values, all different in float64.
 
-    Raises:
-        CannotRunError: the model cannot be built.
+    Args:
+        model: the user's, as it is built; it is not to be used any more.
+        seed: that it was built from.
     """
-    model = build_model(step, seed).double()
+    model.double()
     nudge_parameters(model, seed)
     drawn = draw_buffers(model, seed)
     return Start(state={name: tensor.clone() for name, tensor in tensors_of_state(model).items()}, drawn=drawn)
