@@ -25,6 +25,7 @@ from shardproof.proving.judging.judge import (
     list_unwatched_states,
     measure_in_float64,
     needs_float64,
+    settle_numbers,
 )
 from shardproof.proving.judging.marks import mark_allowed, mark_source_lines, unmark_consequences
 from shardproof.proving.judging.one_sided import conclude_one_sided
@@ -215,14 +216,17 @@ def _prove(runner: Runner, request: RunRequest, settings: _Settings) -> Proof:
         initial, masks = judge_drawn(first, layout)
         first = first.without_drawn()
         own_is_float64 = first.own_precision is Precision.FLOAT64
-        replays = replay_updates(step, collect_update_inputs(first, layout), in_float64=own_is_float64)
-        first = replace(first, replays=replays)
+        inputs = collect_update_inputs(first, layout)
+        if not numeric:
+            settled = settle_numbers(first, layout)
+            first = first.without_settled()  # the memory is needed for what follows
+        first = replace(first, replays=replay_updates(step, inputs, in_float64=own_is_float64))
         if numeric:
             findings = judge_numerically(first, layout)
             # Right initial values are PROVED, but a report of numbers must not say that anything is proved.
             initial = tuple(finding for finding in initial if not finding.verdict.ok)
         else:
-            findings = judge_exactly(first, layout, outcomes, in_float64)
+            findings = judge_exactly(first, layout, outcomes, in_float64, settled)
         findings = unmark_consequences((*idle, *initial, *findings, *masks, *selections))
         if evidence is not None:
             tell("what a page shows")

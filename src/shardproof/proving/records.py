@@ -397,6 +397,18 @@ class BothSides:
 
         return replace(self, reference=less(self.reference), ranks=[less(side) for side in self.ranks])
 
+    def without_settled(self) -> BothSides:
+        """Less the reference's tensors of parameters in the user's own dtypes, once they are measured."""
+
+        def less(records: Records) -> Records:
+            kept = {key: one for key, one in records.tensors.items() if key.phase not in OF_PARAMETERS}
+            return replace(records, tensors=kept)
+
+        native = dict(self.reference.native)
+        for precision in native.keys() & {Precision.OWN, Precision.ROUNDED}:
+            native[precision] = less(native[precision])
+        return replace(self, reference=replace(self.reference, native=native))
+
     @property
     def own_precision(self) -> Precision:
         """Of the runs in the user's own dtypes; FLOAT64 if these are float64."""

@@ -4,7 +4,8 @@ layout = find_candidate_layout(both)      where each rank's elements are in the 
 outcomes = compare_trials(both, layout)   what each run in exact arithmetic shows of each tensor
 needs_float64(outcomes)                   whether runs in float64 have to tell more of some tensor
 measure_in_float64(both, layout, outcomes)   what these tell; they are not needed any more
-judge_exactly(both, layout, outcomes, in_float64)   findings of a proof; `outcomes` may be of further runs too
+settle_numbers(both, layout)              what the user's own dtypes tell of tensors of parameters
+judge_exactly(both, layout, outcomes, ...)   findings of a proof; `outcomes` may be of further runs too
 judge_numerically(both, layout)           findings of `--numeric`, from numbers alone
 judge_drawn(both, layout)                 findings of initial values and dropout masks
 """
@@ -27,7 +28,13 @@ from shardproof.proving.judging.early_access import conclude_early_accesses
 from shardproof.proving.judging.initial import find_faults, judge_initial
 from shardproof.proving.judging.layout import find_layout, not_of_the_state
 from shardproof.proving.judging.masks import judge_masks
-from shardproof.proving.judging.noise import FLOAT64_ROUNDING_RATIO, align_own_runs, measure_rounding
+from shardproof.proving.judging.noise import (
+    FLOAT64_ROUNDING_RATIO,
+    Settled,
+    align_own_runs,
+    measure_rounding,
+    settle_parameters,
+)
 from shardproof.proving.judging.numeric import add_numbers, conclude_numerically
 from shardproof.proving.judging.order import judge_order
 from shardproof.proving.judging.outcomes import compare_exactly, drop_cancelled, own_buffers
@@ -104,7 +111,11 @@ class InFloat64:
 
 
 def judge_exactly(
-    both: BothSides, layout: Layout, outcomes: Sequence[Mapping[Key, Outcome]], in_float64: InFloat64
+    both: BothSides,
+    layout: Layout,
+    outcomes: Sequence[Mapping[Key, Outcome]],
+    in_float64: InFloat64,
+    settled: Settled | None = None,
 ) -> tuple[Finding, ...]:
     """The findings of all trials, in execution order, with the numbers of the user's own dtypes where these ran.
 
@@ -113,6 +124,7 @@ def judge_exactly(
         layout: of the candidate.
         outcomes: of all trials, the first one first.
         in_float64: where `needs_float64`.
+        settled: where the reference's tensors of parameters are not in `both` any more.
 
     Raises:
         CannotRunError: nothing was compared.
@@ -129,7 +141,7 @@ def judge_exactly(
     )
     numbered = add_numbers(
         findings,
-        align_own_runs(both, layout),
+        align_own_runs(both, layout, settled),
         agreed={key for key, outcome in outcomes[0].items() if outcome.equal and not outcome.partial},
         divergences=conclude_divergences(divergences, both.dtype),
         lower=find_lower_dtype([side.native[both.own_precision] for side in both.ranks], both.dtype),
@@ -187,6 +199,11 @@ def needs_another_trial(in_float64: InFloat64, outcomes: Sequence[Mapping[Key, O
     results = {key: one for key, one in outcomes[0].items() if key.phase not in ACTIVATIONS}
     unjudged = [(key, one) for key, one in results.items() if judge_trials([one])[0] is Verdict.UNSUPPORTED]
     return any(not count_uncompared([one], in_float64.roundings[key]) for key, one in unjudged)
+
+
+def settle_numbers(both: BothSides, layout: Layout) -> Settled:
+    """What the runs in the user's own dtypes tell of tensors of parameters; nothing where one device cannot run so."""
+    return Settled() if both.reference.failed else settle_parameters(both, layout)
 
 
 def judge_numerically(both: BothSides, layout: Layout) -> tuple[Finding, ...]:

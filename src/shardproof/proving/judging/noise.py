@@ -49,6 +49,19 @@ class ReplayedUpdates:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Settled:
+    """What was measured of the tensors of parameters, while the reference's were in memory.
+
+    Attributes:
+        numbers: by key; None where the values cannot be compared.
+        lacking: which of them one side alone has, or a rank in another shape.
+    """
+
+    numbers: Mapping[Key, Numbers | None] = field(default_factory=dict)
+    lacking: frozenset[Key] = frozenset()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class OwnRuns:
     """The runs in the user's own dtypes, aligned.
 
@@ -57,6 +70,7 @@ class OwnRuns:
         beside: the same ranks beside the reference in its own dtypes.
         samples: the deviations of the reference in its own dtypes, in several runs.
         replays: beside which the updates and states of each rank are measured; see `update_inputs.py`.
+        settled: of tensors that the reference's runs do not hold any more.
         dtype: the user's own dtypes in words, as `Native.dtype`.
         scale: what the measured noise is to be multiplied by.
     """
@@ -65,6 +79,7 @@ class OwnRuns:
     beside: Alignment
     samples: Sequence[Mapping[Key, Deviation | None]]
     replays: Mapping[int, ReplayedUpdates] = field(default_factory=dict)
+    settled: Settled = field(default_factory=Settled)
     dtype: str = ""
     scale: float = 1.0
 
@@ -74,6 +89,8 @@ class OwnRuns:
             replayed = self._of_update(key)
             if replayed is not None:
                 return replayed
+        if key in self.settled.numbers:
+            return self.settled.numbers[key]
         found = [alignment.of(key) for alignment in (self.measured, self.beside)]
         aligned = [one for one in found if one is not None and not one.fault and one.held]
         if len(aligned) < 2 or aligned[0].misshapen:
@@ -109,6 +126,8 @@ class OwnRuns:
 
     def lacks(self, key: Key) -> bool:
         """Whether one side alone has a tensor in these dtypes, or a rank has it in another shape."""
+        if key in self.settled.numbers:
+            return key in self.settled.lacking
         aligned = self.measured.of(key)
         in_reference = self.beside.reference_has(key)
         on_ranks = any(key in records.tensors for records in self.measured.ranks)
@@ -165,10 +184,23 @@ def _of_reference(key: Key, layout: Layout) -> dict[Key, slice | None]:
     }
 
 
-def align_own_runs(both: BothSides, layout: Layout) -> OwnRuns:
+def settle_parameters(both: BothSides, layout: Layout) -> Settled:
+    """Measure every tensor of parameters in the user's own dtypes, in which the reference must have run."""
+    own = align_own_runs(both, layout)
+    tensors = (own.measured.reference.tensors, *(records.tensors for records in own.measured.ranks))
+    keys = dict.fromkeys(key for held in tensors for key in held if key.phase in OF_PARAMETERS)
+    return Settled(numbers={key: own.of(key) for key in keys}, lacking=frozenset(key for key in keys if own.lacks(key)))
+
+
+def align_own_runs(both: BothSides, layout: Layout, settled: Settled | None = None) -> OwnRuns:
     """The runs in the user's own dtypes, which the reference must have.
 
     In float64, where nothing more precise is at hand, the noise is that of float32, scaled.
+
+    Args:
+        both: the runs.
+        layout: of the candidate.
+        settled: what was measured before, of tensors that the reference's runs do not hold any more.
     """
     reference, own = both.reference, both.own_precision
     in_float64 = own is Precision.FLOAT64
@@ -190,6 +222,7 @@ def align_own_runs(both: BothSides, layout: Layout) -> OwnRuns:
         beside=beside(reference.native[own]),
         samples=[reference.native[one].deviations for one in samples],
         replays=replays,
+        settled=settled or Settled(),
         dtype=both.dtype,
         scale=_FLOAT32_TO_FLOAT64 if in_float64 else 1.0,
     )
