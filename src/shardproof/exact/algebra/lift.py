@@ -20,6 +20,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from shardproof.exact.algebra.blocks import blocks
 from shardproof.exact.algebra.field import ROOTED, Field
 from shardproof.exact.algebra.reference_constants import ReferenceConstants, TakenConstant
 from shardproof.exact.errors import SymbolError
@@ -33,6 +34,7 @@ PRECISION: Final = {torch.float64: 53, torch.float32: 24, torch.float16: 11, tor
 # The two symbols of masks. The lowest finite number of every dtype is one symbol, whatever the dtype.
 LOWEST: Final = torch.finfo(torch.float64).min
 _LOWEST_OF_ANY: Final = frozenset(torch.finfo(dtype).min for dtype in PRECISION)
+_GREATEST_LOWEST: Final = max(_LOWEST_OF_ANY)
 NEGATIVE_INFINITY: Final = float("-inf")
 
 _SNAP_BITS: Final = 3
@@ -99,16 +101,24 @@ class Lift:
         """
         precision = bits or PRECISION[values.dtype]
         flat = values.detach().to("cpu", torch.float64).reshape(-1)
-        small = (flat == flat.round()) & (flat.abs() <= self.field.half) & (flat != torch.finfo(torch.float16).min)
-        if bool(small.all()):
+        if self._are_small_integers(flat):
             return values.detach().to(torch.float64, copy=True)
         found = self._lifted(flat.numpy(), precision)
         return torch.from_numpy(found).to(values.device).view(values.shape)
 
+    def _are_small_integers(self, flat: Tensor) -> bool:
+        """Whether every element is its own residue: zeros that an optimizer's state starts with, say."""
+        for (block,) in blocks(flat):
+            small = (block == block.round()) & (block.abs() <= self.field.half)
+            if not bool((small & (block != torch.finfo(torch.float16).min)).all()):
+                return False
+        return True
+
     def simplest(self, values: Tensor) -> Tensor:
         """The float64 nearest to the number that each element stands for: 0.1 for float32's 0.1. A copy."""
         real = values.detach().to("cpu", torch.float64).reshape(-1).numpy().copy()
-        real[np.isin(real, list(_LOWEST_OF_ANY))] = LOWEST
+        if not (real.size and real.min() > _GREATEST_LOWEST):  # so is NaN
+            real[np.isin(real, list(_LOWEST_OF_ANY))] = LOWEST
         if values.dtype == torch.float64:
             return torch.from_numpy(real).to(values.device).view(values.shape)
         rest = np.flatnonzero(np.isfinite(real) & (real != np.rint(real)))

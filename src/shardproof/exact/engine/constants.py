@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import torch
 
+from shardproof.exact.algebra.finite import any_nan
 from shardproof.exact.algebra.lift import is_symbol
 from shardproof.exact.engine.tensor_trees import covers_storage, map_tensors, tensors_in, view_like, whole_storage
 from shardproof.exact.rules.registry import REAL_TOO
@@ -90,7 +91,7 @@ class Constants:
             tag = self._lift(tensor, tag)
         assert tag.lifted is not None
         residues = view_like(tag.lifted, tensor)
-        if not unwritten and bool(residues.isnan().any()):
+        if not unwritten and any_nan(residues):
             self.run.refuse_nan(
                 "NaN is used: memory that was never written (torch.empty), or NaN or infinity from outside"
             )
@@ -117,15 +118,15 @@ class Constants:
 
     def _lift(self, tensor: Tensor, tag: Tag) -> Tag:
         whole = whole_storage(tensor)
-        unwritten = whole.isnan()  # it stays NaN, which differs from everything that it is compared with
-        held = bool(unwritten.any())
+        # What was never written stays NaN, which differs from everything that it is compared with.
+        unwritten = whole.isnan() if any_nan(whole) else None
         try:
-            lifted = self.run.arithmetic.lift.tensor(whole.masked_fill(unwritten, 0.0) if held else whole)
+            lifted = self.run.arithmetic.lift.tensor(whole if unwritten is None else whole.masked_fill(unwritten, 0.0))
         except FloatingPointError as error:
             self.run.refuse_nan(error)
-        if held:
+        symbols = lifted.numel() > 0 and bool(lifted.amin() < -self.run.arithmetic.field.half)
+        if unwritten is not None:
             lifted.masked_fill_(unwritten, float("nan"))
-        symbols = bool((lifted < -self.run.arithmetic.field.half).any())
         tag = replace(tag, lifted=lifted, symbols=symbols)
         self.run.tags.set(tensor, tag)
         return tag

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.multiprocessing.reductions import StorageWeakRef
 
 from shardproof.exact.algebra.degree import CONSTANT, VARIABLE
+from shardproof.exact.algebra.finite import all_finite
 from shardproof.exact.algebra.lift import PRECISION
 from shardproof.exact.engine.input_residues import KnownNumbers, draw_for_values
 from shardproof.exact.engine.tags import REAL, Tag, TagStore
@@ -165,8 +166,9 @@ class Entry:
     def _convert(
         self, whole: Tensor, seen: Tensor, *, variable: bool, real: bool, bits: int | None, known: Tensor | None = None
     ) -> Tensor:
-        unwritten = whole.isnan() | whole.isposinf()
-        if bool(unwritten.any()):
+        finite = all_finite(whole)
+        unwritten = None if finite else whole.isnan() | whole.isposinf()
+        if unwritten is not None and bool(unwritten.any()):
             if variable or real:
                 what = "NaN" if bool(whole.isnan().any()) else "an infinity"
                 msg = f"a tensor of shape {tuple(seen.shape)} from outside holds {what}, first used at {user_line()}"
@@ -183,7 +185,7 @@ class Entry:
             return shadow
         shadow = whole if variable else self.arithmetic.lift.tensor(whole, bits=bits)
         symbols = not variable and bool((shadow < -self.arithmetic.field.half).any())
-        if variable and bool(whole.isinf().any()):
+        if variable and not finite and bool(whole.isinf().any()):
             msg = (
                 f"a tensor of shape {tuple(seen.shape)} from outside holds an infinity, first used at {user_line()}; "
                 "exact arithmetic knows -inf and finfo.min only, as masks"
@@ -194,7 +196,9 @@ class Entry:
             self.tags.set(shadow, Tag(degree=VARIABLE))
         elif known is not None:
             drawn = draw_for_values(whole.masked_fill(~known, 0.0), field=self.arithmetic.field, key=self.key)
-            shadow = torch.where(known, drawn, shadow).masked_fill_(unwritten, nan)
+            shadow = torch.where(known, drawn, shadow)
+            if unwritten is not None:
+                shadow.masked_fill_(unwritten, nan)
             self.tags.set(shadow, Tag(degree=VARIABLE, symbols=symbols))
         else:
             self.tags.set(shadow, Tag(degree=CONSTANT, symbols=symbols, value=self.arithmetic.lift.simplest(whole)))

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from shardproof.exact.algebra.blocks import blocks
+from shardproof.exact.algebra.finite import all_finite
 from shardproof.exact.algebra.splitmix import GOLDEN_GAMMA, mix_to_residues
 
 if TYPE_CHECKING:
@@ -25,17 +27,25 @@ def draw_for_values(values: Tensor, *, field: Field, key: int) -> Tensor:
     dyadic numbers (0, 1, -0.5, 3/64: what programs initialise with on purpose) keep their own meaning.
     """
     real = values.detach().to("cpu", torch.float64).reshape(-1).contiguous()
-    if not bool(real.isfinite().all()):
+    if not all_finite(real):
         msg = "a tensor holds NaN or infinity; exact arithmetic needs finite numbers"
         raise FloatingPointError(msg)
     start = (GOLDEN_GAMMA * (key * 2 + 1) + 2**63) % 2**64 - 2**63
+    drawn = torch.empty_like(real)
+    for drawn_block, block in blocks(drawn, real):
+        drawn_block.copy_(_draw_block(block, field, start))
+    return drawn.to(values.device).view(values.shape)
+
+
+def _draw_block(real: Tensor, field: Field, start: int) -> Tensor:
     drawn = mix_to_residues(real.view(torch.int64) + start, field)
     scaled = real * 64
     plain = (real.abs() <= 64) & (scaled == scaled.round())
-    found, which = scaled[plain].unique(return_inverse=True)
-    residues = [float(field.representative(Fraction(int(x), 64))) for x in found.tolist()]
-    drawn[plain] = torch.tensor(residues, dtype=torch.float64)[which]
-    return drawn.to(values.device).view(values.shape)
+    if bool(plain.any()):
+        found, which = scaled[plain].unique(return_inverse=True)
+        residues = [float(field.representative(Fraction(int(x), 64))) for x in found.tolist()]
+        drawn[plain] = torch.tensor(residues, dtype=torch.float64)[which]
+    return drawn
 
 
 @dataclass(slots=True)

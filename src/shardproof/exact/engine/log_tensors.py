@@ -304,6 +304,8 @@ def _depth_of_constants(x: Tensor, tag: Tag) -> Tensor | None:
     numbers = x if tag.real else None if tag.value is None else view_like(tag.value, x)
     if numbers is None or not numbers.is_floating_point():
         return None
+    if numbers.numel() and bool(numbers.amin() > MASKING):  # False where there is NaN
+        return None
     masking = (numbers <= MASKING) & (numbers > _SYMBOLS)
     return numbers.where(masking, 0.0) if bool(masking.any()) else None
 

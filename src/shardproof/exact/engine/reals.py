@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 import torch
 from torch import Tensor
 
+from shardproof.exact.algebra.finite import all_finite
 from shardproof.exact.algebra.lift import LOWEST, is_symbol
 from shardproof.exact.engine.choices import choice_among, mark_choice, mark_compared
 from shardproof.exact.engine.tags import REAL
@@ -72,7 +73,7 @@ class Reals:
         """PyTorch's own result; comparisons behind its operands, and void elements, are noted of it."""
         written = written_arguments(op, args, kwargs)
         void = self.void.among((args, kwargs))
-        finite = all(bool(x.isfinite().all()) for x in floats_in((args, kwargs)))
+        finite = all(all_finite(x) for x in floats_in((args, kwargs)))
         finite = finite and all(isfinite(x) for x in (*args, *kwargs.values()) if isinstance(x, float))
         result = op(*args, **kwargs)
         functional = functional_of(op) or op
@@ -132,6 +133,8 @@ class Reals:
 
         -inf is one, unless a division gives it: the logarithm of a mask is a mask.
         """
+        if all_finite(x):
+            return None
         divides = op._schema.name.removeprefix("aten::").rstrip("_") in _DIVISIONS
         found = ~x.isfinite() if divides else x.isnan()
         if not bool(found.any()):

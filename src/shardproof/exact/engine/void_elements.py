@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Final
 import torch
 from torch import Tensor
 
+from shardproof.exact.algebra.finite import any_nan
 from shardproof.exact.algebra.groups import multiply_groups
 from shardproof.exact.engine.tensor_trees import covers_storage, map_tensors, tensors_in, view_like
 from shardproof.exact.rules.cut import FILL_VOID
@@ -63,6 +64,8 @@ class VoidElements:
         if not tag.void:
             return None
         if x.is_floating_point() or x.is_complex():
+            if not any_nan(x):
+                return None
             found = x.isnan()
         elif tag.void_where is None:
             return torch.ones_like(x, dtype=torch.bool)
