@@ -17,7 +17,12 @@ class Terminal(io.StringIO):
 def test_a_caller_is_told_of_every_part():
     told = []
     prove(steps.make_step(), parallelize=steps.parallelize, devices=2, trials=2, tell=told.append)
-    assert told == ["the step twice on one device: is it the same?", "trial 1 of 2, and the numbers", "1 more trial"]
+    assert told == [
+        "the step twice on one device: is it the same?",
+        "trial 1 of 2",
+        "1 more trial",
+        "the numbers in float32",
+    ]
 
 
 def test_a_terminal_is_told_and_tidied_up(monkeypatch):
