@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 _STATM: Final = Path("/proc/self/statm")  # Linux: sizes of this process, in pages; the second is what is in memory
 _MUCH: Final = 1 << 30  # bytes; below, giving back costs more than it is worth
@@ -56,7 +56,7 @@ def _give_back() -> None:
         trim(0)
 
 
-def _find(name: str) -> ctypes._NamedFuncPointer | None:
+def _find(name: str) -> Callable[..., int] | None:
     """A function of the C library; None where it is not glibc."""
     library = ctypes.CDLL(None)
     return getattr(library, name, None) if hasattr(library, "gnu_get_libc_version") else None
