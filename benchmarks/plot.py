@@ -34,8 +34,10 @@ def main() -> None:
 
 
 def _plot_steps(axes: Any, rows: list[dict[str, Any]]) -> None:
-    millions = [float(row["what"].split(",")[1].split()[0]) for row in rows]
-    axes.plot(millions, [row["ratio"] for row in rows], "o-", label="whole proof")
+    for each, label in ((False, "a proof of one trial"), (True, "each of three trials")):
+        some = [row for row in rows if ("each of" in row["what"]) is each]
+        millions = [float(row["what"].split(",")[1].split()[0]) for row in some]
+        axes.plot(millions, [row["ratio"] for row in some], "o-", label=label)
     axes.axhline(rows[0]["target"], linestyle="--", color="gray", label="target")
     axes.set(xscale="log", ylim=(0, None), xlabel="parameters, millions", ylabel="float32 steps")
     axes.legend()

@@ -1,6 +1,10 @@
 """One whole proof of a GPT in a process of its own, as JSON: what a user waits for, a float32 step, and the floor.
 
-    python -m benchmarks.whole_proof LAYERS HIDDEN VOCABULARY TOKENS RANKS
+    python -m benchmarks.whole_proof LAYERS HIDDEN VOCABULARY TOKENS RANKS [TRIALS]
+    python -m benchmarks.whole_proof gpt2
+
+TOKENS are of each of two rows. `gpt2` is GPT-2 small, 124 million parameters, with its positions and its tied
+embedding, 64 tokens in each of two rows, on two ranks, in one trial; of it no floor is measured.
 
 The floor is the time of the runs that the proof needs, ordinary and exact, of one device and of all ranks, each taken
 once and recorded: nothing is compared. Seconds are those of the CPU (user and system), which a machine that is shared
@@ -55,26 +59,41 @@ class Layer(nn.Module):
 
 
 class GPT(nn.Module):
-    """A language model that returns its loss."""
+    """A language model that returns its loss.
 
-    def __init__(self, layers: int, hidden: int, vocabulary: int) -> None:
+    Args:
+        layers: how many.
+        hidden: size of each token's vector.
+        vocabulary: how many tokens there are.
+        positions: how many have a learned vector; 0 for none.
+        tied: the head's weight is the embedding's.
+    """
+
+    def __init__(self, layers: int, hidden: int, vocabulary: int, *, positions: int = 0, tied: bool = False) -> None:
         super().__init__()
+        self.positions = nn.Embedding(positions, hidden) if positions else None
         self.embedding = nn.Embedding(vocabulary, hidden)
         self.layers = nn.ModuleList(Layer(hidden) for _ in range(layers))
         self.norm, self.head = nn.LayerNorm(hidden), nn.Linear(hidden, vocabulary, bias=False)
         self.loss = nn.CrossEntropyLoss()
+        if tied:
+            self.head.weight = self.embedding.weight
 
     def forward(self, ids: Tensor) -> Tensor:
         """The mean loss of predicting each token from those before it."""
         x = self.embedding(ids[:, :-1])
+        if self.positions is not None:
+            x = x + self.positions(torch.arange(x.shape[1]))
         for layer in self.layers:
             x = layer(x)
         loss: Tensor = self.loss(self.head(self.norm(x)).flatten(0, 1), ids[:, 1:].flatten())
         return loss
 
 
-def main(layers: int, hidden: int, vocabulary: int, tokens: int, ranks: int) -> dict[str, object]:
-    """The measurements of one proof: AdamW, one step, one trial."""
+def main(
+    layers: int, hidden: int, vocabulary: int, tokens: int, ranks: int, trials: int = 1, *, gpt2: bool = False
+) -> dict[str, object]:
+    """The measurements of one proof: AdamW, one step."""
     torch.set_num_threads(1)
     torch.manual_seed(0)
     ids = torch.randint(vocabulary, (2, tokens + 1))
@@ -82,24 +101,17 @@ def main(layers: int, hidden: int, vocabulary: int, tokens: int, ranks: int) -> 
     def adamw(parameters: list[Tensor]) -> torch.optim.Optimizer:
         return torch.optim.AdamW(parameters, lr=1e-3)
 
+    def build() -> GPT:
+        return GPT(layers, hidden, vocabulary, positions=1024 if gpt2 else 0, tied=gpt2)
+
     step = Step(
-        model=lambda: GPT(layers, hidden, vocabulary),
+        model=build,
         batch=ids,
         forward=lambda model, batch: model(batch),
         optimizer=adamw,
         steps=1,
     )
-    model = GPT(layers, hidden, vocabulary)
-    parameters = sum(x.numel() for x in model.parameters())
-    optimizer = adamw(list(model.parameters()))
-
-    def plain() -> None:
-        optimizer.zero_grad()
-        model(ids).backward()
-        optimizer.step()
-
-    plain()
-    rounds = [_seconds(plain) for _ in range(5)]
+    parameters, rounds = _time_plain_steps(build(), adamw, ids)
     before = _rss("VmRSS")
     plan = {
         "embedding": VocabularyRows(),
@@ -115,17 +127,17 @@ def main(layers: int, hidden: int, vocabulary: int, tokens: int, ranks: int) -> 
         return parallelize(model, mesh, plan)
 
     proofs = []
-    whole = _seconds(lambda: proofs.append(prove(step, parallelize=shard, devices=ranks, trials=1)))
+    whole = _seconds(lambda: proofs.append(prove(step, parallelize=shard, devices=ranks, trials=trials)))
     peak = _rss("VmHWM")
     if not proofs[0].ok:
         msg = "the proof failed; nothing was measured"
         raise AssertionError(msg)
-    floor = _seconds(lambda: _take_runs(step, shard, ranks))
-    rounds += [_seconds(plain) for _ in range(5)]
+    floor = None if gpt2 or trials > 1 else _seconds(lambda: _take_runs(step, shard, ranks))
     return {
         "layers": layers,
         "hidden": hidden,
         "ranks": ranks,
+        "trials": trials,
         "parameters": parameters,
         "tensors": len(proofs[0].findings),
         "float32 step": sorted(rounds, key=lambda one: one["cpu"])[len(rounds) // 2],
@@ -134,6 +146,21 @@ def main(layers: int, hidden: int, vocabulary: int, tokens: int, ranks: int) -> 
         "peak bytes": peak,
         "bytes before": before,
     }
+
+
+def _time_plain_steps(
+    model: GPT, adamw: Callable[[list[Tensor]], torch.optim.Optimizer], ids: Tensor
+) -> tuple[int, list[dict[str, float]]]:
+    """How many parameters there are, and the times of float32 steps; nothing of them stays in memory."""
+    optimizer = adamw(list(model.parameters()))
+
+    def plain() -> None:
+        optimizer.zero_grad()
+        model(ids).backward()
+        optimizer.step()
+
+    plain()
+    return sum(x.numel() for x in model.parameters()), [_seconds(plain) for _ in range(9)]
 
 
 def _take_runs(step: Step, shard: Callable[..., nn.Module], ranks: int) -> None:
@@ -160,4 +187,5 @@ def _rss(key: str) -> int:
 
 
 if __name__ == "__main__":
-    print(json.dumps(main(*map(int, sys.argv[1:6]))))
+    small = sys.argv[1:] == ["gpt2"]
+    print(json.dumps(main(12, 768, 50257, 64, 2, gpt2=True) if small else main(*map(int, sys.argv[1:7]))))

@@ -222,3 +222,28 @@ def test_tied_weights_are_one_tensor():
     proof = prove(step, parallelize=lambda model, _mesh: model, devices=2, trials=1, allow=["VACUOUS sharding *"])
     assert proof.ok
     assert {f.key.name for f in proof.findings if f.key.phase is Phase.GRADIENT} == {"embedding.weight"}
+
+
+def bfloat16_step(**changes):
+    """A step in bfloat16, in which many elements of a parameter have one value."""
+    batch = tuple(one.bfloat16() for one in steps.make_batch())
+    return steps.make_step(model=lambda: steps.MLP().bfloat16(), batch=batch, **changes)
+
+
+@pytest.mark.parametrize(("bug", "taken"), [("", False), ("no all-reduce", True)])
+def test_runs_in_float64_are_taken_only_where_exact_ones_do_not_tell_all(bug, taken):
+    told = []
+    proof = prove(steps.make_step(), parallelize=steps.megatron(bug), devices=2, trials=2, tell=told.append)
+    assert proof.ok is not taken
+    assert told[-2:] == (["the numbers in float64"] if taken else ["1 more trial"]) + ["the numbers in float32"]
+
+
+@pytest.mark.parametrize("spawn", [False, pytest.param(True, marks=pytest.mark.processes)])
+def test_what_the_first_runs_have_told_serves_those_in_which_values_do_not_tell_elements_apart(spawn):
+    step = bfloat16_step(clip_norm=0.1)
+    proof = prove(step, parallelize=steps.megatron(""), devices=2, trials=1, spawn=spawn)
+    assert proof.ok
+    assert proof.native.dtype == "bfloat16"
+    numbers = {finding.key.phase: finding.numbers for finding in proof.findings if finding.numbers is not None}
+    assert numbers[Phase.NORM].within
+    assert numbers[Phase.UPDATE].within

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from shardproof.exact.algebra.reference_constants import TakenConstant
     from shardproof.proving.axes import Axes
     from shardproof.proving.deviation import Deviation
+    from shardproof.proving.part import Part
     from shardproof.worlds.early_access import EarlyAccess
 
 
@@ -98,12 +99,20 @@ class Recorded:
 
         The trial says nothing of such an element.
         """
-        return self.stored.long() if self.stored.dtype is torch.int32 else self.stored
+        return _widened(self.stored)
+
+    def part(self, part: Part) -> Tensor:
+        """A part of the tensor."""
+        return _widened(part.of(self.stored))
 
     @property
     def shape(self) -> torch.Size:
         """Of the tensor."""
         return self.stored.shape
+
+
+def _widened(stored: Tensor) -> Tensor:
+    return stored.long() if stored.dtype is torch.int32 else stored
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -13,7 +13,7 @@ from shardproof.proving.findings import FAR_RATIO, ROUNDING_RATIO, Numbers, Verd
 from shardproof.proving.judging.alignment import Alignment
 from shardproof.proving.judging.judge import find_candidate_layout
 from shardproof.proving.judging.layout import find_layout
-from shardproof.proving.judging.noise import OwnRuns, align_own_runs, measure_rounding
+from shardproof.proving.judging.noise import OwnRuns, align_own_runs, measure_rounding, settle_parameters
 from shardproof.proving.records import Key, Phase, Precision, Recorded, Records, Replay
 from shardproof.proving.running.measuring import measure_noise
 
@@ -366,3 +366,28 @@ def test_a_flat_buffer_of_which_one_device_has_no_gradient_has_no_numbers():
     candidate, _ = aligned_flat([1.0, 2.0, 3000.0, 4000.0])
     assert OwnRuns(measured=candidate, beside=candidate, samples=[{}]).of(OF_PART) is None
     assert measure_rounding(OF_PART, candidate, {}) is None
+
+
+# Settled --------------------------------------------------------------------------------------------------------------
+
+
+def test_what_is_settled_is_what_was_measured_while_the_reference_was_there():
+    both = make_sides(changes(set_values("ranks", [Precision.OWN], [1.0, 2.5, 4.0]), lambda draft: draft.spoil(DOWN)))
+    layout = find_candidate_layout(both)
+    settled, before = settle_parameters(both, layout), align_own_runs(both, layout)
+    less = both.without_settled()
+    after, without = align_own_runs(less, layout, settled), align_own_runs(less, layout)
+    assert {key.phase for key in settled.numbers} == {Phase.GRADIENT, Phase.UPDATE}
+    for key in (BIAS, NEW_BIAS, LOSS, DOWN):
+        assert after.of(key) == before.of(key) is not None
+        assert after.lacks(key) is before.lacks(key) is False
+    assert without.of(BIAS) is None
+    assert without.of(LOSS) == before.of(LOSS)
+
+
+def test_what_one_side_lacks_is_settled_too():
+    both = make_sides(lambda draft: draft.drop(BIAS, runs=own_run(draft)))
+    layout = find_candidate_layout(both)
+    settled = settle_parameters(both, layout)
+    assert settled.lacking == {BIAS}
+    assert align_own_runs(both.without_settled(), layout, settled).lacks(BIAS)

@@ -267,7 +267,7 @@ class Alignment:
             index = self._index_of(name, rank, recorded.shape)
             part, full = self._part_of(name, rank, recorded.shape), self.reference.tensors.get(key)
             if part is not None and full is not None:
-                expected = part.of(full.values)
+                expected = full.part(part)
                 held[rank] = ActualExpected(actual=recorded.values, expected=expected, element_index=index)
                 continue
             vector, present = self._vector(key.step, key.phase, suffix)
