@@ -7,6 +7,7 @@ rounding. So in numbers an update is compared with the reference's optimizer on 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import reduce
 from typing import TYPE_CHECKING
 
 import torch
@@ -119,22 +120,24 @@ class _Parts:
         return found
 
     def _vector(self, group: _Group | None, last: int) -> tuple[Tensor, Tensor]:
-        """The full vector in float64, and which of its elements some rank holds."""
-        whole = torch.zeros(self.layout.state.length, dtype=torch.float64)
+        """The full vector, in a dtype that holds every number, and which of its elements some rank holds."""
+        held = [self._held(group, rank) for rank in range(len(self.ranks))]
+        dtypes = [values.dtype for of_rank in held for _, values in of_rank]
+        whole = torch.zeros(self.layout.state.length, dtype=reduce(torch.promote_types, dtypes or [torch.float64]))
         present = torch.zeros(self.layout.state.length, dtype=torch.bool)
         for rank in [*reversed(range(len(self.ranks))), last]:
-            for name, values in self._held(group, rank):
-                self.layout.put(whole, name, rank, values.double())
+            for name, values in held[rank]:
+                self.layout.put(whole, name, rank, values.to(whole.dtype))
                 self.layout.put(present, name, rank, True)
         return whole, present
 
     def _is_alike(self, values: Tensor, whole: Tensor, name: str, rank: int) -> bool:
         """Whether a rank holds the very numbers of a full vector; padding aside."""
         if rank in self.layout.parts.get(name, {}):
-            return torch.equal(values.double(), self.layout.take(whole, name, rank))
+            return torch.equal(values.to(whole.dtype), self.layout.take(whole, name, rank))
         index = self.layout.element_index[name][rank]
         kept = index != PADDING
-        return torch.equal(values[kept].double(), whole[index[kept]])
+        return torch.equal(values[kept].to(whole.dtype), whole[index[kept]])
 
     def _held(self, group: _Group | None, rank: int) -> list[tuple[str, Tensor]]:
         """What a rank holds, by parameter."""
