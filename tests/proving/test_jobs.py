@@ -37,9 +37,9 @@ def test_the_trials_are_not_taken_here(monkeypatch):
     seeds, calls = [], []
     run, call = Runner.run, forked_calls.call_side_by_side
 
-    def noted(runner, request, **options):
+    def noted(runner, request, *numbers):
         seeds.extend(request.seeds)
-        return run(runner, request, **options)
+        return run(runner, request, *numbers)
 
     def noted_calls(fn, arguments, **options):
         calls.append([request.seeds for _, _, request, _ in arguments])
