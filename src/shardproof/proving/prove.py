@@ -34,7 +34,7 @@ from shardproof.proving.records import Precision
 from shardproof.proving.running.batch import describe_probes, digest_batch
 from shardproof.proving.running.both_sides import Numbers, Runner
 from shardproof.proving.running.determinism import require_deterministic
-from shardproof.proving.running.freed_memory import freed_memory_reused
+from shardproof.proving.running.freed_memory import free_cycles, freed_memory_reused
 from shardproof.proving.running.replay import replay_updates
 from shardproof.proving.running.request import RunRequest
 from shardproof.proving.running.target import ProofTarget
@@ -201,6 +201,7 @@ def _prove(runner: Runner, request: RunRequest, settings: _Settings) -> Proof:
             trials = Trials.after_first(runner, request, first, layout, tell, alone=alone)
             compared = first if evidence is not None else None
             first = first.without_compared()  # the memory is needed for what follows
+            free_cycles()
             trials.take(wanted - 1)
             if settings.max_false_accept is not None:
                 trials.take_for_bound(settings.max_false_accept)

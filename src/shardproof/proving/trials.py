@@ -12,6 +12,7 @@ from shardproof.proving.judging.judge import align_trial, compare_trials, find_l
 from shardproof.proving.judging.one_sided import Choices
 from shardproof.proving.running.batch import require_same_batch
 from shardproof.proving.running.both_sides import Runner
+from shardproof.proving.running.freed_memory import free_cycles
 from shardproof.worlds.forked_calls import call_side_by_side
 
 if TYPE_CHECKING:
@@ -171,6 +172,12 @@ def _run_in_process(
 
 
 def _run_and_compare(runner: Runner, request: RunRequest, layout: Layout) -> tuple[Choices, list[dict[Key, Outcome]]]:
-    both, choices = runner.run(request), Choices()
-    choices.add(both)
-    return choices, compare_trials(both, layout)
+    """One trial after the other, each compared before the next is in memory."""
+    choices, outcomes = Choices(), []
+    for seed in request.seeds:
+        both = runner.run(replace(request, seeds=(seed,)))
+        choices.add(both)
+        outcomes += compare_trials(both, layout)
+        del both
+        free_cycles()
+    return choices, outcomes

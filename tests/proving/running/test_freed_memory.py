@@ -3,9 +3,12 @@
 import os
 import subprocess
 import sys
+import weakref
 from pathlib import Path
 
 import pytest
+
+from shardproof.proving.running import freed_memory
 
 pytestmark = pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="memory is read from /proc")
 
@@ -33,6 +36,22 @@ def test_pieces_of_freed_memory_are_given_back_if_they_are_much():
     assert before > 16e8
     assert kept > 0.9 * before  # else the C library did it by itself
     assert after < 0.7 * before
+
+
+def test_what_only_holds_itself_is_freed_where_much_is_held(monkeypatch):
+    class Held:
+        pass
+
+    freed = []
+    for much in (1 << 60, 0):
+        monkeypatch.setattr(freed_memory, "_MUCH", much)
+        one = Held()
+        one.itself = one
+        weakref.finalize(one, freed.append, much)
+        del one
+        freed_memory.free_cycles()
+    assert freed[-1] == 0
+    assert len(freed) == 2  # what was not freed where little is held is freed then
 
 
 REUSED = """

@@ -44,6 +44,7 @@ class Arithmetic:
         divided_before: the same before the rule that is running: its operands hold no void element.
         operands_void: which elements of that op's first operand were void; None if none were.
         cuts: what reached each cut.
+        records_cuts: it is kept.
         limits: of the numbers (tensors without dims) that were limited, x to at least y: the residues of x - y.
         choices: which of two operands was chosen, by each line of the user's code.
     """
@@ -55,6 +56,7 @@ class Arithmetic:
     divided_before: int = 0
     operands_void: Tensor | None = None
     cuts: list[Cut] = dataclasses.field(default_factory=list)
+    records_cuts: bool = True
     limits: set[int] = dataclasses.field(default_factory=set)
     choices: ChoiceLog = dataclasses.field(default_factory=ChoiceLog)
     _constants: dict[float | Fraction, int] = dataclasses.field(default_factory=dict)

@@ -69,6 +69,7 @@ class ExactArithmetic:
             'follow' the numbers that are read, see `followed_numbers.py`.
         limits: with 'follow', `limits` of the reference of this program; None where this is the reference.
         record_selections: keep the operands of max, sort, topk and comparisons in `selections`.
+        record_cuts: keep what reached each cut in `cuts`.
         check: verify after each op that every element is canonical. Slow; for finding a rule that is wrong.
 
     Raises:
@@ -86,6 +87,7 @@ class ExactArithmetic:
         leaving: Literal["refuse", "allow", "follow"] = "refuse",
         limits: Collection[int] | None = None,
         record_selections: bool = False,
+        record_cuts: bool = True,
         check: bool = False,
     ) -> None:
         if random not in ("refuse", "oracle", "draw") or leaving not in ("refuse", "allow", "follow"):
@@ -96,7 +98,10 @@ class ExactArithmetic:
             raise ValueError(msg)
         field = Field(choose_prime(seed) if prime is None else prime)
         self.arithmetic = Arithmetic(
-            field=field, oracles=oracles_of(field, seed), lift=Lift(field=field, reference=reference)
+            field=field,
+            oracles=oracles_of(field, seed),
+            lift=Lift(field=field, reference=reference),
+            records_cuts=record_cuts,
         )
         self.tags = TagStore()
         self.modules = ModuleStack()
@@ -245,7 +250,7 @@ class ExactArithmetic:
 
     @property
     def cuts(self) -> tuple[Cut, ...]:
-        """What reached each cut so far, in the order of execution."""
+        """What reached each cut so far, in the order of execution; kept with `record_cuts`."""
         return tuple(self.arithmetic.cuts)
 
     @property

@@ -35,8 +35,9 @@ torch.library.impl("shardproof::redraw", "CompositeExplicitAutograd", lambda x, 
 def add_pads(m: Arithmetic, x: Residue, numbers: Tensor, name: str, *, symbols: bool) -> Residue:
     """Record x, and add each element's pad; the symbols of masks stay as they are."""
     pads = element_pads(m.field, m.oracles.key, f"cut {name}", numbers)
-    residues = number_symbols(x.tensor, m.field) if symbols else x.tensor
-    m.cuts.append(Cut(name=name, residues=residues.to(torch.int64, copy=True), degree=x.degree, void=m.operands_void))
+    if m.records_cuts:
+        residues = (number_symbols(x.tensor, m.field) if symbols else x.tensor).to(torch.int64, copy=True)
+        m.cuts.append(Cut(name=name, residues=residues, degree=x.degree, void=m.operands_void))
     held = x.tensor.abs() > m.field.half
     fresh = m.field.add(x.tensor.masked_fill(held, 0.0) if symbols else x.tensor, pads)
     return m.residue(torch.where(held, x.tensor, fresh) if symbols else fresh, VARIABLE)

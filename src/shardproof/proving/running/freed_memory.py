@@ -8,6 +8,7 @@ of a large proof. And it would keep the memory that each thread has freed for th
 from __future__ import annotations
 
 import ctypes
+import gc
 import os
 from contextlib import contextmanager
 from pathlib import Path
@@ -40,6 +41,12 @@ def freed_memory_reused() -> Iterator[None]:
         _give_back()
 
 
+def free_cycles() -> None:
+    """Free what only holds itself, as a trial's arithmetic and modes do, if this process holds much."""
+    if _holds_much():
+        gc.collect()
+
+
 def _set(options: dict[int, int]) -> None:
     own = [name for name in os.environ if name.startswith("MALLOC_") or name == "GLIBC_TUNABLES"]
     mallopt = None if own else _find("mallopt")
@@ -49,11 +56,13 @@ def _set(options: dict[int, int]) -> None:
 
 
 def _give_back() -> None:
-    if not _STATM.exists() or int(_STATM.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") < _MUCH:
-        return
-    trim = _find("malloc_trim")
+    trim = _find("malloc_trim") if _holds_much() else None
     if trim is not None:
         trim(0)
+
+
+def _holds_much() -> bool:
+    return _STATM.exists() and int(_STATM.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") >= _MUCH
 
 
 def _find(name: str) -> Callable[..., int] | None:

@@ -91,7 +91,13 @@ class RunRequest:
         limits = self.limits or (None,) * len(self.seeds)
         return [
             ExactArithmetic(
-                seed=seed, variables=known, reference=reference, random="oracle", leaving="follow", limits=limited
+                seed=seed,
+                variables=known,
+                reference=reference,
+                random="oracle",
+                leaving="follow",
+                limits=limited,
+                record_cuts=False,
             )
             for seed, limited in zip(self.seeds, limits, strict=True)
         ]
