@@ -202,15 +202,8 @@ def _prove(runner: Runner, request: RunRequest, settings: _Settings) -> Proof:
             compared = first if evidence is not None else None
             first = first.without_compared()  # the memory is needed for what follows
             free_cycles()
-            trials.take(wanted - 1)
-            if settings.max_false_accept is not None:
-                trials.take_for_bound(settings.max_false_accept)
-            outcomes = trials.outcomes
-            in_float64 = numbers.measure_in_float64(first, layout, outcomes)
-            trials.take_for_unjudged(first, in_float64)
-            if not in_float64.covers(outcomes):
-                in_float64 = numbers.measure_in_float64(first, layout, outcomes)
-            request, selections = trials.request, conclude_one_sided(trials.choices)
+            in_float64 = _take_trials(trials, first, numbers, wanted, settings.max_false_accept)
+            request, outcomes, selections = trials.request, trials.outcomes, conclude_one_sided(trials.choices)
             first = numbers.own(first)
         if evidence is not None:
             first = numbers.in_float64(first)
@@ -253,7 +246,21 @@ def _prove(runner: Runner, request: RunRequest, settings: _Settings) -> Proof:
     )
 
 
-@dataclass(slots=True)
+def _take_trials(
+    trials: Trials, first: BothSides, numbers: _OrdinaryRuns, wanted: int, max_false_accept: float | None
+) -> InFloat64:
+    """Take all trials after the first; returns what runs in float64 tell of tensors that these leave open."""
+    trials.take(wanted - 1)
+    if max_false_accept is not None:
+        trials.take_for_bound(max_false_accept)
+    in_float64 = numbers.measure_in_float64(first, trials.layout, trials.outcomes)
+    trials.take_for_unjudged(first, in_float64)
+    if in_float64.covers(trials.outcomes):
+        return in_float64
+    return numbers.measure_in_float64(first, trials.layout, trials.outcomes)
+
+
+@dataclass(frozen=True, slots=True)
 class _OrdinaryRuns:
     """The runs in ordinary arithmetic, taken once the exact ones are compared; those in float64 only where needed."""
 

@@ -44,7 +44,7 @@ from shardproof.proving.judging.ties import explain_untied
 from shardproof.proving.records import ACTIVATIONS, Phase, Precision
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from torch import Tensor
 
@@ -91,7 +91,7 @@ def align_trial(both: BothSides, layout: Layout, trial: int) -> Alignment:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class InFloat64:
-    """What runs in float64 tell of each tensor, or nothing where they are not needed.
+    """What runs in float64 tell of the tensors of which the trials do not tell all.
 
     Attributes:
         roundings: the difference on the ranks against the reference's noise; None where it cannot be measured.
@@ -102,8 +102,8 @@ class InFloat64:
     unreached: Mapping[Key, frozenset[Part]] = field(default_factory=dict)
 
     def covers(self, outcomes: Sequence[Mapping[Key, Outcome]]) -> bool:
-        """Whether every tensor of the trials is measured."""
-        return all(key in self.roundings for trial in outcomes for key in trial)
+        """Whether nothing else is to be told of these trials."""
+        return all(key in self.roundings for key, _ in _list_open(outcomes))
 
     def unreached_of(self, key: Key, parts: frozenset[Part]) -> frozenset[Part]:
         """Of some parts of a tensor, those that nothing reached."""
@@ -150,26 +150,26 @@ def judge_exactly(
 
 
 def needs_float64(outcomes: Sequence[Mapping[Key, Outcome]]) -> bool:
-    """Whether runs in float64 have to tell more of some tensor: it differs, or is void, or zero in part, everywhere.
+    """Whether runs in float64 have to tell more of some tensor."""
+    return any(True for _ in _list_open(outcomes))
 
-    Args:
-        outcomes: of all trials.
-    """
+
+def _list_open(outcomes: Sequence[Mapping[Key, Outcome]]) -> Iterator[tuple[Key, frozenset[Part]]]:
+    """The tensors that differ, or are void or zero in part in every trial, with the parts that are zero."""
     for key in outcomes[0]:
-        trials = [trial[key] for trial in outcomes if key in trial]
-        zero = key.phase not in NEVER_VACUOUS and find_zero_parts(trials)
-        if zero or judge_trials(trials)[0] is not Verdict.PROVED:
-            return True
-    return any(not outcome.equal for trial in outcomes for outcome in trial.values())
+        of_trials = [trial[key] for trial in outcomes if key in trial]
+        zero = frozenset() if key.phase in NEVER_VACUOUS else find_zero_parts(of_trials)
+        if zero or judge_trials(of_trials)[0] is not Verdict.PROVED:
+            yield key, zero
 
 
 def measure_in_float64(both: BothSides, layout: Layout, outcomes: Sequence[Mapping[Key, Outcome]]) -> InFloat64:
-    """What the runs in float64 tell of each tensor.
+    """What the runs in float64 tell of the tensors of which the trials do not tell all.
 
     Args:
         both: those runs.
         layout: of the candidate.
-        outcomes: of the trials so far; what is zero in each of them is looked at.
+        outcomes: of the trials so far.
     """
     in_float64 = align(both, layout, lambda side: side.native[Precision.FLOAT64])
     float32 = both.reference.native[Precision.FLOAT32].deviations
@@ -179,17 +179,17 @@ def measure_in_float64(both: BothSides, layout: Layout, outcomes: Sequence[Mappi
         tensors = in_float64.reference.tensors.items()
         return max((largest(one.values) for key, one in tensors if (key.step, key.phase) == (step, phase)), default=0.0)
 
-    def find_unreached(key: Key, rounding: Rounding | None) -> frozenset[Part]:
-        zero = find_zero_parts([trial[key] for trial in outcomes if key in trial])
+    def find_unreached(key: Key, zero: frozenset[Part], rounding: Rounding | None) -> frozenset[Part]:
         aligned = in_float64.of(key) if zero else None
         if aligned is None:
             return frozenset()
         noise = 0.0 if rounding is None else FLOAT64_ROUNDING_RATIO * rounding.noise
         return drop_cancelled(aligned.held, zero, max(noise, _NOISE_OF_SCALE * scale(key.step, key.phase)))
 
-    keys = dict.fromkeys(key for trial in outcomes for key in trial)
-    roundings = {key: measure_rounding(key, in_float64, float32) for key in keys}
-    return InFloat64(roundings=roundings, unreached={key: find_unreached(key, roundings[key]) for key in keys})
+    zero = dict(_list_open(outcomes))
+    roundings = {key: measure_rounding(key, in_float64, float32) for key in zero}
+    unreached = {key: find_unreached(key, parts, roundings[key]) for key, parts in zero.items()}
+    return InFloat64(roundings=roundings, unreached=unreached)
 
 
 def needs_another_trial(in_float64: InFloat64, outcomes: Sequence[Mapping[Key, Outcome]]) -> bool:
