@@ -1,8 +1,8 @@
 """Freed memory: used again while a proof runs, and given back to the system after it.
 
 A proof takes the memory of a run, frees it and takes the same again, many times, in threads that come and go. The C
-library would give large pieces back to the system each time, which then has to clear them again: a third of the time
-of a large proof. And it would keep the memory that each thread has freed for that thread alone.
+library would give large pieces back to the system each time, which then has to clear them again. And it would keep
+the memory that each thread has freed for that thread alone.
 """
 
 from __future__ import annotations
