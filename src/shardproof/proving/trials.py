@@ -73,11 +73,13 @@ class Trials:
             first: its runs.
             layout: of the candidate.
             tell: says what is run next.
-            alone: no further ones are wanted; such that are needed in spite of that are taken without segments.
+            alone: no further ones are wanted, but where this one leaves something open.
         """
         outcomes, choices = compare_trials(first, layout), Choices()
         choices.add(first)
-        cut = not alone and request.fresh and all(outcome.equal for outcome in outcomes[0].values())
+        void = any(outcome.void for outcome in outcomes[0].values())
+        further = not alone or void or first.reference.selects or bool(choices.one_sided())
+        cut = further and request.fresh and all(outcome.equal for outcome in outcomes[0].values())
         cuts = choose_cuts(align_trial(first, layout, 0), outcomes[0]) if cut else None
         return cls(
             runner=runner,
