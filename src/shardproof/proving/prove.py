@@ -202,11 +202,11 @@ def _prove(runner: Runner, request: RunRequest, settings: _Settings) -> Proof:
             compared = first if evidence is not None else None
             first = first.without_compared()  # the memory is needed for what follows
             free_cycles()
+            if evidence is not None:
+                first = numbers.in_float64(first)  # a page shows these too: kept, and not taken again
             in_float64 = _take_trials(trials, first, numbers, wanted, settings.max_false_accept)
             request, outcomes, selections = trials.request, trials.outcomes, conclude_one_sided(trials.choices)
             first = numbers.own(first)
-        if evidence is not None:
-            first = numbers.in_float64(first)
         initial, masks = judge_drawn(first, layout)
         first = first.without_drawn()
         own_is_float64 = first.own_precision is Precision.FLOAT64

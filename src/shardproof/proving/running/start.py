@@ -8,7 +8,7 @@ from shardproof.proving.running.models import draw_buffers, draw_parameters, nud
 from shardproof.proving.running.request import Start
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
 
 
 def start_exact(model: nn.Module, seed: int) -> Start:
@@ -21,7 +21,7 @@ def start_exact(model: nn.Module, seed: int) -> Start:
     model.double()
     draw_parameters(model, seed)
     drawn = draw_buffers(model, seed)
-    state = {name: tensor.clone() for name, tensor in tensors_of_state(model).items()}
+    state = _copy_state(model)
     # Of the same memory: neither is written into.
     drawn |= {name: state[name] if name in state else x.detach().clone() for name, x in model.named_parameters()}
     return Start(state=state, drawn=drawn)
@@ -37,4 +37,8 @@ def start_ordinary(model: nn.Module, seed: int) -> Start:
     model.double()
     nudge_parameters(model, seed)
     drawn = draw_buffers(model, seed)
-    return Start(state={name: tensor.clone() for name, tensor in tensors_of_state(model).items()}, drawn=drawn)
+    return Start(state=_copy_state(model), drawn=drawn)
+
+
+def _copy_state(model: nn.Module) -> dict[str, Tensor]:
+    return {name: tensor.clone() for name, tensor in tensors_of_state(model).items()}
